@@ -1,0 +1,40 @@
+/// The one exception type of the library: a code to act on and a sentence to read.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace tropilla {
+
+/// What kind of thing went wrong. Programs branch on this; people read `error::what()`.
+enum class errc : std::uint8_t {
+  invalid_argument = 1, ///< an option or parameter is out of its range
+  io_error,             ///< the operating system refused a read, write or open
+  malformed_file,       ///< a model, vocabulary or configuration file contradicts its format
+  unsupported,          ///< well-formed, but not something tropilla runs
+  over_budget,          ///< does not fit the byte budget; the sentence names the missing bytes
+  context_full,         ///< the prompt or the reply does not fit the context
+  cancelled,            ///< the caller gave up
+  timed_out,            ///< a deadline passed
+  device_failed,        ///< a device or an actor died and could not be restarted
+  internal,             ///< a bug in tropilla
+};
+
+/// The name of a code, as printed in JSON: "malformed_file".
+[[nodiscard]] std::string_view to_string(errc code) noexcept;
+
+/// Thrown while opening, parsing and planning; steps report it through their result instead.
+/// The message is one sentence: what was expected, what was found, where, and what to do.
+class error : public std::runtime_error {
+public:
+  error(errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+
+  [[nodiscard]] errc code() const noexcept { return code_; }
+
+private:
+  errc code_;
+};
+
+} // namespace tropilla

@@ -1,0 +1,98 @@
+/// The seam between tropilla and a device: memory, streams, events and `ops`. Nothing above it knows which device it has.
+#pragma once
+
+#include "kernels/ops.hpp"
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace tropilla {
+
+/// A point in a stream's order of work. Cheap to copy; any thread. An empty event is already done.
+class event {
+public:
+  struct state;
+
+  event() = default;
+  explicit event(std::shared_ptr<state> s) : state_(std::move(s)) {}
+
+  [[nodiscard]] bool done() const;
+  /// Blocks the calling thread.
+  void wait() const;
+  /// Calls `f` once the event is done: at once on this thread when it is already, else on the stream's thread.
+  /// `f` must be short and must not throw.
+  void then(std::function<void()> f) const;
+
+  /// For implementations of devices: an event that is not done, and marking it done.
+  [[nodiscard]] static event make();
+  void complete() const;
+
+private:
+  std::shared_ptr<state> state_;
+};
+
+/// Orders work: jobs run one after another in the order of the calls. Any thread may enqueue.
+/// Destroying a stream runs what was enqueued, then joins.
+class stream {
+public:
+  virtual ~stream() = default;
+
+  /// Runs `job` after everything enqueued before. A job must not throw.
+  virtual void enqueue(std::function<void()> job) = 0;
+  /// Marks this point; done when everything enqueued before is.
+  [[nodiscard]] virtual event record() = 0;
+  /// What is enqueued from now on runs after `e`.
+  virtual void wait(event e) = 0;
+  virtual void synchronize() = 0;
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+};
+
+/// A job for a device's compute stream. On a device with several lanes (the threads of a host team) every lane
+/// runs the same job with its own `ops`, in step; see `ops.hpp`.
+using compute_job = std::function<void(ops&)>;
+
+class device {
+public:
+  virtual ~device() = default;
+
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "host:0"
+  /// Reserves address space for a pool; pages are taken when first written. Called once.
+  /// Throws `error` (io_error) when the system refuses. The device owns the reservation.
+  [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
+  /// A stream for copies and repacking, on a thread of its own.
+  [[nodiscard]] virtual std::unique_ptr<stream> make_stream(std::string name) = 0;
+  /// The device's one compute stream.
+  [[nodiscard]] virtual stream& compute_stream() noexcept = 0;
+  /// Enqueues a job on the compute stream.
+  virtual void enqueue(compute_job job) = 0;
+  /// Lanes that run a compute job (host: threads of the team; CUDA: 1).
+  [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
+  /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.
+  [[nodiscard]] virtual std::size_t activation_bytes(std::size_t rows, std::size_t width) const noexcept = 0;
+  /// Scratch that ops use inside, for steps of up to `rows` rows and matrices of up to `width` columns.
+  [[nodiscard]] virtual std::size_t scratch_bytes(std::size_t rows, std::size_t width) const noexcept = 0;
+  /// Hands over the scratch (64-byte aligned) before the first job.
+  virtual void set_scratch(std::byte* scratch, std::size_t bytes) = 0;
+};
+
+/// How a host device computes.
+struct host_options {
+  std::string name = "host:0";
+  std::size_t threads = 0;    ///< 0: the cores that this process may use
+  bool precise = false;       ///< activations stay float32
+  std::string isa;            ///< "" chooses; "scalar", "avx2", "avx512" force (also TROPILLA_ISA)
+};
+
+/// Throws `error` (invalid_argument) for an unknown or unavailable instruction set.
+[[nodiscard]] std::unique_ptr<device> make_host_device(const host_options& options);
+
+/// Cores that this process may use: affinity mask and cgroup quota (v1 and v2) respected, at least 1.
+[[nodiscard]] std::size_t usable_cores();
+
+/// The instruction set that would be chosen: "avx512", "avx2" or "scalar".
+[[nodiscard]] std::string_view host_isa();
+
+} // namespace tropilla

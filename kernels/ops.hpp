@@ -1,0 +1,115 @@
+/// What a device can compute: the operations of a Llama layer, over buffers that somebody else leased.
+///
+/// A compute job runs on every lane of the device at once (host: each thread of the team; CUDA: one lane).
+/// Each lane calls the same operations with the same arguments in the same order. An operation divides its work
+/// between the lanes and ends with a barrier, so its outputs are visible to all lanes when it returns.
+/// Rows are independent: a row's bits do not depend on the other rows, the number of rows, or the number of lanes.
+#pragma once
+
+#include "kernels/packed.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace tropilla {
+
+/// The input of matrix products, in the device's own format (host: int8 blocks with scales, or float32 when precise).
+/// `data` has `device::activation_bytes(rows, width)` bytes, 64-byte aligned.
+struct activation {
+  std::byte* data = nullptr;
+  std::size_t rows = 0;  ///< capacity the buffer was sized for
+  std::size_t width = 0; ///< values per row
+};
+
+/// One product of `linear`: `out[r, 0 .. weight.rows) (+)= input[r] * weight^T`.
+struct linear_target {
+  packed_matrix weight;
+  float* out = nullptr;        ///< [rows, stride]
+  std::size_t stride = 0;      ///< floats between rows of `out`
+  bool accumulate = false;     ///< adds to `out` (the residual stream)
+};
+
+/// Rotary embedding: the angle of pair `i` at position `p` is `p * frequency[i]`, computed in float64 from
+/// `theta^(-2i/dims) / factor[i]`. GGUF's llama layout rotates neighbouring pairs (2i, 2i+1).
+struct rope_table {
+  const float* cos = nullptr; ///< [positions, dims/2], first `positions` positions
+  const float* sin = nullptr;
+  std::size_t positions = 0;
+  std::size_t dims = 0; ///< rotated values per head; the rest of a head passes through
+};
+
+/// Tokens per page of the KV cache.
+inline constexpr std::size_t kv_page_tokens = 32;
+
+/// One layer's view of one sequence's paged KV cache, half precision.
+/// A page holds, for the layer at `layer_offset`: for each kv head, keys transposed `[head_size, 32]`,
+/// then for each kv head values `[32, head_size]`; all as IEEE half. `kv_layer_bytes` gives the size.
+struct kv_view {
+  std::byte* const* pages = nullptr; ///< page starts, in order of position
+  std::size_t layer_offset = 0;      ///< bytes from a page's start
+};
+
+/// Bytes of one layer in one page.
+[[nodiscard]] constexpr std::size_t kv_layer_bytes(std::size_t kv_heads, std::size_t key_size,
+                                                   std::size_t value_size) noexcept {
+  return kv_page_tokens * kv_heads * (key_size + value_size) * sizeof(std::uint16_t);
+}
+
+/// The shape of an attention layer.
+struct attention_shape {
+  std::size_t heads = 0;
+  std::size_t kv_heads = 0; ///< divides heads
+  std::size_t key_size = 0;   ///< values of a query or key head
+  std::size_t value_size = 0; ///< values of a value head
+  float scale = 0;          ///< usually 1/sqrt(key_size)
+};
+
+/// A run of consecutive rows of a step that belong to one sequence.
+struct sequence_rows {
+  std::size_t first_row = 0; ///< in the step
+  std::size_t rows = 0;
+  std::size_t position = 0; ///< of the first row
+  kv_view kv;
+};
+
+class ops {
+public:
+  virtual ~ops() = default;
+
+  [[nodiscard]] virtual std::size_t lane() const noexcept = 0;
+  [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
+
+  /// `x[r] = table[ids[r]]`; `x` is `[ids.size(), table.columns]`. @pre ids are in range.
+  virtual void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) = 0;
+
+  /// `out[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight`, stored as an activation. `x` is `[rows, out.width]`.
+  virtual void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows,
+                        const activation& out) = 0;
+
+  /// Stores `x` `[rows, out.width]` (rows `stride` floats apart) as an activation.
+  virtual void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) = 0;
+
+  /// All targets read the same input rows `[0, rows)`.
+  virtual void linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) = 0;
+
+  /// Rotates queries in place (`q` is `[rows, stride]`, heads * key_size used) and appends rotated keys and values
+  /// to the cache. `k` and `v` are `[rows, stride]` each.
+  virtual void rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
+                               const attention_shape& shape, const rope_table& rope,
+                               std::span<const sequence_rows> sequences) = 0;
+
+  /// Causal attention of each row over its sequence's cache (positions 0 to the row's own).
+  /// `q` is `[rows, stride]`, `out` is `[rows, heads * value_size]`.
+  virtual void attention(const float* q, std::size_t stride, const attention_shape& shape,
+                         std::span<const sequence_rows> sequences, float* out) = 0;
+
+  /// `out[r] = silu(gate[r]) * up[r]`, stored as an activation; `gate` and `up` are `[rows, stride]`.
+  virtual void swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows,
+                      const activation& out) = 0;
+
+  /// Copies chosen rows: `out[i] = x[rows[i]]`, `width` floats each.
+  virtual void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) = 0;
+};
+
+} // namespace tropilla

@@ -1,0 +1,41 @@
+/// Conversations to token ids, the way the model was trained to read them.
+#pragma once
+
+#include "src/model/tokenizer.hpp"
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tropilla {
+
+struct chat_message {
+  std::string role; ///< "system", "user", "assistant"
+  std::string content;
+};
+
+enum class chat_format { llama3, chatml };
+
+/// A known format with what the model's own template adds (its default system prompt).
+class chat_template {
+public:
+  /// Recognises the format from the model's `tokenizer.chat_template`.
+  /// `name` ("llama3", "chatml", or "" for the model's own) overrides.
+  /// Throws `error` (unsupported): an unknown template (says how to pass --template), or special tokens the vocabulary lacks.
+  [[nodiscard]] static chat_template from_model(const gguf_file& file, const tokenizer& tok, std::string_view name = "");
+
+  /// Ids of the conversation, ready for the assistant's answer. Contents are encoded as plain text: what looks like a
+  /// special token in them stays text. Throws `error` (invalid_argument) for an unknown role.
+  [[nodiscard]] std::vector<token_id> encode(const tokenizer& tok, std::span<const chat_message> messages) const;
+
+  [[nodiscard]] chat_format format() const noexcept { return format_; }
+  [[nodiscard]] std::string_view name() const noexcept;
+
+private:
+  chat_format format_ = chat_format::chatml;
+  std::string default_system_; ///< used when the conversation has no system message and the template adds one
+  bool bos_ = false;
+};
+
+} // namespace tropilla
