@@ -71,7 +71,8 @@ public:
   /// Lanes that run a compute job (host: threads of the team; CUDA: 1).
   [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
   /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.
-  [[nodiscard]] virtual std::size_t activation_bytes(std::size_t rows, std::size_t width) const noexcept = 0;
+  [[nodiscard]] virtual std::size_t activation_bytes(activation_kind kind, std::size_t rows,
+                                                     std::size_t width) const noexcept = 0;
   /// Scratch that ops use inside, for steps of up to `rows` rows and matrices of up to `width` columns.
   [[nodiscard]] virtual std::size_t scratch_bytes(std::size_t rows, std::size_t width) const noexcept = 0;
   /// Hands over the scratch (64-byte aligned) before the first job.

@@ -14,10 +14,15 @@
 
 namespace tropilla {
 
-/// The input of matrix products, in the device's own format (host: int8 blocks with scales, or float32 when precise).
-/// `data` has `device::activation_bytes(rows, width)` bytes, 64-byte aligned.
+/// Which precision the consumers of an activation want: quantised weights read `quantised`, F16, BF16 and F32 weights
+/// read `full`. A device that computes precisely keeps float32 whatever the kind.
+enum class activation_kind : std::uint8_t { quantised, full, both };
+
+/// The input of matrix products, in the device's own format (host: int8 blocks with scales and/or float32).
+/// `data` has `device::activation_bytes(kind, rows, width)` bytes, 64-byte aligned.
 struct activation {
   std::byte* data = nullptr;
+  activation_kind kind = activation_kind::quantised;
   std::size_t rows = 0;  ///< capacity the buffer was sized for
   std::size_t width = 0; ///< values per row
 };

@@ -1,0 +1,64 @@
+/// A team of threads, one per core, that run the same job in step.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace tropilla::host {
+
+class team;
+
+/// One thread's part in a running job. Used by that thread alone.
+class lane_context {
+public:
+  [[nodiscard]] std::size_t lane() const noexcept { return lane_; }
+  [[nodiscard]] std::size_t lanes() const noexcept { return lanes_; }
+
+  /// Returns when all lanes have called it; what they wrote before is visible after.
+  void barrier() noexcept;
+
+  /// Divides `chunks` pieces of work between the lanes, whoever is free first: calls `f(i)` for the pieces that this
+  /// lane gets. All lanes must call it with the same `chunks`; there is no barrier at its end, and a barrier must lie
+  /// between it and the next-but-one call.
+  template <class F>
+  void share(std::size_t chunks, F&& f) {
+    auto& counter = next_counter();
+    for (std::size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < chunks;)
+      f(i);
+  }
+
+private:
+  friend class team;
+  lane_context(team& t, std::size_t lane, std::size_t lanes) : team_(&t), lane_(lane), lanes_(lanes) {}
+  std::atomic<std::size_t>& next_counter() noexcept;
+
+  team* team_;
+  std::size_t lane_;
+  std::size_t lanes_;
+  std::size_t shares_ = 0;
+};
+
+/// Lane 0 is the thread that calls `run`; the others are threads of the team, pinned to the cores that the process may
+/// use. Between jobs they spin for a short while, then park. Destruction joins them.
+class team {
+public:
+  /// @pre `threads` >= 1. `name` begins the threads' names.
+  team(std::size_t threads, std::string name);
+  ~team();
+  team(const team&) = delete;
+  team& operator=(const team&) = delete;
+
+  [[nodiscard]] std::size_t lanes() const noexcept;
+  /// Runs `job` on every lane and returns when all are done. One caller at a time.
+  void run(const std::function<void(lane_context&)>& job);
+
+private:
+  friend class lane_context;
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+} // namespace tropilla::host
