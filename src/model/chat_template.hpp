@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/model/tokenizer.hpp"
+#include "tropilla/types.hpp"
 
 #include <span>
 #include <string>
@@ -9,11 +10,6 @@
 #include <vector>
 
 namespace tropilla {
-
-struct chat_message {
-  std::string role; ///< "system", "user", "assistant"
-  std::string content;
-};
 
 enum class chat_format { llama3, chatml };
 

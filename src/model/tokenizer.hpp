@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/model/gguf.hpp"
+#include "tropilla/types.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -12,8 +13,6 @@
 #include <vector>
 
 namespace tropilla {
-
-using token_id = std::int32_t;
 
 /// How `encode` treats what looks special.
 struct encode_options {

@@ -1,0 +1,138 @@
+/// Open a model inside a byte budget and generate text from it.
+///
+///     tropilla::runtime rt({.model = "model.gguf"});
+///     for (const auto& piece : rt.chat({{"user", "Why is the sky blue?"}}))
+///       std::cout << piece.text << std::flush;
+///
+/// A runtime owns its threads, memory and actors, and gives all of them back when it is destroyed. It has no globals,
+/// no signal handlers and no output of its own. Errors are `tropilla::error`.
+#pragma once
+
+#include "tropilla/types.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <initializer_list>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tropilla {
+
+struct runtime_config {
+  std::filesystem::path model;  ///< a GGUF file; any part of a split one
+  std::size_t threads = 0;      ///< 0: the cores that this process may use
+  std::size_t context = 0;      ///< tokens; 0: the model's, at most 4096
+  std::size_t budget_bytes = 0; ///< 0: the plan's total
+  bool precise = false;         ///< activations stay float32: slower, for comparisons
+  std::string isa;              ///< "": the best that the machine has; "scalar", "avx2", "avx512"
+  std::string chat_template;    ///< "": the model's own; "llama3", "chatml"
+  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512
+  std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
+  std::filesystem::path trace;  ///< write a Chrome/Perfetto trace here when the runtime closes
+  /// Called on a thread of the runtime while weights load; must be quick and must not throw.
+  std::function<void(const load_progress&)> on_progress;
+};
+
+/// A reply as it comes: an input range of pieces. Movable. Leaving the range or destroying it cancels what is left.
+class generation {
+public:
+  class iterator;
+
+  generation(generation&&) noexcept;
+  generation& operator=(generation&&) noexcept;
+  ~generation();
+
+  /// Waits for the first piece. Advancing waits for the next one. Throws `error` when the reply failed.
+  [[nodiscard]] iterator begin();
+  [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
+
+  /// The next piece, or empty at the end. What the range is made of.
+  [[nodiscard]] std::optional<piece> next();
+  /// Stops the reply; pieces that are already there may still come. Any thread (a signal's watcher).
+  void cancel() noexcept;
+  /// Complete once the range ended.
+  [[nodiscard]] const generation_statistics& statistics() const noexcept;
+
+private:
+  friend class runtime;
+  struct impl;
+  explicit generation(std::shared_ptr<impl> i);
+  std::shared_ptr<impl> impl_;
+};
+
+class generation::iterator {
+public:
+  using value_type = piece;
+  using difference_type = std::ptrdiff_t;
+
+  iterator() = default;
+  [[nodiscard]] const piece& operator*() const noexcept { return *current_; }
+  [[nodiscard]] const piece* operator->() const noexcept { return &*current_; }
+  iterator& operator++() {
+    current_ = owner_->next();
+    return *this;
+  }
+  void operator++(int) { ++*this; }
+  friend bool operator==(const iterator& it, std::default_sentinel_t) noexcept { return !it.current_; }
+
+private:
+  friend class generation;
+  explicit iterator(generation* owner) : owner_(owner), current_(owner->next()) {}
+  generation* owner_ = nullptr;
+  std::optional<piece> current_;
+};
+
+/// Any thread may call any member function.
+class runtime {
+public:
+  /// Reads the header, plans, and starts loading; returns before the weights are there (`wait_until_loaded`).
+  /// Throws `error`: io_error, malformed_file, unsupported, over_budget, invalid_argument.
+  explicit runtime(runtime_config config);
+  ~runtime();
+  runtime(runtime&&) noexcept;
+  runtime& operator=(runtime&&) noexcept;
+
+  /// What the runtime would hold, without reading weights. Throws as the constructor, but not over_budget.
+  [[nodiscard]] static plan_report plan(const runtime_config& config);
+
+  /// Generates from token ids, as they are. Throws `error`: context_full when the prompt does not fit,
+  /// invalid_argument for ids out of range, an empty prompt or impossible options.
+  [[nodiscard]] generation generate(std::vector<token_id> prompt, const generation_options& options = {});
+  /// Raw text: with the model's BOS where it wants one; special tokens are recognised only when `special`.
+  [[nodiscard]] generation generate(std::string_view prompt, const generation_options& options = {},
+                                    bool special = false);
+  /// The assistant's answer to a conversation, through the chat template.
+  [[nodiscard]] generation chat(std::span<const chat_message> messages, const generation_options& options = {});
+  [[nodiscard]] generation chat(std::initializer_list<chat_message> messages, const generation_options& options = {});
+
+  /// Logits at every position of `ids`, in order: `row(position, logits)` on the calling thread; the span is valid
+  /// during the call. Throws as `generate`.
+  void score(std::span<const token_id> ids, const std::function<void(std::size_t, std::span<const float>)>& row);
+
+  /// Text and ids. `bos` begins with the model's BOS, `special` recognises special tokens.
+  [[nodiscard]] std::vector<token_id> tokenize(std::string_view text, bool bos = false, bool special = false) const;
+  [[nodiscard]] std::string detokenize(std::span<const token_id> ids, bool special = false) const;
+
+  /// Blocks until all weights are resident. Throws `error` when loading failed.
+  void wait_until_loaded();
+
+  [[nodiscard]] const model_facts& model() const noexcept;
+  [[nodiscard]] const plan_report& plan() const noexcept;
+  [[nodiscard]] std::vector<memory_report> memory() const;
+  [[nodiscard]] std::size_t threads() const noexcept;
+  [[nodiscard]] std::string_view isa() const noexcept;
+
+private:
+  friend struct runtime_access;
+  struct impl;
+  std::shared_ptr<impl> impl_;
+};
+
+} // namespace tropilla
