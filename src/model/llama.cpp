@@ -1,0 +1,98 @@
+// Embedding, layers, output head: one screen each.
+#include "src/model/llama.hpp"
+
+#include "src/model/rope.hpp"
+
+namespace tropilla {
+namespace {
+
+void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+                   const layer_weights& w, std::vector<sequence_rows>& sequences) {
+  const auto& c = layout.config;
+  const auto& a = c.attention;
+  const auto& kinds = space.kinds();
+  const std::size_t rows = s.ids.size();
+  const std::size_t q_width = a.heads * a.key_size;
+  const std::size_t k_width = a.kv_heads * a.key_size;
+  const std::size_t qkv_width = q_width + k_width + a.kv_heads * a.value_size;
+  const std::size_t out_width = a.heads * a.value_size;
+  float* const hidden = space.floats(buffer::hidden);
+  const auto capacity = space.shape().step_rows;
+
+  const auto attn_input = space.as_activation(buffer::attn_input, kinds.attn_input, capacity, c.width);
+  o.rms_norm(hidden, w.attn_norm, c.norm_epsilon, rows, attn_input);
+
+  float* const q = space.floats(buffer::qkv);
+  float* const k = q + q_width;
+  float* const v = k + k_width;
+  const linear_target qkv[] = {{w.q, q, qkv_width, false}, {w.k, k, qkv_width, false}, {w.v, v, qkv_width, false}};
+  o.linear(attn_input, rows, qkv);
+
+  float* const attn_output = space.floats(buffer::attn_output);
+  o.rope_and_append(q, k, v, qkv_width, a, space.rope(), sequences);
+  o.attention(q, qkv_width, a, sequences, attn_output);
+
+  const auto attn_result = space.as_activation(buffer::attn_result, kinds.attn_result, capacity, out_width);
+  o.quantise_activation(attn_output, out_width, rows, attn_result);
+  const linear_target residual_1[] = {{w.attn_output, hidden, c.width, true}};
+  o.linear(attn_result, rows, residual_1);
+
+  const auto ffn_input = space.as_activation(buffer::ffn_input, kinds.ffn_input, capacity, c.width);
+  o.rms_norm(hidden, w.ffn_norm, c.norm_epsilon, rows, ffn_input);
+  float* const gate = space.floats(buffer::gate_up);
+  float* const up = gate + c.ffn_width;
+  const linear_target gate_up[] = {{w.gate, gate, 2 * c.ffn_width, false}, {w.up, up, 2 * c.ffn_width, false}};
+  o.linear(ffn_input, rows, gate_up);
+
+  const auto ffn_result = space.as_activation(buffer::ffn_result, kinds.ffn_result, capacity, c.ffn_width);
+  o.swiglu(gate, up, 2 * c.ffn_width, rows, ffn_result);
+  const linear_target residual_2[] = {{w.down, hidden, c.width, true}};
+  o.linear(ffn_result, rows, residual_2);
+}
+
+void forward_head(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s, const float* norm,
+                  const packed_matrix& head) {
+  if (s.logit_rows.empty())
+    return;
+  const auto& c = layout.config;
+  float* const chosen = space.floats(buffer::head_rows);
+  o.gather_rows(space.floats(buffer::hidden), c.width, s.logit_rows, chosen);
+  const auto input =
+      space.as_activation(buffer::head_input, space.kinds().head_input, space.shape().logit_rows, c.width);
+  o.rms_norm(chosen, norm, c.norm_epsilon, s.logit_rows.size(), input);
+  const linear_target logits[] = {{head, space.floats(buffer::logits), c.vocabulary, false}};
+  o.linear(input, s.logit_rows.size(), logits);
+}
+
+} // namespace
+
+llama_workspace::llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev,
+                                 std::byte* activations, std::span<const std::size_t> offsets, std::byte* workspace)
+    : shape_(shape), kinds_(activation_kinds(layout)) {
+  for (std::size_t i = 0; i < buffer_count; ++i)
+    places_[i] = activations + offsets[i];
+  rope_ = make_rope_table(layout.config.rope, shape.context, workspace);
+  const auto rope_bytes = rope_table_bytes(layout.config.rope, shape.context);
+  dev.set_scratch(workspace + rope_bytes, workspace_bytes(layout, shape, dev) - rope_bytes);
+}
+
+void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+                    loaded_groups groups, std::size_t first, std::size_t last) {
+  const auto page_layer_bytes = kv_layer_bytes(layout.config.attention.kv_heads, layout.config.attention.key_size,
+                                               layout.config.attention.value_size);
+  std::vector<sequence_rows> sequences; // this lane's copy, to point at one layer after another
+  for (std::size_t g = first; g < last; ++g) {
+    if (g == 0) {
+      o.embed(layout.embedding(groups[0]), s.ids, space.floats(buffer::hidden));
+    } else if (g == layout.output_group()) {
+      forward_head(o, layout, space, s, layout.output_norm(groups[g]), layout.head(groups[0], groups[g]));
+    } else {
+      sequences = s.sequences;
+      for (auto& rows : sequences)
+        rows.kv.layer_offset = (g - 1) * page_layer_bytes;
+      forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]), sequences);
+    }
+  }
+}
+
+} // namespace tropilla

@@ -1,0 +1,58 @@
+/// The forward pass of a Llama model over a device's `ops`.
+///
+/// Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023, section 2.2 (pre-norm,
+/// SwiGLU, rotary embedding), with grouped-query attention (Ainslie et al., 2023).
+#pragma once
+
+#include "kernels/ops.hpp"
+#include "src/model/llama_layout.hpp"
+#include "tropilla/types.hpp"
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace tropilla {
+
+/// One pass over the layers: some rows of some sequences.
+struct step {
+  std::vector<token_id> ids;            ///< one per row
+  std::vector<sequence_rows> sequences; ///< cover the rows in order; their pages stay valid during the step
+  std::vector<std::size_t> logit_rows;  ///< rows whose logits are wanted, in ascending order
+};
+
+/// The buffers and tables of one device, over leased memory that it does not own.
+class llama_workspace {
+public:
+  /// `activations` has the plan's arena and `offsets` its offsets in the order of `buffer`; `workspace` has
+  /// `workspace_bytes` bytes. Computes the rotary tables and hands the device its scratch.
+  llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev, std::byte* activations,
+                  std::span<const std::size_t> offsets, std::byte* workspace);
+
+  [[nodiscard]] float* floats(buffer b) const { return reinterpret_cast<float*>(at(b)); }
+  [[nodiscard]] std::byte* at(buffer b) const { return places_[static_cast<std::size_t>(b)]; }
+  [[nodiscard]] activation as_activation(buffer b, activation_kind kind, std::size_t rows, std::size_t width) const {
+    return {at(b), kind, rows, width};
+  }
+  [[nodiscard]] const rope_table& rope() const noexcept { return rope_; }
+  [[nodiscard]] const run_shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] const activation_kinds_of_model& kinds() const noexcept { return kinds_; }
+
+private:
+  std::array<std::byte*, buffer_count> places_{};
+  rope_table rope_;
+  run_shape shape_;
+  activation_kinds_of_model kinds_;
+};
+
+/// Weight groups that are in memory, by index; null where not.
+using loaded_groups = std::span<const std::byte* const>;
+
+/// Computes groups `[first, last)` of a step: group 0 embeds, groups 1 to n are layers, the last group gives logits
+/// (`buffer::logits`, `[logit_rows, vocabulary]`). Called by every lane of a compute job; a pass calls it for all
+/// groups in order, in one or more jobs. @pre the groups are loaded (and group 0 for a tied head).
+void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+                    loaded_groups groups, std::size_t first, std::size_t last);
+
+} // namespace tropilla

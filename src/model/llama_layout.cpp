@@ -1,0 +1,192 @@
+// Groups tensors, places them, and sizes the buffers of a forward pass.
+#include "src/model/llama_layout.hpp"
+
+#include "src/model/rope.hpp"
+
+#include <algorithm>
+
+namespace tropilla {
+namespace {
+
+constexpr std::size_t tensor_alignment = 64;
+
+std::size_t align_up(std::size_t bytes, std::size_t alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
+
+class group_builder {
+public:
+  explicit group_builder(std::string name) { group_.name = std::move(name); }
+
+  group_builder& vector(const weight_source& source) {
+    placed_tensor t{source, {}, group_.bytes, source.columns * sizeof(float)};
+    return add(std::move(t));
+  }
+
+  group_builder& matrix(const weight_source& source) {
+    placed_tensor t{source, make_packed_layout(source.type, source.rows, source.columns), group_.bytes, 0};
+    t.bytes = t.layout.bytes();
+    return add(std::move(t));
+  }
+
+  [[nodiscard]] weight_group_layout build() { return std::move(group_); }
+
+private:
+  group_builder& add(placed_tensor t) {
+    group_.bytes += align_up(t.bytes, tensor_alignment);
+    group_.file_bytes += t.source.bytes;
+    group_.tensors.push_back(std::move(t));
+    return *this;
+  }
+
+  weight_group_layout group_;
+};
+
+const float* vector_at(const weight_group_layout& group, std::size_t tensor, const std::byte* base) {
+  return reinterpret_cast<const float*>(base + group.tensors[tensor].offset);
+}
+
+packed_matrix matrix_at(const weight_group_layout& group, std::size_t tensor, const std::byte* base) {
+  const auto& t = group.tensors[tensor];
+  return {t.layout, base + t.offset};
+}
+
+bool wants_full(tensor_type type) {
+  return type == tensor_type::f32 || type == tensor_type::f16 || type == tensor_type::bf16;
+}
+
+activation_kind kind_for(bool full, bool quantised) {
+  if (full)
+    return quantised ? activation_kind::both : activation_kind::full;
+  return activation_kind::quantised;
+}
+
+} // namespace
+
+llama_layout llama_layout::make(llama_config config) {
+  llama_layout out;
+  out.groups.push_back(group_builder("embedding").matrix(config.token_embedding).build());
+  for (std::size_t i = 0; i < config.layers; ++i) {
+    const auto& l = config.layer_sources[i];
+    out.groups.push_back(group_builder("layer " + std::to_string(i))
+                             .vector(l.attn_norm)
+                             .matrix(l.attn_q)
+                             .matrix(l.attn_k)
+                             .matrix(l.attn_v)
+                             .matrix(l.attn_output)
+                             .vector(l.ffn_norm)
+                             .matrix(l.ffn_gate)
+                             .matrix(l.ffn_up)
+                             .matrix(l.ffn_down)
+                             .build());
+  }
+  group_builder output("output");
+  output.vector(config.output_norm);
+  if (config.output)
+    output.matrix(*config.output);
+  out.groups.push_back(output.build());
+  out.config = std::move(config);
+  return out;
+}
+
+packed_matrix llama_layout::embedding(const std::byte* group0) const {
+  return matrix_at(groups.front(), 0, group0);
+}
+
+layer_weights llama_layout::layer(std::size_t index, const std::byte* base) const {
+  const auto& g = groups[index + 1];
+  return {vector_at(g, 0, base), matrix_at(g, 1, base), matrix_at(g, 2, base),
+          matrix_at(g, 3, base), matrix_at(g, 4, base), vector_at(g, 5, base),
+          matrix_at(g, 6, base), matrix_at(g, 7, base), matrix_at(g, 8, base)};
+}
+
+const float* llama_layout::output_norm(const std::byte* last_group) const {
+  return vector_at(groups.back(), 0, last_group);
+}
+
+packed_matrix llama_layout::head(const std::byte* group0, const std::byte* last_group) const {
+  return config.output ? matrix_at(groups.back(), 1, last_group) : embedding(group0);
+}
+
+std::size_t llama_layout::file_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& g : groups)
+    sum += g.file_bytes;
+  return sum;
+}
+
+std::size_t llama_layout::decode_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& g : groups)
+    sum += g.bytes;
+  return config.output ? sum - groups.front().bytes : sum;
+}
+
+activation_kinds_of_model activation_kinds(const llama_layout& layout) {
+  const auto& c = layout.config;
+  const auto kind_of = [&c](auto... members) {
+    bool full = false, quantised = false;
+    for (const auto& l : c.layer_sources)
+      for (const auto type : {(l.*members).type...})
+        (wants_full(type) ? full : quantised) = true;
+    return kind_for(full, quantised);
+  };
+  using layer = llama_layer_sources;
+  const auto head_full = wants_full(c.output ? c.output->type : c.token_embedding.type);
+  return {kind_of(&layer::attn_q, &layer::attn_k, &layer::attn_v), kind_of(&layer::attn_output),
+          kind_of(&layer::ffn_gate, &layer::ffn_up), kind_of(&layer::ffn_down), kind_for(head_full, !head_full)};
+}
+
+std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, const device& dev) {
+  const auto& c = layout.config;
+  const std::size_t widest = std::max({c.width, c.ffn_width, c.attention.heads * c.attention.value_size});
+  return rope_table_bytes(c.rope, shape.context) + dev.scratch_bytes(shape.step_rows, widest);
+}
+
+std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape, const device& dev) {
+  const auto& c = layout.config;
+  const auto& a = c.attention;
+  const auto rows = shape.step_rows;
+  auto floats = [](std::size_t r, std::size_t width) { return r * width * sizeof(float); };
+  const auto kinds = activation_kinds(layout);
+  const std::size_t qkv = (a.heads + a.kv_heads) * a.key_size + a.kv_heads * a.value_size;
+
+  // Steps of the schedule: 0 embed, 1 norm, 2 qkv, 3 rope, 4 attention, 5 quantise, 6 output product, 7 norm,
+  // 8 gate and up, 9 swiglu, 10 down, 11 gather rows, 12 norm, 13 head, 14 sampling. Layers repeat 1 to 10.
+  return {
+      {"hidden", floats(rows, c.width), 0, 11},
+      {"attention input", dev.activation_bytes(kinds.attn_input, rows, c.width), 1, 2},
+      {"queries, keys, values", floats(rows, qkv), 2, 4},
+      {"attention output", floats(rows, a.heads * a.value_size), 4, 5},
+      {"attention result", dev.activation_bytes(kinds.attn_result, rows, a.heads * a.value_size), 5, 6},
+      {"ffn input", dev.activation_bytes(kinds.ffn_input, rows, c.width), 7, 8},
+      {"gate and up", floats(rows, 2 * c.ffn_width), 8, 9},
+      {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 9, 10},
+      {"head rows", floats(shape.logit_rows, c.width), 11, 12},
+      {"head input", dev.activation_bytes(kinds.head_input, shape.logit_rows, c.width), 12, 13},
+      {"logits", floats(shape.logit_rows, c.vocabulary), 13, 14},
+  };
+}
+
+std::size_t kv_page_bytes(const llama_config& c) {
+  return c.layers * kv_layer_bytes(c.attention.kv_heads, c.attention.key_size, c.attention.value_size);
+}
+
+plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
+                           std::size_t staging_bytes) {
+  const auto& c = layout.config;
+  plan_input in;
+  in.device = dev.name();
+  in.alignment = tensor_alignment;
+  for (const auto& g : layout.groups)
+    in.groups.push_back({g.name, g.bytes});
+  in.kv_page_bytes = kv_page_bytes(c);
+  in.kv_page_tokens = kv_page_tokens;
+  in.context = shape.context;
+  in.activations = forward_buffers(layout, shape, dev);
+  in.workspace_bytes = workspace_bytes(layout, shape, dev);
+  in.staging_bytes = staging_bytes;
+  return in;
+}
+
+} // namespace tropilla

@@ -1,0 +1,105 @@
+/// How a model's weights are grouped, packed and placed: what is loaded, leased and needed as one.
+///
+/// Group 0 is the token embedding (with a tied output head, that too: one copy), groups 1 to n are the layers,
+/// group n + 1 is the output: its norm and, when not tied, its matrix.
+#pragma once
+
+#include "kernels/device.hpp"
+#include "kernels/packed.hpp"
+#include "memory/plan.hpp"
+#include "src/model/llama_config.hpp"
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace tropilla {
+
+/// One tensor inside a group. Vectors (norms) become float32; matrices are packed.
+struct placed_tensor {
+  weight_source source;
+  packed_layout layout;   ///< of a matrix; rows == 0 for a vector
+  std::size_t offset = 0; ///< from the group's start, a multiple of 64
+  std::size_t bytes = 0;  ///< in memory
+
+  [[nodiscard]] bool is_vector() const noexcept { return layout.rows == 0; }
+};
+
+struct weight_group_layout {
+  std::string name; ///< "embedding", "layer 12", "output"
+  std::vector<placed_tensor> tensors;
+  std::size_t bytes = 0;      ///< in memory
+  std::size_t file_bytes = 0; ///< to read
+};
+
+/// Typed views into loaded groups.
+struct layer_weights {
+  const float* attn_norm = nullptr;
+  packed_matrix q, k, v, attn_output;
+  const float* ffn_norm = nullptr;
+  packed_matrix gate, up, down;
+};
+
+struct llama_layout {
+  llama_config config;
+  std::vector<weight_group_layout> groups;
+
+  /// Throws `error` (unsupported) when a matrix can't be packed.
+  [[nodiscard]] static llama_layout make(llama_config config);
+
+  [[nodiscard]] std::size_t output_group() const noexcept { return groups.size() - 1; }
+  [[nodiscard]] packed_matrix embedding(const std::byte* group0) const;
+  [[nodiscard]] layer_weights layer(std::size_t index, const std::byte* group) const;
+  [[nodiscard]] const float* output_norm(const std::byte* last_group) const;
+  /// The output head: in the last group, or in group 0 when tied.
+  [[nodiscard]] packed_matrix head(const std::byte* group0, const std::byte* last_group) const;
+
+  [[nodiscard]] std::size_t file_bytes() const;
+  /// Packed bytes that a decode step reads: every matrix once, of the embedding only what the head uses.
+  [[nodiscard]] std::size_t decode_bytes() const;
+};
+
+/// The limits that size a run's buffers.
+struct run_shape {
+  std::size_t context = 0;    ///< tokens
+  std::size_t step_rows = 0;  ///< most rows of a step
+  std::size_t logit_rows = 0; ///< most rows of a step that want logits
+};
+
+/// The buffers of a forward pass, by their place in the arena.
+enum class buffer : std::uint8_t {
+  hidden,      ///< [step_rows, width] float: the residual stream
+  attn_input,  ///< activation, width
+  qkv,         ///< [step_rows, q + k + v] float
+  attn_output, ///< [step_rows, heads * value_size] float
+  attn_result, ///< activation of attn_output
+  ffn_input,   ///< activation, width
+  gate_up,     ///< [step_rows, 2 * ffn_width] float
+  ffn_result,  ///< activation, ffn_width
+  head_rows,   ///< [logit_rows, width] float
+  head_input,  ///< activation, width
+  logits,      ///< [logit_rows, vocabulary] float
+};
+inline constexpr std::size_t buffer_count = 11;
+
+/// What the matrices that read each activation want, over all layers.
+struct activation_kinds_of_model {
+  activation_kind attn_input, attn_result, ffn_input, ffn_result, head_input;
+};
+[[nodiscard]] activation_kinds_of_model activation_kinds(const llama_layout& layout);
+
+/// Bytes of the rotary tables and the device's scratch.
+[[nodiscard]] std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, const device& dev);
+
+/// Bytes and lifetimes of the buffers, in the order of `buffer`.
+[[nodiscard]] std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape,
+                                                           const device& dev);
+
+/// Bytes of one KV page, all layers.
+[[nodiscard]] std::size_t kv_page_bytes(const llama_config& config);
+
+/// Everything that `make_plan` needs for a run on one device. `staging_bytes` is the loader's.
+[[nodiscard]] plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
+                                         std::size_t staging_bytes);
+
+} // namespace tropilla

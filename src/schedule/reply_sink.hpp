@@ -1,0 +1,25 @@
+/// Where a request's results go. The scheduler calls it; the client reads at its own pace on the other side.
+#pragma once
+
+#include "tropilla/types.hpp"
+
+#include <cstddef>
+#include <span>
+
+namespace tropilla {
+
+/// Called by the scheduler's thread only, in this order: pieces or logits, then exactly one of `finished` and `failed`.
+/// Implementations must not block and must not throw.
+class reply_sink {
+public:
+  virtual ~reply_sink() = default;
+
+  virtual void token(piece p) = 0;
+  /// Logits `[rows, vocabulary]` of positions `first` onwards of a scored sequence. Valid until the client has told
+  /// the scheduler that it is done with them.
+  virtual void logits(std::size_t first, std::size_t rows, std::span<const float> values) = 0;
+  virtual void finished(const generation_statistics& statistics) = 0;
+  virtual void failed(const error& why) = 0;
+};
+
+} // namespace tropilla

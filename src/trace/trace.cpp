@@ -1,0 +1,88 @@
+// Collects events and writes them as JSON.
+#include "src/trace/trace.hpp"
+
+#include "tropilla/error.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+namespace tropilla {
+namespace {
+
+struct entry {
+  tracer::row row;
+  std::string name;
+  std::string argument;
+  std::int64_t value;
+  tracer::clock::time_point begin, end;
+};
+
+} // namespace
+
+struct tracer::impl {
+  mutable std::mutex mutex;
+  clock::time_point origin = clock::now();
+  std::vector<std::string> rows;
+  std::vector<entry> entries;
+};
+
+tracer::tracer() : impl_(std::make_unique<impl>()) {}
+tracer::~tracer() = default;
+
+tracer::row tracer::make_row(std::string_view name) {
+  const std::lock_guard lock(impl_->mutex);
+  for (row r = 0; r < impl_->rows.size(); ++r)
+    if (impl_->rows[r] == name)
+      return r;
+  impl_->rows.emplace_back(name);
+  return impl_->rows.size() - 1;
+}
+
+void tracer::record(row r, std::string_view name, clock::time_point begin, clock::time_point end,
+                    std::string_view argument, std::int64_t value) {
+  entry e{r, std::string(name), std::string(argument), value, begin, end};
+  const std::lock_guard lock(impl_->mutex);
+  impl_->entries.push_back(std::move(e));
+}
+
+std::size_t tracer::events() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->entries.size();
+}
+
+void tracer::write(const std::filesystem::path& path) const {
+  const std::lock_guard lock(impl_->mutex);
+  const auto micros = [this](clock::time_point t) {
+    return std::chrono::duration<double, std::micro>(t - impl_->origin).count();
+  };
+  auto events = nlohmann::json::array();
+  events.push_back({{"ph", "M"}, {"pid", 1}, {"name", "process_name"}, {"args", {{"name", "tropilla"}}}});
+  for (row r = 0; r < impl_->rows.size(); ++r) {
+    events.push_back(
+        {{"ph", "M"}, {"pid", 1}, {"tid", r}, {"name", "thread_name"}, {"args", {{"name", impl_->rows[r]}}}});
+    events.push_back(
+        {{"ph", "M"}, {"pid", 1}, {"tid", r}, {"name", "thread_sort_index"}, {"args", {{"sort_index", r}}}});
+  }
+  for (const auto& e : impl_->entries) {
+    nlohmann::json event = {{"ph", "X"},
+                            {"pid", 1},
+                            {"tid", e.row},
+                            {"name", e.name},
+                            {"ts", micros(e.begin)},
+                            {"dur", std::chrono::duration<double, std::micro>(e.end - e.begin).count()}};
+    if (!e.argument.empty())
+      event["args"] = {{e.argument, e.value}};
+    events.push_back(std::move(event));
+  }
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out << nlohmann::json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() << '\n';
+  if (!out.flush())
+    throw error(errc::io_error, fmt::format("can't write the trace to {}: {}", path.string(), std::strerror(errno)));
+}
+
+} // namespace tropilla
