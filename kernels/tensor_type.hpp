@@ -61,6 +61,11 @@ void dequantise(tensor_type type, std::span<const std::byte> blocks, std::span<f
 /// @pre as for dequantise.
 void quantise(tensor_type type, std::span<const float> values, std::span<std::byte> blocks) noexcept;
 
+/// Whether every scale (of F32, F16 and BF16: every value) is a finite number. A NaN or an infinity in a file would
+/// spread to all logits, so the loader asks this of everything it reads. Memory-bound; any thread.
+/// @pre `blocks` is a whole number of blocks.
+[[nodiscard]] bool blocks_are_finite(tensor_type type, std::span<const std::byte> blocks) noexcept;
+
 /// IEEE half to float and back (round to nearest even), and bfloat16.
 [[nodiscard]] float half_to_float(std::uint16_t bits) noexcept;
 [[nodiscard]] std::uint16_t float_to_half(float value) noexcept;
