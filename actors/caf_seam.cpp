@@ -1,0 +1,65 @@
+// Errors across CAF, and the system of a runtime.
+#include "actors/caf_seam.hpp"
+
+#include "actors/messages.hpp"
+
+namespace tropilla::cast {
+namespace {
+
+#if CAF_VERSION < 10000
+constexpr auto category = caf::atom("tropilla");
+#endif
+
+} // namespace
+
+caf::error to_caf(const error& e) {
+#if CAF_VERSION < 10000
+  return {static_cast<std::uint8_t>(e.code()), category, caf::make_message(std::string(e.what()))};
+#else
+  return caf::error{static_cast<caf_code>(e.code()), std::string(e.what())};
+#endif
+}
+
+error from_caf(const caf::error& e) {
+#if CAF_VERSION < 10000
+  if (e.category() == category && e.context().match_elements<std::string>())
+    return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
+#else
+  if (e.category() == caf::type_id_v<caf_code> && e.context().match_elements<std::string>())
+    return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
+#endif
+  return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
+}
+
+struct system::impl {
+  struct config : caf::actor_system_config {
+    config() {
+#if CAF_VERSION < 10000
+      set("scheduler.policy", caf::atom("sharing"));
+      set("scheduler.max-threads", std::size_t{2});
+      set("middleman.enable-automatic-connections", false);
+#else
+      set("caf.scheduler.policy", "sharing");
+      set("caf.scheduler.max-threads", std::size_t{2});
+#endif
+    }
+  };
+  config settings;
+  caf::actor_system actors{settings};
+};
+
+system::system() {
+#if CAF_VERSION >= 10000
+  caf::core::init_global_meta_objects();
+  caf::init_global_meta_objects<caf::id_block::tropilla>();
+#endif
+  impl_ = std::make_unique<impl>();
+}
+
+system::~system() = default;
+
+caf::actor_system& system::get() noexcept {
+  return impl_->actors;
+}
+
+} // namespace tropilla::cast

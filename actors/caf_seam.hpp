@@ -1,0 +1,163 @@
+/// The one file that knows which version of CAF is there: 0.17 (Debian's package) or 1.x.
+///
+/// Signatures are written as CAF 1.x writes them, `caf::result<R>(A...)`; on 0.17 they are mapped to `replies_to`.
+/// Actors are classes `hosted<Handle, State>`; a state has a constructor `State(Handle::pointer, args...)` and
+/// `behaviour()`. Messages stay in the process: none is serialised.
+#pragma once
+
+#include "tropilla/error.hpp"
+
+#include <caf/all.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#if CAF_VERSION >= 1800
+#error "CAF 0.18 and 0.19 are not supported; use 0.17 or 1.x"
+#endif
+
+namespace tropilla::cast {
+
+namespace detail {
+
+template <class Signature>
+struct mapped_signature;
+
+#if CAF_VERSION < 10000
+template <class... Rs, class... As>
+struct mapped_signature<caf::result<Rs...>(As...)> {
+  using type = typename caf::replies_to<As...>::template with<Rs...>;
+};
+template <class... As>
+struct mapped_signature<caf::result<void>(As...)> {
+  using type = caf::reacts_to<As...>;
+};
+#else
+template <class... Rs, class... As>
+struct mapped_signature<caf::result<Rs...>(As...)> {
+  using type = caf::result<Rs...>(As...);
+};
+#endif
+
+} // namespace detail
+
+/// A typed handle: `typed_actor<caf::result<answer>(question), caf::result<void>(notice)>`.
+template <class... Signatures>
+using typed_actor = caf::typed_actor<typename detail::mapped_signature<Signatures>::type...>;
+
+/// Sends a question and returns what `.then(on_answer, on_error)` is called on. No timeout unless given.
+template <class Self, class Handle, class Message>
+auto ask(Self* self, const Handle& to, Message&& m) {
+#if CAF_VERSION < 10000
+  return self->request(to, caf::infinite, std::forward<Message>(m));
+#else
+  return self->mail(std::forward<Message>(m)).request(to, caf::infinite);
+#endif
+}
+
+/// Sends a notice from an actor.
+template <class Self, class Handle, class Message>
+void tell(Self* self, const Handle& to, Message&& m) {
+#if CAF_VERSION < 10000
+  self->send(to, std::forward<Message>(m));
+#else
+  self->mail(std::forward<Message>(m)).send(to);
+#endif
+}
+
+/// Sends a notice from a thread that is no actor (a stream's, a client's).
+template <class Handle, class Message>
+void tell_from_outside(const Handle& to, Message&& m) {
+#if CAF_VERSION < 10000
+  caf::anon_send(to, std::forward<Message>(m));
+#else
+  caf::anon_mail(std::forward<Message>(m)).send(to);
+#endif
+}
+
+/// A failed request as CAF carries it, and back. Foreign errors (an actor that is gone) become `device_failed`.
+[[nodiscard]] caf::error to_caf(const error& e);
+[[nodiscard]] error from_caf(const caf::error& e);
+
+/// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
+/// it holds (leases first) goes back even while handles to the actor live on.
+template <class Handle, class State>
+class hosted final : public Handle::base {
+public:
+  using super = typename Handle::base;
+
+  template <class... Ts>
+  explicit hosted(caf::actor_config& config, Ts&&... arguments) : super(config) {
+    make_ = [this, args = std::make_tuple(std::forward<Ts>(arguments)...)]() mutable {
+      return std::apply([this](auto&... as) { return std::make_unique<State>(this, std::move(as)...); }, args);
+    };
+  }
+
+  const char* name() const override { return State::actor_name; }
+
+  typename Handle::behavior_type make_behavior() override {
+    state_ = make_();
+    make_ = nullptr;
+    return state_->behaviour();
+  }
+
+  void on_exit() override {
+    state_.reset();
+    super::on_exit();
+  }
+
+private:
+  std::function<std::unique_ptr<State>()> make_;
+  std::unique_ptr<State> state_;
+};
+
+/// Spawns a cast member: on the system's scheduler, or (`caf::detached`) on a thread of its own.
+template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_options, class... Ts>
+Handle spawn(caf::actor_system& system, Ts&&... arguments) {
+  return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
+}
+
+/// Asks an actor to end. It finishes the message at hand first.
+template <class Handle>
+void send_exit(const Handle& to) {
+  caf::anon_send_exit(to, caf::exit_reason::user_shutdown);
+}
+
+/// Calls `gone(name, reason)` in `self` when one of the named actors ends. Once per actor.
+template <class Self, class F>
+void watch(Self* self, const std::vector<std::pair<std::string, caf::actor>>& others, F gone) {
+#if CAF_VERSION < 10000
+  std::vector<std::pair<std::string, caf::actor_addr>> names;
+  for (const auto& [name, other] : others) {
+    self->monitor(other);
+    names.emplace_back(name, other.address());
+  }
+  self->set_down_handler([names, gone](caf::down_msg& down) {
+    for (const auto& [name, address] : names)
+      if (address == down.source)
+        gone(name, down.reason);
+  });
+#else
+  for (const auto& [name, other] : others)
+    self->monitor(other, [n = name, gone](const caf::error& reason) { gone(n, reason); });
+#endif
+}
+
+/// A system for one runtime: few threads, because the cast's actors only pass messages, and one shared queue, because
+/// idle threads of the work-stealing scheduler poll, which costs up to 10 ms per message.
+class system {
+public:
+  system();
+  ~system();
+  [[nodiscard]] caf::actor_system& get() noexcept;
+
+private:
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+} // namespace tropilla::cast

@@ -1,0 +1,13 @@
+/// The ledger as an actor: a thin shell around `arbiter`, which decides.
+#pragma once
+
+#include "actors/messages.hpp"
+
+#include <memory>
+
+namespace tropilla::cast {
+
+/// Shares the ledger with the leases that it granted; ends without waiting for them.
+[[nodiscard]] memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger);
+
+} // namespace tropilla::cast

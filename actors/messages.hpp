@@ -1,0 +1,190 @@
+/// Every message of the cast, grouped by conversation: who sends it, who answers with what, and how it fails.
+///
+/// Messages are plain structs that stay in the process. A request that fails is answered with a `caf::error` of
+/// category `tropilla` (`cast::from_caf` gives the code and the sentence); an actor that ended answers everything so.
+#pragma once
+
+#include "actors/caf_seam.hpp"
+#include "kernels/device.hpp"
+#include "memory/arbiter.hpp"
+#include "src/model/llama.hpp"
+#include "src/schedule/sequencer.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace tropilla::cast {
+
+// -- memory: anyone asks the memory_manager --------------------------------------------------------------------------
+
+/// Anyone -> memory_manager. Answered with `memory_granted`, at once or when bytes came back;
+/// fails with over_budget when it can never fit.
+struct acquire_memory {
+  memory_request request;
+};
+struct memory_granted {
+  lease bytes;
+};
+
+/// Anyone -> memory_manager. Answered with `memory_usage`.
+struct query_memory {};
+struct memory_usage {
+  std::vector<device_usage> devices;
+};
+
+/// A client -> memory_manager. Answered with `memory_usage` after the change; fails with invalid_argument.
+struct change_budget {
+  std::string device;
+  std::size_t bytes = 0;
+};
+
+/// The memory_manager to itself, from whatever thread the ledger answered on.
+struct grant_settled {
+  std::uint64_t id = 0;
+  lease granted;       ///< empty: refused
+  std::string refused; ///< why
+};
+
+using memory_manager_actor =
+    typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<memory_usage>(query_memory),
+                caf::result<memory_usage>(change_budget), caf::result<void>(grant_settled)>;
+
+// -- weights: compute asks its prefetcher, the prefetcher asks the loader ---------------------------------------------
+
+/// A prefetcher -> loader. Answered with `group_loaded` when the group is packed in `destination`;
+/// fails with io_error or malformed_file. The loader takes them in the order in which they come.
+struct load_group {
+  std::size_t group = 0;
+  lease destination;
+};
+struct group_loaded {
+  std::size_t group = 0;
+  event ready; ///< what wants to read the group waits for this
+};
+
+/// The loader to itself, from a packing stream's thread.
+struct group_packed {
+  std::size_t group = 0;
+  std::string failure;
+};
+
+using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<void>(group_packed)>;
+
+/// Compute -> prefetcher. Answered with `group_ready` once the group is in memory; fails as `load_group` and
+/// `acquire_memory` do.
+struct need_group {
+  std::size_t group = 0;
+};
+struct group_ready {
+  std::size_t group = 0;
+  lease weights;
+  event ready;
+};
+
+/// Anyone -> prefetcher. Answered with `weights_resident` when every group is in memory; fails as `need_group`.
+struct await_weights {};
+struct weights_resident {};
+
+using prefetcher_actor =
+    typed_actor<caf::result<group_ready>(need_group), caf::result<weights_resident>(await_weights)>;
+
+// -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
+
+/// Scheduler -> compute. Answered with `step_computed`; fails as `need_group` does. One at a time.
+struct run_step {
+  std::shared_ptr<const step> work;
+};
+struct step_computed {
+  const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`
+  double compute_seconds = 0;    ///< how long the device was busy with it
+};
+
+/// Compute to itself, from the compute stream's thread: a run of groups is done.
+struct segment_done {
+  double seconds = 0;
+};
+
+using compute_actor = typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done)>;
+
+/// Scheduler -> sampler. Answered with `token_drawn`.
+struct draw_token {
+  const float* logits = nullptr; ///< [vocabulary]; stays valid until the answer
+  std::size_t vocabulary = 0;
+  sampling_options sampling;
+  std::uint64_t index = 0; ///< of the token in its reply
+};
+struct token_drawn {
+  token_id token = -1; ///< -1: no logit was finite
+};
+
+using sampler_actor = typed_actor<caf::result<token_drawn>(draw_token)>;
+
+// -- requests: clients speak to the scheduler
+// --------------------------------------------------------------------------
+
+/// A client -> scheduler. Results go to the request's sink. Fails (and leaves the sink alone) with invalid_argument,
+/// context_full, or device_failed when a member of the cast is gone.
+struct submit_request {
+  sequence_request request;
+};
+struct request_accepted {
+  request_id id = 0;
+};
+
+/// A client -> scheduler. The sink still gets `finished`, with reason cancelled, unless it had ended already.
+struct cancel_request {
+  request_id id = 0;
+};
+
+/// A client that scores -> scheduler: it has read the logits of the last step.
+struct logits_read {
+  request_id id = 0;
+};
+
+/// Supervisor -> scheduler: a member of the cast ended, everything that needs it fails.
+struct member_down {
+  std::string member;
+  std::string reason;
+};
+
+using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
+                                    caf::result<void>(logits_read), caf::result<void>(member_down)>;
+
+// -- supervision
+// ---------------------------------------------------------------------------------------------------------
+
+/// Anyone -> supervisor. Answered with `cast_health`.
+struct query_health {};
+struct cast_health {
+  std::vector<std::string> down; ///< "loader: reason"; empty when all is well
+};
+
+using supervisor_actor = typed_actor<caf::result<cast_health>(query_health)>;
+
+} // namespace tropilla::cast
+
+// Registration: one list for both versions of CAF.
+#define TROPILLA_MESSAGES(X)                                                                                           \
+  X(acquire_memory)                                                                                                    \
+  X(memory_granted) X(query_memory) X(memory_usage) X(change_budget) X(grant_settled) X(load_group) X(group_loaded)    \
+      X(group_packed) X(need_group) X(group_ready) X(await_weights) X(weights_resident) X(run_step) X(step_computed)   \
+          X(segment_done) X(draw_token) X(token_drawn) X(submit_request) X(request_accepted) X(cancel_request)         \
+              X(logits_read) X(member_down) X(query_health) X(cast_health)
+
+#if CAF_VERSION >= 10000
+namespace tropilla::cast {
+/// `errc` under a name of its own, so that CAF knows it as an error code.
+enum class caf_code : std::uint8_t {};
+} // namespace tropilla::cast
+#define TROPILLA_ADD_TYPE_ID(T) CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::T))
+CAF_BEGIN_TYPE_ID_BLOCK(tropilla, first_custom_type_id)
+TROPILLA_MESSAGES(TROPILLA_ADD_TYPE_ID)
+CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::caf_code))
+CAF_END_TYPE_ID_BLOCK(tropilla)
+CAF_ERROR_CODE_ENUM(tropilla::cast::caf_code)
+#endif
+#define TROPILLA_ALLOW(T) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(tropilla::cast::T)
+TROPILLA_MESSAGES(TROPILLA_ALLOW)
+#undef TROPILLA_ALLOW

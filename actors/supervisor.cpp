@@ -1,0 +1,30 @@
+// Monitors, remembers and reports.
+#include "actors/supervisor.hpp"
+
+namespace tropilla::cast {
+
+struct supervisor_state {
+  static inline const char* actor_name = "supervisor";
+
+  supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
+
+  supervisor_actor::behavior_type behaviour() {
+    watch(self, with.members, [this](const std::string& name, const caf::error& reason) {
+      const auto text = self->system().render(reason);
+      health.down.push_back(name + ": " + text);
+      if (name != "scheduler")
+        tell(self, with.scheduler, member_down{name, text});
+    });
+    return {[this](const query_health&) -> caf::result<cast_health> { return health; }};
+  }
+
+  supervisor_actor::pointer self;
+  supervisor_setup with;
+  cast_health health;
+};
+
+supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {
+  return spawn<supervisor_actor, supervisor_state>(system, std::move(setup));
+}
+
+} // namespace tropilla::cast
