@@ -3,7 +3,7 @@
 set -euo pipefail
 
 # shellcheck disable=SC2034 # used by those who source this
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 # say TEXT...: one line for people, on standard error: standard output belongs to the answer.
 say() { printf 'tropilla: %s\n' "$*" >&2; }
