@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -119,6 +120,24 @@ private:
 template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_options, class... Ts>
 Handle spawn(caf::actor_system& system, Ts&&... arguments) {
   return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
+}
+
+/// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.
+template <class Answer, class Handle, class Message>
+Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
+  caf::scoped_actor self{system};
+  std::optional<Answer> answer;
+  std::optional<error> failure;
+  const auto on_answer = [&](Answer& a) { answer.emplace(std::move(a)); };
+  const auto on_error = [&](caf::error& e) { failure.emplace(from_caf(e)); };
+#if CAF_VERSION < 10000
+  self->request(to, caf::infinite, std::forward<Message>(m)).receive(on_answer, on_error);
+#else
+  self->mail(std::forward<Message>(m)).request(to, caf::infinite).receive(on_answer, on_error);
+#endif
+  if (failure)
+    throw error(*failure);
+  return std::move(*answer);
 }
 
 /// Asks an actor to end. It finishes the message at hand first.

@@ -70,6 +70,8 @@ public:
   virtual void enqueue(compute_job job) = 0;
   /// Lanes that run a compute job (host: threads of the team; CUDA: 1).
   [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
+  /// The instruction set or architecture that it computes with: "avx2".
+  [[nodiscard]] virtual std::string_view isa() const noexcept = 0;
   /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.
   [[nodiscard]] virtual std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                                      std::size_t width) const noexcept = 0;

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 packages=(
   g++ cmake ninja-build pkg-config
   libcaf-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev
-  libpcre2-dev libedit-dev libhwloc-dev liburing-dev libxxhash-dev
+  libpcre2-dev libedit-dev libhwloc-dev liburing-dev libxxhash-dev libsimde-dev
   catch2
   python3 python3-pip ca-certificates
 )

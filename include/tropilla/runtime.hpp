@@ -130,8 +130,10 @@ public:
   [[nodiscard]] std::string_view isa() const noexcept;
 
 private:
+  friend class generation;
   friend struct runtime_access;
   struct impl;
+  explicit runtime(std::shared_ptr<impl> i) : impl_(std::move(i)) {}
   std::shared_ptr<impl> impl_;
 };
 

@@ -1,0 +1,54 @@
+// From a configuration to a plan, reading nothing but the model's header.
+#include "actors/runtime_impl.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla {
+namespace {
+
+constexpr std::size_t default_context = 4096;
+constexpr std::size_t default_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
+
+run_shape choose_shape(const runtime_config& config, const llama_config& model) {
+  run_shape s;
+  s.context = config.context ? config.context : std::min(model.context, default_context);
+  if (s.context < 2 || s.context > model.context)
+    throw error(errc::invalid_argument,
+                fmt::format("the context must be 2 to {} tokens, what the model was trained for, not {}", model.context,
+                            s.context));
+  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.context);
+  s.logit_rows = std::clamp<std::size_t>(config.logit_rows, 1, s.step_rows);
+  return s;
+}
+
+plan_report describe(const memory_plan& plan, const run_shape& shape, const llama_layout& layout, std::size_t budget) {
+  plan_report out;
+  for (const auto& item : plan.items)
+    out.lines.push_back({plan.device, std::string(to_string(item.why)), item.name, item.bytes});
+  out.total_bytes = plan.total;
+  out.budget_bytes = budget ? budget : plan.total;
+  out.context = shape.context;
+  out.weight_bytes = layout.decode_bytes();
+  return out;
+}
+
+} // namespace
+
+prepared_model prepared_model::open(const runtime_config& config) {
+  prepared_model m;
+  m.file = gguf_file::open(config.model);
+  m.layout = llama_layout::make(llama_config::read(m.file));
+  host_options host;
+  host.threads = config.threads;
+  host.precise = config.precise;
+  host.isa = config.isa;
+  m.dev = make_host_device(host);
+  m.shape = choose_shape(config, m.layout.config);
+  m.loading = loader_shape::for_model(m.layout, m.dev->lanes());
+  m.plan = make_plan(make_plan_input(m.layout, m.shape, *m.dev, m.loading.staging_bytes()));
+  m.report = describe(m.plan, m.shape, m.layout, config.budget_bytes);
+  return m;
+}
+
+} // namespace tropilla

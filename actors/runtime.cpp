@@ -1,0 +1,136 @@
+// The public interface over the cast.
+#include "tropilla/runtime.hpp"
+
+#include "actors/runtime_impl.hpp"
+
+namespace tropilla {
+
+std::string_view to_string(finish_reason reason) noexcept {
+  switch (reason) {
+  case finish_reason::stop:
+    return "stop";
+  case finish_reason::length:
+    return "length";
+  case finish_reason::context:
+    return "context";
+  case finish_reason::cancelled:
+    return "cancelled";
+  }
+  return "stop";
+}
+
+struct generation::impl {
+  std::shared_ptr<runtime::impl> owner;
+  std::shared_ptr<reply_channel> channel = std::make_shared<reply_channel>();
+  request_id id = 0;
+
+  ~impl() {
+    if (!channel->ended())
+      owner->cancel(id);
+  }
+};
+
+generation::generation(std::shared_ptr<impl> i) : impl_(std::move(i)) {}
+generation::generation(generation&&) noexcept = default;
+generation& generation::operator=(generation&&) noexcept = default;
+generation::~generation() = default;
+
+generation::iterator generation::begin() {
+  return iterator(this);
+}
+std::optional<piece> generation::next() {
+  return impl_->channel->next_piece();
+}
+void generation::cancel() noexcept {
+  impl_->owner->cancel(impl_->id);
+}
+const generation_statistics& generation::statistics() const noexcept {
+  return impl_->channel->statistics();
+}
+
+runtime::runtime(runtime_config config) : impl_(std::make_shared<impl>(std::move(config), nullptr)) {}
+
+runtime::~runtime() {
+  if (impl_)
+    impl_->shut_down(); // generations may still hold what is left
+}
+
+runtime::runtime(runtime&&) noexcept = default;
+runtime& runtime::operator=(runtime&&) noexcept = default;
+
+runtime runtime_access::open(runtime_config config, caf::actor_system& system) {
+  return runtime(std::make_shared<runtime::impl>(std::move(config), &system));
+}
+
+plan_report runtime::plan(const runtime_config& config) {
+  return prepared_model::open(config).report;
+}
+
+generation runtime::generate(std::vector<token_id> prompt, const generation_options& options) {
+  auto g = std::make_shared<generation::impl>();
+  g->owner = impl_;
+  g->id = impl_->submit(std::move(prompt), options, false, g->channel);
+  return generation(std::move(g));
+}
+
+generation runtime::generate(std::string_view prompt, const generation_options& options, bool special) {
+  return generate(impl_->tok->encode(prompt, {impl_->tok->add_bos(), special}), options);
+}
+
+generation runtime::chat(std::span<const chat_message> messages, const generation_options& options) {
+  if (!impl_->chat)
+    throw error(*impl_->chat_failure);
+  return generate(impl_->chat->encode(*impl_->tok, messages), options);
+}
+
+generation runtime::chat(std::initializer_list<chat_message> messages, const generation_options& options) {
+  return chat(std::span(messages.begin(), messages.size()), options);
+}
+
+void runtime::score(std::span<const token_id> ids,
+                    const std::function<void(std::size_t, std::span<const float>)>& row) {
+  generation::impl g;
+  g.owner = impl_;
+  g.id = impl_->submit({ids.begin(), ids.end()}, {}, true, g.channel);
+  while (const auto step = g.channel->next_logits()) {
+    const std::size_t width = step->values.size() / step->rows;
+    for (std::size_t r = 0; r < step->rows; ++r)
+      row(step->first + r, step->values.subspan(r * width, width));
+    cast::tell_from_outside(impl_->scheduler, cast::logits_read{g.id});
+  }
+}
+
+std::vector<token_id> runtime::tokenize(std::string_view text, bool bos, bool special) const {
+  return impl_->tok->encode(text, {bos, special});
+}
+
+std::string runtime::detokenize(std::span<const token_id> ids, bool special) const {
+  return impl_->tok->decode(ids, special);
+}
+
+void runtime::wait_until_loaded() {
+  (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, impl_->prefetcher, cast::await_weights{});
+}
+
+const model_facts& runtime::model() const noexcept {
+  return impl_->facts;
+}
+const plan_report& runtime::plan() const noexcept {
+  return impl_->report;
+}
+
+std::vector<memory_report> runtime::memory() const {
+  std::vector<memory_report> out;
+  for (const auto& u : impl_->ledger->usage())
+    out.push_back({u.device, u.budget, u.in_use, u.high_water});
+  return out;
+}
+
+std::size_t runtime::threads() const noexcept {
+  return impl_->dev->lanes();
+}
+std::string_view runtime::isa() const noexcept {
+  return impl_->dev->isa();
+}
+
+} // namespace tropilla

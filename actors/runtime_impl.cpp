@@ -1,0 +1,165 @@
+// Builds a runtime and takes it down.
+#include "actors/runtime_impl.hpp"
+
+#include "actors/compute.hpp"
+#include "actors/loader.hpp"
+#include "actors/memory_manager.hpp"
+#include "actors/prefetcher.hpp"
+#include "actors/sampler.hpp"
+#include "actors/scheduler.hpp"
+#include "actors/supervisor.hpp"
+
+namespace tropilla {
+namespace {
+
+constexpr std::size_t pool_alignment = 64;
+
+/// Address space is free, and a pool that is filled to its last byte can't find the last block: reserve a quarter more.
+std::size_t reservation_for(std::size_t budget) {
+  return budget + budget / 4 + (std::size_t{64} << 20);
+}
+
+lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
+  auto answer = ledger.try_acquire({std::string(device), bytes, why, priority::urgent});
+  if (auto* refused = std::get_if<refusal>(&answer))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(answer));
+}
+
+model_facts facts_of(const gguf_file& file, const llama_config& c) {
+  model_facts f;
+  f.name = c.name;
+  f.type = c.type_name;
+  f.parameters = c.parameters;
+  f.layers = c.layers;
+  f.vocabulary = c.vocabulary;
+  f.trained_context = c.context;
+  for (const auto bytes : file.file_bytes)
+    f.file_bytes += bytes;
+  return f;
+}
+
+} // namespace
+
+runtime::impl::impl(runtime_config c, caf::actor_system* external) : config(std::move(c)) {
+  auto prepared = prepared_model::open(config);
+  require_fits(prepared.plan, prepared.report.budget_bytes);
+  if (!config.trace.empty())
+    trace = std::make_unique<tracer>();
+  dev = std::move(prepared.dev);
+  layout = std::move(prepared.layout);
+  shape = prepared.shape;
+  report = std::move(prepared.report);
+  facts = facts_of(prepared.file, layout.config);
+
+  const std::size_t reservation = reservation_for(report.budget_bytes);
+  ledger = arbiter::make();
+  ledger->add_device(std::string(dev->name()), dev->reserve(reservation), reservation, report.budget_bytes,
+                     pool_alignment);
+  take_leases(prepared.plan);
+  lease staging = take(*ledger, dev->name(), prepared.loading.staging_bytes(), purpose::staging);
+
+  if (external) {
+    system = external;
+  } else {
+    own_system.emplace();
+    system = &own_system->get();
+  }
+  try {
+    spawn_cast(prepared.file.files, prepared.loading, std::move(staging), prepared.file);
+  } catch (...) {
+    shut_down();
+    throw;
+  }
+}
+
+void runtime::impl::take_leases(const memory_plan& plan) {
+  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
+  activations = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
+  workspace = take(*ledger, dev->name(), workspace_bytes(layout, shape, *dev), purpose::workspace);
+  space = std::make_unique<llama_workspace>(layout, shape, *dev, activations.data(), plan.activations.offsets,
+                                            workspace.data());
+}
+
+void runtime::impl::spawn_cast(std::vector<std::filesystem::path> files, const loader_shape& loading, lease staging,
+                               const gguf_file& file) {
+  memory_manager = cast::spawn_memory_manager(*system, ledger);
+  loader = cast::spawn_loader(
+      *system, {&layout, std::move(files), dev.get(), loading, std::move(staging), trace.get(), config.on_progress});
+  prefetcher =
+      cast::spawn_prefetcher(*system, {std::string(dev->name()), &layout, memory_manager, loader, trace.get()});
+  // From here on weights are being read; the vocabulary is built meanwhile.
+  tok = std::make_unique<tokenizer>(file);
+  try {
+    chat = chat_template::from_model(file, *tok, config.chat_template);
+  } catch (const error& e) {
+    if (!config.chat_template.empty())
+      throw;
+    chat_failure = e; // raw prompts need no template
+  }
+
+  const std::size_t page_bytes = kv_page_bytes(layout.config);
+  const std::size_t stride = (page_bytes + pool_alignment - 1) / pool_alignment * pool_alignment;
+  std::vector<std::byte*> pages;
+  for (std::size_t i = 0; i * kv_page_tokens < shape.context; ++i)
+    pages.push_back(kv.data() + i * stride);
+
+  compute = cast::spawn_compute(*system, {&layout, space.get(), dev.get(), prefetcher, trace.get()});
+  sampler = cast::spawn_sampler(*system, trace.get());
+  scheduler = cast::spawn_scheduler(
+      *system, {tok.get(), shape, layout.config.vocabulary, std::move(pages), kv, compute, sampler, trace.get()});
+  const auto member = [](const char* name, const auto& handle) {
+    return std::pair<std::string, caf::actor>(name, caf::actor_cast<caf::actor>(handle));
+  };
+  supervisor = cast::spawn_supervisor(
+      *system, {{member("memory_manager", memory_manager), member("loader", loader), member("prefetcher", prefetcher),
+                 member("compute", compute), member("sampler", sampler), member("scheduler", scheduler)},
+                scheduler});
+}
+
+void runtime::impl::shut_down() noexcept {
+  if (closed.exchange(true))
+    return;
+  caf::scoped_actor self{*system};
+  // Who asks goes before who answers, and the supervisor first: this is no fault. The handles stay, for late callers.
+  const auto end = [&](const auto& member) {
+    if (!member)
+      return;
+    cast::send_exit(member);
+    self->wait_for(member);
+  };
+  end(supervisor);
+  end(scheduler);
+  end(sampler);
+  end(compute);
+  end(prefetcher);
+  end(loader);
+  end(memory_manager);
+  if (trace) {
+    try {
+      trace->write(config.trace);
+    } catch (const error&) {
+      // The path was tried when the runtime was opened; a disk that filled since costs the trace, not the program.
+    }
+  }
+}
+
+runtime::impl::~impl() {
+  shut_down();
+}
+
+request_id runtime::impl::submit(std::vector<token_id> prompt, const generation_options& options, bool score,
+                                 std::shared_ptr<reply_sink> sink) {
+  sequence_request request;
+  request.id = next_request.fetch_add(1);
+  request.prompt = std::move(prompt);
+  request.options = options;
+  request.score = score;
+  request.sink = std::move(sink);
+  request.submitted = std::chrono::steady_clock::now();
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
+  return cast::ask_and_wait<cast::request_accepted>(*system, scheduler, cast::submit_request{std::move(request)}).id;
+}
+
+} // namespace tropilla
