@@ -1,0 +1,123 @@
+// Dispatch: the word after `tropilla` chooses the command; every failure becomes one sentence and a status.
+#include "src/app/command.hpp"
+
+#include "src/app/text.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <fmt/format.h>
+#include <new>
+
+namespace tropilla::app {
+namespace {
+
+std::string overview() {
+  std::string text = "tropilla runs Llama models inside a byte budget.\n\nUsage: tropilla COMMAND [options]\n\n";
+  for (const command& c : all_commands())
+    text += fmt::format("  {:<12}{}\n", c.name, c.summary);
+  text += "\ntropilla COMMAND --help explains one; tropilla --version.\n"
+          "Options also come from TROPILLA_* variables (--top-k is TROPILLA_TOP_K) and from a TOML file\n"
+          "(--config FILE, or NAME for configs/NAME.toml); the command line wins over variables, these over the file.\n"
+          "\nExample:\n  tropilla run -m model.gguf \"Why is the sky blue?\"\n";
+  return text;
+}
+
+const command& find_command(const std::vector<command>& commands, const std::string& name) {
+  const auto found = std::find_if(commands.begin(), commands.end(), [&](const command& c) { return c.name == name; });
+  if (found != commands.end())
+    return *found;
+  std::vector<std::string> names;
+  for (const command& c : commands)
+    names.emplace_back(c.name);
+  const std::string near = closest(name, names);
+  throw error(errc::invalid_argument,
+              fmt::format("no command \"{}\"{} (tropilla --help lists them)", escape(name),
+                          near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+}
+
+void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
+  const std::string first = arguments.empty() ? "--help" : arguments[0];
+  if (first == "--version" || first == "version" || first == "-V") {
+    around.out.write("tropilla " TROPILLA_VERSION "\n");
+    return;
+  }
+  const bool help = first == "--help" || first == "-h" || first == "help";
+  if (help && arguments.size() < 2) {
+    around.out.write(overview());
+    return;
+  }
+  const std::vector<command> commands = all_commands();
+  const command& chosen = find_command(commands, help ? arguments[1] : first);
+  try {
+    if (help)
+      throw help_requested{};
+    parse_options(chosen.bind, std::span(arguments).subspan(1),
+                  {.command = std::string(chosen.name), .known_keys = all_option_names(), .environment = {}});
+  } catch (const help_requested&) {
+    around.out.write(chosen.help);
+    return;
+  }
+  chosen.execute(around);
+}
+
+int fail(const std::string& sentence) {
+  const terminal_facts terminal = inspect_terminal(STDERR_FILENO);
+  say(fmt::format("{} {}", terminal.red("tropilla:"), without_controls(sentence)));
+  return 2;
+}
+
+} // namespace
+
+std::vector<command> all_commands() {
+  return {make_run(),  make_chat(),  make_tokenize(), make_detokenize(), make_inspect(),
+          make_plan(), make_bench(), make_eval(),     make_synth()};
+}
+
+std::vector<std::string> all_option_names() {
+  std::vector<std::string> names;
+  for (const command& c : all_commands())
+    for (std::string& name : long_options(c.bind))
+      names.push_back(std::move(name));
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
+}
+
+int run_program(const std::vector<std::string>& arguments, surroundings& around) {
+  try {
+    dispatch(arguments, around);
+    return 0;
+  } catch (const interrupted&) {
+    return 130;
+  } catch (const output_closed&) {
+    return 141;
+  } catch (const error& e) {
+    return e.code() == errc::cancelled ? 130 : fail(e.what());
+  } catch (const std::bad_alloc&) {
+    return fail("the machine has not enough memory for this");
+  } catch (const std::exception& e) {
+    return fail(fmt::format("unexpected: {}", e.what()));
+  }
+}
+
+loaded_runtime::loaded_runtime(runtime_config config, bool quiet)
+    : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()),
+                                           progress::unit::bytes, quiet)),
+      runtime_([&] {
+        config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };
+        return runtime(std::move(config));
+      }()) {}
+
+void loaded_runtime::wait() {
+  runtime_.wait_until_loaded();
+  end_progress();
+}
+
+std::size_t peak_bytes(const runtime& rt) {
+  std::size_t bytes = 0;
+  for (const memory_report& device : rt.memory())
+    bytes += device.peak_bytes;
+  return bytes;
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,70 @@
+/// What a command is, and the list of them.
+#pragma once
+
+#include "src/app/interrupts.hpp"
+#include "src/app/options.hpp"
+#include "src/app/process.hpp"
+#include "src/app/terminal.hpp"
+#include "tropilla/tropilla.hpp"
+
+#include <functional>
+#include <string_view>
+#include <vector>
+
+namespace tropilla::app {
+
+/// What a command works with besides its options.
+struct surroundings {
+  const process_clock& clock;
+  interrupts& signals;
+  output out;
+};
+
+/// One of the words after `tropilla`. `bind` and `execute` share the options that `make_*` allocated.
+struct command {
+  std::string_view name;
+  std::string_view summary; ///< for the overview
+  std::string_view help;    ///< all of --help: at most 24 lines of 100 columns, with an example
+  std::function<void(option_binder&)> bind;
+  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`
+};
+
+[[nodiscard]] command make_run();
+[[nodiscard]] command make_chat();
+[[nodiscard]] command make_tokenize();
+[[nodiscard]] command make_detokenize();
+[[nodiscard]] command make_inspect();
+[[nodiscard]] command make_plan();
+[[nodiscard]] command make_bench();
+[[nodiscard]] command make_eval();
+[[nodiscard]] command make_synth();
+
+/// All of them, in the order of the overview.
+[[nodiscard]] std::vector<command> all_commands();
+
+/// The long options of all commands, without dashes.
+[[nodiscard]] std::vector<std::string> all_option_names();
+
+/// Runs the program: `arguments` without its name. Returns the exit status: 0; 2 after an error, which is one sentence
+/// on standard error; 130 after Ctrl-C; 141 when standard output was closed by its reader.
+[[nodiscard]] int run_program(const std::vector<std::string>& arguments, surroundings& around);
+
+/// Opens the runtime with a progress display on standard error. `label` is what it says ("loading model.gguf").
+class loaded_runtime {
+public:
+  loaded_runtime(runtime_config config, bool quiet);
+  [[nodiscard]] runtime& get() noexcept { return runtime_; }
+  /// Call before anything else is shown.
+  void end_progress() { progress_->finish(); }
+  /// Blocks until the weights are there.
+  void wait();
+
+private:
+  std::shared_ptr<progress> progress_;
+  runtime runtime_;
+};
+
+/// The highest mark of the ledger, all devices together.
+[[nodiscard]] std::size_t peak_bytes(const runtime& rt);
+
+} // namespace tropilla::app

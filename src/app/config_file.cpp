@@ -1,0 +1,92 @@
+// Finding and reading the TOML file of --config.
+#include "src/app/options.hpp"
+
+#include "src/app/files.hpp"
+#include "src/app/text.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sstream>
+#include <toml++/toml.h>
+
+namespace tropilla::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The value as it would be written on the command line.
+std::string scalar_text(const toml::node& node, const std::string& where) {
+  if (const auto* text = node.as_string())
+    return text->get();
+  if (const auto* flag = node.as_boolean())
+    return flag->get() ? "true" : "false";
+  if (const auto* integer = node.as_integer())
+    return fmt::format("{}", integer->get());
+  if (const auto* number = node.as_floating_point())
+    return fmt::format("{}", number->get());
+  throw error(errc::malformed_file, fmt::format("{}: expected text, a number or true/false", where));
+}
+
+std::string position(const std::string& path, const toml::node& node) {
+  return fmt::format("{}:{}", path, node.source().begin.line);
+}
+
+void collect(const toml::table& from, const std::string& path, const std::vector<std::string>& known,
+             std::vector<std::pair<std::string, std::string>>& into) {
+  for (const auto& [key, node] : from) {
+    const std::string name(key.str());
+    if (node.is_table())
+      continue;
+    const std::string where = position(path, node) + ": " + escape(name);
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      const std::string near = closest(name, known);
+      throw error(errc::malformed_file, where + " is not an option of any command" +
+                                            (near.empty() ? "" : fmt::format("; did you mean {}?", near)));
+    }
+    into.emplace_back(name, scalar_text(node, where));
+  }
+}
+
+} // namespace
+
+std::string find_config_file(const std::string& name, const environment_lookup& environment) {
+  if (name.find('/') != std::string::npos || name.ends_with(".toml"))
+    return name;
+  const std::string file = name + ".toml";
+  std::vector<fs::path> places = {fs::path("configs") / file};
+  std::error_code ignored;
+  // A build tree leaves the program in build/<preset>/bin, an installation in <prefix>/bin.
+  if (const fs::path program = fs::read_symlink("/proc/self/exe", ignored); !program.empty()) {
+    places.push_back((program.parent_path() / "../../../configs" / file).lexically_normal());
+    places.push_back((program.parent_path() / "../share/tropilla/configs" / file).lexically_normal());
+  }
+  if (const fs::path user = user_directory("XDG_CONFIG_HOME", ".config"); !environment && !user.empty())
+    places.push_back(user / "tropilla" / file);
+  for (const fs::path& place : places)
+    if (fs::is_regular_file(place, ignored))
+      return place.string();
+  std::vector<std::string> tried;
+  for (const fs::path& place : places)
+    tried.push_back(place.string());
+  throw error(errc::io_error, fmt::format("no configuration \"{}\": tried {}", escape(name), fmt::join(tried, ", ")));
+}
+
+std::vector<std::pair<std::string, std::string>> read_config_file(const std::string& path,
+                                                                  const option_context& context) {
+  toml::table root;
+  try {
+    root = toml::parse(read_file(path), path);
+  } catch (const toml::parse_error& e) {
+    throw error(errc::malformed_file,
+                fmt::format("{}:{}:{}: {}", path, e.source().begin.line, e.source().begin.column, e.description()));
+  }
+  std::vector<std::pair<std::string, std::string>> values;
+  collect(root, path, context.known_keys, values);
+  if (const toml::table* own = root[context.command].as_table())
+    collect(*own, path, context.known_keys, values);
+  return values;
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,113 @@
+// POSIX reads and writes, because streams lose the reason of a failure.
+#include "src/app/files.hpp"
+
+#include "tropilla/error.hpp"
+
+#include <cerrno>
+#include <cstdlib>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+class descriptor {
+public:
+  explicit descriptor(int fd) : fd_(fd) {}
+  ~descriptor() {
+    if (fd_ >= 0)
+      ::close(fd_);
+  }
+  descriptor(const descriptor&) = delete;
+  descriptor& operator=(const descriptor&) = delete;
+  [[nodiscard]] int get() const noexcept { return fd_; }
+
+private:
+  int fd_;
+};
+
+std::string read_all(int fd, std::string_view name) {
+  std::string bytes;
+  std::string block(std::size_t{1} << 16, '\0');
+  for (;;) {
+    const ssize_t n = ::read(fd, block.data(), block.size());
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      throw_system_error("read", name, errno);
+    if (n == 0)
+      return bytes;
+    bytes.append(block.data(), static_cast<std::size_t>(n));
+  }
+}
+
+void write_all(int fd, std::string_view bytes, const std::string& name) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      throw_system_error("write", name, errno);
+    bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
+}
+
+} // namespace
+
+void throw_system_error(std::string_view verb, std::string_view path, int number) {
+  throw error(errc::io_error, fmt::format("can't {} {}: {}", verb, path, std::generic_category().message(number)));
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  const descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0)
+    throw_system_error("read", path.string(), errno);
+  return read_all(file.get(), path.string());
+}
+
+std::string read_standard_input() { return read_all(STDIN_FILENO, "standard input"); }
+
+void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  struct stat facts {};
+  if (::stat(path.c_str(), &facts) == 0 && !S_ISREG(facts.st_mode)) {
+    // A pipe or a device can't be replaced, only written to.
+    const descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (file.get() < 0)
+      throw_system_error("write", path.string(), errno);
+    write_all(file.get(), bytes, path.string());
+    return;
+  }
+  const std::filesystem::path beside = path.string() + fmt::format(".{}.part", ::getpid());
+  try {
+    const descriptor file(::open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    if (file.get() < 0)
+      throw_system_error("write", path.string(), errno);
+    write_all(file.get(), bytes, path.string());
+    if (::rename(beside.c_str(), path.c_str()) != 0)
+      throw_system_error("write", path.string(), errno);
+  } catch (...) {
+    ::unlink(beside.c_str());
+    throw;
+  }
+}
+
+std::filesystem::path expand_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  if (home && (path == "~" || path.starts_with("~/")))
+    return home + path.substr(1);
+  return path;
+}
+
+std::filesystem::path user_directory(const char* variable, std::string_view fallback) {
+  // The XDG specification: a relative path in the variable is to be ignored.
+  if (const char* value = std::getenv(variable); value && value[0] == '/')
+    return value;
+  if (const char* home = std::getenv("HOME"); home && home[0] == '/')
+    return std::filesystem::path(home) / fallback;
+  return {};
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,28 @@
+/// What the operating system knows about this process.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace tropilla::app {
+
+/// Time since the process began, exec and dynamic linking included.
+///
+/// The kernel keeps the start in ticks of 10 ms (/proc/self/stat, field 22), rounded down, so what this says may be up
+/// to 10 ms too long, never too short. A shell that replaced itself by this program (`exec`) started long before: an age
+/// above one second at construction counts as none.
+class process_clock {
+public:
+  /// Construct first thing in main.
+  process_clock();
+  [[nodiscard]] double seconds() const;
+
+private:
+  std::chrono::steady_clock::time_point begin_;
+  double age_at_begin_ = 0;
+};
+
+/// The peak resident set in bytes (VmHWM).
+[[nodiscard]] std::size_t peak_resident_bytes();
+
+} // namespace tropilla::app

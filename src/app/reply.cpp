@@ -1,0 +1,101 @@
+// One reply, from its first piece to its statistics.
+#include "src/app/reply.hpp"
+
+#include "memory/arbiter.hpp"
+#include "src/app/text.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla::app {
+namespace {
+
+/// The share of the decode time in which the device did not compute.
+double overhead(const generation_statistics& s) {
+  return s.decode_seconds > 0 ? std::max(0.0, 1.0 - s.compute_seconds / s.decode_seconds) : 0.0;
+}
+
+std::string how_it_ended(const generation_statistics& s) {
+  switch (s.finish) {
+  case finish_reason::length: return " (-n reached)";
+  case finish_reason::context: return " (context full)";
+  case finish_reason::cancelled: return " (stopped)";
+  case finish_reason::stop: break;
+  }
+  return "";
+}
+
+} // namespace
+
+finished_reply read_reply(generation& reply, surroundings& around, const std::function<void(std::string_view)>& show,
+                          const std::function<void()>& second_interrupt) {
+  const interrupts::scope on_interrupt(around.signals, [&](int press) {
+    if (press == 1)
+      reply.cancel();
+    else
+      second_interrupt();
+  });
+  finished_reply result;
+  while (const auto piece = reply.next()) {
+    if (result.first_token_seconds == 0)
+      result.first_token_seconds = around.clock.seconds();
+    if (piece->id >= 0)
+      result.ids.push_back(piece->id);
+    result.text += piece->text;
+    if (!piece->text.empty())
+      show(piece->text);
+  }
+  result.statistics = reply.statistics();
+  return result;
+}
+
+std::string summary_line(const finished_reply& reply, const runtime& rt) {
+  const generation_statistics& s = reply.statistics;
+  return fmt::format("{} tokens in, {} out{}; prefill {:.1f} tok/s, decode {:.1f} tok/s; first token after {:.2f} s; "
+                     "memory: {} planned, {} peak",
+                     s.prompt_tokens, s.generated_tokens, how_it_ended(s), s.prefill_rate(), s.decode_rate(),
+                     reply.first_token_seconds, format_bytes(rt.plan().total_bytes), format_bytes(peak_bytes(rt)));
+}
+
+std::string details(const finished_reply& reply, const runtime& rt) {
+  const generation_statistics& s = reply.statistics;
+  const model_facts& model = rt.model();
+  std::string text = fmt::format("model    {} ({}, {} parameters, {})\n", escape(model.name), escape(model.type),
+                                 format_count(model.parameters), format_bytes(model.file_bytes));
+  text += fmt::format("compute  {} threads, {}; overhead {:.1f}% of decoding\n", rt.threads(), rt.isa(),
+                      overhead(s) * 100);
+  text += fmt::format("time     prefill {:.3f} s ({} of {} tokens reused), decode {:.3f} s\n", s.prefill_seconds,
+                      s.reused_tokens, s.prompt_tokens, s.decode_seconds);
+  for (const memory_report& m : rt.memory())
+    text += fmt::format("memory   {}: budget {}, in use {}, peak {}\n", m.device, format_bytes(m.budget_bytes),
+                        format_bytes(m.in_use_bytes), format_bytes(m.peak_bytes));
+  text += fmt::format("process  {} resident at most", format_bytes(peak_resident_bytes()));
+  return text;
+}
+
+nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt) {
+  const generation_statistics& s = reply.statistics;
+  return {{"text", reply.text},
+          {"finish", to_string(s.finish)},
+          {"prompt_tokens", s.prompt_tokens},
+          {"reused_tokens", s.reused_tokens},
+          {"generated_tokens", s.generated_tokens},
+          {"ids", reply.ids},
+          {"prefill_tok_s", s.prefill_rate()},
+          {"decode_tok_s", s.decode_rate()},
+          {"prefill_s", s.prefill_seconds},
+          {"decode_s", s.decode_seconds},
+          {"compute_s", s.compute_seconds},
+          {"overhead", overhead(s)},
+          {"ttft_s", reply.first_token_seconds},
+          {"plan_bytes", rt.plan().total_bytes},
+          {"budget_bytes", rt.plan().budget_bytes},
+          {"peak_bytes", peak_bytes(rt)},
+          {"rss_bytes", peak_resident_bytes()},
+          {"model", rt.model().name},
+          {"type", rt.model().type},
+          {"threads", rt.threads()},
+          {"isa", rt.isa()}};
+}
+
+} // namespace tropilla::app

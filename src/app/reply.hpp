@@ -1,0 +1,36 @@
+/// Streaming a reply to standard output, and what it cost, as a line, as details and as JSON.
+#pragma once
+
+#include "src/app/command.hpp"
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace tropilla::app {
+
+/// A reply that ended.
+struct finished_reply {
+  std::string text;
+  std::vector<token_id> ids; ///< the generated ones
+  generation_statistics statistics;
+  double first_token_seconds = 0; ///< from the process's start for the first reply of a process
+};
+
+/// Reads a reply to its end. `show` gets each piece of text as it comes; Ctrl-C cancels, and a second one calls
+/// `second_interrupt`. Throws what the reply throws.
+[[nodiscard]] finished_reply read_reply(generation& reply, surroundings& around,
+                                        const std::function<void(std::string_view)>& show,
+                                        const std::function<void()>& second_interrupt);
+
+/// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,
+/// 118.2 MiB peak".
+[[nodiscard]] std::string summary_line(const finished_reply& reply, const runtime& rt);
+
+/// A few more lines: threads, instruction set, overhead, budget and peak of each device, resident set.
+[[nodiscard]] std::string details(const finished_reply& reply, const runtime& rt);
+
+/// Everything that the two have, for scripts. `ttft_s` is `first_token_seconds`.
+[[nodiscard]] nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt);
+
+} // namespace tropilla::app

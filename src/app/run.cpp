@@ -1,0 +1,157 @@
+// `tropilla run`: one prompt, one reply.
+#include "src/app/command.hpp"
+
+#include "src/app/files.hpp"
+#include "src/app/reply.hpp"
+#include "src/app/text.hpp"
+
+#include <cstdio>
+#include <fmt/ranges.h>
+#include <memory>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+constexpr std::string_view help = R"(Answers one prompt, streaming, and ends with what it cost.
+
+Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
+
+  -m, --model FILE      GGUF model (also TROPILLA_MODEL)      --config FILE|NAME    options from TOML
+  -p, --prompt TEXT     the prompt                        -f, --file FILE           the prompt from a file
+      --system TEXT     what the assistant is told first      --template NAME       llama3, chatml
+      --raw             continue the prompt, no template      --special             special tokens in --raw
+  -n, --max-tokens N    of the reply (256)                    --ignore-eos          go on past the end
+      --temp X          0 picks the likeliest (0)             --seed N              same seed, same text (0)
+      --top-k N         keep the N likeliest (0: all)         --top-p X             keep this probability (1)
+  -t, --threads N       (the cores it may use)                --isa NAME            scalar, avx2, avx512
+      --ctx N           tokens of context (<= 4096)           --budget BYTES        300MiB (what the plan needs)
+      --precise         float32 activations                   --trace FILE          Chrome/Perfetto trace
+      --stats           more figures at the end               --json                one object, nothing else
+  -q, --quiet           neither progress nor figures
+
+Ctrl-C ends the reply; twice, the program. The time to the first token counts from the start of the process
+(the kernel's clock for that has steps of 10 ms).
+
+Example:
+  tropilla run -m model.gguf --temp 0.7 --seed 1 "Write a haiku about llamas."
+)";
+
+struct run_options {
+  model_options model;
+  reply_options reply;
+  std::string prompt;
+  std::string file;
+  std::string system;
+  std::vector<std::string> words;
+  bool prompt_given = false;
+  bool raw = false;
+  bool special = false;
+  bool stats = false;
+  bool json = false;
+
+  void bind(option_binder& b) {
+    model.bind(b);
+    reply.bind(b);
+    b.text("-p,--prompt", prompt, &prompt_given);
+    b.text("-f,--file", file);
+    b.text("--system", system);
+    b.flag("--raw", raw);
+    b.flag("--special", special);
+    b.flag("--stats", stats);
+    b.flag("--json", json);
+    b.positionals("words", words);
+  }
+};
+
+/// The prompt from wherever it was given. A line end that an editor or echo left at the end is no part of a question.
+std::string read_prompt(const run_options& options) {
+  const int given = (options.words.empty() ? 0 : 1) + (options.prompt_given ? 1 : 0) + (options.file.empty() ? 0 : 1);
+  if (given > 1)
+    throw error(errc::invalid_argument, "more than one prompt: give words, -p TEXT or -f FILE");
+  std::string text;
+  if (!options.words.empty())
+    text = fmt::format("{}", fmt::join(options.words, " "));
+  else if (options.prompt_given)
+    text = options.prompt;
+  else if (!options.file.empty())
+    text = read_file(expand_home(options.file));
+  else if (::isatty(STDIN_FILENO) == 0)
+    text = read_standard_input();
+  else
+    throw error(errc::invalid_argument, "no prompt: give words, -p TEXT, -f FILE or standard input, or use "
+                                        "tropilla chat");
+  if (!options.raw && text.ends_with('\n'))
+    text.erase(text.ends_with("\r\n") ? text.size() - 2 : text.size() - 1);
+  if (text.empty())
+    throw error(errc::invalid_argument, "the prompt is empty");
+  require_utf8(text, "the prompt");
+  return text;
+}
+
+generation start(runtime& rt, const run_options& options, const std::string& prompt) {
+  if (options.raw)
+    return rt.generate(prompt, options.reply.generation, options.special);
+  std::vector<chat_message> messages;
+  if (!options.system.empty())
+    messages.push_back({"system", options.system});
+  messages.push_back({"user", prompt});
+  return rt.chat(messages, options.reply.generation);
+}
+
+void check(const run_options& options) {
+  if (options.special && !options.raw)
+    throw error(errc::invalid_argument, "--special needs --raw: in a conversation, only the template makes special "
+                                        "tokens");
+  if (options.raw && !options.system.empty())
+    throw error(errc::invalid_argument, "--raw has no template that --system could go into");
+  require_utf8(options.system, "the text of --system");
+}
+
+void execute(const run_options& options, surroundings& around) {
+  check(options);
+  const runtime_config config = options.model.to_config();
+  const std::string prompt = read_prompt(options);
+  loaded_runtime model(config, options.model.quiet);
+  runtime& rt = model.get();
+  const bool clean = inspect_terminal(STDOUT_FILENO).interactive;
+  char last = '\n';
+  const auto show = [&](std::string_view text) {
+    model.end_progress();
+    last = text.back();
+    if (!options.json)
+      around.out.write(clean ? without_controls(text) : std::string(text));
+  };
+  finished_reply reply;
+  {
+    generation stream = start(rt, options, prompt);
+    reply = read_reply(stream, around, show, [] { interrupts::quit(); });
+  }
+  model.end_progress();
+  if (options.json) {
+    around.out.write(to_json(reply, rt).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  } else {
+    if (last != '\n')
+      around.out.write("\n");
+    const terminal_facts terminal = inspect_terminal(STDERR_FILENO);
+    if (options.stats)
+      say(terminal.dim(details(reply, rt)));
+    if (!options.model.quiet)
+      say(terminal.dim("[" + summary_line(reply, rt) + "]"));
+  }
+  if (reply.statistics.finish == finish_reason::cancelled)
+    throw interrupted{};
+}
+
+} // namespace
+
+command make_run() {
+  auto options = std::make_shared<run_options>();
+  return {.name = "run",
+          .summary = "answer one prompt",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute = [options](surroundings& around) { execute(*options, around); }};
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,75 @@
+/// What standard output and standard error are connected to, and progress on the latter.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+namespace tropilla::app {
+
+/// One of the standard streams.
+struct terminal_facts {
+  bool interactive = false; ///< a terminal that can move its cursor (not TERM=dumb)
+  bool colour = false;      ///< interactive, and NO_COLOR is not set (https://no-color.org)
+  bool utf8 = false;        ///< the locale's characters
+  std::size_t width = 80;   ///< columns
+
+  [[nodiscard]] std::string bold(std::string_view text) const { return paint("1", text); }
+  [[nodiscard]] std::string dim(std::string_view text) const { return paint("2", text); }
+  [[nodiscard]] std::string green(std::string_view text) const { return paint("32", text); }
+  [[nodiscard]] std::string red(std::string_view text) const { return paint("31", text); }
+  [[nodiscard]] std::string paint(std::string_view code, std::string_view text) const;
+};
+
+[[nodiscard]] terminal_facts inspect_terminal(int descriptor);
+
+/// Standard output, checked: a script must learn that its file is incomplete. One thread.
+class output {
+public:
+  /// Throws `output_closed` when the reader went away, `error` (io_error) when the disk is full and the like.
+  void write(std::string_view text);
+};
+
+/// The reader of standard output went away (`| head`): end quietly.
+struct output_closed {};
+
+/// Writes whole lines to standard error; failures there are ignored, there is nobody to tell.
+void say(std::string_view line);
+
+/// A bar on a terminal, a plain line now and then elsewhere. Any thread; silent when made so.
+class progress {
+public:
+  /// `unit` says what is counted: bytes are shown as such.
+  enum class unit : std::uint8_t { bytes, count };
+
+  progress(std::string label, unit counted, bool silent);
+  ~progress();
+  progress(const progress&) = delete;
+  progress& operator=(const progress&) = delete;
+
+  void update(std::uint64_t done, std::uint64_t total);
+  /// Takes the bar away; elsewhere, says how long it took when the work was done. Later updates do nothing.
+  void finish();
+
+private:
+  void draw(std::uint64_t done, std::uint64_t total);
+  [[nodiscard]] std::string amount(std::uint64_t done, std::uint64_t total) const;
+
+  using clock = std::chrono::steady_clock;
+  std::string label_;
+  unit unit_;
+  bool silent_;
+  terminal_facts terminal_;
+  std::mutex mutex_;
+  clock::time_point begin_ = clock::now();
+  clock::time_point next_;
+  std::uint64_t done_ = 0;
+  std::uint64_t total_ = 0;
+  bool drawn_ = false;
+  bool finished_ = false;
+};
+
+} // namespace tropilla::app
