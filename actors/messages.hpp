@@ -169,10 +169,11 @@ using supervisor_actor = typed_actor<caf::result<cast_health>(query_health)>;
 #define TROPILLA_MESSAGES(X)                                                                                           \
   X(acquire_memory)                                                                                                    \
   X(memory_granted)                                                                                                    \
-  X(query_memory) X(memory_usage) X(change_budget) X(grant_settled) X(load_group) X(group_loaded) X(group_packed)      \
-      X(need_group) X(group_ready) X(await_weights) X(weights_resident) X(run_step) X(step_computed) X(segment_done)   \
-          X(draw_token) X(token_drawn) X(submit_request) X(request_accepted) X(cancel_request) X(logits_read)          \
-              X(member_down) X(query_health) X(cast_health)
+  X(query_memory)                                                                                                      \
+  X(memory_usage) X(change_budget) X(grant_settled) X(load_group) X(group_loaded) X(group_packed) X(need_group)        \
+      X(group_ready) X(await_weights) X(weights_resident) X(run_step) X(step_computed) X(segment_done) X(draw_token)   \
+          X(token_drawn) X(submit_request) X(request_accepted) X(cancel_request) X(logits_read) X(member_down)         \
+              X(query_health) X(cast_health)
 
 #if CAF_VERSION >= 10000
 namespace tropilla::cast {

@@ -1,4 +1,5 @@
-/// The seam between tropilla and a device: memory, streams, events and `ops`. Nothing above it knows which device it has.
+/// The seam between tropilla and a device: memory, streams, events and `ops`. Nothing above it knows which device it
+/// has.
 #pragma once
 
 #include "kernels/ops.hpp"
@@ -84,9 +85,9 @@ public:
 /// How a host device computes.
 struct host_options {
   std::string name = "host:0";
-  std::size_t threads = 0;    ///< 0: the cores that this process may use
-  bool precise = false;       ///< activations stay float32
-  std::string isa;            ///< "" chooses; "scalar", "avx2", "avx512" force (also TROPILLA_ISA)
+  std::size_t threads = 0; ///< 0: the cores that this process may use
+  bool precise = false;    ///< activations stay float32
+  std::string isa;         ///< "" chooses; "scalar", "avx2", "avx512" force (also TROPILLA_ISA)
 };
 
 /// Throws `error` (invalid_argument) for an unknown or unavailable instruction set.

@@ -30,9 +30,9 @@ struct activation {
 /// One product of `linear`: `out[r, 0 .. weight.rows) (+)= input[r] * weight^T`.
 struct linear_target {
   packed_matrix weight;
-  float* out = nullptr;        ///< [rows, stride]
-  std::size_t stride = 0;      ///< floats between rows of `out`
-  bool accumulate = false;     ///< adds to `out` (the residual stream)
+  float* out = nullptr;    ///< [rows, stride]
+  std::size_t stride = 0;  ///< floats between rows of `out`
+  bool accumulate = false; ///< adds to `out` (the residual stream)
 };
 
 /// Rotary embedding: the angle of pair `i` at position `p` is `p * frequency[i]`, computed in float64 from
@@ -64,10 +64,10 @@ struct kv_view {
 /// The shape of an attention layer.
 struct attention_shape {
   std::size_t heads = 0;
-  std::size_t kv_heads = 0; ///< divides heads
+  std::size_t kv_heads = 0;   ///< divides heads
   std::size_t key_size = 0;   ///< values of a query or key head
   std::size_t value_size = 0; ///< values of a value head
-  float scale = 0;          ///< usually 1/sqrt(key_size)
+  float scale = 0;            ///< usually 1/sqrt(key_size)
 };
 
 /// A run of consecutive rows of a step that belong to one sequence.

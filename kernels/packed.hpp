@@ -21,9 +21,7 @@ struct packed_layout {
   std::size_t columns = 0;
   std::size_t group_bytes = 0; ///< of sixteen rows, a multiple of 64
 
-  [[nodiscard]] std::size_t row_groups() const noexcept {
-    return (rows + packed_row_group - 1) / packed_row_group;
-  }
+  [[nodiscard]] std::size_t row_groups() const noexcept { return (rows + packed_row_group - 1) / packed_row_group; }
   [[nodiscard]] std::size_t bytes() const noexcept { return row_groups() * group_bytes; }
 };
 
@@ -33,8 +31,8 @@ struct packed_layout {
 /// Repacks row groups `[first, last)` from file order. `rows` holds the file's blocks of the rows of those
 /// groups only (the last group may be short); `packed` is the start of the whole packed matrix, 64-byte aligned.
 /// Pure: any thread, and disjoint ranges at the same time.
-void pack_row_groups(const packed_layout& layout, std::size_t first, std::size_t last,
-                     std::span<const std::byte> rows, std::byte* packed) noexcept;
+void pack_row_groups(const packed_layout& layout, std::size_t first, std::size_t last, std::span<const std::byte> rows,
+                     std::byte* packed) noexcept;
 
 /// One row as float32 (an embedding look-up). Exact: the same values as `dequantise` of the file's blocks.
 void unpack_row(const packed_layout& layout, const std::byte* packed, std::size_t row, std::span<float> out) noexcept;

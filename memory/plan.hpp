@@ -38,11 +38,11 @@ struct weight_group {
 /// What a plan is made from.
 struct plan_input {
   std::string device;
-  std::size_t alignment = 64;     ///< the pool's
+  std::size_t alignment = 64;       ///< the pool's
   std::vector<weight_group> groups; ///< in the order in which a step needs them
   std::size_t kv_page_bytes = 0;
   std::size_t kv_page_tokens = 0;
-  std::size_t context = 0;        ///< tokens to have pages for
+  std::size_t context = 0; ///< tokens to have pages for
   std::vector<buffer_lifetime> activations;
   std::size_t workspace_bytes = 0;
   std::size_t staging_bytes = 0;

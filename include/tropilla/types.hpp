@@ -83,8 +83,8 @@ struct plan_report {
   std::vector<plan_line> lines;
   std::size_t total_bytes = 0;
   std::size_t budget_bytes = 0;
-  std::size_t context = 0;       ///< tokens that have KV pages
-  std::size_t weight_bytes = 0;  ///< that a decode step reads
+  std::size_t context = 0;      ///< tokens that have KV pages
+  std::size_t weight_bytes = 0; ///< that a decode step reads
 };
 
 /// A device's bytes at one moment.

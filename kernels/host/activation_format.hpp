@@ -11,15 +11,15 @@ namespace tropilla::host {
 /// Values that share one activation scale.
 inline constexpr std::size_t activation_block = 32;
 
-/// Quantised rows. Per block of 32: `scale = max|x| / 127`, `q = round_to_nearest_even(x / scale)` (all 0 when the block is).
-/// The sums save the kernels a pass: weights are stored unsigned with a zero point z, and
-/// sum((w - z) q) = sum(w q) - z sum(q); K types and Q4_1 add a minimum times sum(q).
-/// Widths are padded with zeros to a multiple of 64; strides are per row.
+/// Quantised rows. Per block of 32: `scale = max|x| / 127`, `q = round_to_nearest_even(x / scale)` (all 0 when the
+/// block is). The sums save the kernels a pass: weights are stored unsigned with a zero point z, and sum((w - z) q) =
+/// sum(w q) - z sum(q); K types and Q4_1 add a minimum times sum(q). Widths are padded with zeros to a multiple of 64;
+/// strides are per row.
 struct quantised_rows {
-  std::int8_t* q = nullptr;    ///< [rows, padded]
-  float* scale = nullptr;      ///< [rows, padded / 32]
-  float* sum32 = nullptr;      ///< [rows, padded / 32]: scale * sum of the block's q
-  float* sum16 = nullptr;      ///< [rows, padded / 16]: scale * sum of the half block's q
+  std::int8_t* q = nullptr; ///< [rows, padded]
+  float* scale = nullptr;   ///< [rows, padded / 32]
+  float* sum32 = nullptr;   ///< [rows, padded / 32]: scale * sum of the block's q
+  float* sum16 = nullptr;   ///< [rows, padded / 16]: scale * sum of the half block's q
   std::size_t padded = 0;
 };
 

@@ -30,9 +30,8 @@ const command& find_command(const std::vector<command>& commands, const std::str
   for (const command& c : commands)
     names.emplace_back(c.name);
   const std::string near = closest(name, names);
-  throw error(errc::invalid_argument,
-              fmt::format("no command \"{}\"{} (tropilla --help lists them)", escape(name),
-                          near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+  throw error(errc::invalid_argument, fmt::format("no command \"{}\"{} (tropilla --help lists them)", escape(name),
+                                                  near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
 void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
@@ -101,8 +100,8 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
 }
 
 loaded_runtime::loaded_runtime(runtime_config config, bool quiet)
-    : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()),
-                                           progress::unit::bytes, quiet)),
+    : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()), progress::unit::bytes,
+                                           quiet)),
       runtime_([&] {
         config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };
         return runtime(std::move(config));

@@ -68,7 +68,9 @@ std::string read_file(const std::filesystem::path& path) {
   return read_all(file.get(), path.string());
 }
 
-std::string read_standard_input() { return read_all(STDIN_FILENO, "standard input"); }
+std::string read_standard_input() {
+  return read_all(STDIN_FILENO, "standard input");
+}
 
 void write_file(const std::filesystem::path& path, std::string_view bytes) {
   struct stat facts {};

@@ -73,7 +73,9 @@ json to_json(const gguf_value& value) {
       value);
 }
 
-std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 std::string type_name(const gguf_value& value) {
   constexpr std::string_view names[] = {"unsigned", "integer", "number", "flag", "text", "array"};
@@ -127,8 +129,12 @@ summary summarise(const gguf_file& file) {
 }
 
 json as_json(const gguf_file& file, const summary& s) {
-  json out = {{"version", file.version},        {"architecture", s.architecture}, {"name", s.name},
-              {"type", s.type},                 {"parameters", s.parameters},     {"tensor_bytes", s.tensor_bytes},
+  json out = {{"version", file.version},
+              {"architecture", s.architecture},
+              {"name", s.name},
+              {"type", s.type},
+              {"parameters", s.parameters},
+              {"tensor_bytes", s.tensor_bytes},
               {"file_bytes", s.file_bytes}};
   out["files"] = json::array();
   for (const auto& path : file.files)

@@ -85,6 +85,8 @@ interrupts::scope::~scope() {
   owner_.impl_->presses = previous_presses_;
 }
 
-void interrupts::quit() noexcept { std::_Exit(130); }
+void interrupts::quit() noexcept {
+  std::_Exit(130);
+}
 
 } // namespace tropilla::app

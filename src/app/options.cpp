@@ -73,17 +73,16 @@ void set_from(CLI::Option& option, const std::string& value, const std::string& 
     for (const CLI::Option* option : app.get_options())
       for (const std::string& name : option->get_lnames())
         names.push_back(name);
-    const std::string word = found.substr(found.find_first_not_of('-') == std::string::npos
-                                              ? 0
-                                              : found.find_first_not_of('-'));
+    const std::string word =
+        found.substr(found.find_first_not_of('-') == std::string::npos ? 0 : found.find_first_not_of('-'));
     const std::string near = closest(word.substr(0, word.find('=')), names);
     hint = near.empty() ? "" : fmt::format("; did you mean --{}?", near);
     if (found.find(' ') != std::string::npos)
       hint += "; a text that begins with a dash goes after -- or into its option";
   }
-  throw error(errc::invalid_argument, fmt::format("{} knows no {} \"{}\"{} (tropilla {} --help)", context.command,
-                                                  found.starts_with('-') ? "option" : "argument", escape(found), hint,
-                                                  context.command));
+  throw error(errc::invalid_argument,
+              fmt::format("{} knows no {} \"{}\"{} (tropilla {} --help)", context.command,
+                          found.starts_with('-') ? "option" : "argument", escape(found), hint, context.command));
 }
 
 void parse_command_line(CLI::App& app, std::span<const std::string> arguments, const option_context& context) {
@@ -105,7 +104,9 @@ void option_binder::add(const std::string& names, std::function<void(const std::
   app_.add_option_function<std::string>(names, set)->take_last();
 }
 
-void option_binder::flag(const std::string& names, bool& value) { app_.add_flag(names, value)->take_last(); }
+void option_binder::flag(const std::string& names, bool& value) {
+  app_.add_flag(names, value)->take_last();
+}
 
 void option_binder::text(const std::string& names, std::string& value, bool* given) {
   add(names, [&value, given](const std::string& text) {

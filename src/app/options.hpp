@@ -5,8 +5,8 @@
 /// which wins over the top.
 #pragma once
 
-#include "tropilla/types.hpp"
 #include "tropilla/runtime.hpp"
+#include "tropilla/types.hpp"
 
 #include <cstddef>
 #include <cstdint>

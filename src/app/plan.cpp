@@ -15,7 +15,8 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help = R"(Shows the bytes that a run would hold, by device and purpose, before anything loads.
+constexpr std::string_view help =
+    R"(Shows the bytes that a run would hold, by device and purpose, before anything loads.
 
 Usage: tropilla plan -m FILE [options]
 
@@ -56,9 +57,8 @@ struct purpose_sum {
 std::vector<purpose_sum> sums_of(const plan_report& plan) {
   std::vector<purpose_sum> sums;
   for (const plan_line& line : plan.lines) {
-    auto sum = std::find_if(sums.begin(), sums.end(), [&](const purpose_sum& s) {
-      return s.device == line.device && s.purpose == line.purpose;
-    });
+    auto sum = std::find_if(sums.begin(), sums.end(),
+                            [&](const purpose_sum& s) { return s.device == line.device && s.purpose == line.purpose; });
     if (sum == sums.end())
       sum = sums.insert(sums.end(), {line.device, line.purpose});
     ++sum->parts;
@@ -107,8 +107,8 @@ void execute(const plan_options& options, surroundings& around) {
     around.out.write(as_json(plan).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-    around.out.write(as_table(plan, options.all)
-                         .aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
+    around.out.write(
+        as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
     around.out.write(fmt::format("\nContext of {} tokens; a decode step reads {} of weights; budget {}.\n",
                                  plan.context, format_bytes(plan.weight_bytes), format_bytes(plan.budget_bytes)));
   }

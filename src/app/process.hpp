@@ -9,8 +9,8 @@ namespace tropilla::app {
 /// Time since the process began, exec and dynamic linking included.
 ///
 /// The kernel keeps the start in ticks of 10 ms (/proc/self/stat, field 22), rounded down, so what this says may be up
-/// to 10 ms too long, never too short. A shell that replaced itself by this program (`exec`) started long before: an age
-/// above one second at construction counts as none.
+/// to 10 ms too long, never too short. A shell that replaced itself by this program (`exec`) started long before: an
+/// age above one second at construction counts as none.
 class process_clock {
 public:
   /// Construct first thing in main.

@@ -17,10 +17,14 @@ double overhead(const generation_statistics& s) {
 
 std::string how_it_ended(const generation_statistics& s) {
   switch (s.finish) {
-  case finish_reason::length: return " (-n reached)";
-  case finish_reason::context: return " (context full)";
-  case finish_reason::cancelled: return " (stopped)";
-  case finish_reason::stop: break;
+  case finish_reason::length:
+    return " (-n reached)";
+  case finish_reason::context:
+    return " (context full)";
+  case finish_reason::cancelled:
+    return " (stopped)";
+  case finish_reason::stop:
+    break;
   }
   return "";
 }
@@ -62,8 +66,8 @@ std::string details(const finished_reply& reply, const runtime& rt) {
   const model_facts& model = rt.model();
   std::string text = fmt::format("model    {} ({}, {} parameters, {})\n", escape(model.name), escape(model.type),
                                  format_count(model.parameters), format_bytes(model.file_bytes));
-  text += fmt::format("compute  {} threads, {}; overhead {:.1f}% of decoding\n", rt.threads(), rt.isa(),
-                      overhead(s) * 100);
+  text +=
+      fmt::format("compute  {} threads, {}; overhead {:.1f}% of decoding\n", rt.threads(), rt.isa(), overhead(s) * 100);
   text += fmt::format("time     prefill {:.3f} s ({} of {} tokens reused), decode {:.3f} s\n", s.prefill_seconds,
                       s.reused_tokens, s.prompt_tokens, s.decode_seconds);
   for (const memory_report& m : rt.memory())

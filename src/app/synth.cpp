@@ -14,7 +14,8 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help = R"(Writes a model with random weights, so that any size can be measured without a download.
+constexpr std::string_view help =
+    R"(Writes a model with random weights, so that any size can be measured without a download.
 
 Usage: tropilla synth -o FILE [options]
 

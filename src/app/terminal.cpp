@@ -77,7 +77,9 @@ progress::progress(std::string label, unit counted, bool silent)
     : label_(std::move(label)), unit_(counted), silent_(silent), terminal_(inspect_terminal(STDERR_FILENO)),
       next_(begin_ + (terminal_.interactive ? clock::duration(bar_interval) : clock::duration(line_interval))) {}
 
-progress::~progress() { finish(); }
+progress::~progress() {
+  finish();
+}
 
 std::string progress::amount(std::uint64_t done, std::uint64_t total) const {
   return unit_ == unit::bytes ? fmt::format("{} of {}", format_bytes(done), format_bytes(total))

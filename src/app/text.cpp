@@ -42,7 +42,9 @@ decoded decode_character(std::string_view s) noexcept {
 }
 
 /// C0, DEL and C1.
-bool is_control(char32_t c) noexcept { return c < 0x20 || (c >= 0x7F && c < 0xA0); }
+bool is_control(char32_t c) noexcept {
+  return c < 0x20 || (c >= 0x7F && c < 0xA0);
+}
 
 std::size_t character_width(char32_t c) noexcept {
   const int width = ::wcwidth(static_cast<wchar_t>(c));

@@ -9,7 +9,8 @@
 
 namespace tropilla::app {
 
-/// The offset of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong forms); empty when all is.
+/// The offset of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong forms); empty when all
+/// is.
 [[nodiscard]] std::optional<std::size_t> invalid_utf8_at(std::string_view text) noexcept;
 
 /// Throws `error` (invalid_argument) naming `what` ("the prompt"), the offset and the byte.

@@ -86,7 +86,7 @@ void tokenize(const tokenize_options& options, surroundings& around) {
   if (options.text_given && !options.file.empty())
     throw error(errc::invalid_argument, "more than one text: give --text TEXT or -f FILE");
   const tokenizer vocabulary = open_tokenizer(options.model);
-  const std::string text = options.text_given       ? options.text
+  const std::string text = options.text_given      ? options.text
                            : !options.file.empty() ? read_file(expand_home(options.file))
                                                    : read_standard_input();
   const auto ids = vocabulary.encode(text, {.bos = options.bos, .special = options.special});
@@ -108,8 +108,8 @@ void detokenize(const detokenize_options& options, surroundings& around) {
   const auto ids = parse_ids(options.ids.empty() ? read_standard_input() : text);
   const std::string bytes = vocabulary.decode(ids, options.special);
   if (options.json)
-    around.out.write(
-        nlohmann::json{{"text", bytes}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    around.out.write(nlohmann::json{{"text", bytes}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                     "\n");
   else
     around.out.write(bytes);
 }

@@ -18,8 +18,10 @@ class chat_template {
 public:
   /// Recognises the format from the model's `tokenizer.chat_template`.
   /// `name` ("llama3", "chatml", or "" for the model's own) overrides.
-  /// Throws `error` (unsupported): an unknown template (says how to pass --template), or special tokens the vocabulary lacks.
-  [[nodiscard]] static chat_template from_model(const gguf_file& file, const tokenizer& tok, std::string_view name = "");
+  /// Throws `error` (unsupported): an unknown template (says how to pass --template), or special tokens the vocabulary
+  /// lacks.
+  [[nodiscard]] static chat_template from_model(const gguf_file& file, const tokenizer& tok,
+                                                std::string_view name = "");
 
   /// Ids of the conversation, ready for the assistant's answer. Contents are encoded as plain text: what looks like a
   /// special token in them stays text. Throws `error` (invalid_argument) for an unknown role.

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <span>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -36,12 +36,12 @@ struct gguf_tensor {
   std::string name;
   tensor_type type{};
   std::vector<std::uint64_t> shape;
-  std::size_t file = 0;      ///< index into `gguf_file::files`
-  std::uint64_t offset = 0;  ///< of the first byte, from the start of that file
+  std::size_t file = 0;     ///< index into `gguf_file::files`
+  std::uint64_t offset = 0; ///< of the first byte, from the start of that file
   std::uint64_t bytes = 0;
 
   [[nodiscard]] std::uint64_t columns() const { return shape.empty() ? 1 : shape[0]; }
-  [[nodiscard]] std::uint64_t rows() const; ///< product of the other dimensions
+  [[nodiscard]] std::uint64_t rows() const;     ///< product of the other dimensions
   [[nodiscard]] std::string shape_text() const; ///< "[576, 49152]"
 };
 

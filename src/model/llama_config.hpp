@@ -15,9 +15,9 @@ namespace tropilla {
 /// RoPE as the model wants it. Angle of pair i at position p: p * theta^(-2i/dims) / factors[i] / linear_scale.
 struct rope_config {
   double theta = 10000.0;
-  std::size_t dims = 0;             ///< rotated values of a head
-  double linear_scale = 1.0;        ///< "linear" scaling's factor
-  std::vector<float> factors;       ///< dims/2 divisors, from the `rope_freqs` tensor or Llama-3.1 metadata; or empty
+  std::size_t dims = 0;       ///< rotated values of a head
+  double linear_scale = 1.0;  ///< "linear" scaling's factor
+  std::vector<float> factors; ///< dims/2 divisors, from the `rope_freqs` tensor or Llama-3.1 metadata; or empty
 };
 
 /// One matrix of the model: where its bytes lie in the file and what it is.
@@ -43,11 +43,11 @@ struct llama_config {
   std::size_t width = 0;
   std::size_t ffn_width = 0;
   std::size_t vocabulary = 0;
-  std::size_t context = 0;  ///< what the model was trained for
+  std::size_t context = 0; ///< what the model was trained for
   attention_shape attention;
   float norm_epsilon = 1e-5F;
   rope_config rope;
-  std::string type_name;    ///< of most weights: "Q4_1"
+  std::string type_name; ///< of most weights: "Q4_1"
   std::uint64_t parameters = 0;
   std::uint64_t weight_bytes = 0; ///< bytes that a decode step reads, as stored in the file
 

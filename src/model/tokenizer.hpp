@@ -34,7 +34,8 @@ public:
 
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, const encode_options& options = {}) const;
 
-  /// The bytes of one token. Control tokens give nothing unless `special`. Throws `error` (invalid_argument) out of range.
+  /// The bytes of one token. Control tokens give nothing unless `special`. Throws `error` (invalid_argument) out of
+  /// range.
   [[nodiscard]] std::string_view piece(token_id id, bool special = false) const;
   [[nodiscard]] std::string decode(std::span<const token_id> ids, bool special = false) const;
 
@@ -42,7 +43,8 @@ public:
   [[nodiscard]] token_id bos() const noexcept; ///< -1: none
   [[nodiscard]] token_id eos() const noexcept; ///< -1: none
   [[nodiscard]] bool add_bos() const noexcept; ///< the model wants a BOS before a raw prompt
-  /// Tokens that end a reply: eos, eot and their kin (<|eot_id|>, <|im_end|>, <|endoftext|>, <|end_of_text|>, <|eom_id|>).
+  /// Tokens that end a reply: eos, eot and their kin (<|eot_id|>, <|im_end|>, <|endoftext|>, <|end_of_text|>,
+  /// <|eom_id|>).
   [[nodiscard]] bool ends_generation(token_id id) const noexcept;
   [[nodiscard]] bool is_control(token_id id) const noexcept;
   /// A special token by its exact text.
