@@ -2,6 +2,7 @@
 #include "actors/caf_seam.hpp"
 
 #include "actors/messages.hpp"
+#include "tropilla/actors.hpp"
 
 namespace tropilla::cast {
 namespace {
@@ -31,6 +32,15 @@ error from_caf(const caf::error& e) {
   return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
 }
 
+std::string render(const caf::error& reason) {
+  const auto mine = from_caf(reason);
+#if CAF_VERSION < 10000
+  return reason.category() == category ? std::string(mine.what()) : caf::to_string(reason);
+#else
+  return reason.category() == caf::type_id_v<caf_code> ? std::string(mine.what()) : caf::to_string(reason);
+#endif
+}
+
 struct system::impl {
   struct config : caf::actor_system_config {
     config() {
@@ -49,10 +59,7 @@ struct system::impl {
 };
 
 system::system() {
-#if CAF_VERSION >= 10000
-  caf::core::init_global_meta_objects();
-  caf::init_global_meta_objects<caf::id_block::tropilla>();
-#endif
+  register_messages();
   impl_ = std::make_unique<impl>();
 }
 
@@ -63,3 +70,14 @@ caf::actor_system& system::get() noexcept {
 }
 
 } // namespace tropilla::cast
+
+namespace tropilla {
+
+void register_messages() {
+#if CAF_VERSION >= 10000
+  caf::core::init_global_meta_objects();
+  caf::init_global_meta_objects<caf::id_block::tropilla_engine, caf::id_block::tropilla>();
+#endif
+}
+
+} // namespace tropilla

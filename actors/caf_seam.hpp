@@ -10,6 +10,7 @@
 #include <caf/all.hpp>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -84,6 +85,9 @@ void tell_from_outside(const Handle& to, Message&& m) {
 [[nodiscard]] caf::error to_caf(const error& e);
 [[nodiscard]] error from_caf(const caf::error& e);
 
+/// What CAF says of an exit reason, for people.
+[[nodiscard]] std::string render(const caf::error& reason);
+
 /// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
 /// it holds (leases first) goes back even while handles to the actor live on.
 template <class Handle, class State>
@@ -146,25 +150,39 @@ void send_exit(const Handle& to) {
   caf::anon_send_exit(to, caf::exit_reason::user_shutdown);
 }
 
-/// Calls `gone(name, reason)` in `self` when one of the named actors ends. Once per actor.
-template <class Self, class F>
-void watch(Self* self, const std::vector<std::pair<std::string, caf::actor>>& others, F gone) {
+/// Tells an actor when others end. Lives in the state of the actor that watches; calls come as its messages do.
+class watcher {
+public:
+  using gone_callback = std::function<void(const caf::error& reason)>;
+
+  /// Calls `gone` in `self` once `other` ended: at once when it had ended already. Once per call.
+  template <class Self>
+  void watch(Self* self, const caf::actor& other, gone_callback gone) {
 #if CAF_VERSION < 10000
-  std::vector<std::pair<std::string, caf::actor_addr>> names;
-  for (const auto& [name, other] : others) {
-    self->monitor(other);
-    names.emplace_back(name, other.address());
-  }
-  self->set_down_handler([names, gone](caf::down_msg& down) {
-    for (const auto& [name, address] : names)
-      if (address == down.source)
-        gone(name, down.reason);
-  });
+    if (watched_.empty())
+      self->set_down_handler([this](caf::down_msg& down) {
+        const auto of_source = watched_.equal_range(down.source);
+        std::vector<gone_callback> due;
+        for (auto it = of_source.first; it != of_source.second; ++it)
+          due.push_back(std::move(it->second));
+        watched_.erase(of_source.first, of_source.second);
+        for (const auto& call : due)
+          call(down.reason);
+      });
+    const bool is_new = !watched_.contains(other.address());
+    watched_.emplace(other.address(), std::move(gone));
+    if (is_new)
+      self->monitor(other);
 #else
-  for (const auto& [name, other] : others)
-    self->monitor(other, [n = name, gone](const caf::error& reason) { gone(n, reason); });
+    self->monitor(other, std::move(gone));
 #endif
-}
+  }
+
+private:
+#if CAF_VERSION < 10000
+  std::multimap<caf::actor_addr, gone_callback> watched_;
+#endif
+};
 
 /// A system for one runtime: few threads, because the cast's actors only pass messages, and one shared queue, because
 /// idle threads of the work-stealing scheduler poll, which costs up to 10 ms per message.

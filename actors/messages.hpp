@@ -152,8 +152,7 @@ struct member_down {
 using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
                                     caf::result<void>(logits_read), caf::result<void>(member_down)>;
 
-// -- supervision
-// ---------------------------------------------------------------------------------------------------------
+// -- supervision ------------------------------------------------------------------------------------------------------
 
 /// Anyone -> supervisor. Answered with `cast_health`.
 struct query_health {};
@@ -163,30 +162,13 @@ struct cast_health {
 
 using supervisor_actor = typed_actor<caf::result<cast_health>(query_health)>;
 
+// -- the engine -------------------------------------------------------------------------------------------------------
+
+/// A reply's sink -> engine: the client has got its last message.
+struct reply_over {
+  request_id id = 0;
+};
+
 } // namespace tropilla::cast
 
-// Registration: one list for both versions of CAF.
-#define TROPILLA_MESSAGES(X)                                                                                           \
-  X(acquire_memory)                                                                                                    \
-  X(memory_granted)                                                                                                    \
-  X(query_memory)                                                                                                      \
-  X(memory_usage) X(change_budget) X(grant_settled) X(load_group) X(group_loaded) X(group_packed) X(need_group)        \
-      X(group_ready) X(await_weights) X(weights_resident) X(run_step) X(step_computed) X(segment_done) X(draw_token)   \
-          X(token_drawn) X(submit_request) X(request_accepted) X(cancel_request) X(logits_read) X(member_down)         \
-              X(query_health) X(cast_health)
-
-#if CAF_VERSION >= 10000
-namespace tropilla::cast {
-/// `errc` under a name of its own, so that CAF knows it as an error code.
-enum class caf_code : std::uint8_t {};
-} // namespace tropilla::cast
-#define TROPILLA_ADD_TYPE_ID(T) CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::T))
-CAF_BEGIN_TYPE_ID_BLOCK(tropilla, first_custom_type_id)
-TROPILLA_MESSAGES(TROPILLA_ADD_TYPE_ID)
-CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::caf_code))
-CAF_END_TYPE_ID_BLOCK(tropilla)
-CAF_ERROR_CODE_ENUM(tropilla::cast::caf_code)
-#endif
-#define TROPILLA_ALLOW(T) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(tropilla::cast::T)
-TROPILLA_MESSAGES(TROPILLA_ALLOW)
-#undef TROPILLA_ALLOW
+#include "actors/registration.hpp"

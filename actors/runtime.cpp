@@ -58,10 +58,6 @@ runtime::~runtime() {
 runtime::runtime(runtime&&) noexcept = default;
 runtime& runtime::operator=(runtime&&) noexcept = default;
 
-runtime runtime_access::open(runtime_config config, caf::actor_system& system) {
-  return runtime(std::make_shared<runtime::impl>(std::move(config), &system));
-}
-
 plan_report runtime::plan(const runtime_config& config) {
   return prepared_model::open(config).report;
 }
@@ -74,13 +70,11 @@ generation runtime::generate(std::vector<token_id> prompt, const generation_opti
 }
 
 generation runtime::generate(std::string_view prompt, const generation_options& options, bool special) {
-  return generate(impl_->tok->encode(prompt, {impl_->tok->add_bos(), special}), options);
+  return generate(impl_->encode(prompt, special), options);
 }
 
 generation runtime::chat(std::span<const chat_message> messages, const generation_options& options) {
-  if (!impl_->chat)
-    throw error(*impl_->chat_failure);
-  return generate(impl_->chat->encode(*impl_->tok, messages), options);
+  return generate(impl_->encode(messages), options);
 }
 
 generation runtime::chat(std::initializer_list<chat_message> messages, const generation_options& options) {
@@ -120,10 +114,7 @@ const plan_report& runtime::plan() const noexcept {
 }
 
 std::vector<memory_report> runtime::memory() const {
-  std::vector<memory_report> out;
-  for (const auto& u : impl_->ledger->usage())
-    out.push_back({u.device, u.budget, u.in_use, u.high_water});
-  return out;
+  return impl_->memory();
 }
 
 std::size_t runtime::threads() const noexcept {

@@ -148,8 +148,27 @@ runtime::impl::~impl() {
   shut_down();
 }
 
-request_id runtime::impl::submit(std::vector<token_id> prompt, const generation_options& options, bool score,
-                                 std::shared_ptr<reply_sink> sink) {
+std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messages) const {
+  if (!chat)
+    throw error(*chat_failure);
+  return chat->encode(*tok, messages);
+}
+
+std::vector<token_id> runtime::impl::encode(std::string_view text, bool special) const {
+  return tok->encode(text, {tok->add_bos(), special});
+}
+
+std::vector<memory_report> runtime::impl::memory() const {
+  std::vector<memory_report> out;
+  for (const auto& u : ledger->usage())
+    out.push_back({u.device, u.budget, u.in_use, u.high_water});
+  return out;
+}
+
+sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const generation_options& options,
+                                             bool score, std::shared_ptr<reply_sink> sink) {
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
   sequence_request request;
   request.id = next_request.fetch_add(1);
   request.prompt = std::move(prompt);
@@ -157,8 +176,12 @@ request_id runtime::impl::submit(std::vector<token_id> prompt, const generation_
   request.score = score;
   request.sink = std::move(sink);
   request.submitted = std::chrono::steady_clock::now();
-  if (closed)
-    throw error(errc::cancelled, "the runtime is closed");
+  return request;
+}
+
+request_id runtime::impl::submit(std::vector<token_id> prompt, const generation_options& options, bool score,
+                                 std::shared_ptr<reply_sink> sink) {
+  auto request = make_request(std::move(prompt), options, score, std::move(sink));
   return cast::ask_and_wait<cast::request_accepted>(*system, scheduler, cast::submit_request{std::move(request)}).id;
 }
 

@@ -37,6 +37,15 @@ struct runtime::impl {
   /// Ends the cast, gives all leases back and writes the trace; what is running fails with cancelled. Idempotent.
   void shut_down() noexcept;
 
+  /// A request under a new id.
+  [[nodiscard]] sequence_request make_request(std::vector<token_id> prompt, const generation_options& options,
+                                              bool score, std::shared_ptr<reply_sink> sink);
+  /// Ids of a prompt: a conversation through the chat template, raw text with the model's BOS where it wants one.
+  [[nodiscard]] std::vector<token_id> encode(std::span<const chat_message> messages) const;
+  [[nodiscard]] std::vector<token_id> encode(std::string_view text, bool special) const;
+  [[nodiscard]] std::vector<memory_report> memory() const;
+
+  /// Hands a request to the scheduler and waits until it is accepted. Throws as `runtime::generate`.
   [[nodiscard]] request_id submit(std::vector<token_id> prompt, const generation_options& options, bool score,
                                   std::shared_ptr<reply_sink> sink);
   void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler, cast::cancel_request{id}); }
@@ -76,10 +85,12 @@ private:
                   const gguf_file& file);
 };
 
-/// How the engine actor reaches a runtime's parts.
+/// How the engine actor opens a runtime's parts in a system that it did not make.
 struct runtime_access {
-  [[nodiscard]] static runtime::impl& of(runtime& rt) { return *rt.impl_; }
-  [[nodiscard]] static runtime open(runtime_config config, caf::actor_system& system);
+  using parts = runtime::impl;
+  [[nodiscard]] static std::shared_ptr<runtime::impl> open(runtime_config config, caf::actor_system& system) {
+    return std::make_shared<runtime::impl>(std::move(config), &system);
+  }
 };
 
 } // namespace tropilla

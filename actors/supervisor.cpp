@@ -9,17 +9,20 @@ struct supervisor_state {
   supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
 
   supervisor_actor::behavior_type behaviour() {
-    watch(self, with.members, [this](const std::string& name, const caf::error& reason) {
-      const auto text = self->system().render(reason);
-      health.down.push_back(name + ": " + text);
-      if (name != "scheduler")
-        tell(self, with.scheduler, member_down{name, text});
-    });
+    for (const auto& [name, member] : with.members)
+      others.watch(self, member, [this, n = name](const caf::error& reason) { report(n, render(reason)); });
     return {[this](const query_health&) -> caf::result<cast_health> { return health; }};
+  }
+
+  void report(const std::string& name, const std::string& reason) {
+    health.down.push_back(name + ": " + reason);
+    if (name != "scheduler")
+      tell(self, with.scheduler, member_down{name, reason});
   }
 
   supervisor_actor::pointer self;
   supervisor_setup with;
+  watcher others;
   cast_health health;
 };
 

@@ -26,18 +26,18 @@
 namespace tropilla {
 
 struct runtime_config {
-  std::filesystem::path model;  ///< a GGUF file; any part of a split one
-  std::size_t threads = 0;      ///< 0: the cores that this process may use
-  std::size_t context = 0;      ///< tokens; 0: the model's, at most 4096
-  std::size_t budget_bytes = 0; ///< 0: the plan's total
-  bool precise = false;         ///< activations stay float32: slower, for comparisons
-  std::string isa;              ///< "": the best that the machine has; "scalar", "avx2", "avx512"
-  std::string chat_template;    ///< "": the model's own; "llama3", "chatml"
-  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512
-  std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
-  std::filesystem::path trace;  ///< write a Chrome/Perfetto trace here when the runtime closes
+  std::filesystem::path model{}; ///< a GGUF file; any part of a split one
+  std::size_t threads = 0;       ///< 0: the cores that this process may use
+  std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
+  std::size_t budget_bytes = 0;  ///< 0: the plan's total
+  bool precise = false;          ///< activations stay float32: slower, for comparisons
+  std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
+  std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"
+  std::size_t prefill_rows = 0;  ///< tokens per prefill step; 0: 512
+  std::size_t logit_rows = 1;    ///< rows per step that may ask for logits: `score` is faster with more
+  std::filesystem::path trace{}; ///< write a Chrome/Perfetto trace here when the runtime closes
   /// Called on a thread of the runtime while weights load; must be quick and must not throw.
-  std::function<void(const load_progress&)> on_progress;
+  std::function<void(const load_progress&)> on_progress{};
 };
 
 /// A reply as it comes: an input range of pieces. Movable. Leaving the range or destroying it cancels what is left.
@@ -133,7 +133,6 @@ private:
   friend class generation;
   friend struct runtime_access;
   struct impl;
-  explicit runtime(std::shared_ptr<impl> i) : impl_(std::move(i)) {}
   std::shared_ptr<impl> impl_;
 };
 

@@ -30,7 +30,7 @@ struct sampling_options {
 
 struct generation_options {
   std::size_t max_tokens = 256; ///< of the reply; it also ends where the context does
-  sampling_options sampling;
+  sampling_options sampling{};
   bool ignore_eos = false; ///< go on past the tokens that end a reply (benchmarks)
 };
 

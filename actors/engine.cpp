@@ -1,0 +1,125 @@
+// A runtime behind one typed actor, for programs with an actor system of their own.
+#include "actors/messages.hpp"
+#include "actors/runtime_impl.hpp"
+#include "tropilla/actors.hpp"
+
+#include <map>
+#include <set>
+
+namespace tropilla::cast {
+
+/// What the engine itself understands: its public messages and word of replies that ended.
+using engine_self = typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply),
+                                caf::result<engine_status>(query_engine), caf::result<void>(reply_over)>;
+
+/// Passes a reply on to its client, from the scheduler.
+class client_sink final : public reply_sink {
+public:
+  client_sink(engine_client client, std::uint64_t tag, engine_self engine)
+      : client_(std::move(client)), tag_(tag), engine_(std::move(engine)) {}
+
+  void bind(request_id id) noexcept { id_ = id; }
+
+  void token(piece p) override { tell_from_outside(client_, reply_piece{tag_, std::move(p)}); }
+  void logits(std::size_t, std::size_t, std::span<const float>) override {} // engines do not score
+  void finished(const generation_statistics& s) override {
+    tell_from_outside(client_, reply_finished{tag_, s});
+    tell_from_outside(engine_, reply_over{id_});
+  }
+  void failed(const error& why) override {
+    tell_from_outside(client_, reply_failed{tag_, why.code(), why.what()});
+    tell_from_outside(engine_, reply_over{id_});
+  }
+
+private:
+  engine_client client_;
+  std::uint64_t tag_;
+  engine_self engine_;
+  request_id id_ = 0;
+};
+
+struct engine_state {
+  static inline const char* actor_name = "engine";
+
+  engine_state(engine_self::pointer s, std::shared_ptr<runtime_access::parts> p) : self(s), parts(std::move(p)) {}
+  ~engine_state() { parts->shut_down(); }
+
+  engine_self::behavior_type behaviour() {
+    return {
+        [this](const generate_reply& m) { generate(m); },
+        [this](const stop_reply& m) {
+          for (const auto& [id, reply] : running)
+            if (reply.client == m.client && reply.tag == m.tag)
+              parts->cancel(id);
+        },
+        [this](const query_engine&) -> caf::result<engine_status> {
+          return engine_status{parts->facts, parts->report, parts->memory(), running.size()};
+        },
+        [this](const reply_over& m) { forget(m.id); },
+    };
+  }
+
+  void generate(const generate_reply& m) {
+    sequence_request request;
+    try {
+      const auto sink = std::make_shared<client_sink>(m.client, m.tag, engine_self(self));
+      request = parts->make_request(encode(m), m.options, false, sink);
+      sink->bind(request.id);
+    } catch (const error& e) {
+      tell(self, m.client, reply_failed{m.tag, e.code(), e.what()});
+      return;
+    }
+    const auto id = request.id;
+    const auto client = caf::actor_cast<caf::actor>(m.client);
+    running.emplace(id, running_reply{m.client, m.tag});
+    if (clients.insert(client.address()).second)
+      others.watch(self, client, [this, address = client.address()](const caf::error&) { client_gone(address); });
+    ask(self, parts->scheduler, submit_request{std::move(request)})
+        .then([](const request_accepted&) {},
+              [this, id, client = m.client, tag = m.tag](const caf::error& e) {
+                const auto why = from_caf(e);
+                tell(self, client, reply_failed{tag, why.code(), why.what()});
+                forget(id);
+              });
+  }
+
+  [[nodiscard]] std::vector<token_id> encode(const generate_reply& m) const {
+    if (const auto* messages = std::get_if<std::vector<chat_message>>(&m.prompt))
+      return parts->encode(*messages);
+    if (const auto* text = std::get_if<std::string>(&m.prompt))
+      return parts->encode(*text, false);
+    return std::get<std::vector<token_id>>(m.prompt);
+  }
+
+  void client_gone(const caf::actor_addr& address) {
+    for (const auto& [id, reply] : running)
+      if (reply.client.address() == address)
+        parts->cancel(id);
+    clients.erase(address);
+  }
+
+  void forget(request_id id) { running.erase(id); }
+
+  struct running_reply {
+    engine_client client;
+    std::uint64_t tag = 0;
+  };
+
+  engine_self::pointer self;
+  std::shared_ptr<runtime_access::parts> parts;
+  std::map<request_id, running_reply> running;
+  std::set<caf::actor_addr> clients; ///< that are watched
+  watcher others;
+};
+
+} // namespace tropilla::cast
+
+namespace tropilla {
+
+engine_actor spawn_engine(caf::actor_system& system, runtime_config config) {
+  auto parts = runtime_access::open(std::move(config), system);
+  // A thread of its own: closing waits for the cast, and encoding a long prompt should hold up nobody.
+  return cast::spawn<cast::engine_self, cast::engine_state, caf::detached>(system, std::move(parts));
+}
+
+} // namespace tropilla

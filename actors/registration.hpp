@@ -1,0 +1,50 @@
+// Makes the messages of the cast and of the engine known to CAF; included by messages.hpp alone.
+#pragma once
+
+#include "tropilla/actors.hpp"
+
+#define TROPILLA_CAST_MESSAGES(X)                                                                                      \
+  X(acquire_memory)                                                                                                    \
+  X(memory_granted)                                                                                                    \
+  X(query_memory)                                                                                                      \
+  X(memory_usage)                                                                                                      \
+  X(change_budget)                                                                                                     \
+  X(grant_settled)                                                                                                     \
+  X(load_group)                                                                                                        \
+  X(group_loaded)                                                                                                      \
+  X(group_packed)                                                                                                      \
+  X(need_group)                                                                                                        \
+  X(group_ready)                                                                                                       \
+  X(await_weights)                                                                                                     \
+  X(weights_resident)                                                                                                  \
+  X(run_step)                                                                                                          \
+  X(step_computed)                                                                                                     \
+  X(segment_done)                                                                                                      \
+  X(draw_token)                                                                                                        \
+  X(token_drawn)                                                                                                       \
+  X(submit_request)                                                                                                    \
+  X(request_accepted)                                                                                                  \
+  X(cancel_request)                                                                                                    \
+  X(logits_read)                                                                                                       \
+  X(member_down)                                                                                                       \
+  X(query_health)                                                                                                      \
+  X(cast_health)                                                                                                       \
+  X(reply_over)
+
+#if CAF_VERSION >= 10000
+namespace tropilla::cast {
+/// `errc` under a name of its own, so that CAF knows it as an error code.
+enum class caf_code : std::uint8_t {};
+} // namespace tropilla::cast
+#define TROPILLA_ADD_TYPE_ID(T) CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::T))
+CAF_BEGIN_TYPE_ID_BLOCK(tropilla, TROPILLA_FIRST_TYPE_ID + 20)
+TROPILLA_CAST_MESSAGES(TROPILLA_ADD_TYPE_ID)
+CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::caf_code))
+CAF_END_TYPE_ID_BLOCK(tropilla)
+CAF_ERROR_CODE_ENUM(tropilla::cast::caf_code)
+#undef TROPILLA_ADD_TYPE_ID
+#endif
+#define TROPILLA_ALLOW(T) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(tropilla::cast::T)
+TROPILLA_CAST_MESSAGES(TROPILLA_ALLOW)
+#undef TROPILLA_ALLOW
+#undef TROPILLA_CAST_MESSAGES
