@@ -20,6 +20,12 @@ struct rope_config {
   std::vector<float> factors; ///< dims/2 divisors, from the `rope_freqs` tensor or Llama-3.1 metadata; or empty
 };
 
+/// Divisors of the `dims / 2` frequencies as Llama 3.1 scales its context: wavelengths shorter than
+/// `original_context / high` stay, those longer than `original_context / low` are divided by `factor`, and between
+/// them the two are blended. Source: Llama 3.1's reference code (`apply_scaling` in meta-llama/llama-models).
+[[nodiscard]] std::vector<float> llama31_rope_factors(double theta, std::size_t dims, double factor, double low,
+                                                      double high, double original_context);
+
 /// One matrix of the model: where its bytes lie in the file and what it is.
 struct weight_source {
   std::string name;
