@@ -7,14 +7,14 @@
 namespace tropilla::cast {
 namespace {
 
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
 constexpr auto category = caf::atom("tropilla");
 #endif
 
 } // namespace
 
 caf::error to_caf(const error& e) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   return {static_cast<std::uint8_t>(e.code()), category, caf::make_message(std::string(e.what()))};
 #else
   return caf::error{static_cast<caf_code>(e.code()), std::string(e.what())};
@@ -22,7 +22,7 @@ caf::error to_caf(const error& e) {
 }
 
 error from_caf(const caf::error& e) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   if (e.category() == category && e.context().match_elements<std::string>())
     return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
 #else
@@ -34,7 +34,7 @@ error from_caf(const caf::error& e) {
 
 std::string render(const caf::error& reason) {
   const auto mine = from_caf(reason);
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   return reason.category() == category ? std::string(mine.what()) : caf::to_string(reason);
 #else
   return reason.category() == caf::type_id_v<caf_code> ? std::string(mine.what()) : caf::to_string(reason);
@@ -44,7 +44,7 @@ std::string render(const caf::error& reason) {
 struct system::impl {
   struct config : caf::actor_system_config {
     config() {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
       set("scheduler.policy", caf::atom("sharing"));
       set("scheduler.max-threads", std::size_t{2});
       set("middleman.enable-automatic-connections", false);
@@ -74,9 +74,10 @@ caf::actor_system& system::get() noexcept {
 namespace tropilla {
 
 void register_messages() {
-#if CAF_VERSION >= 10000
+#if CAF_MAJOR_VERSION >= 1
   caf::core::init_global_meta_objects();
-  caf::init_global_meta_objects<caf::id_block::tropilla_engine, caf::id_block::tropilla>();
+  caf::init_global_meta_objects<caf::id_block::tropilla_engine>();
+  caf::init_global_meta_objects<caf::id_block::tropilla>();
 #endif
 }
 

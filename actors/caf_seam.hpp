@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#if CAF_VERSION >= 1800
+#if CAF_MAJOR_VERSION < 1 && CAF_VERSION >= 1800
 #error "CAF 0.18 and 0.19 are not supported; use 0.17 or 1.x"
 #endif
 
@@ -29,7 +29,7 @@ namespace detail {
 template <class Signature>
 struct mapped_signature;
 
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
 template <class... Rs, class... As>
 struct mapped_signature<caf::result<Rs...>(As...)> {
   using type = typename caf::replies_to<As...>::template with<Rs...>;
@@ -54,7 +54,7 @@ using typed_actor = caf::typed_actor<typename detail::mapped_signature<Signature
 /// Sends a question and returns what `.then(on_answer, on_error)` is called on. No timeout unless given.
 template <class Self, class Handle, class Message>
 auto ask(Self* self, const Handle& to, Message&& m) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   return self->request(to, caf::infinite, std::forward<Message>(m));
 #else
   return self->mail(std::forward<Message>(m)).request(to, caf::infinite);
@@ -64,7 +64,7 @@ auto ask(Self* self, const Handle& to, Message&& m) {
 /// Sends a notice from an actor.
 template <class Self, class Handle, class Message>
 void tell(Self* self, const Handle& to, Message&& m) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   self->send(to, std::forward<Message>(m));
 #else
   self->mail(std::forward<Message>(m)).send(to);
@@ -74,7 +74,7 @@ void tell(Self* self, const Handle& to, Message&& m) {
 /// Sends a notice from a thread that is no actor (a stream's, a client's).
 template <class Handle, class Message>
 void tell_from_outside(const Handle& to, Message&& m) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   caf::anon_send(to, std::forward<Message>(m));
 #else
   caf::anon_mail(std::forward<Message>(m)).send(to);
@@ -104,7 +104,7 @@ public:
 
   const char* name() const override { return State::actor_name; }
 
-  typename Handle::behavior_type make_behavior() override {
+  typename super::behavior_type make_behavior() override {
     state_ = make_();
     make_ = nullptr;
     return state_->behaviour();
@@ -134,7 +134,7 @@ Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
   std::optional<error> failure;
   const auto on_answer = [&](Answer& a) { answer.emplace(std::move(a)); };
   const auto on_error = [&](caf::error& e) { failure.emplace(from_caf(e)); };
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   self->request(to, caf::infinite, std::forward<Message>(m)).receive(on_answer, on_error);
 #else
   self->mail(std::forward<Message>(m)).request(to, caf::infinite).receive(on_answer, on_error);
@@ -158,7 +158,7 @@ public:
   /// Calls `gone` in `self` once `other` ended: at once when it had ended already. Once per call.
   template <class Self>
   void watch(Self* self, const caf::actor& other, gone_callback gone) {
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
     if (watched_.empty())
       self->set_down_handler([this](caf::down_msg& down) {
         const auto of_source = watched_.equal_range(down.source);
@@ -179,7 +179,7 @@ public:
   }
 
 private:
-#if CAF_VERSION < 10000
+#if CAF_MAJOR_VERSION < 1
   std::multimap<caf::actor_addr, gone_callback> watched_;
 #endif
 };

@@ -31,10 +31,21 @@
   X(cast_health)                                                                                                       \
   X(reply_over)
 
-#if CAF_VERSION >= 10000
+#if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {
 /// `errc` under a name of its own, so that CAF knows it as an error code.
 enum class caf_code : std::uint8_t {};
+inline std::string to_string(caf_code code) {
+  return std::string(tropilla::to_string(static_cast<errc>(code)));
+}
+template <class Inspector>
+bool inspect(Inspector& f, caf_code& code) {
+  return f.apply([&] { return static_cast<std::uint8_t>(code); },
+                 [&](std::uint8_t value) {
+                   code = static_cast<caf_code>(value);
+                   return true;
+                 });
+}
 } // namespace tropilla::cast
 #define TROPILLA_ADD_TYPE_ID(T) CAF_ADD_TYPE_ID(tropilla, (tropilla::cast::T))
 CAF_BEGIN_TYPE_ID_BLOCK(tropilla, TROPILLA_FIRST_TYPE_ID + 20)

@@ -93,7 +93,7 @@ void register_messages();
   X(stop_reply)                                                                                                        \
   X(query_engine)                                                                                                      \
   X(engine_status)
-#if CAF_VERSION >= 10000
+#if CAF_MAJOR_VERSION >= 1
 #define TROPILLA_ADD_TYPE_ID(T) CAF_ADD_TYPE_ID(tropilla_engine, (tropilla::T))
 CAF_BEGIN_TYPE_ID_BLOCK(tropilla_engine, TROPILLA_FIRST_TYPE_ID)
 TROPILLA_ENGINE_MESSAGES(TROPILLA_ADD_TYPE_ID)
