@@ -13,7 +13,14 @@ namespace tropilla {
 
 enum class chat_format { llama3, chatml };
 
-/// A known format with what the model's own template adds (its default system prompt).
+/// A known format with what the model's own template adds: ChatML's default system prompt, Llama 3.1's dates.
+///
+/// Llama 3 (Meta's model card): BOS, then for each message `<|start_header_id|>ROLE<|end_header_id|>`, two line
+/// breaks, the content without white space around it, `<|eot_id|>`. Templates of Llama 3.1 and later put "Cutting
+/// Knowledge Date" and "Today Date" before the system message; so do we where the model's template does, with the day
+/// that it names as default, never today's. Models whose template has no dates get none.
+/// ChatML: `<|im_start|>ROLE`, a line break, the content as it is, `<|im_end|>`, a line break; BOS where the template
+/// names `bos_token` (asked for by name on a model without it: where the model wants BOS).
 class chat_template {
 public:
   /// Recognises the format from the model's `tokenizer.chat_template`.
@@ -33,6 +40,7 @@ public:
 private:
   chat_format format_ = chat_format::chatml;
   std::string default_system_; ///< used when the conversation has no system message and the template adds one
+  std::string system_prefix_;  ///< begins the system message, and makes one where there is none
   bool bos_ = false;
 };
 
