@@ -1,0 +1,185 @@
+// Which lane multiplies what, and in which pieces.
+#include "kernels/host/linear.hpp"
+
+#include "kernels/packed_format.hpp"
+#include "tropilla/error.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace tropilla::host {
+namespace {
+
+/// Input rows that meet a tile while it is in the first-level cache: enough that unpacking costs 1% of the products,
+/// few enough that their sums (16 KiB) stay in the second-level cache.
+constexpr std::size_t most_vectors = 256;
+/// Of an unpacked tile: it should stay in a first-level cache of 32 KiB beside the inputs that stream by.
+constexpr std::size_t tile_bytes = 20 * 1024;
+/// Tiles are cut at whole blocks of K types.
+constexpr std::size_t tile_step = 8;
+
+constexpr std::size_t sums_bytes = most_vectors * packed_row_group * sizeof(float);
+
+/// A lane's scratch.
+struct scratch {
+  std::byte* tile;
+  float* sums;
+};
+
+/// Stores or adds the sums of one row group; the last group of a matrix may be short.
+void put(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors, const float* sums) {
+  const std::size_t row = group * packed_row_group;
+  const std::size_t count = std::min(packed_row_group, t.weight.layout.rows - row);
+  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group) {
+    float* out = t.out + (first + v) * t.stride + row;
+    if (!t.accumulate)
+      std::memcpy(out, sums, count * sizeof(float));
+    else
+      for (std::size_t i = 0; i < count; ++i)
+        out[i] += sums[i];
+  }
+}
+
+/// The input of a product: quantised rows, or float32 ones.
+struct product {
+  const linear_table& table;
+  activation_parts x;
+  bool precise;
+
+  [[nodiscard]] bool full(tensor_type type) const noexcept { return precise || packed::is_float(type); }
+  [[nodiscard]] const linear_type& kernels(tensor_type type) const noexcept {
+    return table.types[static_cast<std::size_t>(type)];
+  }
+  [[nodiscard]] quantised_rows quantised(std::size_t row, std::size_t block) const noexcept {
+    const quantised_rows& a = x.quantised;
+    const std::size_t at = row * (a.padded / activation_block) + block;
+    return {a.q + row * a.padded + block * activation_block, a.scale + at, a.sum32 + at, a.sum16 + 2 * at, a.padded};
+  }
+
+  void vector(const linear_target& t, std::size_t group, const scratch& s) const;
+  void matrix(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors,
+              const scratch& s) const;
+
+private:
+  void matrix_full(const packed_layout& w, const std::byte* group, std::size_t first, std::size_t vectors,
+                   const scratch& s) const;
+};
+
+void product::vector(const linear_target& t, std::size_t group, const scratch& s) const {
+  const packed_layout& w = t.weight.layout;
+  const std::byte* data = t.weight.data + group * w.group_bytes;
+  const linear_type& k = kernels(w.type);
+  if (!full(w.type))
+    k.vector(data, w.columns, x.quantised, s.sums);
+  else if (k.vector_full != nullptr)
+    k.vector_full(data, w.columns, x.full, s.sums);
+  else
+    matrix_full(w, data, 0, 1, s);
+  put(t, group, 0, 1, s.sums);
+}
+
+void product::matrix(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors,
+                     const scratch& s) const {
+  const packed_layout& w = t.weight.layout;
+  const std::byte* data = t.weight.data + group * w.group_bytes;
+  const linear_type& k = kernels(w.type);
+  if (full(w.type)) {
+    matrix_full(w, data, first, vectors, s);
+  } else {
+    std::fill_n(s.sums, vectors * packed_row_group, 0.0F);
+    const std::size_t blocks = w.columns / packed::block_columns;
+    const std::size_t step = tile_bytes / k.tile_block_bytes / tile_step * tile_step;
+    for (std::size_t b = 0; b < blocks; b += step) {
+      const std::size_t count = std::min(step, blocks - b);
+      k.unpack(data, b, count, s.tile);
+      k.multiply(s.tile, count, quantised(first, b), vectors, s.sums);
+    }
+  }
+  put(t, group, first, vectors, s.sums);
+}
+
+void product::matrix_full(const packed_layout& w, const std::byte* group, std::size_t first, std::size_t vectors,
+                          const scratch& s) const {
+  constexpr std::size_t step = 256;
+  static_assert(step * packed_row_group * sizeof(float) <= tile_bytes);
+  std::fill_n(s.sums, vectors * packed_row_group, 0.0F);
+  auto* tile = reinterpret_cast<float*>(s.tile);
+  for (std::size_t k = 0; k < w.columns; k += step) {
+    const std::size_t count = std::min(step, w.columns - k);
+    kernels(w.type).expand(group, k, count, tile);
+    table.multiply_full(tile, count, x.full + first * x.full_stride + k, x.full_stride, vectors, s.sums);
+  }
+}
+
+/// One input row: each lane reads one contiguous share of the weights' bytes, so that no lane waits for a counter
+/// and the machine's prefetchers see long streams.
+void one_row(const product& p, const lane_context& lane, const scratch& s, std::span<const linear_target> targets) {
+  std::size_t total = 0;
+  for (const linear_target& t : targets)
+    total += t.weight.layout.bytes();
+  const std::size_t begin = total / lane.lanes() * lane.lane();
+  const std::size_t end = lane.lane() + 1 == lane.lanes() ? total : total / lane.lanes() * (lane.lane() + 1);
+  std::size_t at = 0;
+  for (const linear_target& t : targets) {
+    const packed_layout& w = t.weight.layout;
+    const std::size_t groups = w.row_groups();
+    // Groups whose first byte is in [begin, end): of a matrix without columns, the lane that has its place.
+    const auto first_at = [&](std::size_t byte) {
+      if (byte <= at)
+        return std::size_t{0};
+      return w.group_bytes == 0 ? groups : std::min(groups, (byte - at + w.group_bytes - 1) / w.group_bytes);
+    };
+    for (std::size_t g = first_at(begin); g < first_at(end); ++g)
+      p.vector(t, g, s);
+    at += w.bytes();
+  }
+}
+
+/// Several input rows: pieces of one row group and up to `most_vectors` rows, to whoever is free.
+void many_rows(const product& p, lane_context& lane, const scratch& s, std::size_t rows,
+               std::span<const linear_target> targets) {
+  std::size_t groups = 0;
+  for (const linear_target& t : targets)
+    groups += t.weight.layout.row_groups();
+  const std::size_t blocks = (rows + most_vectors - 1) / most_vectors;
+  const std::size_t vectors = (rows + blocks - 1) / blocks;
+  lane.share(groups * blocks, [&](std::size_t piece) {
+    const std::size_t first = piece / groups * vectors;
+    std::size_t group = piece % groups;
+    const linear_target* t = targets.data();
+    for (; group >= t->weight.layout.row_groups(); ++t)
+      group -= t->weight.layout.row_groups();
+    if (first < rows)
+      p.matrix(*t, group, first, std::min(vectors, rows - first), s);
+  });
+}
+
+} // namespace
+
+const linear_table& linear_kernels(std::string_view isa) {
+  if (isa == "scalar")
+    return scalar::linear_kernels();
+  if (isa == "avx2")
+    return avx2::linear_kernels();
+  if (isa == "avx512")
+    return avx512::linear_kernels();
+  throw error(errc::invalid_argument, fmt::format("unknown instruction set \"{}\"; use scalar, avx2 or avx512", isa));
+}
+
+std::size_t linear_scratch_bytes(std::size_t /*max_columns*/) noexcept {
+  return tile_bytes + sums_bytes;
+}
+
+void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
+            bool precise, std::size_t rows, std::span<const linear_target> targets) {
+  const product p{table, locate(input, precise), precise};
+  const scratch s{lane_scratch, reinterpret_cast<float*>(lane_scratch + tile_bytes)};
+  if (rows == 1)
+    one_row(p, lane, s, targets);
+  else if (rows != 0)
+    many_rows(p, lane, s, rows, targets);
+}
+
+} // namespace tropilla::host

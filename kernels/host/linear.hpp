@@ -1,0 +1,86 @@
+/// Matrix products of the host: packed weights times activations, shared between the lanes of a team.
+///
+/// All instruction sets compute the same formula in the same order, so their results are equal bit for bit, whatever
+/// the number of rows, lanes or targets. For one output (weight row r, input row c), over k in order:
+///
+///   per 32 columns (16 where the type has a scale per 16), with the weights' unsigned values w and int8 inputs x:
+///     dot = sum(w x)                                     exact, int32
+///     with a zero point z:  acc = fma(scale_r, fma(dot, scale_c, -(z * sum_c)), acc)
+///     with a minimum:       acc = fma(minimum_r, sum_c, fma(scale_r, dot * scale_c, acc))
+///   float weights, and every weight when computing precisely:
+///     acc = fma(w, x, acc) per column
+///
+/// `scale_c` and `sum_c` (scale_c * sum(x)) come with the activation. `acc` starts at 0; `out` is set to it or has it
+/// added.
+///
+/// Many input rows share the work of unpacking: a tile of sixteen weight rows and some columns is unpacked once into
+/// the lane's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth
+/// of memory, and unpacks in registers.
+#pragma once
+
+#include "kernels/host/activation_format.hpp"
+#include "kernels/host/team.hpp"
+#include "kernels/ops.hpp"
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+namespace tropilla::host {
+
+/// The kernels of one tensor type. A *group* is a packed row group; `sums` has one float per row of the group and
+/// input row: `[vectors, 16]`.
+struct linear_type {
+  /// `sums = group * x` for one input row; `columns` of the whole row. Quantised types.
+  void (*vector)(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) = nullptr;
+  /// Unpacks blocks of 32 columns into a tile. @pre `first` and `blocks` are multiples of the type's unit.
+  void (*unpack)(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) = nullptr;
+  /// `sums += tile * x` for many input rows; `x` begins at the tile's first column.
+  void (*multiply)(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
+                   float* sums) = nullptr;
+  /// Of an unpacked block, a multiple of 64.
+  std::size_t tile_block_bytes = 0;
+  /// `sums = group * x` for one float32 input row. F32, F16 and BF16.
+  void (*vector_full)(const std::byte* group, std::size_t columns, const float* x, float* sums) = nullptr;
+  /// Float32 values of columns `[first, first + columns)` as `[columns, 16]`.
+  /// @pre for quantised types, `first` and `columns` are multiples of the type's unit.
+  void (*expand)(const std::byte* group, std::size_t first, std::size_t columns, float* tile) = nullptr;
+};
+
+/// The kernels of one instruction set.
+struct linear_table {
+  std::string_view isa;
+  std::array<linear_type, 31> types; ///< by `tensor_type`
+  /// `sums += tile * x`: `tile` is `[columns, 16]`, `x` is `[vectors, stride]`.
+  void (*multiply_full)(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
+                        float* sums) = nullptr;
+};
+
+/// "scalar", "avx2" or "avx512"; does not ask whether the machine has it. Throws `error` (invalid_argument) for others.
+[[nodiscard]] const linear_table& linear_kernels(std::string_view isa);
+
+/// Scratch of one lane, 64-byte aligned, for matrices of up to `max_columns` columns.
+[[nodiscard]] std::size_t linear_scratch_bytes(std::size_t max_columns) noexcept;
+
+/// `out[r] (+)= input[r] * weight^T` for each target and the first `rows` rows of `input`. Every lane calls it with the
+/// same arguments and its own scratch; the lanes share the work, and there is no barrier at the end.
+/// `precise` means that activations are float32 whatever their kind.
+void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
+            bool precise, std::size_t rows, std::span<const linear_target> targets);
+
+namespace scalar {
+[[nodiscard]] const linear_table& linear_kernels() noexcept;
+}
+namespace avx2 {
+[[nodiscard]] const linear_table& linear_kernels() noexcept;
+}
+namespace avx512 {
+[[nodiscard]] const linear_table& linear_kernels() noexcept;
+}
+/// The AVX-512 kernels on any machine, for tests: compiled through an emulation, and not part of the library.
+namespace avx512_emulated {
+[[nodiscard]] const linear_table& linear_kernels() noexcept;
+}
+
+} // namespace tropilla::host

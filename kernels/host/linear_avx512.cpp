@@ -1,0 +1,373 @@
+// Matrix products with AVX-512 and VNNI.
+//
+// `vpdpbusd` adds four products of unsigned weights and signed inputs to each of sixteen 32-bit sums, exactly: a group
+// of sixteen rows is one vector, the input's four columns are broadcast from memory. A block of one input row is eight
+// of them, a conversion and two or three multiply-adds.
+#include "kernels/host/linear_impl.hpp"
+#include "kernels/host/simd512.hpp"
+
+#ifdef TROPILLA_EMULATE_AVX512
+#include <simde/x86/avx512/dpbusd.h>
+#endif
+
+#include <cstring>
+
+// GCC 12 takes the undefined vectors inside its own AVX-512 intrinsics for mistakes (its bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace tropilla::host::TROPILLA_AVX512_NS {
+namespace {
+
+using namespace packed;
+
+// Emulated intrinsics are macros that mind the commas of template arguments: functions of our own don't.
+[[gnu::always_inline]] inline __m512i load(const std::byte* p) {
+  return _mm512_loadu_si512(p);
+}
+[[gnu::always_inline]] inline void store(std::byte* p, __m512i v) {
+  _mm512_storeu_si512(p, v);
+}
+[[gnu::always_inline]] inline __m512i add_products(__m512i sums, __m512i weights, __m512i inputs) {
+  return _mm512_dpbusd_epi32(sums, weights, inputs);
+}
+[[gnu::always_inline]] inline __m512i broadcast_group(const std::int8_t* x) {
+  std::int32_t four = 0;
+  std::memcpy(&four, x, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+[[gnu::always_inline]] inline __m512i bits(int mask) {
+  return _mm512_set1_epi8(static_cast<char>(mask));
+}
+
+/// Bits of every byte moved up by `N` (down where negative); bits that cross into a neighbour are for a mask to remove.
+template <int N>
+[[gnu::always_inline]] inline __m512i shifted(__m512i v) {
+  if constexpr (N > 0)
+    return _mm512_slli_epi16(v, N);
+  else if constexpr (N < 0)
+    return _mm512_srli_epi16(v, -N);
+  else
+    return v;
+}
+
+/// Group `G` of a packed block, unpacked.
+template <tensor_type T, int G>
+[[gnu::always_inline]] inline __m512i group_values(const std::byte* block) {
+  constexpr format f = format_of(T);
+  if constexpr (f.bytes) {
+    return load(block + G * vector_bytes);
+  } else {
+    __m512i q = _mm512_setzero_si512();
+    if constexpr (f.nibbles)
+      q = _mm512_and_si512(shifted < G < 4 ? 0 : -4 > (load(block + G % 4 * vector_bytes)), bits(15));
+    if constexpr (f.twos) {
+      constexpr int to = f.nibbles ? 4 : 0;
+      const __m512i v = load(block + f.twos_offset() + G / 4 * vector_bytes);
+      q = _mm512_or_si512(q, _mm512_and_si512(shifted<to - G % 4 * 2>(v), bits(3 << to)));
+    }
+    if constexpr (f.ones) {
+      constexpr int to = f.nibbles ? 4 : 2;
+      q = _mm512_or_si512(q, _mm512_and_si512(shifted<to - G>(load(block + f.ones_offset())), bits(1 << to)));
+    }
+    return q;
+  }
+}
+
+[[gnu::always_inline]] inline __m512 halves(const std::byte* p) {
+  return halves_to_floats(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+/// Sixteen unsigned bytes as integers.
+[[gnu::always_inline]] inline __m512i sixteen_bytes(const std::byte* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+#ifdef TROPILLA_EMULATE_AVX512
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_cvtepu8_epi32(v)), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)),
+                            1);
+#else
+  return _mm512_cvtepu8_epi32(v);
+#endif
+}
+[[gnu::always_inline]] inline __m512i masked(__m512i v, int shift, int mask) {
+  return _mm512_and_si512(_mm512_srl_epi32(v, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(mask));
+}
+[[gnu::always_inline]] inline __m512 times(__m512 a, __m512i b) {
+  return _mm512_mul_ps(a, ints_to_floats(b));
+}
+[[gnu::always_inline]] inline __m512 negated(__m512 a) {
+  return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MIN)));
+}
+
+struct scales {
+  __m512 scale;
+  __m512 minimum;
+};
+
+/// Scale and minimum `s` of a unit: `packed::scale_at`, sixteen rows at once.
+template <tensor_type T>
+[[gnu::always_inline]] inline scales unit_scales(const std::byte* unit, std::size_t s) {
+  using enum tensor_type;
+  const __m512 d = halves(unit);
+  const __m512 none = _mm512_setzero_ps();
+  const auto bytes = [&](std::size_t header, std::size_t j) {
+    return sixteen_bytes(unit + header + j * packed_row_group);
+  };
+  if constexpr (T == q4_1 || T == q5_1) {
+    return {d, halves(unit + halves_bytes)};
+  } else if constexpr (T == q2_k) {
+    const __m512i both = bytes(2 * halves_bytes, s);
+    return {times(d, masked(both, 0, 15)), negated(times(halves(unit + halves_bytes), masked(both, 4, 15)))};
+  } else if constexpr (T == q3_k) {
+    const __m512i low = masked(bytes(halves_bytes, s / 2), static_cast<int>(s % 2 * 4), 15);
+    const __m512i high = masked(bytes(halves_bytes, 8 + s / 4), static_cast<int>(s % 4 * 2), 3);
+    const __m512i six = _mm512_or_si512(low, _mm512_slli_epi32(high, 4));
+    return {times(d, _mm512_sub_epi32(six, _mm512_set1_epi32(32))), none};
+  } else if constexpr (T == q4_k || T == q5_k) {
+    const __m512i a = bytes(2 * halves_bytes, s);
+    const __m512i low = masked(bytes(2 * halves_bytes, 8 + s / 2), static_cast<int>(s % 2 * 4), 15);
+    const __m512i min = _mm512_or_si512(low, _mm512_slli_epi32(masked(a, 6, 3), 4));
+    return {times(d, masked(a, 0, 63)), negated(times(halves(unit + halves_bytes), min))};
+  } else if constexpr (T == q6_k) {
+    const auto* at = reinterpret_cast<const __m128i*>(unit + halves_bytes + s * packed_row_group);
+    return {times(d, _mm512_cvtepi8_epi32(_mm_loadu_si128(at))), none};
+  } else {
+    return {d, none};
+  }
+}
+
+/// The step from dot products to the sums: see linear.hpp.
+template <tensor_type T>
+[[gnu::always_inline]] inline __m512 accumulated(__m512 acc, __m512i dot, const scales& w, __m512 scale, __m512 sum) {
+  constexpr format f = format_of(T);
+  const __m512 d = ints_to_floats(dot);
+  if constexpr (f.minimum)
+    return _mm512_fmadd_ps(w.minimum, sum, _mm512_fmadd_ps(w.scale, _mm512_mul_ps(d, scale), acc));
+  else
+    return _mm512_fmadd_ps(w.scale, _mm512_fmsub_ps(d, scale, _mm512_mul_ps(_mm512_set1_ps(float{f.zero_point}), sum)),
+                           acc);
+}
+
+template <tensor_type T>
+[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
+  return format_of(T).scale_columns == 16 ? x.sum16 : x.sum32;
+}
+
+template <tensor_type T>
+void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
+  constexpr format f = format_of(T);
+  constexpr int scale_count = static_cast<int>(f.block_scales());
+  constexpr int groups = 8 / scale_count;
+  __m512 acc = _mm512_setzero_ps();
+  const std::int8_t* q = x.q;
+  const float* scale = x.scale;
+  const float* sum = input_sums<T>(x);
+  for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
+    const std::byte* block = group + f.header_bytes;
+    for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
+      unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
+        // Two sums, so that the additions' latency does not add up.
+        __m512i dot[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        unrolled<groups>([&](auto i) __attribute__((always_inline)) {
+          constexpr int g = s * groups + i;
+          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + g * 4));
+        });
+        acc = accumulated<T>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),
+                             _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));
+      });
+      sum += scale_count;
+    }
+  }
+  _mm512_storeu_ps(sums, acc);
+}
+
+/// Bytes of an unpacked block: values `[8 groups][16 rows][4]`, then scales and minimums, `[16]` each, per scale.
+constexpr std::size_t tile_values_bytes = block_groups * vector_bytes;
+template <tensor_type T>
+constexpr std::size_t tile_scales_bytes = packed_row_group * sizeof(float) * (format_of(T).minimum ? 2 : 1);
+template <tensor_type T>
+constexpr std::size_t tile_block_bytes = tile_values_bytes + format_of(T).block_scales() * tile_scales_bytes<T>;
+
+template <tensor_type T>
+void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) {
+  constexpr format f = format_of(T);
+  constexpr int scale_count = static_cast<int>(f.block_scales());
+  const std::byte* unit = group + first / f.unit_blocks * f.unit_bytes();
+  for (std::size_t u = 0; u < blocks / f.unit_blocks; ++u, unit += f.unit_bytes()) {
+    const std::byte* block = unit + f.header_bytes;
+    for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), tile += tile_block_bytes<T>) {
+      unrolled<8>([&](auto g)
+                      __attribute__((always_inline)) { store(tile + g * vector_bytes, group_values<T, g>(block)); });
+      unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
+        const scales w = unit_scales<T>(unit, b * scale_count + s);
+        auto* at = reinterpret_cast<float*>(tile + tile_values_bytes + s * tile_scales_bytes<T>);
+        _mm512_storeu_ps(at, w.scale);
+        if constexpr (f.minimum)
+          _mm512_storeu_ps(at + packed_row_group, w.minimum);
+      });
+    }
+  }
+}
+
+template <tensor_type T>
+[[gnu::always_inline]] inline scales tile_scales(const std::byte* tile, int s) {
+  const auto* at = reinterpret_cast<const float*>(tile + tile_values_bytes + s * tile_scales_bytes<T>);
+  if constexpr (format_of(T).minimum)
+    return {_mm512_loadu_ps(at), _mm512_loadu_ps(at + packed_row_group)};
+  else
+    return {_mm512_loadu_ps(at), _mm512_setzero_ps()};
+}
+
+/// One tile with `C` input rows: 2 C of the 32 registers hold sums, and C independent chains hide the latency of
+/// `vpdpbusd` (5 cycles, two a cycle).
+template <tensor_type T, int C>
+void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums) {
+  constexpr format f = format_of(T);
+  constexpr int scale_count = static_cast<int>(f.block_scales());
+  constexpr int groups = 8 / scale_count;
+  const std::size_t row_scales = x.padded / activation_block;
+  const float* input_sum = input_sums<T>(x);
+  __m512 acc[C];
+  unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c] = _mm512_loadu_ps(sums + c * packed_row_group); });
+  for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<T>) {
+    unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
+      __m512i dot[C];
+      unrolled<C>([&](auto c) __attribute__((always_inline)) { dot[c] = _mm512_setzero_si512(); });
+      unrolled<groups>([&](auto i) __attribute__((always_inline)) {
+        constexpr int g = s * groups + i;
+        const __m512i values = load(tile + g * vector_bytes);
+        unrolled<C>([&](auto c) __attribute__((always_inline)) {
+          dot[c] =
+              add_products(dot[c], values, broadcast_group(x.q + c * x.padded + b * block_columns + g * group_columns));
+        });
+      });
+      const scales w = tile_scales<T>(tile, s);
+      unrolled<C>([&](auto c) __attribute__((always_inline)) {
+        const std::size_t at = c * row_scales + b;
+        acc[c] = accumulated<T>(acc[c], dot[c], w, _mm512_set1_ps(x.scale[at]),
+                                _mm512_set1_ps(input_sum[at * scale_count + s]));
+      });
+    });
+  }
+  unrolled<C>([&](auto c) __attribute__((always_inline)) { _mm512_storeu_ps(sums + c * packed_row_group, acc[c]); });
+}
+
+[[gnu::always_inline]] inline quantised_rows advanced(const quantised_rows& x, std::size_t rows) {
+  const std::size_t at = rows * (x.padded / activation_block);
+  return {x.q + rows * x.padded, x.scale + at, x.sum32 + at, x.sum16 + 2 * at, x.padded};
+}
+
+template <tensor_type T>
+void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
+  std::size_t v = 0;
+  for (; v + 8 <= vectors; v += 8)
+    multiply_rows<T, 8>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+  if (v + 4 <= vectors) {
+    multiply_rows<T, 4>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+    v += 4;
+  }
+  if (v + 2 <= vectors) {
+    multiply_rows<T, 2>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+    v += 2;
+  }
+  if (v < vectors)
+    multiply_rows<T, 1>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+}
+
+/// Sixteen values of one column of a float type, from `[columns, 16]`.
+template <tensor_type T>
+[[gnu::always_inline]] inline __m512 column_values(const std::byte* group, std::size_t column) {
+  const std::size_t at = column * packed_row_group;
+  if constexpr (T == tensor_type::f32)
+    return _mm512_loadu_ps(reinterpret_cast<const float*>(group) + at);
+  else if constexpr (T == tensor_type::f16)
+    return halves(group + at * 2);
+  else
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + at * 2))), 16));
+}
+
+template <tensor_type T>
+void vector_full(const std::byte* group, std::size_t columns, const float* x, float* sums) {
+  __m512 acc = _mm512_setzero_ps();
+  for (std::size_t k = 0; k < columns; ++k)
+    acc = _mm512_fmadd_ps(column_values<T>(group, k), _mm512_set1_ps(x[k]), acc);
+  _mm512_storeu_ps(sums, acc);
+}
+
+template <tensor_type T>
+void widen(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
+  for (std::size_t k = first; k < first + columns; ++k, tile += packed_row_group)
+    _mm512_storeu_ps(tile, column_values<T>(group, k));
+}
+
+template <tensor_type T>
+void expand(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
+  constexpr format f = format_of(T);
+  constexpr int scale_count = static_cast<int>(f.block_scales());
+  for (std::size_t k = first; k < first + columns; k += block_columns, tile += block_columns * packed_row_group) {
+    const std::byte* unit = group + k / f.unit_columns() * f.unit_bytes();
+    const std::size_t b = k % f.unit_columns() / block_columns;
+    const std::byte* block = unit + f.header_bytes + b * f.block_bytes();
+    unrolled<8>([&](auto g) __attribute__((always_inline)) {
+      constexpr int s = g * scale_count / 8;
+      const scales w = unit_scales<T>(unit, b * scale_count + s);
+      const __m512i values = group_values<T, g>(block);
+      unrolled<4>([&](auto i) __attribute__((always_inline)) {
+        const __m512 q = ints_to_floats(_mm512_and_si512(_mm512_srli_epi32(values, 8 * i), _mm512_set1_epi32(255)));
+        __m512 out;
+        if constexpr (f.minimum)
+          out = _mm512_add_ps(_mm512_mul_ps(w.scale, q), w.minimum);
+        else
+          out = _mm512_mul_ps(w.scale, _mm512_sub_ps(q, _mm512_set1_ps(float{f.zero_point})));
+        _mm512_storeu_ps(tile + (g * 4 + i) * packed_row_group, out);
+      });
+    });
+  }
+}
+
+/// One float32 tile with `C` input rows.
+template <int C>
+void multiply_rows_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, float* sums) {
+  __m512 acc[C];
+  unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c] = _mm512_loadu_ps(sums + c * packed_row_group); });
+  for (std::size_t k = 0; k < columns; ++k, tile += packed_row_group) {
+    const __m512 w = _mm512_loadu_ps(tile);
+    unrolled<C>([&](auto c) __attribute__((always_inline)) {
+      acc[c] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[c * stride + k]), acc[c]);
+    });
+  }
+  unrolled<C>([&](auto c) __attribute__((always_inline)) { _mm512_storeu_ps(sums + c * packed_row_group, acc[c]); });
+}
+
+void multiply_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
+                   float* sums) {
+  constexpr int most = 12;
+  for (; vectors >= most; vectors -= most, x += most * stride, sums += most * packed_row_group)
+    multiply_rows_full<most>(tile, columns, x, stride, sums);
+  for (; vectors >= 4; vectors -= 4, x += 4 * stride, sums += 4 * packed_row_group)
+    multiply_rows_full<4>(tile, columns, x, stride, sums);
+  for (; vectors != 0; --vectors, x += stride, sums += packed_row_group)
+    multiply_rows_full<1>(tile, columns, x, stride, sums);
+}
+
+template <tensor_type T>
+consteval linear_type kernels() {
+  if constexpr (is_float(T))
+    return {.vector_full = vector_full<T>, .expand = widen<T>};
+  else
+    return {.vector = vector<T>,
+            .unpack = unpack<T>,
+            .multiply = multiply<T>,
+            .tile_block_bytes = tile_block_bytes<T>,
+            .expand = expand<T>};
+}
+
+} // namespace
+
+const linear_table& linear_kernels() noexcept {
+  static constexpr linear_table table =
+      make_linear_table("avx512", multiply_full, []<tensor_type T>() { return kernels<T>(); });
+  return table;
+}
+
+} // namespace tropilla::host::TROPILLA_AVX512_NS

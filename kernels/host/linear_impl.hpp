@@ -1,0 +1,37 @@
+/// What the kernels of every instruction set share. For `linear_*.cpp` only: each of those files is compiled with its
+/// own instructions, so everything here is expanded inside them and nothing is left for the linker to share.
+#pragma once
+
+#include "kernels/host/linear.hpp"
+#include "kernels/packed_format.hpp"
+
+#include <cstddef>
+#include <string_view>
+#include <utility>
+
+namespace tropilla::host {
+
+/// The table of an instruction set: `kernels.template operator()<T>()` gives the `linear_type` of each type.
+template <class Kernels>
+consteval linear_table make_linear_table(std::string_view isa, decltype(linear_table::multiply_full) multiply_full,
+                                         Kernels kernels) {
+  using enum tensor_type;
+  linear_table table{isa, {}, multiply_full};
+  const auto add = [&]<tensor_type... Types>() {
+    ((table.types[static_cast<std::size_t>(Types)] = kernels.template operator()<Types>()), ...);
+  };
+  add.template operator()<f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k>();
+  return table;
+}
+
+/// Calls `f(std::integral_constant<int, 0>)` to `f(std::integral_constant<int, N - 1>)`: a loop whose indices are
+/// constants, so that arrays of vectors stay in registers.
+template <int N, class F>
+[[gnu::always_inline]] inline void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
+}
+
+} // namespace tropilla::host
