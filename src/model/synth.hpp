@@ -31,6 +31,10 @@ struct synth_options {
   std::uint64_t seed = 1;
 };
 
+/// The type that a matrix of `columns` columns gets when `wanted` was asked for: where its rows are no whole blocks,
+/// what llama.cpp falls back to (Q2_K and Q3_K to Q4_0, Q4_K to Q5_0, Q5_K to Q5_1, Q6_K to Q8_0, all else to F16).
+[[nodiscard]] tensor_type storable_type(tensor_type wanted, std::size_t columns) noexcept;
+
 /// Writes the model, atomically (a temporary file beside it, renamed at the end). The embedding of K and 4-bit types is
 /// stored as llama.cpp's quantiser would: Q6_K for tied heads (Q8_0 where the width is no multiple of 256).
 /// The vocabulary is synthetic byte-level BPE with the Llama 3 special tokens and a Llama 3 chat template.
