@@ -44,8 +44,10 @@ model_facts facts_of(const gguf_file& file, const llama_config& c) {
 runtime::impl::impl(runtime_config c, caf::actor_system* external) : config(std::move(c)) {
   auto prepared = prepared_model::open(config);
   require_fits(prepared.plan, prepared.report.budget_bytes);
-  if (!config.trace.empty())
+  if (!config.trace.empty()) {
     trace = std::make_unique<tracer>();
+    trace->write(config.trace); // a path that can't be written should fail now, not at the end
+  }
   dev = std::move(prepared.dev);
   layout = std::move(prepared.layout);
   shape = prepared.shape;
@@ -139,7 +141,7 @@ void runtime::impl::shut_down() noexcept {
     try {
       trace->write(config.trace);
     } catch (const error&) {
-      // The path was tried when the runtime was opened; a disk that filled since costs the trace, not the program.
+      // It could be written when the runtime was opened; a disk that filled since costs the trace, not the program.
     }
   }
 }

@@ -1,0 +1,140 @@
+// The engine actor in a program's own actor system.
+#include "tropilla/actors.hpp"
+
+#include "tests/support/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+#include <condition_variable>
+#include <mutex>
+
+using namespace tropilla;
+
+namespace {
+
+/// What clients got, to wait on from the test's thread.
+struct inbox {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<reply_piece> pieces;
+  std::vector<reply_finished> finished;
+  std::vector<reply_failed> failed;
+
+  template <class T>
+  void add(std::vector<T>& to, const T& m) {
+    const std::lock_guard lock(mutex);
+    to.push_back(m);
+    changed.notify_all();
+  }
+  template <class Condition>
+  void wait(Condition c) {
+    std::unique_lock lock(mutex);
+    REQUIRE(changed.wait_for(lock, std::chrono::seconds(60), c));
+  }
+};
+
+engine_client spawn_client(caf::actor_system& system, inbox& box) {
+  return system.spawn([&box]() -> engine_client::behavior_type {
+    return {
+        [&box](const reply_piece& m) { box.add(box.pieces, m); },
+        [&box](const reply_finished& m) { box.add(box.finished, m); },
+        [&box](const reply_failed& m) { box.add(box.failed, m); },
+    };
+  });
+}
+
+struct own_program {
+  own_program() { register_messages(); }
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  inbox box; ///< goes after the actors that write to it: see the destructor
+  engine_client client = spawn_client(system, box);
+  engine_actor engine = spawn_engine(system, {.model = testing::tiny_model(), .threads = 1, .context = 128});
+
+  ~own_program() {
+    caf::scoped_actor self(system);
+    cast::send_exit(engine);
+    self->wait_for(engine);
+    cast::send_exit(client);
+    self->wait_for(client);
+  }
+
+  void ask(std::uint64_t tag, std::vector<token_id> prompt, std::size_t tokens) {
+    generate_reply m{client, tag, std::move(prompt), {}};
+    m.options.max_tokens = tokens;
+    m.options.ignore_eos = true;
+    cast::tell_from_outside(engine, std::move(m));
+  }
+  engine_status status() { return cast::ask_and_wait<engine_status>(system, engine, query_engine{}); }
+};
+
+} // namespace
+
+TEST_CASE("an engine streams a reply to the client actor that asked") {
+  own_program p;
+  p.ask(7, {1, 2, 3}, 5);
+  p.box.wait([&] { return !p.box.finished.empty(); });
+  CHECK(p.box.finished[0].tag == 7);
+  CHECK(p.box.finished[0].statistics.generated_tokens == 5);
+  std::size_t tokens = 0;
+  for (const auto& m : p.box.pieces)
+    tokens += m.tag == 7 && m.next.id >= 0;
+  CHECK(tokens == 5);
+  CHECK(p.status().model.layers > 0);
+}
+
+TEST_CASE("an engine takes conversations and raw text as well as ids") {
+  own_program p;
+  generate_reply m{p.client, 1, std::vector<chat_message>{{"user", "hi"}}, {}};
+  m.options.max_tokens = 2;
+  cast::tell_from_outside(p.engine, m);
+  m.tag = 2;
+  m.prompt = std::string("some text");
+  cast::tell_from_outside(p.engine, m);
+  p.box.wait([&] { return p.box.finished.size() == 2; });
+  CHECK(p.box.failed.empty());
+}
+
+TEST_CASE("what can't run fails with a code and a sentence") {
+  own_program p;
+  p.ask(1, {}, 5);
+  p.ask(2, {1 << 30}, 5);
+  cast::tell_from_outside(p.engine, generate_reply{p.client, 3, std::vector<chat_message>{{"wizard", "hi"}}, {}});
+  p.box.wait([&] { return p.box.failed.size() == 3; });
+  for (const auto& m : p.box.failed) {
+    CHECK(m.code == errc::invalid_argument);
+    CHECK(m.message.size() > 20);
+  }
+  p.ask(4, {1, 2}, 2);
+  p.box.wait([&] { return p.box.finished.size() == 1; });
+}
+
+TEST_CASE("a reply is stopped by its client's word and by its client's end") {
+  own_program p;
+  p.ask(1, {1, 2, 3}, 100000);
+  p.box.wait([&] { return !p.box.pieces.empty(); });
+  cast::tell_from_outside(p.engine, stop_reply{p.client, 1});
+  p.box.wait([&] { return !p.box.finished.empty(); });
+
+  inbox other_box;
+  const auto other = spawn_client(p.system, other_box);
+  generate_reply m{other, 1, std::vector<token_id>{1, 2, 3}, {}};
+  m.options.max_tokens = 100;
+  m.options.ignore_eos = true;
+  for (m.tag = 1; m.tag < 20; ++m.tag)
+    cast::tell_from_outside(p.engine, m);
+  other_box.wait([&] { return !other_box.pieces.empty(); });
+  caf::scoped_actor self(p.system);
+  cast::send_exit(other);
+  self->wait_for(other);
+  while (p.status().running > 0) {
+  }
+  p.ask(3, {4, 5}, 2); // the way is free
+  p.box.wait([&] { return p.box.finished.size() == 2; });
+}
+
+TEST_CASE("opening an engine on a bad model throws") {
+  register_messages();
+  caf::actor_system_config config;
+  caf::actor_system system(config);
+  CHECK_THROWS_AS(spawn_engine(system, {.model = "/nonexistent.gguf"}), error);
+}

@@ -1,0 +1,264 @@
+// The public interface over the whole cast, with a tiny model.
+#include "tropilla/tropilla.hpp"
+
+#include "src/model/llama_config.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+using namespace tropilla;
+
+namespace {
+
+runtime_config tiny(std::size_t threads = 2) {
+  runtime_config c;
+  c.model = testing::tiny_model();
+  c.threads = threads;
+  c.context = 256;
+  return c;
+}
+
+generation_options options(std::size_t tokens, double temperature = 0, std::uint64_t seed = 0) {
+  generation_options o;
+  o.max_tokens = tokens;
+  o.sampling.temperature = temperature;
+  o.sampling.seed = seed;
+  o.ignore_eos = true;
+  return o;
+}
+
+std::vector<token_id> ids_of(generation g) {
+  std::vector<token_id> ids;
+  for (const auto& p : g)
+    if (p.id >= 0)
+      ids.push_back(p.id);
+  return ids;
+}
+
+std::size_t entries(const char* folder) {
+  const std::filesystem::directory_iterator it(folder);
+  return static_cast<std::size_t>(std::distance(begin(it), end(it)));
+}
+
+errc code_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const error& e) {
+    CHECK(std::string_view(e.what()).size() > 20);
+    return e.code();
+  }
+  return {};
+}
+
+} // namespace
+
+TEST_CASE("a reply is a range of pieces with statistics at its end") {
+  runtime rt(tiny());
+  auto g = rt.generate("hello there", options(12));
+  std::size_t pieces = 0;
+  for (const auto& p : g)
+    pieces += p.id >= 0;
+  CHECK(pieces == 12);
+  const auto& s = g.statistics();
+  CHECK(s.generated_tokens == 12);
+  CHECK(s.prompt_tokens == rt.tokenize("hello there", true).size());
+  CHECK(s.finish == finish_reason::length);
+  CHECK(s.first_token_seconds > 0);
+  CHECK(s.decode_seconds >= s.compute_seconds);
+  CHECK(rt.threads() == 2);
+  CHECK(rt.model().layers > 0);
+}
+
+TEST_CASE("the same seed gives the same tokens whatever the number of threads, another seed others") {
+  const auto prompt = std::vector<token_id>{5, 9, 77, 31, 8, 100};
+  std::set<std::vector<token_id>> replies;
+  for (const std::size_t threads : {1, 2, 3}) {
+    runtime rt(tiny(threads));
+    replies.insert(ids_of(rt.generate(prompt, options(40, 0.9, 11))));
+  }
+  CHECK(replies.size() == 1);
+  runtime rt(tiny());
+  CHECK(ids_of(rt.generate(prompt, options(40, 0.9, 12))) != *replies.begin());
+}
+
+TEST_CASE("a second prompt that begins alike reuses the cache and gives what a fresh runtime gives") {
+  const std::vector<token_id> first{1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  std::vector<token_id> second = first;
+  second.insert(second.end(), {40, 41, 42});
+  runtime fresh(tiny());
+  const auto expected = ids_of(fresh.generate(second, options(10)));
+  runtime rt(tiny());
+  (void)ids_of(rt.generate(first, options(3)));
+  auto g = rt.generate(second, options(10));
+  std::vector<token_id> got;
+  for (const auto& p : g)
+    got.push_back(p.id);
+  CHECK(g.statistics().reused_tokens == first.size());
+  got.erase(std::remove(got.begin(), got.end(), -1), got.end());
+  CHECK(got == expected);
+}
+
+TEST_CASE("replies asked for at the same time from many threads all come, one after another") {
+  runtime rt(tiny());
+  const std::vector<token_id> prompt{3, 1, 4, 1, 5};
+  const auto expected = ids_of(rt.generate(prompt, options(8)));
+  std::vector<std::vector<token_id>> got(6);
+  std::vector<std::thread> threads;
+  for (auto& reply : got)
+    threads.emplace_back([&] { reply = ids_of(rt.generate(prompt, options(8))); });
+  for (auto& t : threads)
+    t.join();
+  for (const auto& reply : got)
+    CHECK(reply == expected);
+}
+
+TEST_CASE("what a plan says is what a run holds, and a byte less is refused with the numbers") {
+  auto config = tiny();
+  const auto plan = runtime::plan(config);
+  {
+    runtime rt(config);
+    rt.wait_until_loaded();
+    (void)ids_of(rt.generate("x", options(4)));
+    const auto memory = rt.memory().front();
+    CHECK(memory.peak_bytes <= memory.budget_bytes);
+    CHECK(static_cast<double>(memory.peak_bytes) == Approx(static_cast<double>(plan.total_bytes)).epsilon(0.01));
+  }
+  config.budget_bytes = plan.total_bytes;
+  CHECK(ids_of(runtime(config).generate("x", options(4))).size() == 4);
+  config.budget_bytes = plan.total_bytes - 1;
+  CHECK(code_of([&] { runtime rt(config); }) == errc::over_budget);
+  CHECK(runtime::plan(config).total_bytes == plan.total_bytes); // a plan is told also when it does not fit
+}
+
+TEST_CASE("a cancelled or dropped reply frees the way for the next") {
+  runtime rt(tiny());
+  auto g = rt.generate("hello", options(100000));
+  REQUIRE(g.next());
+  g.cancel();
+  while (g.next()) {
+  }
+  CHECK(g.statistics().finish != finish_reason::length);
+  { auto dropped = rt.generate("hello", options(100000)); }
+  CHECK(ids_of(rt.generate("hello", options(3))).size() == 3);
+}
+
+TEST_CASE("a reply outlives its runtime as far as it came") {
+  std::optional<generation> g;
+  {
+    runtime rt(tiny());
+    g.emplace(rt.generate("hello", options(100000)));
+    REQUIRE(g->next());
+  }
+  CHECK(code_of([&] {
+          while (g->next()) {
+          }
+        }) == errc::cancelled);
+}
+
+TEST_CASE("requests that can't run are errors with a code") {
+  runtime rt(tiny());
+  CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>{}); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>{1, 1 << 30}); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>(300, 1)); }) == errc::context_full);
+  CHECK(code_of([&] { (void)rt.generate("x", options(1, -2)); }) == errc::invalid_argument);
+  CHECK(ids_of(rt.generate("still alive", options(2))).size() == 2);
+}
+
+TEST_CASE("configurations that can't run are errors with a code") {
+  const auto open = [](auto change) {
+    return code_of([&] {
+      auto c = tiny();
+      change(c);
+      runtime rt(std::move(c));
+    });
+  };
+  CHECK(open([](auto& c) { c.model = "/nonexistent.gguf"; }) == errc::io_error);
+  CHECK(open([](auto& c) { c.context = 1; }) == errc::invalid_argument);
+  CHECK(open([](auto& c) { c.context = std::size_t{1} << 60; }) == errc::invalid_argument);
+  CHECK(open([](auto& c) { c.isa = "mmx"; }) == errc::invalid_argument);
+  CHECK(open([](auto& c) { c.chat_template = "no-such"; }) != errc{});
+  CHECK(open([](auto& c) { c.trace = "/nonexistent-folder/trace.json"; }) == errc::io_error);
+}
+
+TEST_CASE("damaged weights fail the reply and waiting for them, and nothing hangs") {
+  const auto path = testing::scratch() / "damaged.gguf";
+  std::filesystem::copy_file(testing::tiny_model(), path, std::filesystem::copy_options::overwrite_existing);
+  const auto config = llama_config::read(gguf_file::open(path));
+  {
+    std::fstream out(path, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(config.layer_sources.back().attn_v.offset));
+    out.write("\xff\xff", 2);
+  }
+  auto c = tiny();
+  c.model = path;
+  runtime rt(c);
+  CHECK(code_of([&] { rt.wait_until_loaded(); }) == errc::malformed_file);
+  CHECK(code_of([&] { (void)ids_of(rt.generate("x", options(2))); }) == errc::malformed_file);
+}
+
+TEST_CASE("threads and descriptors go back with a runtime") {
+  { runtime warm(tiny()); } // what libraries keep for good
+  const auto threads = entries("/proc/self/task");
+  const auto files = entries("/proc/self/fd");
+  for (int i = 0; i < 5; ++i) {
+    runtime rt(tiny());
+    if (i % 2)
+      (void)ids_of(rt.generate("x", options(2)));
+  }
+  CHECK(entries("/proc/self/task") == threads);
+  CHECK(entries("/proc/self/fd") == files);
+}
+
+TEST_CASE("scoring gives every position's logits, the same as one token at a time") {
+  auto c = tiny();
+  runtime one(c);
+  c.logit_rows = 7;
+  runtime many(c);
+  const std::vector<token_id> ids{9, 8, 7, 6, 5, 4, 3, 2, 1, 9, 8, 7, 6, 5, 4, 3};
+  std::vector<float> a, b;
+  one.score(ids, [&](std::size_t, std::span<const float> l) { a.insert(a.end(), l.begin(), l.end()); });
+  std::size_t expected = 0;
+  many.score(ids, [&](std::size_t position, std::span<const float> l) {
+    CHECK(position == expected++);
+    b.insert(b.end(), l.begin(), l.end());
+  });
+  CHECK(a.size() == ids.size() * one.model().vocabulary);
+  CHECK(a == b);
+}
+
+TEST_CASE("progress reaches the whole file's weights") {
+  auto c = tiny();
+  load_progress last;
+  c.on_progress = [&](const load_progress& p) {
+    CHECK(p.bytes_done >= last.bytes_done);
+    last = p;
+  };
+  {
+    runtime rt(c);
+    rt.wait_until_loaded();
+  }
+  CHECK(last.bytes_total > 0);
+  CHECK(last.bytes_done == last.bytes_total);
+}
+
+TEST_CASE("a trace names the cast and its streams") {
+  auto c = tiny();
+  c.trace = testing::scratch() / "run-trace.json";
+  {
+    runtime rt(c);
+    (void)ids_of(rt.generate("x", options(3)));
+  }
+  const auto json = nlohmann::json::parse(std::ifstream(c.trace));
+  std::set<std::string> rows;
+  for (const auto& e : json.at("traceEvents"))
+    if (e.at("ph") == "M" && e.at("name") == "thread_name")
+      rows.insert(e.at("args").at("name").get<std::string>());
+  for (const char* row : {"actor scheduler", "actor compute", "actor loader", "actor sampler", "stream host:0 compute",
+                          "stream host:0 read", "stream host:0 pack 0"})
+    CHECK(rows.count(row) == 1);
+}

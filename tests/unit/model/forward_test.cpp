@@ -1,0 +1,147 @@
+// The forward pass through loader, packing and kernels against plain loops in double precision.
+#include "src/io/weight_loader.hpp"
+#include "src/model/llama.hpp"
+#include "tests/support/naive_llama.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <future>
+#include <numeric>
+
+using namespace tropilla;
+
+namespace {
+
+/// 64-byte aligned memory.
+class aligned_bytes {
+public:
+  explicit aligned_bytes(std::size_t n) : bytes_(n + 64) {}
+  [[nodiscard]] std::byte* get() {
+    return bytes_.data() + (64 - reinterpret_cast<std::uintptr_t>(bytes_.data()) % 64) % 64;
+  }
+
+private:
+  std::vector<std::byte> bytes_;
+};
+
+/// A model with all of its weights loaded and room for one sequence, without actors.
+class bench_top {
+public:
+  bench_top(const std::filesystem::path& path, const host_options& options, run_shape s)
+      : file(gguf_file::open(path)), layout(llama_layout::make(llama_config::read(file))), shape(s),
+        dev(make_host_device(options)) {
+    const auto loading = loader_shape::for_model(layout, 2);
+    aligned_bytes staging(loading.staging_bytes());
+    weight_loader loader(layout, file.files, *dev, loading, staging.get(), nullptr);
+    for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+      groups.emplace_back(layout.groups[g].bytes);
+      std::promise<std::string> packed;
+      loader.load(g, groups.back().get(), [&](const std::string& failure) { packed.set_value(failure); });
+      REQUIRE(packed.get_future().get().empty());
+      views.push_back(groups.back().get());
+    }
+    const auto plan = make_plan(make_plan_input(layout, shape, *dev, 0));
+    activations.emplace_back(plan.activations.bytes);
+    activations.emplace_back(workspace_bytes(layout, shape, *dev));
+    space = std::make_unique<llama_workspace>(layout, shape, *dev, activations[0].get(), plan.activations.offsets,
+                                              activations[1].get());
+    for (std::size_t p = 0; p * kv_page_tokens < shape.context; ++p) {
+      page_memory.emplace_back(kv_page_bytes(layout.config));
+      pages.push_back(page_memory.back().get());
+    }
+  }
+
+  /// Logits of all of `ids`, computed in steps of at most `rows`.
+  std::vector<float> logits(std::span<const token_id> ids, std::size_t rows) {
+    std::vector<float> out;
+    for (std::size_t at = 0; at < ids.size(); at += rows) {
+      const auto n = std::min(rows, ids.size() - at);
+      step s;
+      s.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.begin() + static_cast<std::ptrdiff_t>(at + n));
+      s.sequences.push_back({0, n, at, {pages.data(), 0}});
+      s.logit_rows.resize(n);
+      std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
+      dev->enqueue([&](ops& o) { forward_groups(o, layout, *space, s, views, 0, views.size()); });
+      dev->compute_stream().synchronize();
+      const auto* l = space->floats(buffer::logits);
+      out.insert(out.end(), l, l + n * layout.config.vocabulary);
+    }
+    return out;
+  }
+
+  gguf_file file;
+  llama_layout layout;
+  run_shape shape;
+  std::unique_ptr<device> dev;
+  std::vector<aligned_bytes> groups, activations, page_memory;
+  std::vector<const std::byte*> views;
+  std::vector<std::byte*> pages;
+  std::unique_ptr<llama_workspace> space;
+};
+
+std::vector<token_id> some_ids(std::size_t n, std::size_t vocabulary) {
+  std::vector<token_id> ids;
+  std::uint32_t state = 12345;
+  for (std::size_t i = 0; i < n; ++i) {
+    state = state * 1664525U + 1013904223U;
+    ids.push_back(static_cast<token_id>((state >> 8) % vocabulary));
+  }
+  return ids;
+}
+
+/// Root of the mean squared difference, relative to the reference's spread.
+double relative_error(std::span<const float> ours, const std::vector<std::vector<double>>& reference) {
+  double difference = 0, spread = 0;
+  std::size_t i = 0;
+  for (const auto& row : reference)
+    for (const double r : row) {
+      const double d = static_cast<double>(ours[i++]) - r;
+      difference += d * d;
+      spread += r * r;
+    }
+  return std::sqrt(difference / spread);
+}
+
+constexpr run_shape small{96, 48, 48};
+
+} // namespace
+
+TEST_CASE("the forward pass gives the logits of plain double precision loops, for every tensor type") {
+  const auto type =
+      GENERATE(tensor_type::f32, tensor_type::f16, tensor_type::bf16, tensor_type::q4_0, tensor_type::q4_1,
+               tensor_type::q5_0, tensor_type::q5_1, tensor_type::q8_0, tensor_type::q2_k, tensor_type::q3_k,
+               tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k);
+  const auto path = testing::tiny_model(type);
+  host_options options;
+  options.threads = 2;
+  options.precise = true;
+  bench_top precise(path, options, small);
+  const auto ids = some_ids(40, precise.layout.config.vocabulary);
+  const auto reference = testing::naive_llama(precise.file).logits(ids);
+  INFO(info(type).name);
+  CHECK(relative_error(precise.logits(ids, 48), reference) < 2e-3); // keys and values are half precision
+
+  options.precise = false;
+  bench_top quantised(path, options, small);
+  CHECK(relative_error(quantised.logits(ids, 48), reference) < 3e-2);
+}
+
+TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the number of threads") {
+  const auto path = testing::tiny_model(tensor_type::q4_k);
+  host_options options;
+  options.threads = 1;
+  bench_top one(path, options, small);
+  const auto ids = some_ids(70, one.layout.config.vocabulary);
+  const auto expected = one.logits(ids, 48);
+  for (const std::size_t rows : {1, 7, 32, 33}) {
+    const auto got = one.logits(ids, rows);
+    INFO(rows << " rows a step");
+    CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
+  }
+  options.threads = 3;
+  bench_top three(path, options, small);
+  const auto got = three.logits(ids, 48);
+  CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
+}

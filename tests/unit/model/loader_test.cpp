@@ -1,0 +1,93 @@
+// Reading and packing weights: split groups, damage, and files that change under the reader.
+#include "src/io/weight_loader.hpp"
+
+#include "tests/support/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <fstream>
+#include <future>
+
+using namespace tropilla;
+
+namespace {
+
+struct loaded_model {
+  explicit loaded_model(const std::filesystem::path& path)
+      : file(gguf_file::open(path)), layout(llama_layout::make(llama_config::read(file))), dev(make_host_device({})) {}
+
+  /// Loads one group; the failure, empty when there is none.
+  std::string load(std::size_t group, std::vector<std::byte>& memory, loader_shape shape) {
+    std::vector<std::byte> staging(shape.staging_bytes() + 4096);
+    auto* aligned = staging.data() + (4096 - reinterpret_cast<std::uintptr_t>(staging.data()) % 4096);
+    memory.assign(layout.groups[group].bytes + 64, std::byte{0xee});
+    auto* target = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
+    std::promise<std::string> done;
+    {
+      weight_loader loader(layout, file.files, *dev, shape, aligned, nullptr);
+      loader.load(group, target, [&](const std::string& failure) { done.set_value(failure); });
+    }
+    auto failure = done.get_future().get();
+    std::memmove(memory.data(), target, layout.groups[group].bytes);
+    memory.resize(layout.groups[group].bytes);
+    return failure;
+  }
+
+  gguf_file file;
+  llama_layout layout;
+  std::unique_ptr<device> dev;
+};
+
+std::filesystem::path copy_of(const std::filesystem::path& path, const char* name) {
+  auto copy = testing::scratch() / name;
+  std::filesystem::copy_file(path, copy, std::filesystem::copy_options::overwrite_existing);
+  return copy;
+}
+
+} // namespace
+
+TEST_CASE("a group gives the same bytes however it is cut into chunks") {
+  loaded_model m(testing::tiny_model(tensor_type::q4_1));
+  auto whole = loader_shape::for_model(m.layout, 2);
+  auto cut = whole;
+  cut.slot_bytes = slot_bytes_for(m.layout, 1);
+  cut.slots = 3;
+  REQUIRE(cut.slot_bytes < whole.slot_bytes);
+  for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
+    std::vector<std::byte> a, b;
+    CHECK(m.load(g, a, whole).empty());
+    CHECK(m.load(g, b, cut).empty());
+    CHECK(a == b);
+  }
+}
+
+TEST_CASE("a NaN in a block's scale is an error that names the tensor") {
+  const auto path = copy_of(testing::tiny_model(tensor_type::q4_0), "nan.gguf");
+  loaded_model m(path);
+  const auto& damaged = m.layout.config.layer_sources[0].ffn_down;
+  {
+    std::fstream out(path, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(damaged.offset + 18 * 5)); // the sixth block's scale
+    out.write("\x00\x7e", 2);
+  }
+  std::vector<std::byte> memory;
+  const auto failure = m.load(1, memory, loader_shape::for_model(m.layout, 2));
+  CHECK_THAT(failure, Catch::Contains(damaged.name));
+  CHECK(m.load(2, memory, loader_shape::for_model(m.layout, 2)).empty());
+}
+
+TEST_CASE("a file that was cut short after it was opened is an error, not a crash") {
+  const auto path = copy_of(testing::tiny_model(tensor_type::q4_0), "short.gguf");
+  loaded_model m(path);
+  std::filesystem::resize_file(path, m.layout.config.layer_sources.back().ffn_down.offset);
+  std::vector<std::byte> memory;
+  CHECK_FALSE(m.load(m.layout.config.layers, memory, loader_shape::for_model(m.layout, 2)).empty());
+}
+
+TEST_CASE("a file that went away is an error with its name") {
+  const auto path = copy_of(testing::tiny_model(tensor_type::q4_0), "gone.gguf");
+  loaded_model m(path);
+  std::filesystem::remove(path);
+  std::vector<std::byte> memory;
+  CHECK_THROWS_WITH(m.load(0, memory, loader_shape::for_model(m.layout, 2)), Catch::Contains("gone.gguf"));
+}

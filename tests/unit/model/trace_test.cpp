@@ -1,0 +1,47 @@
+// Traces are JSON that Chrome and Perfetto read.
+#include "src/trace/trace.hpp"
+
+#include "tests/support/tiny_model.hpp"
+#include "tropilla/error.hpp"
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+using namespace tropilla;
+
+TEST_CASE("a trace has a named row per actor or stream and complete events in microseconds") {
+  tracer t;
+  const auto a = t.make_row("actor \"a\"");
+  const auto b = t.make_row("stream b");
+  CHECK(t.make_row("stream b") == b);
+  const auto begin = tracer::clock::now();
+  t.record(a, "first", begin, begin + std::chrono::microseconds(250), "rows", 7);
+  std::thread other([&] { const trace_span span(&t, b, "second"); });
+  other.join();
+  { const trace_span nothing(nullptr, 0, "not recorded"); }
+  CHECK(t.events() == 2);
+
+  const auto path = testing::scratch() / "trace.json";
+  t.write(path);
+  const auto json = nlohmann::json::parse(std::ifstream(path));
+  std::map<std::string, int> rows;
+  const nlohmann::json* first = nullptr;
+  for (const auto& e : json.at("traceEvents")) {
+    if (e.at("ph") == "M" && e.at("name") == "thread_name")
+      rows[e.at("args").at("name").get<std::string>()] = e.at("tid").get<int>();
+    else if (e.at("ph") == "X" && e.at("name") == "first")
+      first = &e;
+  }
+  CHECK(rows.size() == 2);
+  REQUIRE(first);
+  CHECK(first->at("dur").get<double>() == Approx(250));
+  CHECK(first->at("tid").get<int>() == rows.at("actor \"a\""));
+  CHECK(first->at("args").at("rows") == 7);
+}
+
+TEST_CASE("a trace that can't be written says so") {
+  tracer t;
+  CHECK_THROWS_AS(t.write("/nonexistent-folder/trace.json"), error);
+}
