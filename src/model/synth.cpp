@@ -12,7 +12,6 @@
 #include <cmath>
 #include <exception>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -31,11 +30,10 @@ const model_shape& find_shape(const std::string& name) {
   for (const model_shape& shape : shapes)
     if (shape.name == name)
       return shape;
-  std::vector<std::string_view> names;
+  std::string names;
   for (const model_shape& shape : shapes)
-    names.push_back(shape.name);
-  throw error(errc::invalid_argument,
-              fmt::format("there is no shape \"{}\"; the shapes are {}", name, fmt::join(names, ", ")));
+    names.append(names.empty() ? "" : ", ").append(shape.name);
+  throw error(errc::invalid_argument, fmt::format("there is no shape \"{}\"; the shapes are {}", name, names));
 }
 
 /// `general.file_type`: llama.cpp's name for the mix, the plainest ("S") of each K type.
