@@ -1,0 +1,93 @@
+// Bytes for people and from people.
+#include "memory/arbiter.hpp"
+#include "tropilla/error.hpp"
+
+#include <array>
+#include <cctype>
+#include <fmt/format.h>
+#include <limits>
+
+namespace tropilla {
+namespace {
+
+struct unit {
+  std::string_view name; ///< lower case
+  std::uint64_t bytes;
+};
+
+constexpr std::uint64_t kib = 1024;
+constexpr std::array<unit, 14> units{{{"", 1},
+                                      {"b", 1},
+                                      {"k", kib},
+                                      {"kib", kib},
+                                      {"kb", 1000},
+                                      {"m", kib* kib},
+                                      {"mib", kib* kib},
+                                      {"mb", 1000000},
+                                      {"g", kib* kib* kib},
+                                      {"gib", kib* kib* kib},
+                                      {"gb", 1000000000},
+                                      {"t", kib* kib* kib* kib},
+                                      {"tib", kib* kib* kib* kib},
+                                      {"tb", 1000000000000}}};
+
+[[noreturn]] void refuse(std::string_view text) {
+  throw error(errc::invalid_argument,
+              fmt::format("\"{}\" is no number of bytes; write it like 300MiB, 1.5GiB or 4096", text));
+}
+
+} // namespace
+
+std::string format_bytes(std::size_t bytes) {
+  constexpr std::array<std::string_view, 6> names{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  if (bytes < kib)
+    return fmt::format("{} B", bytes);
+  double value = static_cast<double>(bytes) / static_cast<double>(kib);
+  std::size_t i = 0;
+  for (; value >= 1023.95 && i + 1 < names.size(); ++i) // what would round to 1024.0 belongs to the next unit
+    value /= static_cast<double>(kib);
+  return fmt::format("{:.1f} {}", value, names[i]);
+}
+
+std::size_t parse_bytes(std::string_view text) {
+  constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+  std::size_t i = 0;
+  std::uint64_t whole = 0, fraction = 0, scale = 1;
+  const auto digit = [&] { return i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])); };
+  const std::size_t first = i;
+  for (; digit(); ++i) {
+    const auto d = static_cast<std::uint64_t>(text[i] - '0');
+    if (whole > (most - d) / 10)
+      refuse(text);
+    whole = whole * 10 + d;
+  }
+  if (i == first)
+    refuse(text);
+  if (i < text.size() && text[i] == '.') {
+    const std::size_t point = ++i;
+    for (; digit(); ++i)
+      if (scale < 1000000) { // more digits change nothing that matters
+        fraction = fraction * 10 + static_cast<std::uint64_t>(text[i] - '0');
+        scale *= 10;
+      }
+    if (i == point)
+      refuse(text);
+  }
+  while (i < text.size() && text[i] == ' ')
+    ++i;
+  std::string name(text.substr(i));
+  for (auto& c : name)
+    c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  for (const auto& u : units) {
+    if (u.name != name)
+      continue;
+    const auto part = static_cast<std::uint64_t>(static_cast<double>(fraction) / static_cast<double>(scale) *
+                                                 static_cast<double>(u.bytes));
+    if (whole > (most - part) / u.bytes)
+      refuse(text);
+    return whole * u.bytes + part;
+  }
+  refuse(text);
+}
+
+} // namespace tropilla

@@ -1,0 +1,22 @@
+// What a lease shares: internal to the ledger.
+#pragma once
+
+#include "memory/arbiter.hpp"
+
+namespace tropilla {
+
+struct lease::block {
+  std::shared_ptr<arbiter> ledger;
+  const std::string* device = nullptr; ///< the ledger's, which this block keeps alive
+  std::byte* data = nullptr;
+  std::size_t offset = 0;
+  std::size_t bytes = 0;
+  purpose why{};
+
+  block() = default;
+  block(const block&) = delete;
+  block& operator=(const block&) = delete;
+  ~block();
+};
+
+} // namespace tropilla

@@ -1,0 +1,116 @@
+// Adds up what a run will hold, rounding as the pool does.
+#include "memory/plan.hpp"
+
+#include "memory/arbiter.hpp"
+#include "tropilla/error.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <numeric>
+
+namespace tropilla {
+namespace {
+
+std::size_t align_up(std::size_t bytes, std::size_t alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
+
+// Sizes come from files: a product that wraps would plan too little.
+[[noreturn]] void too_large() {
+  throw error(errc::over_budget, "the plan exceeds what a 64-bit address can reach; choose a smaller context");
+}
+std::size_t checked_sum(std::size_t a, std::size_t b) {
+  std::size_t out = 0;
+  if (__builtin_add_overflow(a, b, &out))
+    too_large();
+  return out;
+}
+std::size_t checked_product(std::size_t a, std::size_t b) {
+  std::size_t out = 0;
+  if (__builtin_mul_overflow(a, b, &out))
+    too_large();
+  return out;
+}
+
+} // namespace
+
+offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t alignment) {
+  std::vector<std::size_t> order(buffers.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return buffers[a].bytes > buffers[b].bytes; });
+
+  offset_plan plan;
+  plan.offsets.resize(buffers.size());
+  struct interval {
+    std::size_t begin, end;
+  };
+  std::vector<std::size_t> placed;
+  for (const auto i : order) {
+    const auto& b = buffers[i];
+    const std::size_t bytes = align_up(b.bytes, alignment);
+    std::vector<interval> taken; // by buffers that live at the same time
+    for (const auto p : placed)
+      if (buffers[p].first <= b.last && b.first <= buffers[p].last)
+        taken.push_back({plan.offsets[p], plan.offsets[p] + align_up(buffers[p].bytes, alignment)});
+    std::sort(taken.begin(), taken.end(), [](const interval& x, const interval& y) { return x.begin < y.begin; });
+    // The smallest gap that holds it, else behind all of them.
+    std::size_t best = 0, best_gap = 0, end = 0;
+    bool found = false;
+    for (const auto& t : taken) {
+      if (t.begin > end && t.begin - end >= bytes && (!found || t.begin - end < best_gap)) {
+        best = end;
+        best_gap = t.begin - end;
+        found = true;
+      }
+      end = std::max(end, t.end);
+    }
+    plan.offsets[i] = found ? best : end;
+    plan.bytes = std::max(plan.bytes, plan.offsets[i] + bytes);
+    placed.push_back(i);
+  }
+  return plan;
+}
+
+memory_plan make_plan(const plan_input& input) {
+  memory_plan plan;
+  plan.device = input.device;
+  const auto add = [&](purpose why, std::string name, std::size_t bytes) {
+    if (bytes == 0)
+      return;
+    const std::size_t rounded = align_up(checked_sum(bytes, input.alignment) - input.alignment, input.alignment);
+    plan.items.push_back({why, std::move(name), rounded});
+    plan.by_purpose[static_cast<std::size_t>(why)] += rounded;
+    plan.total = checked_sum(plan.total, rounded);
+  };
+  for (const auto& g : input.groups)
+    add(purpose::weights, g.name, g.bytes);
+  if (input.kv_page_tokens > 0 && input.context > 0) {
+    plan.kv_pages = (input.context - 1) / input.kv_page_tokens + 1;
+    add(purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input.kv_page_tokens),
+        checked_product(plan.kv_pages, align_up(input.kv_page_bytes, input.alignment)));
+  }
+  plan.activations = assign_offsets(input.activations, input.alignment);
+  add(purpose::activations, fmt::format("{} buffers", input.activations.size()), plan.activations.bytes);
+  add(purpose::workspace, "tables and scratch", input.workspace_bytes);
+  add(purpose::staging, "loader", input.staging_bytes);
+  return plan;
+}
+
+void require_fits(const memory_plan& plan, std::size_t budget) {
+  if (plan.total <= budget)
+    return;
+  std::string parts;
+  for (std::size_t p = 0; p < purpose_count; ++p)
+    if (plan.by_purpose[p] > 0)
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
+                           format_bytes(plan.by_purpose[p]));
+  throw error(
+      errc::over_budget,
+      fmt::format("the budget of {} is {}, and {} are needed ({}): {} more; the smallest budget that works is {} "
+                  "bytes, less with a smaller context",
+                  plan.device, format_bytes(budget), format_bytes(plan.total), parts, format_bytes(plan.total - budget),
+                  plan.total));
+}
+
+} // namespace tropilla
