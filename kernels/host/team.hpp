@@ -52,6 +52,8 @@ public:
   team& operator=(const team&) = delete;
 
   [[nodiscard]] std::size_t lanes() const noexcept;
+  /// Pins the calling thread to lane 0's core: for a thread that does little but call `run`.
+  void pin_caller() const;
   /// Runs `job` on every lane and returns when all are done. One caller at a time.
   void run(const std::function<void(lane_context&)>& job);
 

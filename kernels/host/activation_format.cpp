@@ -1,0 +1,69 @@
+// Sizes and places of the parts of an activation buffer.
+#include "kernels/host/activation_format.hpp"
+
+#include "kernels/host/row_kernels.hpp"
+
+namespace tropilla::host {
+namespace {
+
+constexpr std::size_t part_alignment = 64;
+
+constexpr std::size_t round_up(std::size_t n, std::size_t to) noexcept {
+  return (n + to - 1) / to * to;
+}
+
+/// Lays the parts out one after another from `base` (null to measure); gives the bytes.
+std::size_t lay_out(std::byte* base, bool quantised, bool full, std::size_t rows, std::size_t width,
+                    activation_parts& out) noexcept {
+  std::size_t used = 0;
+  const auto part = [&]<class T>(T*& where, std::size_t count) {
+    where = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
+    used += round_up(count * sizeof(T), part_alignment);
+  };
+  const std::size_t padded = round_up(width, row_piece);
+  if (quantised) {
+    out.quantised.padded = padded;
+    part(out.quantised.q, rows * padded);
+    part(out.quantised.scale, rows * padded / 32);
+    part(out.quantised.sum32, rows * padded / 32);
+    part(out.quantised.sum16, rows * padded / 16);
+  }
+  if (full) {
+    out.full_stride = round_up(width, part_alignment / sizeof(float));
+    part(out.full, rows * out.full_stride);
+  }
+  return used;
+}
+
+} // namespace
+
+std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept {
+  activation_parts parts;
+  return lay_out(nullptr, kind != activation_kind::full, kind != activation_kind::quantised, rows, width, parts);
+}
+
+activation_parts locate(const activation& a, bool precise) noexcept {
+  activation_parts parts;
+  const bool quantised = !precise && a.kind != activation_kind::full;
+  const bool full = precise || a.kind != activation_kind::quantised;
+  lay_out(a.data, quantised, full, a.rows, a.width, parts);
+  return parts;
+}
+
+row_target row_of(const activation_parts& parts, std::size_t row) noexcept {
+  row_target out;
+  const auto& q = parts.quantised;
+  if (q.q != nullptr) {
+    out.q = q.q + row * q.padded;
+    out.scale = q.scale + row * (q.padded / 32);
+    out.sum32 = q.sum32 + row * (q.padded / 32);
+    out.sum16 = q.sum16 + row * (q.padded / 16);
+  }
+  if (parts.full != nullptr) {
+    out.full = parts.full + row * parts.full_stride;
+    out.full_stride = parts.full_stride;
+  }
+  return out;
+}
+
+} // namespace tropilla::host

@@ -1,0 +1,39 @@
+/// What this process may compute with: its cores and their instruction sets.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tropilla::host {
+
+/// Processing units that the process may run on, as the system numbers them: one of each core first (in ascending
+/// order), then their SMT siblings. `cores` of them are on different cores. Never empty.
+struct cpu_set {
+  std::vector<int> units;
+  std::size_t cores = 1;
+};
+[[nodiscard]] cpu_set allowed_cpus();
+
+/// Where control groups are described. Tests point it at files of their own.
+struct cgroup_source {
+  std::filesystem::path membership = "/proc/self/cgroup";
+  std::filesystem::path mounts = "/proc/self/mountinfo";
+};
+
+/// CPUs that the process's control groups (v1 and v2, ancestors included) let it use on average: 1.5 of
+/// `cpu.max` "150000 100000". Empty where nothing limits it or nothing can be read.
+[[nodiscard]] std::optional<double> cgroup_cpu_limit(const cgroup_source& source = {});
+
+/// Whether this machine runs the kernels of "scalar", "avx2" (with FMA, F16C, BMI2) or "avx512" (F, BW, DQ, VL and
+/// VNNI). False for any other name.
+[[nodiscard]] bool has_isa(std::string_view isa) noexcept;
+
+/// The instruction set to use: `wanted`, else the environment's TROPILLA_ISA, else the best.
+/// Throws `error` (invalid_argument) for an unknown or unavailable one.
+[[nodiscard]] std::string_view choose_isa(const std::string& wanted);
+
+} // namespace tropilla::host

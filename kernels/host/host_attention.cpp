@@ -1,0 +1,306 @@
+// The rotary embedding, the KV cache and attention: how they are divided between lanes.
+#include "kernels/host/host_ops.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace tropilla::host {
+namespace {
+
+using half = std::uint16_t;
+
+/// Query vectors that are computed together, at most: enough for keys and values that were converted once to be used
+/// by many, few enough for their scores to stay in the second-level cache (48 KiB).
+constexpr std::size_t most_vectors = 96;
+constexpr std::size_t attention_lane_floats = host_scratch::attention_bytes / sizeof(float);
+constexpr std::size_t shared_lane_floats = host_scratch::shared_bytes / sizeof(float);
+
+constexpr std::size_t round_up(std::size_t n) noexcept {
+  return (n + 15) / 16 * 16;
+}
+
+/// The places inside a layer's part of a page.
+struct page_shape {
+  explicit page_shape(const attention_shape& s) : shape(s) {}
+
+  [[nodiscard]] std::size_t keys(std::size_t head) const noexcept {
+    return head * shape.key_size * kv_page_tokens * sizeof(half);
+  }
+  [[nodiscard]] std::size_t values(std::size_t head) const noexcept {
+    return (shape.kv_heads * shape.key_size + head * shape.value_size) * kv_page_tokens * sizeof(half);
+  }
+
+  const attention_shape& shape;
+};
+
+/// Floats of a state of `vectors` vectors, each part aligned.
+std::size_t state_floats(std::size_t vectors, std::size_t value_size) noexcept {
+  return 2 * round_up(vectors) + vectors * padded_head(value_size);
+}
+
+attention_state state_at(float* base, std::size_t vectors) noexcept {
+  const std::size_t line = round_up(vectors);
+  return {base, base + line, base + 2 * line};
+}
+
+/// A lane's scratch for attention.
+struct lane_buffers {
+  float* queries = nullptr;
+  float* scores = nullptr;
+  float* keys = nullptr;
+  float* values = nullptr;
+  attention_state state, later;
+
+  [[nodiscard]] static std::size_t vectors_that_fit(const attention_shape& s) noexcept {
+    const std::size_t fixed = s.key_size * kv_page_tokens + attention_chunk * padded_head(s.value_size) + 6 * 16 + 16;
+    const std::size_t each = s.key_size + attention_chunk + 2 * padded_head(s.value_size) + 4;
+    return std::min(most_vectors, (attention_lane_floats - fixed) / each);
+  }
+
+  lane_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
+    const auto take = [&base](std::size_t floats) {
+      float* const at = base;
+      base += round_up(floats);
+      return at;
+    };
+    keys = take(s.key_size * kv_page_tokens);
+    values = take(attention_chunk * padded_head(s.value_size));
+    scores = take(vectors * attention_chunk);
+    queries = take(vectors * s.key_size);
+    state = state_at(take(state_floats(vectors, s.value_size)), vectors);
+    later = state_at(take(state_floats(vectors, s.value_size)), vectors);
+  }
+};
+
+/// Some rows of one sequence: what shares keys and values.
+struct row_block {
+  const sequence_rows* sequence = nullptr;
+  std::size_t first = 0; ///< row of the sequence
+  std::size_t rows = 0;
+
+  [[nodiscard]] std::size_t last_position() const noexcept { return sequence->position + first + rows - 1; }
+  [[nodiscard]] std::size_t chunks() const noexcept { return last_position() / attention_chunk + 1; }
+};
+
+std::size_t blocks_of(const sequence_rows& s, std::size_t block_rows) noexcept {
+  return (s.rows + block_rows - 1) / block_rows;
+}
+
+/// Block `index` of all sequences. @pre there are as many.
+row_block block_at(std::span<const sequence_rows> sequences, std::size_t block_rows, std::size_t index) noexcept {
+  const sequence_rows* s = sequences.data();
+  for (; index >= blocks_of(*s, block_rows); ++s)
+    index -= blocks_of(*s, block_rows);
+  const std::size_t first = index * block_rows;
+  return {s, first, std::min(block_rows, s->rows - first)};
+}
+
+/// Everything that a call of `attention` does not change.
+class attention_call {
+public:
+  attention_call(const attention_kernels& kernels, const attention_shape& shape, const float* q, std::size_t stride,
+                 float* out)
+      : kernels_(kernels), shape_(shape), page_(shape), group_(shape.heads / shape.kv_heads), q_(q), stride_(stride),
+        out_(out) {}
+
+  [[nodiscard]] std::size_t group() const noexcept { return group_; }
+
+  void pack(const row_block& b, std::size_t kv_head, float* packed) const noexcept {
+    const float* const from = q_ + (b.sequence->first_row + b.first) * stride_ + kv_head * group_ * shape_.key_size;
+    kernels_.pack_queries(from, stride_, group_, b.rows * group_, shape_.key_size, shape_.scale, packed);
+  }
+
+  /// One chunk of one kv head; fills `visible`.
+  void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const lane_buffers& buffers,
+             const attention_state& out, std::size_t* visible) const noexcept {
+    see(b, chunk, visible);
+    const auto& kv = b.sequence->kv;
+    attention_chunk_job job;
+    job.queries = buffers.queries;
+    job.visible = visible;
+    job.vectors = b.rows * group_;
+    job.pages = kv.pages + chunk * (attention_chunk / kv_page_tokens);
+    job.key_offset = kv.layer_offset + page_.keys(kv_head);
+    job.value_offset = kv.layer_offset + page_.values(kv_head);
+    job.key_size = shape_.key_size;
+    job.value_size = shape_.value_size;
+    job.scores = buffers.scores;
+    job.keys = buffers.keys;
+    job.values = buffers.values;
+    job.out = out;
+    kernels_.chunk(job);
+  }
+
+  /// Tokens of a chunk that each vector sees.
+  void see(const row_block& b, std::size_t chunk, std::size_t* visible) const noexcept {
+    const std::size_t begin = chunk * attention_chunk;
+    for (std::size_t r = 0; r < b.rows; ++r) {
+      const std::size_t end = b.sequence->position + b.first + r + 1;
+      const std::size_t seen = end > begin ? std::min(end - begin, attention_chunk) : 0;
+      for (std::size_t h = 0; h < group_; ++h)
+        visible[r * group_ + h] = seen;
+    }
+  }
+
+  void merge(const attention_state& state, const attention_state& later, const std::size_t* visible,
+             std::size_t vectors) const noexcept {
+    kernels_.merge(state, later, visible, vectors, shape_.value_size);
+  }
+
+  void finish(const row_block& b, std::size_t kv_head, const attention_state& state,
+              std::size_t vector) const noexcept {
+    const std::size_t row = b.sequence->first_row + b.first + vector / group_;
+    const std::size_t head = kv_head * group_ + vector % group_;
+    kernels_.finish(state, vector, shape_.value_size, out_ + (row * shape_.heads + head) * shape_.value_size);
+  }
+
+  /// All chunks of one kv head, one after another.
+  void whole(const row_block& b, std::size_t kv_head, const lane_buffers& buffers) const noexcept {
+    std::array<std::size_t, most_vectors> visible;
+    const std::size_t vectors = b.rows * group_;
+    pack(b, kv_head, buffers.queries);
+    chunk(b, kv_head, 0, buffers, buffers.state, visible.data());
+    for (std::size_t c = 1; c < b.chunks(); ++c) {
+      chunk(b, kv_head, c, buffers, buffers.later, visible.data());
+      merge(buffers.state, buffers.later, visible.data(), vectors);
+    }
+    for (std::size_t v = 0; v < vectors; ++v)
+      finish(b, kv_head, buffers.state, v);
+  }
+
+private:
+  const attention_kernels& kernels_;
+  const attention_shape& shape_;
+  page_shape page_;
+  std::size_t group_;
+  const float* q_;
+  std::size_t stride_;
+  float* out_;
+};
+
+/// Attention of one block whose context is divided between the lanes: chunks are computed in waves that fit the shared
+/// scratch, and after each the lanes merge them in order, each lane its own heads.
+void divided(lane_context& lane, const attention_call& call, const attention_shape& shape, const row_block& block,
+             const lane_buffers& buffers, float* shared, std::size_t chunks_at_once) {
+  std::array<std::size_t, most_vectors> visible;
+  const std::size_t vectors = block.rows * call.group();
+  const std::size_t slot = state_floats(vectors, shape.value_size);
+  const auto partial = [&](std::size_t chunk, std::size_t kv_head) {
+    return state_at(shared + (chunk * shape.kv_heads + kv_head) * slot, vectors);
+  };
+  // The state of a head is the slot of its first chunk; later waves leave that slot alone.
+  for (std::size_t begin = 0; begin < block.chunks();) {
+    const std::size_t room = begin == 0 ? chunks_at_once : chunks_at_once - 1;
+    const std::size_t end = std::min(block.chunks(), begin + room);
+    const std::size_t first_slot = begin == 0 ? 0 : 1;
+    const std::size_t items = (end - begin) * shape.kv_heads;
+    const std::size_t last = items * (lane.lane() + 1) / lane.lanes();
+    std::size_t packed = shape.kv_heads;
+    for (std::size_t i = items * lane.lane() / lane.lanes(); i < last; ++i) {
+      const std::size_t kv_head = i / (end - begin);
+      const std::size_t c = i % (end - begin);
+      if (packed != kv_head)
+        call.pack(block, packed = kv_head, buffers.queries);
+      call.chunk(block, kv_head, begin + c, buffers, partial(first_slot + c, kv_head), visible.data());
+    }
+    lane.barrier();
+    for (std::size_t kv_head = lane.lane(); kv_head < shape.kv_heads; kv_head += lane.lanes()) {
+      const auto state = partial(0, kv_head);
+      for (std::size_t c = begin == 0 ? 1 : begin; c < end; ++c) {
+        call.see(block, c, visible.data());
+        call.merge(state, partial(first_slot + c - begin, kv_head), visible.data(), vectors);
+      }
+      for (std::size_t v = 0; end == block.chunks() && v < vectors; ++v)
+        call.finish(block, kv_head, state, v);
+    }
+    lane.barrier();
+    begin = end;
+  }
+}
+
+} // namespace
+
+void host_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
+                               const attention_shape& shape, const rope_table& rope,
+                               std::span<const sequence_rows> sequences) {
+  const page_shape page(shape);
+  const std::size_t units = shape.heads + 2 * shape.kv_heads; // of a row: heads of queries, keys and values
+  std::array<float, largest_head> rotated;
+  std::array<half, largest_head> halves;
+  std::size_t before = 0; // units of the sequences that are done
+  std::size_t rows = 0;
+  for (const auto& s : sequences)
+    rows += s.rows;
+  const auto [first, last] = part_of(rows * units);
+  for (const auto& s : sequences) {
+    const std::size_t end = std::min(last, before + s.rows * units);
+    for (std::size_t i = std::max(first, before); i < end; ++i) {
+      const std::size_t r = (i - before) / units, unit = (i - before) % units;
+      const std::size_t position = s.position + r;
+      const std::size_t row = (s.first_row + r) * stride;
+      const float* const cosines = rope.cos + position * (rope.dims / 2);
+      const float* const sines = rope.sin + position * (rope.dims / 2);
+      if (unit < shape.heads) {
+        float* const head = q + row + unit * shape.key_size;
+        kernels_.rows->rotate(head, head, shape.key_size, rope.dims, cosines, sines);
+        continue;
+      }
+      std::byte* const layer = s.kv.pages[position / kv_page_tokens] + s.kv.layer_offset;
+      const std::size_t token = position % kv_page_tokens;
+      if (unit < shape.heads + shape.kv_heads) {
+        const std::size_t head = unit - shape.heads;
+        kernels_.rows->rotate(k + row + head * shape.key_size, rotated.data(), shape.key_size, rope.dims, cosines,
+                              sines);
+        kernels_.rows->to_half(rotated.data(), halves.data(), shape.key_size);
+        half* const to = reinterpret_cast<half*>(layer + page.keys(head)) + token;
+        for (std::size_t d = 0; d < shape.key_size; ++d)
+          to[d * kv_page_tokens] = halves[d];
+      } else {
+        const std::size_t head = unit - shape.heads - shape.kv_heads;
+        half* const to = reinterpret_cast<half*>(layer + page.values(head)) + token * shape.value_size;
+        kernels_.rows->to_half(v + row + head * shape.value_size, to, shape.value_size);
+      }
+    }
+    before += s.rows * units;
+  }
+  lane_.barrier();
+}
+
+void host_ops::attention(const float* q, std::size_t stride, const attention_shape& shape,
+                         std::span<const sequence_rows> sequences, float* out) {
+  const attention_call call(*kernels_.attention, shape, q, stride, out);
+  const std::size_t fit = lane_buffers::vectors_that_fit(shape);
+  const std::size_t block_rows = std::max<std::size_t>(1, fit / call.group());
+  const lane_buffers buffers(scratch_.attention(lane()), shape, block_rows * call.group());
+
+  std::size_t blocks = 0;
+  for (const auto& s : sequences)
+    blocks += blocks_of(s, block_rows);
+  const std::size_t items = blocks * shape.kv_heads;
+
+  // With few pieces of work the context is divided, too. That needs a barrier more, so not for a single chunk.
+  constexpr std::size_t enough_items_per_lane = 4;
+  if (lanes() > 1 && items < enough_items_per_lane * lanes()) {
+    for (std::size_t i = 0; i < blocks; ++i) {
+      const auto block = block_at(sequences, block_rows, i);
+      const std::size_t slot = shape.kv_heads * state_floats(block.rows * call.group(), shape.value_size);
+      const std::size_t chunks_at_once = lanes() * shared_lane_floats / slot;
+      if (block.chunks() > 1 && chunks_at_once > 2) {
+        divided(lane_, call, shape, block, buffers, scratch_.shared(lanes()), chunks_at_once);
+      } else {
+        for (std::size_t kv_head = lane(); kv_head < shape.kv_heads; kv_head += lanes())
+          call.whole(block, kv_head, buffers);
+      }
+    }
+    lane_.barrier();
+    return;
+  }
+  // Later rows see more, so they go first.
+  lane_.share(items, [&](std::size_t i) {
+    call.whole(block_at(sequences, block_rows, blocks - 1 - i / shape.kv_heads), i % shape.kv_heads, buffers);
+  });
+  lane_.barrier();
+}
+
+} // namespace tropilla::host

@@ -1,0 +1,107 @@
+// Divides the work of each operation between the lanes.
+#include "kernels/host/host_ops.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tropilla::host {
+namespace {
+
+constexpr std::size_t round_down(std::size_t n) noexcept {
+  return n / 64 * 64;
+}
+
+} // namespace
+
+std::size_t host_scratch::bytes(std::size_t lanes, std::size_t width) noexcept {
+  const std::size_t linear = round_down(linear_scratch_bytes(width) + 63);
+  return lanes * (attention_bytes + shared_bytes + linear);
+}
+
+host_scratch host_scratch::divide(std::byte* base, std::size_t bytes, std::size_t lanes) noexcept {
+  return {base, round_down(bytes / lanes - attention_bytes - shared_bytes)};
+}
+
+float* host_scratch::attention(std::size_t lane) const noexcept {
+  return reinterpret_cast<float*>(base + lane * attention_bytes);
+}
+
+float* host_scratch::shared(std::size_t lanes) const noexcept {
+  return reinterpret_cast<float*>(base + lanes * attention_bytes);
+}
+
+std::byte* host_scratch::linear(std::size_t lane, std::size_t lanes) const noexcept {
+  return base + lanes * (attention_bytes + shared_bytes) + lane * linear_bytes;
+}
+
+kernel_set kernels_of(std::string_view isa) {
+  const auto& linear = linear_kernels(isa);
+  if (isa == "avx512")
+    return {&avx512::rows(), &avx512::attention(), &linear};
+  if (isa == "avx2")
+    return {&avx2::rows(), &avx2::attention(), &linear};
+  return {&scalar::rows(), &scalar::attention(), &linear};
+}
+
+template <class F>
+void host_ops::for_pieces(std::size_t rows, std::size_t width, F&& f) {
+  const std::size_t pieces = (width + row_piece - 1) / row_piece;
+  const auto [first, last] = part_of(rows * pieces);
+  for (std::size_t i = first; i < last;) {
+    const std::size_t row = i / pieces;
+    const std::size_t begin = i - row * pieces;
+    const std::size_t end = std::min(pieces, begin + (last - i));
+    f(row, begin, end);
+    i += end - begin;
+  }
+}
+
+void host_ops::embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) {
+  const std::size_t width = table.layout.columns;
+  const auto [first, last] = part_of(ids.size());
+  for (std::size_t r = first; r < last; ++r)
+    unpack_row(table.layout, table.data, static_cast<std::size_t>(ids[r]), {x + r * width, width});
+  lane_.barrier();
+}
+
+void host_ops::rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) {
+  // Lanes that share a row each compute its factor: that costs less than another barrier.
+  const auto parts = locate(out, precise_);
+  const std::size_t width = out.width;
+  for_pieces(rows, width, [&](std::size_t row, std::size_t first, std::size_t last) {
+    const float* const from = x + row * width;
+    const float factor = kernels_.rows->inverse_rms(from, width, epsilon);
+    kernels_.rows->store_scaled(from, factor, weight, width, first, last, row_of(parts, row));
+  });
+  lane_.barrier();
+}
+
+void host_ops::quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) {
+  const auto parts = locate(out, precise_);
+  for_pieces(rows, out.width, [&](std::size_t row, std::size_t first, std::size_t last) {
+    kernels_.rows->store_plain(x + row * stride, out.width, first, last, row_of(parts, row));
+  });
+  lane_.barrier();
+}
+
+void host_ops::swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows, const activation& out) {
+  const auto parts = locate(out, precise_);
+  for_pieces(rows, out.width, [&](std::size_t row, std::size_t first, std::size_t last) {
+    kernels_.rows->store_swiglu(gate + row * stride, up + row * stride, out.width, first, last, row_of(parts, row));
+  });
+  lane_.barrier();
+}
+
+void host_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
+  host::linear(*kernels_.linear, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows, targets);
+  lane_.barrier();
+}
+
+void host_ops::gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) {
+  const auto [first, last] = part_of(rows.size());
+  for (std::size_t i = first; i < last; ++i)
+    std::memcpy(out + i * width, x + rows[i] * width, width * sizeof(float));
+  lane_.barrier();
+}
+
+} // namespace tropilla::host

@@ -1,0 +1,87 @@
+/// The operations of a Llama layer on one lane of a host team.
+#pragma once
+
+#include "kernels/host/activation_format.hpp"
+#include "kernels/host/attention_kernels.hpp"
+#include "kernels/host/linear.hpp"
+#include "kernels/host/row_kernels.hpp"
+#include "kernels/host/team.hpp"
+#include "kernels/ops.hpp"
+
+#include <cstddef>
+
+namespace tropilla::host {
+
+/// The kernels of one instruction set.
+struct kernel_set {
+  const row_kernels* rows = nullptr;
+  const attention_kernels* attention = nullptr;
+  const linear_table* linear = nullptr;
+};
+
+/// @pre `isa` is "scalar", "avx2" or "avx512", and this machine has it.
+[[nodiscard]] kernel_set kernels_of(std::string_view isa);
+
+/// Largest key or value head that attention's scratch is made for.
+inline constexpr std::size_t largest_head = 512;
+
+/// Scratch of all lanes. Each part is 64-byte aligned.
+struct host_scratch {
+  /// Per lane, for attention: room for 96 query vectors of heads of 64, 87 of 128, 9 of 512.
+  static constexpr std::size_t attention_bytes = 384 << 10;
+  /// Per lane, for partial results of attention over a divided context: 26 chunks of SmolLM2's nine heads of 64.
+  static constexpr std::size_t shared_bytes = 64 << 10;
+
+  std::byte* base = nullptr;
+  std::size_t linear_bytes = 0; ///< of one lane, for `linear`
+
+  /// Bytes for `lanes` lanes and matrices of up to `width` columns.
+  [[nodiscard]] static std::size_t bytes(std::size_t lanes, std::size_t width) noexcept;
+  /// Divides `bytes` (at least `bytes(lanes, 0)`) from `base` on.
+  [[nodiscard]] static host_scratch divide(std::byte* base, std::size_t bytes, std::size_t lanes) noexcept;
+
+  [[nodiscard]] float* attention(std::size_t lane) const noexcept;
+  [[nodiscard]] float* shared(std::size_t lanes) const noexcept; ///< partial results of attention, of all lanes
+  [[nodiscard]] std::byte* linear(std::size_t lane, std::size_t lanes) const noexcept;
+};
+
+/// Lives on its lane's stack for one job.
+class host_ops final : public ops {
+public:
+  host_ops(lane_context& lane, const kernel_set& kernels, const host_scratch& scratch, bool precise)
+      : lane_(lane), kernels_(kernels), scratch_(scratch), precise_(precise) {}
+
+  [[nodiscard]] std::size_t lane() const noexcept override { return lane_.lane(); }
+  [[nodiscard]] std::size_t lanes() const noexcept override { return lane_.lanes(); }
+
+  void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
+  void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;
+  void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) override;
+  void linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) override;
+  void rope_and_append(float* q, const float* k, const float* v, std::size_t stride, const attention_shape& shape,
+                       const rope_table& rope, std::span<const sequence_rows> sequences) override;
+  /// @pre key_size and value_size are at most `largest_head`.
+  void attention(const float* q, std::size_t stride, const attention_shape& shape,
+                 std::span<const sequence_rows> sequences, float* out) override;
+  void swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows, const activation& out) override;
+  void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
+
+private:
+  /// This lane's part of `count` pieces: contiguous, the same in every call.
+  struct range {
+    std::size_t first, last;
+  };
+  [[nodiscard]] range part_of(std::size_t count) const noexcept {
+    return {count * lane() / lanes(), count * (lane() + 1) / lanes()};
+  }
+  /// Calls `f(row, first piece, last piece)` for this lane's part of `rows` rows of `width` values.
+  template <class F>
+  void for_pieces(std::size_t rows, std::size_t width, F&& f);
+
+  lane_context& lane_;
+  const kernel_set& kernels_;
+  const host_scratch& scratch_;
+  bool precise_;
+};
+
+} // namespace tropilla::host

@@ -1,0 +1,29 @@
+/// A stream of the host: a queue of jobs and the thread that runs them.
+#pragma once
+
+#include "kernels/device.hpp"
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+namespace tropilla::host {
+
+class host_stream final : public stream {
+public:
+  /// The thread is named after the stream. It looks for the next job for `spin` before it parks.
+  explicit host_stream(std::string name, std::chrono::nanoseconds spin = {});
+  ~host_stream() override;
+
+  void enqueue(std::function<void()> job) override;
+  [[nodiscard]] event record() override;
+  void wait(event e) override;
+  void synchronize() override;
+  [[nodiscard]] std::string_view name() const noexcept override;
+
+private:
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+} // namespace tropilla::host

@@ -1,0 +1,64 @@
+/// What is done to rows of activations between matrix products: norms, gates, rotations, and storing them.
+///
+/// One table per instruction set; all give the same bits. Pure functions over memory of the caller, any thread.
+#pragma once
+
+#include "kernels/host/activation_format.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tropilla::host {
+
+/// Values of a row that are stored as one piece of work: one cache line of int8.
+inline constexpr std::size_t row_piece = 64;
+
+/// Where one row of an activation goes. Null pointers where a part is not wanted.
+struct row_target {
+  std::int8_t* q = nullptr;
+  float* scale = nullptr;
+  float* sum32 = nullptr;
+  float* sum16 = nullptr;
+  float* full = nullptr;
+  std::size_t full_stride = 0; ///< floats of the row, zeros after the width
+};
+
+/// Row `row` of an activation.
+[[nodiscard]] row_target row_of(const activation_parts& parts, std::size_t row) noexcept;
+
+/// The kernels of one instruction set. `first` and `last` count pieces of `row_piece` values; the last piece of a row
+/// may be short, and what it lacks is stored as zeros.
+struct row_kernels {
+  /// `1 / sqrt(mean(x^2) + epsilon)`.
+  float (*inverse_rms)(const float* x, std::size_t width, float epsilon) noexcept;
+  /// Stores `x * factor * weight`.
+  void (*store_scaled)(const float* x, float factor, const float* weight, std::size_t width, std::size_t first,
+                       std::size_t last, const row_target& out) noexcept;
+  /// Stores `x`.
+  void (*store_plain)(const float* x, std::size_t width, std::size_t first, std::size_t last,
+                      const row_target& out) noexcept;
+  /// Stores `gate / (1 + exp(-gate)) * up`.
+  void (*store_swiglu)(const float* gate, const float* up, std::size_t width, std::size_t first, std::size_t last,
+                       const row_target& out) noexcept;
+  /// Rotates the neighbouring pairs of the first `dims` values of `in` and copies the rest; `in` may be `out`.
+  void (*rotate)(const float* in, float* out, std::size_t size, std::size_t dims, const float* cosines,
+                 const float* sines) noexcept;
+  /// Rounds to IEEE half; what exceeds its range becomes its largest number.
+  void (*to_half)(const float* in, std::uint16_t* out, std::size_t size) noexcept;
+};
+
+namespace scalar {
+[[nodiscard]] const row_kernels& rows() noexcept;
+}
+namespace avx2 {
+[[nodiscard]] const row_kernels& rows() noexcept;
+}
+namespace avx512 {
+[[nodiscard]] const row_kernels& rows() noexcept;
+}
+/// The AVX-512 sources over SIMDe, on AVX2: in the library of the tests only.
+namespace avx512_emulated {
+[[nodiscard]] const row_kernels& rows() noexcept;
+}
+
+} // namespace tropilla::host
