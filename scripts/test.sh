@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Builds and runs every test with ctest, in stages; goes on after a stage that fails and says so at the end.
+# Builds and runs every test with ctest, in stages; goes on after a stage that fails, and ends with which and why.
 #   scripts/test.sh [--only STAGE[,STAGE...]]
-# Stages: format   clang-format has nothing to change
+# Stages: format   clang-format has nothing to change, shellcheck nothing to say, the tree is tidy
 #         release  everything in the Release build: unit, actors, model (the real one), scripts, documentation
 #         unit, model, docs   only that part of release
 #         asan     unit and actor tests under AddressSanitizer and UBSan
 #         tsan     unit tests of all that works without CAF, under ThreadSanitizer
 #         fuzz     each fuzz target for 30 seconds, from its committed corpus
+# What each stage printed stays in build/logs/STAGE.log.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 stages=(format release asan tsan fuzz)
-if [[ ${1:-} == --only && -n ${2:-} ]]; then
+if [[ ${1:-} == --only && -n ${2:-} && $# -eq 2 ]]; then
   IFS=, read -ra stages <<<"$2"
 elif (($# > 0)); then
   die "test.sh knows only --only STAGE[,STAGE...]"
@@ -19,12 +20,15 @@ for stage in "${stages[@]}"; do
   [[ $stage =~ ^(format|release|unit|model|docs|asan|tsan|fuzz)$ ]] || die "there is no test stage '$stage'"
 done
 jobs=$(nproc)
+logs=$root/build/logs
+mkdir -p "$logs"
 
 # test_tree PRESET [ctest option...]: builds all of a preset and runs what the options choose.
 test_tree() {
-  local preset=$1
+  local preset=$1 begin=$SECONDS
   shift
   "${wrapper[@]}" "$root/scripts/build.sh" --no-deps "$preset" || return
+  say "built $preset in $((SECONDS - begin)) s"
   "${wrapper[@]}" ctest --test-dir "$root/build/$preset" --output-on-failure --no-tests=error --timeout 600 -j "$jobs" "$@"
 }
 
@@ -33,9 +37,17 @@ wrapper=(env)
 fixed_addresses=(setarch "$(uname -m)" -R)
 "${fixed_addresses[@]}" true 2>/dev/null || fixed_addresses=(env)
 
+check_style() {
+  local status=0
+  "$root/scripts/format.sh" --check || status=1
+  (cd "$root" && shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run) || status=1
+  python3 "$root/tests/scripts/test_tree.py" || status=1
+  return $status
+}
+
 run_stage() {
   case $1 in
-    format) "$root/scripts/format.sh" --check ;;
+    format) check_style ;;
     release) test_tree release ;;
     unit) test_tree release -L 'unit|actors' ;;
     model) test_tree release -L model ;;
@@ -45,30 +57,43 @@ run_stage() {
       test_tree asan -L 'unit|actors'
       ;;
     tsan)
-      wrapper=("${fixed_addresses[@]}")
+      wrapper=("${fixed_addresses[@]}" env TSAN_OPTIONS=halt_on_error=1)
       test_tree tsan -L unit
       ;;
     fuzz) test_tree fuzz -L fuzz ;;
   esac
 }
 
+# why STAGE: the lines of its log that tell what failed: compilers', sanitizers', tests', the scripts' own; else its end.
+why() {
+  local telling='error: |error [A-Z]|FAILED:|\*\*\*|FAILED$|\((Failed|Timeout|SEGFAULT|Subprocess aborted|ILLEGAL|Not Run)\)'
+  telling+='|SUMMARY: |runtime error:|ERROR: (Address|Leak)|WARNING: ThreadSanitizer|^tropilla: |[^ ]+:[0-9]+: |In .* line [0-9]+'
+  grep -E "$telling" "$logs/$1.log" | grep -vE '^tropilla: (built|building)' | cut -c 1-200 | awk '!seen[$0]++' |
+    head -n 30 | grep . || tail -n 15 "$logs/$1.log"
+}
+
 "$root/scripts/deps.sh" --test
-model=$("$root/scripts/model.sh")
-export TROPILLA_TEST_MODEL=$model
+TROPILLA_TEST_MODEL=$("$root/scripts/model.sh")
+export TROPILLA_TEST_MODEL
+say "packages and model are there after $SECONDS s"
 
 report=()
-failed=0
+failed=()
 for stage in "${stages[@]}"; do
   say "stage $stage"
   begin=$SECONDS
   verdict=passed
-  if ! (run_stage "$stage"); then
+  if ! (run_stage "$stage") 2>&1 | tee "$logs/$stage.log"; then
     verdict=FAILED
-    failed=1
+    failed+=("$stage")
   fi
   report+=("$(printf '%-8s %s in %d s' "$stage" "$verdict" $((SECONDS - begin)))")
   say "${report[-1]}"
 done
+for stage in "${failed[@]}"; do
+  printf '\ntropilla: why stage %s failed (all of it: build/logs/%s.log):\n' "$stage" "$stage" >&2
+  why "$stage" | sed 's/^/  /' >&2
+done
 say "all in $SECONDS s:"
 printf '  %s\n' "${report[@]}" >&2
-exit $failed
+((${#failed[@]} == 0))

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""What must hold for every file of the repository, whoever wrote it. Run by scripts/test.sh (stage format), or by hand:
+tests/scripts/test_tree.py [FOLDER]
+
+Unfinished work has no place in the tree, nor have paths of somebody's machine; public headers say what everything is
+for; files stay short enough to read.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SOURCES = {".cpp", ".hpp", ".py", ".sh", ".txt", ".cmake", ".toml"}
+LONGEST = 600  # lines of a C++ file
+# Spelled in pieces, so that this file does not match itself.
+UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK"]) + r")\b")
+PLACES = re.compile(r"(?<![\w$}.~-])/(" + "|".join(["wo" + "rk/", "ho" + "me/", "Us" + "ers/", "ro" + "ot/", "tm" + "p/"])
+                    + ")")
+# What needs words in a public header: types and functions at a line's start, and what is inside of classes.
+DECLARATION = re.compile(r"^(?:\[\[nodiscard\]\] )*(?:class|struct|enum class) (\w+)(?!\w|::)[^;]*\{|"
+                         r"^(?:\[\[nodiscard\]\] |constexpr |inline )*[\w:<>]+(?: [\w:<>*&]+)* [&*]?(\w+)\(.*")
+
+
+def files():
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    return [ROOT / name for name in names.decode().split("\0") if name]
+
+
+def lines_of(path):
+    try:
+        return path.read_text().splitlines()
+    except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+        return []
+
+
+def undocumented(path):
+    """(line, name) of declarations at namespace scope without a comment above, beside or inside. A comment also stands
+    for the declarations that follow it without a blank line."""
+    lines = lines_of(path)
+    for number, line in enumerate(lines, 1):
+        found = DECLARATION.match(line)
+        if not found or line.startswith(("using ", "return ", "namespace ")):
+            continue
+        end = next((i for i in range(number, len(lines)) if lines[i].startswith("}")), number)
+        block = lines[number - 1:end + 1] if found.group(1) else [line]
+        start = number - 1
+        while start > 0 and lines[start - 1].strip():
+            start -= 1
+        if not any("//" in l for l in lines[start:number - 1] + block):
+            yield number, found.group(1) or found.group(2)
+
+
+def problems():
+    for path in files():
+        name = path.relative_to(ROOT)
+        lines = lines_of(path)
+        checked = path.suffix in SOURCES | {".md"} and name.parts[0] != "LICENSE"
+        in_data = name.parts[:2] == ("tests", "data")
+        if not checked or in_data:
+            continue
+        for number, line in enumerate(lines, 1):
+            if UNFINISHED.search(line):
+                yield f"{name}:{number}: unfinished work: {line.strip()}"
+            if PLACES.search(line) and "tests" not in name.parts:
+                yield f"{name}:{number}: a path of one machine: {line.strip()}"
+            if line != line.rstrip() and path.suffix != ".md":
+                yield f"{name}:{number}: white space at the end of the line"
+        if path.suffix in {".cpp", ".hpp"} and len(lines) > LONGEST:
+            yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
+        if path.suffix == ".hpp" and lines and not lines[0].startswith(("///", "//")):
+            yield f"{name}: its first line does not say what it is for"
+        if name.parts[:2] == ("include", "tropilla"):
+            for number, what in undocumented(path):
+                yield f"{name}:{number}: {what} is public and undocumented"
+
+
+def main():
+    found = list(problems())
+    print("\n".join(found), end="\n" if found else "")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
