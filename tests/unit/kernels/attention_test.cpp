@@ -1,0 +1,274 @@
+// The rotary embedding, the KV cache and attention: against float64, and bit for bit between variants, lanes and steps.
+#include "tests/unit/kernels/device_fixture.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <limits>
+
+using namespace tropilla;
+using namespace tropilla::host;
+using namespace tropilla::host::testing;
+
+namespace {
+
+/// A layer's shape with random queries, keys and values of one sequence, and its cache.
+struct sequence_case {
+  attention_shape shape;
+  std::size_t dims;
+  std::size_t tokens;
+  std::size_t stride;
+  std::vector<float> q, k, v; ///< [tokens, stride], before rotation
+  std::vector<float> cosines, sines;
+
+  sequence_case(const attention_shape& s, std::size_t rotated, std::size_t count, std::uint32_t seed = 1)
+      : shape(s), dims(rotated), tokens(count),
+        stride(std::max(s.heads * s.key_size, s.kv_heads * std::max(s.key_size, s.value_size)) + 3),
+        q(random_floats(count * stride, seed, 2)), k(random_floats(count * stride, seed + 1)),
+        v(random_floats(count * stride, seed + 2)) {
+    for (std::size_t p = 0; p < count; ++p)
+      for (std::size_t i = 0; i < dims / 2; ++i) {
+        const double angle =
+            static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
+        cosines.push_back(static_cast<float>(std::cos(angle)));
+        sines.push_back(static_cast<float>(std::sin(angle)));
+      }
+  }
+  [[nodiscard]] rope_table rope() const { return {cosines.data(), sines.data(), tokens, dims}; }
+};
+
+/// A paged cache of two layers, of which the second is used.
+class cache {
+public:
+  explicit cache(const sequence_case& c)
+      : layer_bytes_(kv_layer_bytes(c.shape.kv_heads, c.shape.key_size, c.shape.value_size)) {
+    const std::size_t pages = (c.tokens + kv_page_tokens - 1) / kv_page_tokens;
+    memory_.reserve(pages);
+    for (std::size_t i = 0; i < pages; ++i)
+      pages_.push_back(memory_.emplace_back(2 * layer_bytes_).data());
+    std::rotate(pages_.begin(), pages_.begin() + pages_.size() / 2, pages_.end()); // not in order of address
+  }
+  [[nodiscard]] kv_view view() const { return {pages_.data(), layer_bytes_}; }
+  [[nodiscard]] const std::uint16_t* layer(std::size_t page) const {
+    return reinterpret_cast<const std::uint16_t*>(pages_[page] + layer_bytes_);
+  }
+
+private:
+  std::size_t layer_bytes_;
+  std::vector<aligned_bytes> memory_;
+  std::vector<std::byte*> pages_;
+};
+
+/// Runs the sequence in steps of the given sizes and gives the attention of every row, `[tokens, heads * value_size]`.
+std::vector<float> run_in_steps(const sequence_case& c, const kernel_set& kernels, std::size_t lanes,
+                                const std::vector<std::size_t>& steps) {
+  const cache kv(c);
+  auto q = c.q;
+  std::vector<float> out(c.tokens * c.shape.heads * c.shape.value_size, std::numeric_limits<float>::quiet_NaN());
+  with_ops(kernels, lanes, false, [&](ops& o) {
+    std::size_t at = 0;
+    for (const std::size_t rows : steps) {
+      const sequence_rows s{0, rows, at, kv.view()};
+      o.rope_and_append(q.data() + at * c.stride, c.k.data() + at * c.stride, c.v.data() + at * c.stride, c.stride,
+                        c.shape, c.rope(), {&s, 1});
+      o.attention(q.data() + at * c.stride, c.stride, c.shape, {&s, 1},
+                  out.data() + at * c.shape.heads * c.shape.value_size);
+      at += rows;
+    }
+  });
+  return out;
+}
+
+double rotated(const sequence_case& c, const float* head, std::size_t position, std::size_t d) {
+  if (d >= c.dims)
+    return head[d];
+  const double angle = static_cast<double>(position) *
+                       std::pow(10000.0, -2.0 * static_cast<double>(d / 2) / static_cast<double>(c.dims));
+  const double x = head[d / 2 * 2], y = head[d / 2 * 2 + 1];
+  return d % 2 == 0 ? x * std::cos(angle) - y * std::sin(angle) : x * std::sin(angle) + y * std::cos(angle);
+}
+
+double as_half(double x) {
+  return static_cast<double>(half_to_float(float_to_half(static_cast<float>(x))));
+}
+
+/// Attention in float64 over keys and values rounded to half.
+std::vector<double> reference(const sequence_case& c) {
+  const auto& s = c.shape;
+  std::vector<double> out(c.tokens * s.heads * s.value_size);
+  std::vector<double> keys(c.tokens * s.kv_heads * s.key_size);
+  for (std::size_t t = 0; t < c.tokens; ++t)
+    for (std::size_t i = 0; i < s.kv_heads * s.key_size; ++i)
+      keys[t * s.kv_heads * s.key_size + i] =
+          as_half(rotated(c, c.k.data() + t * c.stride + i / s.key_size * s.key_size, t, i % s.key_size));
+  for (std::size_t t = 0; t < c.tokens; ++t)
+    for (std::size_t h = 0; h < s.heads; ++h) {
+      const std::size_t kv = h / (s.heads / s.kv_heads);
+      std::vector<double> query(s.key_size), score(t + 1);
+      for (std::size_t d = 0; d < s.key_size; ++d)
+        query[d] = rotated(c, c.q.data() + t * c.stride + h * s.key_size, t, d);
+      double sum = 0;
+      for (std::size_t j = 0; j <= t; ++j) {
+        for (std::size_t d = 0; d < s.key_size; ++d)
+          score[j] += query[d] * keys[(j * s.kv_heads + kv) * s.key_size + d];
+        score[j] *= static_cast<double>(s.scale);
+      }
+      const double top = *std::max_element(score.begin(), score.end());
+      for (auto& x : score)
+        sum += x = std::exp(x - top);
+      for (std::size_t j = 0; j <= t; ++j)
+        for (std::size_t d = 0; d < s.value_size; ++d)
+          out[(t * s.heads + h) * s.value_size + d] +=
+              score[j] / sum * as_half(static_cast<double>(c.v[j * c.stride + kv * s.value_size + d]));
+    }
+  return out;
+}
+
+double worst_difference(const std::vector<float>& a, const std::vector<double>& b) {
+  double worst = a.size() == b.size() ? 0 : 1;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    worst = difference <= worst ? worst : std::isnan(difference) ? 1 : difference;
+  }
+  return worst;
+}
+
+const attention_shape shapes[] = {
+    {9, 3, 64, 64, 0.125F}, // SmolLM2
+    {8, 2, 64, 64, 0.125F}, // Llama 3.2 1B, a quarter
+    {4, 4, 10, 6, 0.3F},    // no grouping, small odd sizes
+    {14, 1, 34, 50, 0.17F}, // one head of keys, more queries than a tile
+    {2, 2, 2, 128, 0.7F},   {3, 1, 128, 32, 0.09F},
+};
+
+} // namespace
+
+TEST_CASE("rotation and appending: keys transposed by page, values by token, as halves") {
+  const sequence_case c({4, 2, 10, 6, 1}, 8, 70);
+  for (const auto& v : variants())
+    for (const std::size_t lanes : {1, 2, 3}) {
+      const cache kv(c);
+      auto q = c.q;
+      with_ops(v.kernels, lanes, false, [&](ops& o) {
+        const sequence_rows s{0, c.tokens, 0, kv.view()};
+        o.rope_and_append(q.data(), c.k.data(), c.v.data(), c.stride, c.shape, c.rope(), {&s, 1});
+      });
+      double worst_q = 0, worst_k = 0;
+      std::size_t wrong_v = 0, touched = 0;
+      for (std::size_t t = 0; t < c.tokens; ++t) {
+        for (std::size_t h = 0; h < 4; ++h)
+          for (std::size_t d = 0; d < 10; ++d)
+            worst_q = std::max(worst_q, std::abs(static_cast<double>(q[t * c.stride + h * 10 + d]) -
+                                                 rotated(c, c.q.data() + t * c.stride + h * 10, t, d)));
+        for (std::size_t i = 40; i < c.stride; ++i)
+          touched += q[t * c.stride + i] != c.q[t * c.stride + i];
+        const auto* layer = kv.layer(t / 32);
+        for (std::size_t h = 0; h < 2; ++h) {
+          for (std::size_t d = 0; d < 10; ++d) {
+            const double key = half_to_float(layer[(h * 10 + d) * 32 + t % 32]);
+            worst_k = std::max(worst_k, std::abs(key - rotated(c, c.k.data() + t * c.stride + h * 10, t, d)) /
+                                            (1e-3 + std::abs(key)));
+          }
+          for (std::size_t d = 0; d < 6; ++d)
+            wrong_v += layer[2 * 10 * 32 + (h * 32 + t % 32) * 6 + d] != float_to_half(c.v[t * c.stride + h * 6 + d]);
+        }
+      }
+      INFO(v.name << ", " << lanes << " lanes");
+      CHECK(worst_q < 1e-5);
+      CHECK(worst_k < 1e-3);
+      CHECK(wrong_v == 0);
+      CHECK(touched == 0);
+    }
+}
+
+TEST_CASE("attention agrees with softmax(q k / sqrt(d)) v in float64") {
+  for (const auto& shape : shapes)
+    for (const std::size_t tokens : {1, 2, 33, 150}) {
+      const sequence_case c(shape, shape.key_size / 4 * 4 == 0 ? 2 : shape.key_size / 4 * 4, tokens);
+      const auto expected = reference(c);
+      for (const auto& v : variants()) {
+        INFO(v.name << ", " << shape.heads << " heads, " << tokens << " tokens");
+        CHECK(worst_difference(run_in_steps(c, v.kernels, 2, {tokens}), expected) < 5e-4);
+      }
+    }
+}
+
+TEST_CASE("attention has the same bits whatever the variant, the lanes and the steps") {
+  const std::size_t tokens = 330; // three chunks
+  for (const auto& shape : shapes) {
+    const sequence_case c(shape, shape.key_size, tokens);
+    std::vector<std::vector<std::size_t>> steps{{tokens}, {1, 2, 3, 61, 63, 150, 49, 1}, {256, 71, 1, 1, 1}};
+    const auto all = variants();
+    const auto expected = run_in_steps(c, all.back().kernels, 1, steps.front());
+    CHECK(worst_difference(expected, reference(c)) < 5e-4);
+    for (const auto& v : all)
+      for (const std::size_t lanes : {1, 2, 5})
+        for (const auto& s : steps) {
+          if (v.name == "scalar" && (lanes != 2 || s.size() == 1))
+            continue; // its multiply-add is a function call: one run is enough
+          INFO(v.name << ", " << lanes << " lanes, " << s.size() << " steps, " << shape.heads << " heads");
+          REQUIRE(same_bits(run_in_steps(c, v.kernels, lanes, s), expected));
+        }
+  }
+}
+
+TEST_CASE("a long context of one row is divided between the lanes, in more waves than one") {
+  const attention_shape shape{10, 1, 4, 512, 0.5F}; // large heads: few chunks fit the scratch at once
+  const sequence_case c(shape, 4, 1100);
+  const auto& kernels = variants().back().name == "scalar" ? variants().back().kernels : variants()[1].kernels;
+  const auto expected = run_in_steps(c, kernels, 1, {1099, 1});
+  for (const std::size_t lanes : {2, 3})
+    CHECK(same_bits(run_in_steps(c, kernels, lanes, {1099, 1}), expected));
+}
+
+TEST_CASE("sequences of one step do not disturb each other") {
+  const attention_shape shape{6, 3, 32, 32, 0.18F};
+  const sequence_case a(shape, 32, 200, 11), b(shape, 32, 45, 22), d(shape, 32, 1, 33);
+  for (const auto& v : variants()) {
+    const auto alone_a = run_in_steps(a, v.kernels, 1, {199, 1});
+    const auto alone_b = run_in_steps(b, v.kernels, 1, {45});
+    const auto alone_d = run_in_steps(d, v.kernels, 1, {1});
+    for (const std::size_t lanes : {1, 2, 4}) {
+      const cache cache_a(a), cache_b(b), cache_d(d);
+      const std::size_t width = shape.heads * shape.value_size;
+      // First a's 199 tokens, then one step: a's last token, all of b, all of d.
+      std::vector<float> q(47 * a.stride), k(q.size()), val(q.size()), out(47 * width), first(199 * width);
+      const auto place = [&](const sequence_case& c, std::size_t from, std::size_t rows, std::size_t at) {
+        std::copy_n(c.q.begin() + static_cast<std::ptrdiff_t>(from * c.stride), rows * c.stride,
+                    q.begin() + static_cast<std::ptrdiff_t>(at * c.stride));
+        std::copy_n(c.k.begin() + static_cast<std::ptrdiff_t>(from * c.stride), rows * c.stride,
+                    k.begin() + static_cast<std::ptrdiff_t>(at * c.stride));
+        std::copy_n(c.v.begin() + static_cast<std::ptrdiff_t>(from * c.stride), rows * c.stride,
+                    val.begin() + static_cast<std::ptrdiff_t>(at * c.stride));
+      };
+      place(a, 199, 1, 0);
+      place(b, 0, 45, 1);
+      place(d, 0, 1, 46);
+      auto q_a = a.q;
+      with_ops(v.kernels, lanes, false, [&](ops& o) {
+        const sequence_rows begin{0, 199, 0, cache_a.view()};
+        o.rope_and_append(q_a.data(), a.k.data(), a.v.data(), a.stride, shape, a.rope(), {&begin, 1});
+        const sequence_rows step[] = {
+            {0, 1, 199, cache_a.view()}, {1, 45, 0, cache_b.view()}, {46, 1, 0, cache_d.view()}};
+        o.rope_and_append(q.data(), k.data(), val.data(), a.stride, shape, a.rope(), step);
+        o.attention(q.data(), a.stride, shape, step, out.data());
+      });
+      INFO(v.name << ", " << lanes << " lanes");
+      CHECK(std::memcmp(out.data(), alone_a.data() + 199 * width, width * sizeof(float)) == 0);
+      CHECK(std::memcmp(out.data() + width, alone_b.data(), 45 * width * sizeof(float)) == 0);
+      CHECK(std::memcmp(out.data() + 46 * width, alone_d.data(), width * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST_CASE("scores of any size leave finite attention") {
+  const attention_shape shape{2, 1, 16, 16, 1.0F};
+  sequence_case c(shape, 16, 300);
+  for (std::size_t i = 0; i < c.k.size(); ++i) {
+    c.k[i] *= 1e5F; // beyond what a half holds
+    c.q[i] *= 1e3F;
+  }
+  for (const auto& v : variants())
+    for (const float x : run_in_steps(c, v.kernels, 2, {299, 1}))
+      REQUIRE(std::isfinite(x));
+}
