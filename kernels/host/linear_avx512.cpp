@@ -6,16 +6,7 @@
 #include "kernels/host/linear_impl.hpp"
 #include "kernels/host/simd512.hpp"
 
-#ifdef TROPILLA_EMULATE_AVX512
-#include <simde/x86/avx512/dpbusd.h>
-#endif
-
 #include <cstring>
-
-// GCC 12 takes the undefined vectors inside its own AVX-512 intrinsics for mistakes (its bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 
 namespace tropilla::host::TROPILLA_AVX512_NS {
 namespace {
@@ -29,9 +20,27 @@ using namespace packed;
 [[gnu::always_inline]] inline void store(std::byte* p, __m512i v) {
   _mm512_storeu_si512(p, v);
 }
+/// `sums[i] += weights[4 i + j] * inputs[4 i + j]` over j, weights unsigned.
+#ifdef TROPILLA_EMULATE_AVX512
+// One function for the hundreds of places: inlined, SIMDe's version takes minutes to compile.
+[[gnu::noinline]] __m512i add_products(const __m512i& sums, const __m512i& weights, const __m512i& inputs) {
+  std::int32_t total[16];
+  std::uint8_t w[64];
+  std::int8_t x[64];
+  std::memcpy(total, &sums, sizeof(total));
+  std::memcpy(w, &weights, sizeof(w));
+  std::memcpy(x, &inputs, sizeof(x));
+  for (int i = 0; i < 64; ++i)
+    total[i / 4] += w[i] * x[i];
+  __m512i out;
+  std::memcpy(&out, total, sizeof(out));
+  return out;
+}
+#else
 [[gnu::always_inline]] inline __m512i add_products(__m512i sums, __m512i weights, __m512i inputs) {
   return _mm512_dpbusd_epi32(sums, weights, inputs);
 }
+#endif
 [[gnu::always_inline]] inline __m512i broadcast_group(const std::int8_t* x) {
   std::int32_t four = 0;
   std::memcpy(&four, x, sizeof(four));
@@ -78,16 +87,35 @@ template <tensor_type T, int G>
 [[gnu::always_inline]] inline __m512 halves(const std::byte* p) {
   return halves_to_floats(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-/// Sixteen unsigned bytes as integers.
-[[gnu::always_inline]] inline __m512i sixteen_bytes(const std::byte* p) {
-  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-#ifdef TROPILLA_EMULATE_AVX512
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_cvtepu8_epi32(v)), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)),
-                            1);
-#else
-  return _mm512_cvtepu8_epi32(v);
-#endif
+[[gnu::always_inline]] inline __m128i load_bytes(const std::byte* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
+// Sixteen integers from unsigned bytes, signed bytes and unsigned 16-bit values.
+#ifdef TROPILLA_EMULATE_AVX512
+[[gnu::always_inline]] inline __m512i joined(__m256i low, __m256i high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+[[gnu::always_inline]] inline __m512i from_u8(__m128i v) {
+  return joined(_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)));
+}
+[[gnu::always_inline]] inline __m512i from_i8(__m128i v) {
+  return joined(_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)));
+}
+[[gnu::always_inline]] inline __m512i from_u16(__m256i v) {
+  return joined(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)),
+                _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
+}
+#else
+[[gnu::always_inline]] inline __m512i from_u8(__m128i v) {
+  return _mm512_cvtepu8_epi32(v);
+}
+[[gnu::always_inline]] inline __m512i from_i8(__m128i v) {
+  return _mm512_cvtepi8_epi32(v);
+}
+[[gnu::always_inline]] inline __m512i from_u16(__m256i v) {
+  return _mm512_cvtepu16_epi32(v);
+}
+#endif
 [[gnu::always_inline]] inline __m512i masked(__m512i v, int shift, int mask) {
   return _mm512_and_si512(_mm512_srl_epi32(v, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(mask));
 }
@@ -110,7 +138,7 @@ template <tensor_type T>
   const __m512 d = halves(unit);
   const __m512 none = _mm512_setzero_ps();
   const auto bytes = [&](std::size_t header, std::size_t j) {
-    return sixteen_bytes(unit + header + j * packed_row_group);
+    return from_u8(load_bytes(unit + header + j * packed_row_group));
   };
   if constexpr (T == q4_1 || T == q5_1) {
     return {d, halves(unit + halves_bytes)};
@@ -128,8 +156,7 @@ template <tensor_type T>
     const __m512i min = _mm512_or_si512(low, _mm512_slli_epi32(masked(a, 6, 3), 4));
     return {times(d, masked(a, 0, 63)), negated(times(halves(unit + halves_bytes), min))};
   } else if constexpr (T == q6_k) {
-    const auto* at = reinterpret_cast<const __m128i*>(unit + halves_bytes + s * packed_row_group);
-    return {times(d, _mm512_cvtepi8_epi32(_mm_loadu_si128(at))), none};
+    return {times(d, from_i8(load_bytes(unit + halves_bytes + s * packed_row_group))), none};
   } else {
     return {d, none};
   }
@@ -256,21 +283,27 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   return {x.q + rows * x.padded, x.scale + at, x.sum32 + at, x.sum16 + 2 * at, x.padded};
 }
 
+/// Input rows that meet a tile at once. Emulated code is large and its compilation slow: two show the loop.
+#ifdef TROPILLA_EMULATE_AVX512
+constexpr int most_rows = 2;
+#else
+constexpr int most_rows = 8;
+#endif
+
+/// As many input rows as go by `C`, then the rest by half as many.
+template <tensor_type T, int C>
+void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
+  std::size_t v = 0;
+  for (; v + C <= vectors; v += C)
+    multiply_rows<T, C>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+  if constexpr (C > 1)
+    if (v < vectors)
+      multiply_by<T, C / 2>(tile, blocks, advanced(x, v), vectors - v, sums + v * packed_row_group);
+}
+
 template <tensor_type T>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
-  std::size_t v = 0;
-  for (; v + 8 <= vectors; v += 8)
-    multiply_rows<T, 8>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
-  if (v + 4 <= vectors) {
-    multiply_rows<T, 4>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
-    v += 4;
-  }
-  if (v + 2 <= vectors) {
-    multiply_rows<T, 2>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
-    v += 2;
-  }
-  if (v < vectors)
-    multiply_rows<T, 1>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+  multiply_by<T, most_rows>(tile, blocks, x, vectors, sums);
 }
 
 /// Sixteen values of one column of a float type, from `[columns, 16]`.
@@ -282,8 +315,8 @@ template <tensor_type T>
   else if constexpr (T == tensor_type::f16)
     return halves(group + at * 2);
   else
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + at * 2))), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(from_u16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + at * 2))), 16));
 }
 
 template <tensor_type T>
