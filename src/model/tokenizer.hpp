@@ -22,7 +22,9 @@ struct encode_options {
 
 /// Immutable after construction; any thread. Byte-level BPE (Sennrich et al. 2016; GPT-2's byte alphabet) with the
 /// pre-tokenizers "llama-bpe", "smollm" and "gpt-2", run by PCRE2 with JIT and match limits; merging by a heap in
-/// O(n log n). Invalid UTF-8 is kept byte for byte.
+/// O(n log n). Invalid UTF-8 is kept byte for byte: a byte of no character splits words as a symbol would. Bytes that
+/// the vocabulary has no token for are dropped, as Hugging Face's tokenizers does (SmolLM2's lacks 21, among them those
+/// that occur in no UTF-8). "User defined" tokens count as special: text becomes them only when asked.
 class tokenizer {
 public:
   /// Throws `error`: malformed_file (tokens, types or merges missing, out of range or contradictory),

@@ -210,7 +210,8 @@ void read_ids(vocabulary& v, const gguf_file& file) {
       v.ends.push_back(*id);
   std::ranges::sort(v.ends);
   v.ends.erase(std::ranges::unique(v.ends).begin(), v.ends.end());
-  v.add_bos = v.bos >= 0 && file.find_flag("tokenizer.ggml.add_bos_token").value_or(v.cut == pretokenizer_kind::llama3);
+  const auto add_bos = file.find_flag("tokenizer.ggml.add_bos_token");
+  v.add_bos = v.bos >= 0 && add_bos.value_or(v.cut == pretokenizer_kind::llama3);
 }
 
 } // namespace

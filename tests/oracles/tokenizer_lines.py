@@ -139,7 +139,8 @@ def random_text(draw, words):
 
 
 def text_lines(draw):
-    handmade = LANGUAGES + PLAIN + SPACE + SYMBOLS + LOOK_ALIKES
+    # The last is long enough for compiled expressions, where short texts are interpreted.
+    handmade = LANGUAGES + PLAIN + SPACE + SYMBOLS + LOOK_ALIKES + ["\r\n ".join(LANGUAGES[:30] + SPACE + PLAIN)]
     return handmade + [random_text(draw, draw.randint(1, 8)) for _ in range(60)]
 
 
