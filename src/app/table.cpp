@@ -4,6 +4,7 @@
 #include "src/app/text.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <string_view>
 
 namespace tropilla::app {
@@ -84,7 +85,7 @@ std::string table::markdown() const {
   const auto widths = widths_of(safe, 3);
   std::string out = markdown_line(safe, widths, titles_of(safe)) + "|";
   for (std::size_t i = 0; i < columns.size(); ++i)
-    out += " " + std::string(widths[i] - 1, '-') + (columns[i].right ? ": |" : "- |");
+    out += fmt::format(" {:-<{}}", "", widths[i] - 1) + (columns[i].right ? ": |" : "- |");
   out += "\n";
   for (const auto& row : safe.rows)
     out += markdown_line(safe, widths, row);

@@ -1,0 +1,235 @@
+// `tropilla bench`: prefill and decode rates, measured as llama-bench does.
+#include "src/app/command.hpp"
+
+#include "src/app/ids.hpp"
+#include "src/app/table.hpp"
+#include "src/app/text.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <fmt/format.h>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+namespace tropilla::app {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+constexpr std::string_view help = R"(Measures prefill (pp) and decode (tg) in tokens per second.
+
+Usage: tropilla bench -m FILE [options]
+
+  -m, --model FILE         GGUF model (also TROPILLA_MODEL)
+  -p, --n-prompt N[,N...]  tokens of a prefill test, 0 for none (512)
+  -n, --n-gen N[,N...]     tokens of a decode test, 0 for none (128)
+  -r, --repetitions N      of each test, after one that is not counted (5)
+  -o, --output FORMAT      md, csv or json (md)
+  -t, --threads N          (the cores it may use)
+      --isa NAME           scalar, avx2, avx512
+      --ctx N              tokens of context (what the longest test needs)
+      --budget BYTES       300MiB (what the plan needs)
+      --precise            float32 activations
+      --trace FILE         Chrome/Perfetto trace
+  -q, --quiet              no progress
+      --config FILE        options from TOML
+
+Rates are medians. A decode test starts from one token. Overhead is the share of a decode step in which
+nothing is computed: messages between actors, drawing the token, handing it over.
+
+Example:
+  tropilla bench -m model.gguf -p 128,512 -n 64 -o json
+)";
+
+struct bench_options {
+  model_options model;
+  std::string prompt_sizes = "512";
+  std::string reply_sizes = "128";
+  std::size_t repetitions = 5;
+  std::string format = "md";
+
+  void bind(option_binder& b) {
+    model.bind(b);
+    b.text("-p,--n-prompt", prompt_sizes);
+    b.text("-n,--n-gen", reply_sizes);
+    b.count("-r,--repetitions", repetitions, 1, 10000);
+    b.choice("-o,--output", format, {"md", "csv", "json"});
+  }
+};
+
+struct test_result {
+  std::string name; ///< "pp512"
+  std::vector<double> rates;
+  std::vector<double> overheads; ///< of decode tests
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return n == 0 ? 0 : (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+double deviation(const std::vector<double>& values) {
+  if (values.size() < 2)
+    return 0;
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  double squares = 0;
+  for (const double v : values)
+    squares += (v - mean) * (v - mean);
+  return std::sqrt(squares / static_cast<double>(values.size() - 1));
+}
+
+std::vector<std::size_t> sizes(const std::string& text, std::string_view option) {
+  std::vector<std::size_t> out;
+  for (const token_id n : parse_ids(text)) {
+    if (n < 0)
+      throw error(errc::invalid_argument, fmt::format("{} needs numbers of tokens, not {}", option, n));
+    if (n > 0)
+      out.push_back(static_cast<std::size_t>(n));
+  }
+  return out;
+}
+
+/// Runs one reply to its end. Prompts differ in their first token from one call to the next, so that no cache helps.
+generation_statistics measure(runtime& rt, std::size_t prompt, std::size_t reply, std::size_t round) {
+  std::vector<token_id> ids(prompt);
+  const std::size_t vocabulary = rt.model().vocabulary;
+  std::uint64_t state = 0x9E3779B97F4A7C15ULL * (round + 1);
+  for (token_id& id : ids) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    id = static_cast<token_id>((state >> 33) % vocabulary);
+  }
+  ids.front() = static_cast<token_id>(round % vocabulary);
+  generation_options options;
+  options.max_tokens = reply;
+  options.ignore_eos = true;
+  generation g = rt.generate(std::move(ids), options);
+  while (g.next()) {
+  }
+  return g.statistics();
+}
+
+class bench {
+public:
+  bench(const bench_options& options, runtime& rt, progress& shown, std::size_t tests)
+      : rt_(rt), repetitions_(options.repetitions), shown_(shown), rounds_in_all_(tests * (repetitions_ + 1)) {}
+
+  test_result prefill(std::size_t tokens) {
+    test_result t{fmt::format("pp{}", tokens), {}, {}};
+    repeat([&](bool counts) {
+      const auto s = measure(rt_, tokens, 1, round_);
+      if (counts)
+        t.rates.push_back(s.prefill_rate());
+    });
+    return t;
+  }
+
+  test_result decode(std::size_t tokens) {
+    test_result t{fmt::format("tg{}", tokens), {}, {}};
+    repeat([&](bool counts) {
+      const auto s = measure(rt_, 1, tokens + 1, round_); // the first token is the prompt's
+      if (!counts)
+        return;
+      t.rates.push_back(s.decode_rate());
+      t.overheads.push_back(1 - s.compute_seconds / s.decode_seconds);
+    });
+    return t;
+  }
+
+private:
+  template <class F>
+  void repeat(F test) {
+    for (std::size_t i = 0; i <= repetitions_; ++i) {
+      test(i > 0); // the first warms up
+      shown_.update(++round_, rounds_in_all_);
+    }
+  }
+
+  runtime& rt_;
+  std::size_t repetitions_;
+  progress& shown_;
+  std::size_t rounds_in_all_;
+  std::size_t round_ = 0;
+};
+
+json as_json(const test_result& t, const runtime& rt) {
+  json out = {{"model", rt.model().name},
+              {"type", rt.model().type},
+              {"file_bytes", rt.model().file_bytes},
+              {"parameters", rt.model().parameters},
+              {"weight_bytes", rt.plan().weight_bytes},
+              {"threads", rt.threads()},
+              {"isa", rt.isa()},
+              {"test", t.name},
+              {"tok_s", median(t.rates)},
+              {"tok_s_stddev", deviation(t.rates)},
+              {"tok_s_min", *std::min_element(t.rates.begin(), t.rates.end())},
+              {"tok_s_max", *std::max_element(t.rates.begin(), t.rates.end())},
+              {"samples", t.rates}};
+  if (!t.overheads.empty())
+    out["overhead"] = median(t.overheads);
+  return out;
+}
+
+table as_table(const std::vector<test_result>& results, const runtime& rt) {
+  table t;
+  t.columns = {{"model"},      {"type"},        {"size", true},   {"threads", true}, {"isa"},
+               {"test", true}, {"tok/s", true}, {"spread", true}, {"overhead", true}};
+  for (const test_result& r : results)
+    t.rows.push_back({escape(rt.model().name), rt.model().type,
+                      fmt::format("{:.1f} MiB", static_cast<double>(rt.model().file_bytes) / 1048576.0),
+                      fmt::format("{}", rt.threads()), std::string(rt.isa()), r.name,
+                      fmt::format("{:.2f}", median(r.rates)), fmt::format("{:.2f}", deviation(r.rates)),
+                      r.overheads.empty() ? std::string() : fmt::format("{:.2f}%", 100 * median(r.overheads))});
+  return t;
+}
+
+void execute(const bench_options& options, surroundings& around) {
+  const auto prompts = sizes(options.prompt_sizes, "--n-prompt");
+  const auto replies = sizes(options.reply_sizes, "--n-gen");
+  if (prompts.empty() && replies.empty())
+    throw error(errc::invalid_argument, "there is nothing to measure: --n-prompt and --n-gen are both 0");
+  runtime_config config = options.model.to_config();
+  if (config.context == 0) {
+    config.context = 64;
+    for (const std::size_t n : prompts)
+      config.context = std::max(config.context, n + 1);
+    for (const std::size_t n : replies)
+      config.context = std::max(config.context, n + 2);
+  }
+  std::vector<test_result> results;
+  loaded_runtime model(std::move(config), options.model.quiet);
+  model.wait();
+  {
+    progress shown("measuring", progress::unit::count, options.model.quiet);
+    bench b(options, model.get(), shown, prompts.size() + replies.size());
+    for (const std::size_t n : prompts)
+      results.push_back(b.prefill(n));
+    for (const std::size_t n : replies)
+      results.push_back(b.decode(n));
+    shown.finish();
+  }
+  if (options.format == "json") {
+    json out = json::array();
+    for (const test_result& r : results)
+      out.push_back(as_json(r, model.get()));
+    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  } else {
+    const table t = as_table(results, model.get());
+    around.out.write(options.format == "md" ? t.markdown() : t.csv());
+  }
+}
+
+} // namespace
+
+command make_bench() {
+  auto options = std::make_shared<bench_options>();
+  return {.name = "bench",
+          .summary = "prefill and decode rates",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute = [options](surroundings& around) { execute(*options, around); }};
+}
+
+} // namespace tropilla::app
