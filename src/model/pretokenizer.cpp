@@ -149,7 +149,8 @@ std::optional<std::string_view> pretokenizer::words::next() {
   // The alternatives cover every character; should one not, it is a word of its own.
   if (end <= at_)
     end = at_ + utf8::front(subject_.substr(at_)).length;
-  return text_.substr(std::exchange(at_, end), end - at_);
+  const std::size_t begin = std::exchange(at_, end);
+  return text_.substr(begin, end - begin);
 }
 
 } // namespace tropilla

@@ -209,7 +209,7 @@ void read_ids(vocabulary& v, const gguf_file& file) {
     if (const auto id = v.specials.find(v.texts, name))
       v.ends.push_back(*id);
   std::ranges::sort(v.ends);
-  v.ends.erase(std::ranges::unique(v.ends).begin(), v.ends.end());
+  v.ends.erase(std::unique(v.ends.begin(), v.ends.end()), v.ends.end());
   const auto add_bos = file.find_flag("tokenizer.ggml.add_bos_token");
   v.add_bos = v.bos >= 0 && add_bos.value_or(v.cut == pretokenizer_kind::llama3);
 }
@@ -256,9 +256,8 @@ std::optional<special_tokens::found> special_tokens::match_front(const token_tex
     const auto byte_of = [&](token_id id) {
       return static_cast<unsigned char>(texts[static_cast<std::size_t>(id)][depth]);
     };
-    const auto same = std::ranges::equal_range(low, high, byte, {}, byte_of);
-    low = same.begin();
-    high = same.end();
+    low = std::partition_point(low, high, [&](token_id id) { return byte_of(id) < byte; });
+    high = std::partition_point(low, high, [&](token_id id) { return byte_of(id) == byte; });
   }
   return longest;
 }
