@@ -87,7 +87,7 @@ struct host_options {
   std::string name = "host:0";
   std::size_t threads = 0; ///< 0: the cores that this process may use
   bool precise = false;    ///< activations stay float32
-  std::string isa;         ///< "" chooses; "scalar", "avx2", "avx512" force (also TROPILLA_ISA)
+  std::string isa = {};    ///< "" chooses; "scalar", "avx2", "avx512" force (also TROPILLA_ISA)
 };
 
 /// Throws `error` (invalid_argument) for an unknown or unavailable instruction set.

@@ -16,13 +16,12 @@ template <class V>
 struct attention_kernels_of {
   using vec = typename V::vec;
   using half = std::uint16_t;
+  using address = std::uintptr_t; ///< may lie outside of any object: only prefetched
   static constexpr std::size_t w = V::width;
   static constexpr std::size_t page = kv_page_tokens;
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
   static_assert(page == 2 * w);
 
-  static vec load(const float* p) noexcept { return V::load(p); }
-  static vec load(const half* p) noexcept { return V::load_half(p); }
   static std::size_t smaller(std::size_t a, std::size_t b) noexcept { return a < b ? a : b; }
 
   static void pack_queries(const float* q, std::size_t stride, std::size_t group, std::size_t vectors,
@@ -40,59 +39,80 @@ struct attention_kernels_of {
   }
 
   /// `out[r][j] (+)= sum over i of a[i * a_step + r * a_stride] * b[i][j]` for R rows and N vectors of columns.
+  /// `ahead` is where halves that are laid out as `b` will be read next (0: not known): the processor's own
+  /// prefetching ends at each page of the cache, which is half as long as what memory's latency would need.
   template <std::size_t R, std::size_t N, bool Accumulate, class T>
   static void tile(const float* a, std::size_t a_step, std::size_t a_stride, const T* b, std::size_t b_stride,
-                   std::size_t count, float* out, std::size_t out_stride) noexcept {
-    vec sum[R][N];
+                   std::size_t count, float* out, std::size_t out_stride, address ahead) noexcept {
+    using part = typename V::part;
+    constexpr std::size_t parts = N * V::parts, size = w / V::parts;
+    part sum[R][parts];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (std::size_t n = 0; n < N; ++n)
-        sum[r][n] = Accumulate ? V::load(out + r * out_stride + n * w) : V::zero();
-    for (std::size_t i = 0; i < count; ++i) {
-      vec column[N];
-#pragma GCC unroll 2
-      for (std::size_t n = 0; n < N; ++n)
-        column[n] = load(b + n * w);
-#pragma GCC unroll 16
-      for (std::size_t r = 0; r < R; ++r) {
-        const vec factor = V::set1(a[r * a_stride]);
-#pragma GCC unroll 2
-        for (std::size_t n = 0; n < N; ++n)
-          sum[r][n] = V::fma(factor, column[n], sum[r][n]);
+#pragma GCC unroll 4
+      for (std::size_t n = 0; n < parts; ++n)
+        sum[r][n] = Accumulate ? V::load_part(out + r * out_stride + n * size) : V::part_of(0);
+    for (std::size_t i = 0; i < count; ++i, a += a_step, b += b_stride) {
+      if constexpr (sizeof(T) == sizeof(half)) {
+        __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+        ahead += b_stride * sizeof(half);
       }
-      a += a_step;
-      b += b_stride;
+      // Registers are scarce on AVX2: the order keeps the shorter side of the tile in them, and one of the other.
+      if constexpr (R < parts) {
+        part factor[R];
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < R; ++r)
+          factor[r] = V::part_of(a[r * a_stride]);
+#pragma GCC unroll 4
+        for (std::size_t n = 0; n < parts; ++n) {
+          const part column = V::load_part(b + n * size);
+#pragma GCC unroll 16
+          for (std::size_t r = 0; r < R; ++r)
+            sum[r][n] = V::fma_part(factor[r], column, sum[r][n]);
+        }
+      } else {
+        part column[parts];
+#pragma GCC unroll 4
+        for (std::size_t n = 0; n < parts; ++n)
+          column[n] = V::load_part(b + n * size);
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < R; ++r) {
+          const part factor = V::part_of(a[r * a_stride]);
+#pragma GCC unroll 4
+          for (std::size_t n = 0; n < parts; ++n)
+            sum[r][n] = V::fma_part(factor, column[n], sum[r][n]);
+        }
+      }
     }
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (std::size_t n = 0; n < N; ++n)
-        V::store(out + r * out_stride + n * w, sum[r][n]);
+#pragma GCC unroll 4
+      for (std::size_t n = 0; n < parts; ++n)
+        V::store_part(out + r * out_stride + n * size, sum[r][n]);
   }
 
-  /// Scores of R vectors with one page of keys: `scores[r * attention_chunk + t]`.
+  /// Scores of R vectors with one page of keys: `scores[r * attention_chunk + t]`. `ahead`: see `tile`.
   template <std::size_t R, class T>
-  static void score_tile(const float* queries, const T* keys, std::size_t key_size, std::size_t tokens,
-                         float* scores) noexcept {
+  static void score_tile(const float* queries, const T* keys, std::size_t key_size, std::size_t tokens, float* scores,
+                         address ahead = 0) noexcept {
     if constexpr (R <= V::wide_tile_rows) {
-      tile<R, 2, false>(queries, R, 1, keys, page, key_size, scores, attention_chunk);
+      tile<R, 2, false>(queries, R, 1, keys, page, key_size, scores, attention_chunk, ahead);
     } else {
       for (std::size_t t = 0; t < tokens; t += w)
-        tile<R, 1, false>(queries, R, 1, keys + t, page, key_size, scores + t, attention_chunk);
+        tile<R, 1, false>(queries, R, 1, keys + t, page, key_size, scores + t, attention_chunk, ahead);
     }
   }
 
   /// Weighted values of R vectors: `out[r][c] (+)= sum over t of p[r][t] * values[t][c]`, `columns` a multiple of w.
   template <std::size_t R, bool Accumulate, class T>
   static void value_tile(const float* p, const T* values, std::size_t value_stride, std::size_t tokens,
-                         std::size_t columns, float* out, std::size_t out_stride) noexcept {
+                         std::size_t columns, float* out, std::size_t out_stride, address ahead = 0) noexcept {
     std::size_t c = 0;
     if constexpr (R <= V::wide_tile_rows)
       for (; c + 2 * w <= columns; c += 2 * w)
-        tile<R, 2, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride);
+        tile<R, 2, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride, ahead + c * sizeof(half));
     for (; c < columns; c += w)
-      tile<R, 1, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride);
+      tile<R, 1, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride, ahead + c * sizeof(half));
   }
 
   /// Calls `f` with R as a constant. @pre 1 <= rows <= R.
@@ -131,23 +151,32 @@ struct attention_kernels_of {
     return reinterpret_cast<const half*>(job.pages[index] + offset);
   }
 
+  static address address_of(const half* p) noexcept { return reinterpret_cast<address>(p); }
+
   /// A single tile: keys and values are converted as they are read.
   static void chunk_of_one_tile(const attention_chunk_job& job) noexcept {
     const std::size_t tokens = job.visible[job.vectors - 1];
     with_rows(job.vectors, [&]<std::size_t R>() {
-      for (std::size_t t = 0; t < tokens; t += page)
+      for (std::size_t t = 0; t < tokens; t += page) {
+        const half* const ahead = t + page < tokens ? page_data(job, t / page + 1, job.key_offset)
+                                                    : page_data(job, 0, job.value_offset);
         score_tile<R>(job.queries, page_data(job, t / page, job.key_offset), job.key_size, smaller(page, tokens - t),
-                      job.scores + t);
+                      job.scores + t, address_of(ahead));
+      }
     });
     soften_all(job, 0, job.vectors, tokens);
+    const std::size_t size = job.value_size;
     with_rows(job.vectors, [&]<std::size_t R>() {
       for (std::size_t t = 0; t < tokens; t += page) {
         const half* const values = page_data(job, t / page, job.value_offset);
+        const address ahead = t + page < tokens     ? address_of(page_data(job, t / page + 1, job.value_offset))
+                              : job.next != nullptr ? reinterpret_cast<address>(job.next) + job.key_offset
+                                                    : 0;
         const std::size_t count = smaller(page, tokens - t);
         if (t == 0)
-          value_tile<R, false>(job.scores, values, job.value_size, count, job.value_size, job.out.o, job.value_size);
+          value_tile<R, false>(job.scores, values, size, count, size, job.out.o, size, ahead);
         else
-          value_tile<R, true>(job.scores + t, values, job.value_size, count, job.value_size, job.out.o, job.value_size);
+          value_tile<R, true>(job.scores + t, values, size, count, size, job.out.o, size, ahead);
       }
     });
   }

@@ -121,6 +121,7 @@ public:
     job.visible = visible;
     job.vectors = b.rows * group_;
     job.pages = kv.pages + chunk * (attention_chunk / kv_page_tokens);
+    job.next = chunk + 1 < b.chunks() ? job.pages[attention_chunk / kv_page_tokens] : nullptr;
     job.key_offset = kv.layer_offset + page_.keys(kv_head);
     job.value_offset = kv.layer_offset + page_.values(kv_head);
     job.key_size = shape_.key_size;

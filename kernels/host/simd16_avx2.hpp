@@ -20,6 +20,16 @@ struct simd16 {
     __m256 low, high;
   };
 
+  using part = __m256;
+  static constexpr std::size_t parts = 2;
+  static part part_of(float x) noexcept { return _mm256_set1_ps(x); }
+  static part load_part(const float* p) noexcept { return _mm256_loadu_ps(p); }
+  static part load_part(const std::uint16_t* p) noexcept {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static void store_part(float* p, part a) noexcept { _mm256_storeu_ps(p, a); }
+  static part fma_part(part a, part b, part c) noexcept { return _mm256_fmadd_ps(a, b, c); }
+
   static vec zero() noexcept { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static vec set1(float x) noexcept { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static vec load(const float* p) noexcept { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

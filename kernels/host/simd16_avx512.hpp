@@ -17,6 +17,14 @@ struct simd16 {
     __m512 all;
   };
 
+  using part = __m512;
+  static constexpr std::size_t parts = 1;
+  static part part_of(float x) noexcept { return _mm512_set1_ps(x); }
+  static part load_part(const float* p) noexcept { return _mm512_loadu_ps(p); }
+  static part load_part(const std::uint16_t* p) noexcept { return load_half(p).all; }
+  static void store_part(float* p, part a) noexcept { _mm512_storeu_ps(p, a); }
+  static part fma_part(part a, part b, part c) noexcept { return _mm512_fmadd_ps(a, b, c); }
+
   static vec zero() noexcept { return {_mm512_setzero_ps()}; }
   static vec set1(float x) noexcept { return {_mm512_set1_ps(x)}; }
   static vec load(const float* p) noexcept { return {_mm512_loadu_ps(p)}; }

@@ -23,6 +23,15 @@ struct simd16 {
     float lane[width];
   };
 
+  /// What a register holds: `parts` of them make a vector. Kernels that count registers work on parts.
+  using part = vec;
+  static constexpr std::size_t parts = 1;
+  static part part_of(float x) noexcept { return set1(x); }
+  static part load_part(const float* p) noexcept { return load(p); }
+  static part load_part(const std::uint16_t* p) noexcept { return load_half(p); }
+  static void store_part(float* p, part a) noexcept { store(p, a); }
+  static part fma_part(part a, part b, part c) noexcept { return fma(a, b, c); }
+
   static vec zero() noexcept { return set1(0); }
   static vec set1(float x) noexcept {
     return make([x](std::size_t) { return x; });

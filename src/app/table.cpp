@@ -21,15 +21,15 @@ std::vector<std::size_t> widths_of(const table& t, std::size_t least) {
 }
 
 std::string padded(std::string_view cell, std::size_t width, bool right) {
-  const std::string space(width - std::min(width, display_width(cell)), ' ');
-  return right ? space + std::string(cell) : std::string(cell) + space;
+  const std::size_t gap = width - std::min(width, display_width(cell));
+  return right ? fmt::format("{:{}}{}", "", gap, cell) : fmt::format("{}{:{}}", cell, "", gap);
 }
 
 std::string aligned_line(const table& t, const std::vector<std::size_t>& widths,
                          const std::vector<std::string>& cells) {
   std::string line;
   for (std::size_t i = 0; i < cells.size(); ++i)
-    line += (i ? "  " : "") + padded(cells[i], widths[i], t.columns[i].right);
+    line += fmt::format("{}{}", i ? "  " : "", padded(cells[i], widths[i], t.columns[i].right));
   line.erase(line.find_last_not_of(' ') + 1);
   return line;
 }
@@ -41,12 +41,23 @@ std::vector<std::string> titles_of(const table& t) {
   return titles;
 }
 
+std::string with_escaped_bars(std::string_view cell) {
+  std::string out;
+  for (const char c : cell) {
+    if (c == '|')
+      out += '\\';
+    out += c;
+  }
+  return out;
+}
+
 std::string markdown_line(const table& t, const std::vector<std::size_t>& widths,
                           const std::vector<std::string>& cells) {
   std::string line = "|";
   for (std::size_t i = 0; i < cells.size(); ++i)
-    line += " " + padded(cells[i], widths[i], t.columns[i].right) + " |";
-  return line + "\n";
+    line += fmt::format(" {} |", padded(cells[i], widths[i], t.columns[i].right));
+  line += '\n';
+  return line;
 }
 
 std::string csv_line(const std::vector<std::string>& cells) {
@@ -60,19 +71,20 @@ std::string csv_line(const std::vector<std::string>& cells) {
     }
     line += '"';
     for (const char c : cells[i])
-      line += c == '"' ? std::string("\"\"") : std::string(1, c);
+      line.append(c == '"' ? 2 : 1, c);
     line += '"';
   }
-  return line + "\n";
+  line += '\n';
+  return line;
 }
 
 } // namespace
 
 std::string table::aligned(const std::string& heading, const std::string& heading_end) const {
   const auto widths = widths_of(*this, 0);
-  std::string out = heading + aligned_line(*this, widths, titles_of(*this)) + heading_end + "\n";
+  std::string out = fmt::format("{}{}{}\n", heading, aligned_line(*this, widths, titles_of(*this)), heading_end);
   for (const auto& row : rows)
-    out += aligned_line(*this, widths, row) + "\n";
+    out += fmt::format("{}\n", aligned_line(*this, widths, row));
   return out;
 }
 
@@ -80,13 +92,13 @@ std::string table::markdown() const {
   table safe = *this;
   for (auto& row : safe.rows)
     for (std::string& cell : row)
-      for (std::size_t at = 0; (at = cell.find('|', at)) != std::string::npos; at += 2)
-        cell.insert(at, "\\");
+      cell = with_escaped_bars(cell);
   const auto widths = widths_of(safe, 3);
-  std::string out = markdown_line(safe, widths, titles_of(safe)) + "|";
+  std::string out = markdown_line(safe, widths, titles_of(safe));
+  out += '|';
   for (std::size_t i = 0; i < columns.size(); ++i)
-    out += fmt::format(" {:-<{}}", "", widths[i] - 1) + (columns[i].right ? ": |" : "- |");
-  out += "\n";
+    out += fmt::format(" {:-<{}}{} |", "", widths[i] - 1, columns[i].right ? ':' : '-');
+  out += '\n';
   for (const auto& row : safe.rows)
     out += markdown_line(safe, widths, row);
   return out;

@@ -1,0 +1,303 @@
+// `tropilla chat`: a conversation at the terminal, or line by line from a pipe.
+#include "src/app/command.hpp"
+
+#include "src/app/chat_input.hpp"
+#include "src/app/files.hpp"
+#include "src/app/line_editor.hpp"
+#include "src/app/reply.hpp"
+#include "src/app/text.hpp"
+
+#include <fmt/format.h>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+constexpr std::string_view help = R"(Talks with a model. Lines from a pipe are messages, too; answers go to standard output.
+
+Usage: tropilla chat -m FILE [options]
+
+  -m, --model FILE      GGUF model (also TROPILLA_MODEL)      --config FILE|NAME    options from TOML
+      --system TEXT     what the assistant is told first      --template NAME       llama3, chatml
+  -n, --max-tokens N    of each answer (256)                  --temp X              0 picks the likeliest (0)
+      --seed N          same seed, same text (0)              --ignore-eos          go on past the end
+      --top-k N         keep the N likeliest (0: all)         --top-p X             keep this probability (1)
+  -t, --threads N       (the cores it may use)                --isa NAME            scalar, avx2, avx512
+      --ctx N           tokens of context (<= 4096)           --budget BYTES        300MiB (what the plan needs)
+      --precise         float32 activations                   --trace FILE          Chrome/Perfetto trace
+      --stats           figures after each answer         -q, --quiet               no greeting, no progress
+
+Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a long message,
+Ctrl-C stops an answer, Ctrl-D leaves. Earlier lines are kept in ~/.local/state/tropilla/history.
+
+Example:
+  tropilla chat -m model.gguf --temp 0.7 --system "You are brief."
+)";
+
+constexpr std::string_view inner_help = R"(/system TEXT   what the assistant is told first; begins a new conversation. Alone: shows it
+/reset         begins a new conversation
+/stats         what the last answer cost, and how full the context is
+/save FILE     writes the conversation: JSON where FILE ends in .json, else Markdown
+/quit          leaves (so does Ctrl-D)
+//text         the message /text
+\ at the end of a line goes on in the next; """ begins and ends a message of several lines
+Up and Down go through earlier lines, Ctrl-R searches them, Tab completes a command, Ctrl-C stops an answer)";
+
+struct chat_options {
+  model_options model;
+  reply_options reply;
+  std::string system;
+  bool stats = false;
+
+  void bind(option_binder& b) {
+    model.bind(b);
+    reply.bind(b);
+    b.text("--system", system);
+    b.flag("--stats", stats);
+  }
+};
+
+std::string as_json(const std::vector<chat_message>& messages) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  for (const chat_message& m : messages)
+    out.push_back({{"role", m.role}, {"content", m.content}});
+  return out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+std::string as_markdown(const std::vector<chat_message>& messages) {
+  std::string out;
+  for (const chat_message& m : messages)
+    out += fmt::format("{}**{}**\n\n{}\n", out.empty() ? "" : "\n", m.role, m.content);
+  return out;
+}
+
+/// A conversation and the screen that it is on.
+class console {
+public:
+  console(const chat_options& options, loaded_runtime& model, surroundings& around)
+      : options_(options), model_(model.get()), around_(around), screen_(inspect_terminal(STDOUT_FILENO)),
+        talks_to_person_(screen_.interactive && inspect_terminal(STDIN_FILENO).interactive),
+        editor_(history_file()), system_(options.system) {
+    reset();
+  }
+
+  void run() {
+    greet();
+    std::string line;
+    for (;;) {
+      switch (editor_.read(prompt(), line)) {
+      case line_end::interrupt:
+        interrupt();
+        continue;
+      case line_end::closed:
+        leave();
+        return;
+      case line_end::line:
+        break;
+      }
+      editor_.remember(line);
+      const bool begins_block = line.starts_with(R"(""")") || joiner_.unfinished();
+      const auto message = joiner_.take(line);
+      if (message && !take(*message, begins_block))
+        return;
+    }
+  }
+
+private:
+  static std::filesystem::path history_file() {
+    const auto state = user_directory("XDG_STATE_HOME", ".local/state");
+    return state.empty() ? state : state / "tropilla" / "history";
+  }
+
+  void greet() {
+    if (!talks_to_person_ || options_.model.quiet)
+      return;
+    const model_facts& facts = model_.model();
+    tell(fmt::format("{}: {} parameters, {}; {} tokens of context, {}. /help lists the commands.",
+                     screen_.bold(shorten(escape(facts.name), 40)), format_count(facts.parameters), facts.type,
+                     model_.plan().context, fmt::format("{} threads", model_.threads())));
+  }
+
+  /// libedit counts what is between \1 and \1 as no columns.
+  std::string prompt() const {
+    const std::string sign = joiner_.unfinished() ? "... " : "> ";
+    return screen_.colour ? fmt::format("\1\x1b[1;32m\1{}\1\x1b[0m\1", sign) : sign;
+  }
+
+  void interrupt() {
+    if (!joiner_.unfinished() && !options_.model.quiet)
+      tell("(/quit or Ctrl-D leaves)");
+    joiner_.clear();
+  }
+
+  /// A message that the end of the input cut short is answered all the same.
+  void leave() {
+    if (talks_to_person_)
+      around_.out.write("\n");
+    else if (joiner_.unfinished())
+      static_cast<void>(take(joiner_.rest(), true));
+  }
+
+  /// False: leave. A mistake of one line ends the line; from a script, the program.
+  bool take(const std::string& text, bool block) {
+    try {
+      const chat_input input = block ? chat_input{chat_command::message, text} : parse_chat_input(text);
+      return obey(input);
+    } catch (const error& e) {
+      if (!talks_to_person_)
+        throw;
+      say(fmt::format("{} {}", screen_.red("tropilla:"), without_controls(e.what())));
+      return true;
+    }
+  }
+
+  bool obey(const chat_input& input) {
+    switch (input.command) {
+    case chat_command::message:
+      if (input.text.find_first_not_of(" \t\n") != std::string::npos)
+        answer(input.text);
+      return true;
+    case chat_command::help:
+      tell(inner_help);
+      return true;
+    case chat_command::system:
+      set_system(input.text);
+      return true;
+    case chat_command::reset:
+      reset();
+      tell("(a new conversation)");
+      return true;
+    case chat_command::stats:
+      show_statistics();
+      return true;
+    case chat_command::save:
+      save(input.text);
+      return true;
+    case chat_command::quit:
+      return false;
+    }
+    return true;
+  }
+
+  void reset() {
+    messages_.clear();
+    used_ = 0;
+    if (!system_.empty())
+      messages_.push_back({"system", system_});
+  }
+
+  void set_system(const std::string& text) {
+    if (text.empty()) {
+      tell(system_.empty() ? "(no system message; /system TEXT sets one)" : without_controls(system_));
+      return;
+    }
+    require_utf8(text, "the system message");
+    system_ = text;
+    reset();
+    tell("(a new conversation with this system message)");
+  }
+
+  void save(const std::string& name) {
+    if (name.empty())
+      throw error(errc::invalid_argument, "/save needs the name of a file: /save talk.md or /save talk.json");
+    write_file(expand_home(name), name.ends_with(".json") ? as_json(messages_) : as_markdown(messages_));
+    tell(fmt::format("({} messages written to {})", messages_.size(), escape(name)));
+  }
+
+  void show_statistics() {
+    if (!last_) {
+      tell("(no answer yet)");
+      return;
+    }
+    tell(summary_line(*last_, model_));
+    tell(details(*last_, model_));
+    tell(fmt::format("context  {} of {} tokens", used_, model_.plan().context));
+  }
+
+  void answer(const std::string& text) {
+    require_utf8(text, "the message");
+    messages_.push_back({"user", text});
+    try {
+      finished_reply reply = stream();
+      messages_.push_back({"assistant", reply.text});
+      last_ = std::move(reply);
+    } catch (const error& e) {
+      messages_.pop_back(); // the next message must not follow one without an answer
+      if (e.code() == errc::context_full)
+        throw error(errc::context_full, fmt::format("{} (/reset begins a new conversation)", e.what()));
+      throw;
+    }
+    const generation_statistics& s = last_->statistics;
+    used_ = s.prompt_tokens + s.generated_tokens;
+    if (s.finish == finish_reason::context)
+      tell(fmt::format("(the context of {} tokens is full; /reset begins a new conversation)", model_.plan().context));
+    else if (s.finish == finish_reason::length)
+      tell(fmt::format("(stopped after {} tokens; -n allows more)", s.generated_tokens));
+    else if (s.finish == finish_reason::cancelled)
+      tell("(stopped)");
+    if (options_.stats)
+      tell("[" + summary_line(*last_, model_) + "]");
+  }
+
+  finished_reply stream() {
+    generation_options options = options_.reply.generation;
+    generation reply = model_.chat(messages_, options);
+    char last = '\n';
+    const auto show = [&](std::string_view piece) {
+      last = piece.back();
+      around_.out.write(screen_.interactive ? without_controls(piece) : std::string(piece));
+    };
+    finished_reply done = read_reply(reply, around_, show, [] {});
+    done.first_token_seconds = done.statistics.first_token_seconds; // of this answer, not since the program began
+    if (last != '\n')
+      around_.out.write("\n");
+    return done;
+  }
+
+  /// What is not the model's words: beside them on a terminal, and out of them in a pipe.
+  void tell(std::string_view text) {
+    if (talks_to_person_)
+      around_.out.write(screen_.dim(text) + "\n");
+    else
+      say(text);
+  }
+
+  const chat_options& options_;
+  runtime& model_;
+  surroundings& around_;
+  terminal_facts screen_;
+  bool talks_to_person_;
+  line_editor editor_;
+  line_joiner joiner_;
+  std::string system_;
+  std::vector<chat_message> messages_;
+  std::optional<finished_reply> last_;
+  std::size_t used_ = 0; ///< tokens of the context, after the last answer
+};
+
+void execute(const chat_options& options, surroundings& around) {
+  require_utf8(options.system, "the text of --system");
+  loaded_runtime model(options.model.to_config(), options.model.quiet);
+  model.wait();
+  // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
+  const bool person = inspect_terminal(STDIN_FILENO).interactive;
+  std::optional<interrupts::scope> keep;
+  if (person)
+    keep.emplace(around.signals, [](int) {});
+  console(options, model, around).run();
+}
+
+} // namespace
+
+command make_chat() {
+  auto options = std::make_shared<chat_options>();
+  return {.name = "chat",
+          .summary = "talk with a model",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute = [options](surroundings& around) { execute(*options, around); }};
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,114 @@
+// Lines to messages, messages to commands: no terminal in here.
+#include "src/app/chat_input.hpp"
+
+#include "src/app/text.hpp"
+#include "tropilla/error.hpp"
+
+#include <array>
+#include <fmt/format.h>
+#include <utility>
+
+namespace tropilla::app {
+namespace {
+
+constexpr std::string_view fence = "\"\"\"";
+
+constexpr std::array<std::pair<std::string_view, chat_command>, 8> commands{{{"/help", chat_command::help},
+                                                                             {"/system", chat_command::system},
+                                                                             {"/reset", chat_command::reset},
+                                                                             {"/stats", chat_command::stats},
+                                                                             {"/save", chat_command::save},
+                                                                             {"/quit", chat_command::quit},
+                                                                             {"/exit", chat_command::quit},
+                                                                             {"/?", chat_command::help}}};
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view blanks = " \t\r\n";
+  const std::size_t begin = text.find_first_not_of(blanks);
+  return begin == std::string_view::npos ? std::string_view{}
+                                         : text.substr(begin, text.find_last_not_of(blanks) + 1 - begin);
+}
+
+} // namespace
+
+std::optional<std::string> line_joiner::take(std::string_view line) {
+  if (line.ends_with('\r'))
+    line.remove_suffix(1);
+  if (!unfinished_ && line.starts_with(fence)) {
+    block_ = true;
+    line.remove_prefix(fence.size());
+    if (line.empty())
+      return go_on(); // the text begins in the next line
+  }
+  if (block_ && line.ends_with(fence)) {
+    line.remove_suffix(fence.size());
+    text_ += line;
+    if (line.empty() && text_.ends_with('\n'))
+      text_.pop_back();
+    return finish();
+  }
+  if (!block_ && line.ends_with('\\')) {
+    line.remove_suffix(1);
+    text_ += line;
+    text_ += '\n';
+    return go_on();
+  }
+  text_ += line;
+  if (!block_)
+    return finish();
+  text_ += '\n';
+  return go_on();
+}
+
+std::optional<std::string> line_joiner::go_on() {
+  unfinished_ = true;
+  return std::nullopt;
+}
+
+std::string line_joiner::finish() {
+  block_ = false;
+  unfinished_ = false;
+  return std::exchange(text_, {});
+}
+
+std::string line_joiner::rest() {
+  std::string text = finish();
+  if (text.ends_with('\n'))
+    text.pop_back();
+  return text;
+}
+
+void line_joiner::clear() noexcept {
+  text_.clear();
+  block_ = false;
+  unfinished_ = false;
+}
+
+chat_input parse_chat_input(std::string_view text) {
+  if (!text.starts_with('/'))
+    return {chat_command::message, std::string(text)};
+  if (text.starts_with("//"))
+    return {chat_command::message, std::string(text.substr(1))};
+  const std::size_t end = text.find_first_of(" \t\r\n");
+  const std::string_view word = text.substr(0, end);
+  for (const auto& [name, command] : commands)
+    if (name == word)
+      return {command, std::string(trimmed(end == std::string_view::npos ? std::string_view{} : text.substr(end)))};
+  std::vector<std::string> names;
+  for (const auto& entry : commands)
+    names.emplace_back(entry.first);
+  const std::string near = closest(word, names);
+  throw error(errc::invalid_argument,
+              fmt::format("there is no command {}{}; /help lists them, and // begins a message with a slash",
+                          escape(shorten(word, 40)), near.empty() ? "" : fmt::format(" (did you mean {}?)", near)));
+}
+
+std::vector<std::string> complete_chat_command(std::string_view prefix) {
+  std::vector<std::string> names;
+  for (const auto& entry : commands)
+    if (prefix.starts_with('/') && entry.first.starts_with(prefix))
+      names.emplace_back(entry.first);
+  return names;
+}
+
+} // namespace tropilla::app

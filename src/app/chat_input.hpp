@@ -1,0 +1,48 @@
+/// What a person typed in `tropilla chat`: lines put together to messages, and the commands among them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tropilla::app {
+
+/// Puts lines together: a line that ends in a backslash goes on in the next, and """ opens a block that the next """
+/// at the end of a line closes. Inside a block nothing has a meaning, backslashes included. One thread.
+class line_joiner {
+public:
+  /// Takes one line without its line end. Returns the message when it is complete.
+  [[nodiscard]] std::optional<std::string> take(std::string_view line);
+  /// What is there, complete or not: at the end of the input. Empty when nothing is.
+  [[nodiscard]] std::string rest();
+  /// Forgets an unfinished message.
+  void clear() noexcept;
+  [[nodiscard]] bool unfinished() const noexcept { return unfinished_; }
+
+private:
+  [[nodiscard]] std::optional<std::string> go_on();
+  [[nodiscard]] std::string finish();
+
+  std::string text_;
+  bool block_ = false;
+  bool unfinished_ = false;
+};
+
+/// The commands of the console.
+enum class chat_command { message, help, system, reset, stats, save, quit };
+
+/// One complete input: a message for the model, or a command with the text after it.
+struct chat_input {
+  chat_command command = chat_command::message;
+  std::string text;
+};
+
+/// A text that begins with one slash is a command; `//x` is the message `/x`. A block never is a command, which the
+/// caller sees to. Throws `error` (invalid_argument) for a command that there is not, naming the nearest.
+[[nodiscard]] chat_input parse_chat_input(std::string_view text);
+
+/// The commands that begin with `prefix` ("/sa"), for completion.
+[[nodiscard]] std::vector<std::string> complete_chat_command(std::string_view prefix);
+
+} // namespace tropilla::app
