@@ -14,9 +14,14 @@
 
 namespace tropilla {
 
-/// Which precision the consumers of an activation want: quantised weights read `quantised`, F16, BF16 and F32 weights
-/// read `full`. A device that computes precisely keeps float32 whatever the kind.
-enum class activation_kind : std::uint8_t { quantised, full, both };
+/// Which precision the consumers of an activation want: quantised weights read `quantised` or `refined`, F16, BF16 and
+/// F32 weights read `full`. A device that computes precisely keeps float32 whatever the kind.
+enum class activation_kind : std::uint8_t {
+  quantised,
+  full,
+  both,
+  refined, ///< quantised, and what that rounded away quantised again: for the output head
+};
 
 /// The input of matrix products, in the device's own format (host: int8 blocks with scales and/or float32).
 /// `data` has `device::activation_bytes(kind, rows, width)` bytes, 64-byte aligned.

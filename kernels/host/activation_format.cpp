@@ -13,20 +13,23 @@ constexpr std::size_t round_up(std::size_t n, std::size_t to) noexcept {
 }
 
 /// Lays the parts out one after another from `base` (null to measure); gives the bytes.
-std::size_t lay_out(std::byte* base, bool quantised, bool full, std::size_t rows, std::size_t width,
+std::size_t lay_out(std::byte* base, activation_kind kind, std::size_t rows, std::size_t width,
                     activation_parts& out) noexcept {
+  const bool full = kind == activation_kind::full || kind == activation_kind::both;
   std::size_t used = 0;
   const auto part = [&]<class T>(T*& where, std::size_t count) {
     where = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
     used += round_up(count * sizeof(T), part_alignment);
   };
   const std::size_t padded = round_up(width, row_piece);
-  if (quantised) {
+  if (kind != activation_kind::full) {
+    out.row_parts = kind == activation_kind::refined ? 2 : 1;
+    const std::size_t values = rows * out.row_parts * padded;
     out.quantised.padded = padded;
-    part(out.quantised.q, rows * padded);
-    part(out.quantised.scale, rows * padded / 32);
-    part(out.quantised.sum32, rows * padded / 32);
-    part(out.quantised.sum16, rows * padded / 16);
+    part(out.quantised.q, values);
+    part(out.quantised.scale, values / 32);
+    part(out.quantised.sum32, values / 32);
+    part(out.quantised.sum16, values / 16);
   }
   if (full) {
     out.full_stride = round_up(width, part_alignment / sizeof(float));
@@ -39,14 +42,12 @@ std::size_t lay_out(std::byte* base, bool quantised, bool full, std::size_t rows
 
 std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept {
   activation_parts parts;
-  return lay_out(nullptr, kind != activation_kind::full, kind != activation_kind::quantised, rows, width, parts);
+  return lay_out(nullptr, kind, rows, width, parts);
 }
 
 activation_parts locate(const activation& a, bool precise) noexcept {
   activation_parts parts;
-  const bool quantised = !precise && a.kind != activation_kind::full;
-  const bool full = precise || a.kind != activation_kind::quantised;
-  lay_out(a.data, quantised, full, a.rows, a.width, parts);
+  lay_out(a.data, precise ? activation_kind::full : a.kind, a.rows, a.width, parts);
   return parts;
 }
 
@@ -54,10 +55,12 @@ row_target row_of(const activation_parts& parts, std::size_t row) noexcept {
   row_target out;
   const auto& q = parts.quantised;
   if (q.q != nullptr) {
-    out.q = q.q + row * q.padded;
-    out.scale = q.scale + row * (q.padded / 32);
-    out.sum32 = q.sum32 + row * (q.padded / 32);
-    out.sum16 = q.sum16 + row * (q.padded / 16);
+    const std::size_t at = row * parts.row_parts;
+    out.q = q.q + at * q.padded;
+    out.scale = q.scale + at * (q.padded / 32);
+    out.sum32 = q.sum32 + at * (q.padded / 32);
+    out.sum16 = q.sum16 + at * (q.padded / 16);
+    out.rest = parts.row_parts > 1 ? q.padded : 0;
   }
   if (parts.full != nullptr) {
     out.full = parts.full + row * parts.full_stride;

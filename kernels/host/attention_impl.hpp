@@ -110,9 +110,11 @@ struct attention_kernels_of {
     std::size_t c = 0;
     if constexpr (R <= V::wide_tile_rows)
       for (; c + 2 * w <= columns; c += 2 * w)
-        tile<R, 2, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride, ahead + c * sizeof(half));
+        tile<R, 2, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride,
+                               ahead + c * sizeof(half));
     for (; c < columns; c += w)
-      tile<R, 1, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride, ahead + c * sizeof(half));
+      tile<R, 1, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride,
+                             ahead + c * sizeof(half));
   }
 
   /// Calls `f` with R as a constant. @pre 1 <= rows <= R.
@@ -151,15 +153,17 @@ struct attention_kernels_of {
     return reinterpret_cast<const half*>(job.pages[index] + offset);
   }
 
-  static address address_of(const half* p) noexcept { return reinterpret_cast<address>(p); }
+  static address address_of(const half* p) noexcept {
+    return reinterpret_cast<address>(p);
+  }
 
   /// A single tile: keys and values are converted as they are read.
   static void chunk_of_one_tile(const attention_chunk_job& job) noexcept {
     const std::size_t tokens = job.visible[job.vectors - 1];
     with_rows(job.vectors, [&]<std::size_t R>() {
       for (std::size_t t = 0; t < tokens; t += page) {
-        const half* const ahead = t + page < tokens ? page_data(job, t / page + 1, job.key_offset)
-                                                    : page_data(job, 0, job.value_offset);
+        const half* const ahead =
+            t + page < tokens ? page_data(job, t / page + 1, job.key_offset) : page_data(job, 0, job.value_offset);
         score_tile<R>(job.queries, page_data(job, t / page, job.key_offset), job.key_size, smaller(page, tokens - t),
                       job.scores + t, address_of(ahead));
       }

@@ -20,6 +20,9 @@ constexpr std::size_t tile_bytes = 20 * 1024;
 /// Tiles are cut at whole blocks of K types.
 constexpr std::size_t tile_step = 8;
 
+/// Most quantised rows of an input row.
+constexpr std::size_t most_parts = 2;
+
 constexpr std::size_t sums_bytes = most_vectors * packed_row_group * sizeof(float);
 
 /// A lane's scratch.
@@ -27,6 +30,15 @@ struct scratch {
   std::byte* tile;
   float* sums;
 };
+
+/// Adds the sums of a refined row's second part to those of its first: `[vectors, 2, 16]` becomes `[vectors, 16]`.
+void join_parts(std::size_t vectors, float* sums) {
+  for (std::size_t v = 0; v < vectors; ++v) {
+    const float* const parts = sums + most_parts * v * packed_row_group;
+    for (std::size_t i = 0; i < packed_row_group; ++i)
+      sums[v * packed_row_group + i] = parts[i] + parts[packed_row_group + i];
+  }
+}
 
 /// Stores or adds the sums of one row group; the last group of a matrix may be short.
 void put(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors, const float* sums) {
@@ -52,6 +64,7 @@ struct product {
   [[nodiscard]] const linear_type& kernels(tensor_type type) const noexcept {
     return table.types[static_cast<std::size_t>(type)];
   }
+  /// From quantised row `row` and block `block` on; a refined input row has two.
   [[nodiscard]] quantised_rows quantised(std::size_t row, std::size_t block) const noexcept {
     const quantised_rows& a = x.quantised;
     const std::size_t at = row * (a.padded / activation_block) + block;
@@ -71,9 +84,12 @@ void product::vector(const linear_target& t, std::size_t group, const scratch& s
   const packed_layout& w = t.weight.layout;
   const std::byte* data = t.weight.data + group * w.group_bytes;
   const linear_type& k = kernels(w.type);
-  if (!full(w.type))
-    k.vector(data, w.columns, x.quantised, s.sums);
-  else if (k.vector_full != nullptr)
+  if (!full(w.type)) {
+    for (std::size_t part = 0; part < x.row_parts; ++part) // the group stays in a cache for the second
+      k.vector(data, w.columns, quantised(part, 0), s.sums + part * packed_row_group);
+    if (x.row_parts > 1)
+      join_parts(1, s.sums);
+  } else if (k.vector_full != nullptr)
     k.vector_full(data, w.columns, x.full, s.sums);
   else
     matrix_full(w, data, 0, 1, s);
@@ -88,14 +104,17 @@ void product::matrix(const linear_target& t, std::size_t group, std::size_t firs
   if (full(w.type)) {
     matrix_full(w, data, first, vectors, s);
   } else {
-    std::fill_n(s.sums, vectors * packed_row_group, 0.0F);
+    const std::size_t rows = vectors * x.row_parts;
+    std::fill_n(s.sums, rows * packed_row_group, 0.0F);
     const std::size_t blocks = w.columns / packed::block_columns;
     const std::size_t step = tile_bytes / k.tile_block_bytes / tile_step * tile_step;
     for (std::size_t b = 0; b < blocks; b += step) {
       const std::size_t count = std::min(step, blocks - b);
       k.unpack(data, b, count, s.tile);
-      k.multiply(s.tile, count, quantised(first, b), vectors, s.sums);
+      k.multiply(s.tile, count, quantised(first * x.row_parts, b), rows, s.sums);
     }
+    if (x.row_parts > 1)
+      join_parts(vectors, s.sums);
   }
   put(t, group, first, vectors, s.sums);
 }
@@ -143,7 +162,8 @@ void many_rows(const product& p, lane_context& lane, const scratch& s, std::size
   std::size_t groups = 0;
   for (const linear_target& t : targets)
     groups += t.weight.layout.row_groups();
-  const std::size_t blocks = (rows + most_vectors - 1) / most_vectors;
+  const std::size_t most = most_vectors / p.x.row_parts;
+  const std::size_t blocks = (rows + most - 1) / most;
   const std::size_t vectors = (rows + blocks - 1) / blocks;
   lane.share(groups * blocks, [&](std::size_t piece) {
     const std::size_t first = piece / groups * vectors;

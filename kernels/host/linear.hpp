@@ -11,7 +11,7 @@
 ///     acc = fma(w, x, acc) per column
 ///
 /// `scale_c` and `sum_c` (scale_c * sum(x)) come with the activation. `acc` starts at 0; `out` is set to it or has it
-/// added.
+/// added. A refined input row counts as two input rows, whose `acc` are added.
 ///
 /// Many input rows share the work of unpacking: a tile of sixteen weight rows and some columns is unpacked once into
 /// the lane's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth

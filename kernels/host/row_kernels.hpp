@@ -19,9 +19,16 @@ struct row_target {
   float* scale = nullptr;
   float* sum32 = nullptr;
   float* sum16 = nullptr;
+  std::size_t rest = 0; ///< where not 0, what is rounded away goes into the next row, this many values on
   float* full = nullptr;
   std::size_t full_stride = 0; ///< floats of the row, zeros after the width
 };
+
+/// The row that holds what `row` rounds away. @pre `row.rest` is not 0.
+[[nodiscard]] constexpr row_target rest_of(const row_target& row) noexcept {
+  const std::size_t blocks = row.rest / activation_block;
+  return {row.q + row.rest, row.scale + blocks, row.sum32 + blocks, row.sum16 + 2 * blocks};
+}
 
 /// Row `row` of an activation.
 [[nodiscard]] row_target row_of(const activation_parts& parts, std::size_t row) noexcept;

@@ -41,6 +41,12 @@ struct row_kernels_of {
     return 1.0F / std::sqrt(sum / static_cast<float>(width) + epsilon);
   }
 
+  /// The nearest integer, ties to even. @pre |x| < 2^22.
+  static vec rounded(vec x) noexcept {
+    const vec shift = V::set1(0x1.8p23F);
+    return V::sub(V::add(x, shift), shift);
+  }
+
   /// Stores 32 values as int8 with their scale and sums.
   static void store_block(vec a, vec b, std::size_t block, const row_target& out) noexcept {
     // Below, 127 / largest would overflow, and the block's part in any product is nothing.
@@ -49,11 +55,16 @@ struct row_kernels_of {
     const bool empty = !(largest >= smallest);
     const float scale = empty ? 0 : largest / 127.0F;
     const vec inverse = V::set1(empty ? 0 : 127.0F / largest);
-    const auto sums = V::store_bytes(out.q + block * activation_block, V::mul(a, inverse), V::mul(b, inverse));
+    const vec qa = V::mul(a, inverse), qb = V::mul(b, inverse);
+    const auto sums = V::store_bytes(out.q + block * activation_block, qa, qb);
     out.scale[block] = scale;
     out.sum16[2 * block] = scale * static_cast<float>(sums.low);
     out.sum16[2 * block + 1] = scale * static_cast<float>(sums.high);
     out.sum32[block] = scale * static_cast<float>(sums.low + sums.high);
+    if (out.rest != 0) {
+      const vec back = V::set1(-scale);
+      store_block(V::fma(rounded(qa), back, a), V::fma(rounded(qb), back, b), block, rest_of(out));
+    }
   }
 
   /// `value(at)` gives the sixteen values from `at` on, zeros after the width.

@@ -15,7 +15,8 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help = R"(Talks with a model. Lines from a pipe are messages, too; answers go to standard output.
+constexpr std::string_view help =
+    R"(Talks with a model. Lines from a pipe are messages, too; answers go to standard output.
 
 Usage: tropilla chat -m FILE [options]
 
@@ -36,7 +37,8 @@ Example:
   tropilla chat -m model.gguf --temp 0.7 --system "You are brief."
 )";
 
-constexpr std::string_view inner_help = R"(/system TEXT   what the assistant is told first; begins a new conversation. Alone: shows it
+constexpr std::string_view inner_help =
+    R"(/system TEXT   what the assistant is told first; begins a new conversation. Alone: shows it
 /reset         begins a new conversation
 /stats         what the last answer cost, and how full the context is
 /save FILE     writes the conversation: JSON where FILE ends in .json, else Markdown
@@ -78,8 +80,8 @@ class console {
 public:
   console(const chat_options& options, loaded_runtime& model, surroundings& around)
       : options_(options), model_(model.get()), around_(around), screen_(inspect_terminal(STDOUT_FILENO)),
-        talks_to_person_(screen_.interactive && inspect_terminal(STDIN_FILENO).interactive),
-        editor_(history_file()), system_(options.system) {
+        talks_to_person_(screen_.interactive && inspect_terminal(STDIN_FILENO).interactive), editor_(history_file()),
+        system_(options.system) {
     reset();
   }
 

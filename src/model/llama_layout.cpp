@@ -134,7 +134,8 @@ activation_kinds_of_model activation_kinds(const llama_layout& layout) {
   using layer = llama_layer_sources;
   const auto head_full = wants_full(c.output ? c.output->type : c.token_embedding.type);
   return {kind_of(&layer::attn_q, &layer::attn_k, &layer::attn_v), kind_of(&layer::attn_output),
-          kind_of(&layer::ffn_gate, &layer::ffn_up), kind_of(&layer::ffn_down), kind_for(head_full, !head_full)};
+          kind_of(&layer::ffn_gate, &layer::ffn_up), kind_of(&layer::ffn_down),
+          head_full ? activation_kind::full : activation_kind::refined};
 }
 
 std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, const device& dev) {

@@ -17,7 +17,7 @@ constexpr std::size_t widths[] = {1, 31, 32, 33, 64, 100, 576, 1536};
 void check_activation(const activation& a, bool precise, std::size_t rows, const std::vector<double>& expected) {
   const auto parts = locate(a, precise);
   const std::size_t blocks = (a.width + 31) / 32;
-  double worst_full = 0, worst_q = 0, worst_sum = 0;
+  double worst_full = 0, worst_q = 0, worst_fine = 0, worst_sum = 0;
   std::size_t nonzero_padding = 0;
   for (std::size_t r = 0; r < rows; ++r) {
     const auto row = row_of(parts, r);
@@ -34,6 +34,11 @@ void check_activation(const activation& a, bool precise, std::size_t rows, const
         if (row.q != nullptr) {
           const double back = static_cast<double>(row.q[i]) * static_cast<double>(row.scale[block]);
           worst_q = std::max(worst_q, std::abs(back - x) / (largest / 127));
+          if (row.rest != 0) {
+            const auto rest = rest_of(row);
+            const double fine = back + static_cast<double>(rest.q[i]) * static_cast<double>(rest.scale[block]);
+            worst_fine = std::max(worst_fine, std::abs(fine - x) / (largest / 127));
+          }
           sums[i % 32 / 16] += row.q[i];
         }
       }
@@ -54,7 +59,8 @@ void check_activation(const activation& a, bool precise, std::size_t rows, const
       nonzero_padding += row.full[i] != 0;
   }
   CHECK(worst_full < 2e-6);
-  CHECK(worst_q < 0.501); // half a step of the block
+  CHECK(worst_q < 0.501);                 // half a step of the block
+  CHECK(worst_fine < 0.501 / 254 + 1e-4); // half a step of what was left, and the rounding of x itself
   CHECK(worst_sum < 1e-5);
   CHECK(nonzero_padding == 0);
 }
@@ -72,7 +78,8 @@ using fill = std::function<void(ops&, std::size_t rows, const activation&)>;
 
 /// Runs `f` with every variant, kind, precision and number of lanes; compares bits, then values with `expected`.
 void check_all(std::size_t rows, std::size_t width, const fill& f, const std::vector<double>& expected) {
-  for (const auto kind : {activation_kind::quantised, activation_kind::full, activation_kind::both})
+  for (const auto kind :
+       {activation_kind::quantised, activation_kind::full, activation_kind::both, activation_kind::refined})
     for (const bool precise : {false, true}) {
       const owned_activation reference(kind, rows, width, precise);
       with_ops(variants().front().kernels, 1, precise, [&](ops& o) { f(o, rows, reference.view); });
