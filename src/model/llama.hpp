@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct step {
   std::vector<token_id> ids;            ///< one per row
   std::vector<sequence_rows> sequences; ///< cover the rows in order; their pages stay valid during the step
   std::vector<std::size_t> logit_rows;  ///< rows whose logits are wanted, in ascending order
+  std::shared_ptr<const void> keeps{};  ///< what the sequences' views point into
 };
 
 /// The buffers and tables of one device, over leased memory that it does not own.

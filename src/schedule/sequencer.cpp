@@ -46,7 +46,7 @@ struct sequencer::sequence {
 };
 
 sequencer::sequencer(const tokenizer& tok, run_shape shape, std::vector<std::byte*> pages)
-    : tokenizer_(tok), shape_(shape), pages_(std::move(pages)) {}
+    : tokenizer_(tok), shape_(shape), pages_(std::make_shared<const std::vector<std::byte*>>(std::move(pages))) {}
 
 sequencer::~sequencer() = default;
 
@@ -117,7 +117,8 @@ std::shared_ptr<const step> sequencer::next_step(clock::time_point now) {
 
   auto work = std::make_shared<step>();
   work->ids.assign(s.pending.begin(), s.pending.begin() + static_cast<std::ptrdiff_t>(s.in_step));
-  work->sequences.push_back({0, s.in_step, s.step_position, {pages_.data(), 0}});
+  work->sequences.push_back({0, s.in_step, s.step_position, {pages_->data(), 0}});
+  work->keeps = pages_; // a step may be computed still when its scheduler is gone
   if (s.request.score)
     for (std::size_t row = 0; row < s.in_step; ++row)
       work->logit_rows.push_back(row);

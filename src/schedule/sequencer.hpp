@@ -75,8 +75,8 @@ private:
 
   const tokenizer& tokenizer_;
   run_shape shape_;
-  std::vector<std::byte*> pages_;
-  std::vector<token_id> cached_; ///< tokens whose keys and values the pages hold
+  std::shared_ptr<const std::vector<std::byte*>> pages_; ///< shared with the steps that are out
+  std::vector<token_id> cached_;                         ///< tokens whose keys and values the pages hold
   std::deque<sequence_request> queue_;
   std::unique_ptr<sequence> active_;
   bool step_out_ = false;

@@ -1,0 +1,152 @@
+// Who gets bytes, who waits and who is refused; what is counted.
+#include "memory/arbiter.hpp"
+#include "tropilla/error.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <atomic>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+using namespace tropilla;
+
+namespace {
+
+constexpr std::size_t kib = 1024;
+
+std::shared_ptr<arbiter> with_budget(std::size_t budget, std::size_t reservation = 1024 * kib) {
+  auto a = arbiter::make();
+  a->add_device("host:0", nullptr, reservation, budget, 64);
+  return a;
+}
+
+memory_request wants(std::size_t bytes, priority rank = priority::normal, purpose why = purpose::weights) {
+  return {"host:0", bytes, why, rank};
+}
+
+} // namespace
+
+TEST_CASE("a lease gives its bytes back with its last copy", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  {
+    auto answer = a->try_acquire(wants(40 * kib, priority::normal, purpose::kv));
+    lease first = std::get<lease>(std::move(answer));
+    const lease copy = first;
+    first.reset();
+    CHECK(a->usage("host:0").in_use == 40 * kib);
+    CHECK(a->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::kv)] == 40 * kib);
+    CHECK(copy.bytes() == 40 * kib);
+    CHECK(copy.why() == purpose::kv);
+  }
+  CHECK(a->usage("host:0").in_use == 0);
+  CHECK(a->usage("host:0").high_water == 40 * kib);
+}
+
+TEST_CASE("what exceeds the budget is refused with the bytes that are missing", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  const auto answer = a->try_acquire(wants(101 * kib));
+  REQUIRE(std::holds_alternative<refusal>(answer));
+  CHECK(std::get<refusal>(answer).missing_bytes == kib);
+  bool refused = false;
+  a->acquire(wants(200 * kib), [&](arbiter::grant g) { refused = std::holds_alternative<refusal>(g); });
+  CHECK(refused); // at once: it would wait for ever
+  CHECK(a->usage("host:0").waiters == 0);
+}
+
+TEST_CASE("waiters are served by rank, then in order, and none is overtaken by its equal", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  lease all = std::get<lease>(a->try_acquire(wants(100 * kib)));
+  std::vector<int> order;
+  std::vector<lease> held;
+  const auto queue = [&](int name, std::size_t bytes, priority rank) {
+    a->acquire(wants(bytes, rank), [&, name](arbiter::grant g) {
+      order.push_back(name);
+      held.push_back(std::get<lease>(std::move(g)));
+    });
+  };
+  queue(1, 60 * kib, priority::background);
+  queue(2, 30 * kib, priority::normal);
+  queue(3, 30 * kib, priority::normal);
+  queue(4, 10 * kib, priority::urgent);
+  CHECK(a->usage("host:0").waiters == 4);
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(1, priority::normal))));
+  all.reset();
+  CHECK(order == std::vector<int>{4, 2, 3}); // 1 needs 60 of the 30 KiB that are left
+  std::exchange(held, {}).clear(); // the next is served meanwhile
+  CHECK(order == std::vector<int>{4, 2, 3, 1});
+  std::exchange(held, {}).clear();
+  CHECK(a->usage("host:0").in_use == 0);
+}
+
+TEST_CASE("a cancelled waiter is answered once, with a refusal", "[arbiter]") {
+  const auto a = with_budget(10 * kib);
+  lease all = std::get<lease>(a->try_acquire(wants(10 * kib)));
+  int answers = 0;
+  const auto ticket = a->acquire(wants(kib), [&](arbiter::grant g) {
+    ++answers;
+    CHECK(std::holds_alternative<refusal>(g));
+  });
+  CHECK(a->cancel(ticket));
+  CHECK(!a->cancel(ticket));
+  all.reset();
+  CHECK(answers == 1);
+}
+
+TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  lease half = std::get<lease>(a->try_acquire(wants(50 * kib)));
+  a->set_budget("host:0", 20 * kib); // the lease stays
+  CHECK(a->usage("host:0").in_use == 50 * kib);
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
+  int granted = 0;
+  lease got;
+  a->acquire(wants(15 * kib), [&](arbiter::grant g) {
+    got = std::get<lease>(std::move(g));
+    ++granted;
+  });
+  CHECK(granted == 0);
+  a->set_budget("host:0", 80 * kib);
+  CHECK(granted == 1);
+  CHECK_THROWS_AS(a->set_budget("host:0", 2048 * kib), error);
+  CHECK_THROWS_AS(a->set_budget("host:7", kib), error);
+}
+
+TEST_CASE("threads that lease and give back never exceed the budget, and all of them come to their end", "[arbiter]") {
+  const auto a = with_budget(256 * kib, 512 * kib);
+  std::atomic<int> served = 0;
+  constexpr int threads = 4, rounds = 500;
+  {
+    std::vector<std::jthread> crowd;
+    for (int t = 0; t < threads; ++t)
+      crowd.emplace_back([&, t] {
+        std::mt19937 random(static_cast<unsigned>(t));
+        for (int i = 0; i < rounds; ++i) {
+          std::atomic<bool> answered = false;
+          const auto rank = static_cast<priority>(random() % 3);
+          a->acquire(wants(1 + random() % (100 * kib), rank), [&](arbiter::grant g) {
+            if (std::holds_alternative<lease>(g))
+              ++served; // and back at once
+            answered = true;
+            answered.notify_one();
+          });
+          answered.wait(false);
+        }
+      });
+  }
+  CHECK(served == threads * rounds);
+  const device_usage u = a->usage("host:0");
+  CHECK(u.in_use == 0);
+  CHECK(u.waiters == 0);
+  CHECK(u.high_water <= 256 * kib);
+}
+
+TEST_CASE("sizes are read and written as people do", "[bytes]") {
+  CHECK(parse_bytes("300MiB") == 300 * kib * kib);
+  CHECK(parse_bytes("1.5GiB") == 1536 * kib * kib);
+  CHECK(parse_bytes("2GB") == 2000000000);
+  CHECK(parse_bytes("17") == 17);
+  for (const char* bad : {"", "MiB", "-1MiB", "1e400GiB", "99999999999GiB", "3 llamas", "nan"})
+    CHECK_THROWS_AS(parse_bytes(bad), error);
+}
