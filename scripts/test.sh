@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds and runs every test with ctest, in stages; goes on after a stage that fails, and ends with which and why.
+# Builds and runs the tests with ctest, in stages; goes on after a stage that fails, and ends with which and why.
+# Without --only: format and release. Before a release, all of them: --only format,release,asan,tsan,fuzz
 #   scripts/test.sh [--only STAGE[,STAGE...]]
 # Stages: format   clang-format has nothing to change, shellcheck nothing to say, the tree is tidy
 #         release  everything in the Release build: unit, actors, model (the real one), scripts, documentation
@@ -10,7 +11,7 @@
 # What each stage printed stays in build/logs/STAGE.log.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(format release asan tsan fuzz)
+stages=(format release) # the sanitizers take longer to compile than two cores have: --only asan,tsan,fuzz
 if [[ ${1:-} == --only && -n ${2:-} && $# -eq 2 ]]; then
   IFS=, read -ra stages <<<"$2"
 elif (($# > 0)); then

@@ -74,7 +74,7 @@ TEST_CASE("waiters are served by rank, then in order, and none is overtaken by i
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(1, priority::normal))));
   all.reset();
   CHECK(order == std::vector<int>{4, 2, 3}); // 1 needs 60 of the 30 KiB that are left
-  std::exchange(held, {}).clear(); // the next is served meanwhile
+  std::exchange(held, {}).clear();           // the next is served meanwhile
   CHECK(order == std::vector<int>{4, 2, 3, 1});
   std::exchange(held, {}).clear();
   CHECK(a->usage("host:0").in_use == 0);
