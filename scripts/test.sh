@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Builds and runs the tests with ctest, in stages; goes on after a stage that fails, and ends with which and why.
-# Without --only: format and release. Before a release, all of them: --only format,release,asan,tsan,fuzz
 #   scripts/test.sh [--only STAGE[,STAGE...]]
+# Without --only: format, release, asan, tsan, fuzz.
 # Stages: format   clang-format has nothing to change, shellcheck nothing to say, the tree is tidy
 #         release  everything in the Release build: unit, actors, model (the real one), scripts, documentation
 #         unit, model, docs   only that part of release
 #         asan     unit and actor tests under AddressSanitizer and UBSan
-#         tsan     unit tests of all that works without CAF, under ThreadSanitizer
+#         tsan     unit tests of what has threads and no CAF, under ThreadSanitizer
 #         fuzz     each fuzz target for 30 seconds, from its committed corpus
 # What each stage printed stays in build/logs/STAGE.log.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(format release) # the sanitizers take longer to compile than two cores have: --only asan,tsan,fuzz
+stages=(format release asan tsan fuzz)
 if [[ ${1:-} == --only && -n ${2:-} && $# -eq 2 ]]; then
   IFS=, read -ra stages <<<"$2"
 elif (($# > 0)); then
@@ -24,11 +24,12 @@ jobs=$(nproc)
 logs=$root/build/logs
 mkdir -p "$logs"
 
-# test_tree PRESET [ctest option...]: builds all of a preset and runs what the options choose.
+# test_tree PRESET [ctest option...]: builds the preset's $targets (none: all) and runs the tests that the options choose.
+targets=()
 test_tree() {
   local preset=$1 begin=$SECONDS
   shift
-  "${wrapper[@]}" "$root/scripts/build.sh" --no-deps "$preset" || return
+  "${wrapper[@]}" "$root/scripts/build.sh" --no-deps "$preset" "${targets[@]}" || return
   say "built $preset in $((SECONDS - begin)) s"
   "${wrapper[@]}" ctest --test-dir "$root/build/$preset" --output-on-failure --no-tests=error --timeout 600 -j "$jobs" "$@"
 }
@@ -54,10 +55,12 @@ run_stage() {
     model) test_tree release -L model ;;
     docs) test_tree release -L 'docs|scripts' ;;
     asan)
+      targets=(test_memory test_kernels test_formats test_tokenizer test_model test_actors) # not the program
       wrapper=(env ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
       test_tree asan -L 'unit|actors'
       ;;
     tsan)
+      targets=(test_memory test_kernels test_model)
       wrapper=("${fixed_addresses[@]}" env TSAN_OPTIONS=halt_on_error=1)
       test_tree tsan -L unit
       ;;

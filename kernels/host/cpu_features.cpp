@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cpuid.h>
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
@@ -164,11 +165,21 @@ std::optional<double> cgroup_cpu_limit(const cgroup_source& source) {
   return least;
 }
 
+namespace {
+
+/// Clang's __builtin_cpu_supports does not know this name before version 16.
+bool has_f16c() noexcept {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+} // namespace
+
 bool has_isa(std::string_view isa) noexcept {
   // These ask CPUID, and XGETBV for whether the system saves the registers.
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("bmi2");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() && __builtin_cpu_supports("bmi2");
   if (isa == "avx2")
     return avx2;
   if (isa == "avx512")

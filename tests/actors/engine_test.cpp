@@ -32,14 +32,16 @@ struct inbox {
   }
 };
 
-engine_client spawn_client(caf::actor_system& system, inbox& box) {
-  return system.spawn([&box]() -> engine_client::behavior_type {
+/// The argument is passed through CAF and not captured: without any, CAF 0.17 binds a reference to a null tuple.
+engine_client spawn_client(caf::actor_system& system, inbox& to) {
+  const auto behaviour = [](engine_client::pointer, inbox* box) -> engine_client::behavior_type {
     return {
-        [&box](const reply_piece& m) { box.add(box.pieces, m); },
-        [&box](const reply_finished& m) { box.add(box.finished, m); },
-        [&box](const reply_failed& m) { box.add(box.failed, m); },
+        [box](const reply_piece& m) { box->add(box->pieces, m); },
+        [box](const reply_finished& m) { box->add(box->finished, m); },
+        [box](const reply_failed& m) { box->add(box->failed, m); },
     };
-  });
+  };
+  return system.spawn(behaviour, &to);
 }
 
 struct own_program {

@@ -2,48 +2,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <cstdlib>
 #include <fstream>
-#include <new>
-
-namespace {
-
-thread_local std::size_t largest_allocation = 0;
-
-void* allocate(std::size_t bytes) {
-  largest_allocation = std::max(largest_allocation, bytes);
-  if (void* memory = std::malloc(std::max<std::size_t>(bytes, 1)))
-    return memory;
-  throw std::bad_alloc();
-}
-
-} // namespace
-
-// Replaced for the whole test program, so that tests can see what a bad file makes the library ask for.
-void* operator new(std::size_t bytes) {
-  return allocate(bytes);
-}
-void* operator new[](std::size_t bytes) {
-  return allocate(bytes);
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return std::malloc(std::max<std::size_t>(bytes, 1));
-}
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
-  return std::malloc(std::max<std::size_t>(bytes, 1));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
 
 namespace tropilla::testing {
 
@@ -159,14 +118,6 @@ std::filesystem::path temporary_folder::write(std::string_view name, std::span<c
 
 std::size_t temporary_folder::entries() const {
   return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
-}
-
-allocation_watch::allocation_watch() {
-  largest_allocation = 0;
-}
-
-std::size_t allocation_watch::largest() const {
-  return largest_allocation;
 }
 
 outcome outcome_of(const std::function<void()>& call) {

@@ -215,7 +215,8 @@ TEST_CASE("attention has the same bits whatever the variant, the lanes and the s
 TEST_CASE("a long context of one row is divided between the lanes, in more waves than one") {
   const attention_shape shape{10, 1, 4, 512, 0.5F}; // large heads: few chunks fit the scratch at once
   const sequence_case c(shape, 4, 1100);
-  const auto& kernels = variants().back().name == "scalar" ? variants().back().kernels : variants()[1].kernels;
+  const auto all = variants();
+  const auto& kernels = all.back().name == "scalar" ? all.back().kernels : all[1].kernels;
   const auto expected = run_in_steps(c, kernels, 1, {1099, 1});
   for (const std::size_t lanes : {2, 3})
     CHECK(same_bits(run_in_steps(c, kernels, lanes, {1099, 1}), expected));
