@@ -51,11 +51,11 @@ run_stage() {
   case $1 in
     format) check_style ;;
     release) test_tree release ;;
-    unit) test_tree release -L 'unit|actors' ;;
+    unit) test_tree release -L 'unit|actors|app' ;;
     model) test_tree release -L model ;;
     docs) test_tree release -L 'docs|scripts' ;;
     asan)
-      targets=(test_memory test_kernels test_formats test_tokenizer test_model test_actors) # not the program
+      targets=(test_memory test_kernels test_formats test_tokenizer test_model test_actors) # the program would take as long again
       wrapper=(env ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
       test_tree asan -L 'unit|actors'
       ;;

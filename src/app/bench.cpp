@@ -35,8 +35,8 @@ Usage: tropilla bench -m FILE [options]
   -q, --quiet              no progress
       --config FILE        options from TOML
 
-Rates are medians. A decode test starts from one token. Overhead is the share of a decode step in which
-nothing is computed: messages between actors, drawing the token, handing it over.
+Rates are medians. A decode test starts from one token. Overhead is the share of a decode step in
+which nothing is computed: messages between actors, drawing the token, handing it over.
 
 Example:
   tropilla bench -m model.gguf -p 128,512 -n 64 -o json

@@ -20,21 +20,22 @@ constexpr std::string_view help =
 
 Usage: tropilla chat -m FILE [options]
 
-  -m, --model FILE      GGUF model (also TROPILLA_MODEL)      --config FILE|NAME    options from TOML
-      --system TEXT     what the assistant is told first      --template NAME       llama3, chatml
-  -n, --max-tokens N    of each answer (256)                  --temp X              0 picks the likeliest (0)
-      --seed N          same seed, same text (0)              --ignore-eos          go on past the end
-      --top-k N         keep the N likeliest (0: all)         --top-p X             keep this probability (1)
-  -t, --threads N       (the cores it may use)                --isa NAME            scalar, avx2, avx512
-      --ctx N           tokens of context (<= 4096)           --budget BYTES        300MiB (what the plan needs)
-      --precise         float32 activations                   --trace FILE          Chrome/Perfetto trace
-      --stats           figures after each answer         -q, --quiet               no greeting, no progress
+  -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
+      --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
+  -n, --max-tokens N    of each answer (1024)               --temp X            0: likeliest (0.6)
+      --seed N          same seed, same text (0)            --ignore-eos        go on past the end
+      --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
+  -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
+      --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
+      --precise         float32 activations                 --trace FILE        Perfetto trace
+      --stats           figures after each answer       -q, --quiet             no greeting, no bar
 
-Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a long message,
-Ctrl-C stops an answer, Ctrl-D leaves. Earlier lines are kept in ~/.local/state/tropilla/history.
+Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a
+long message, Ctrl-C stops an answer, Ctrl-D leaves. Earlier lines are kept in
+~/.local/state/tropilla/history.
 
 Example:
-  tropilla chat -m model.gguf --temp 0.7 --system "You are brief."
+  tropilla chat -m model.gguf --temp 0 --system "You are brief."
 )";
 
 constexpr std::string_view inner_help =
@@ -45,7 +46,8 @@ constexpr std::string_view inner_help =
 /quit          leaves (so does Ctrl-D)
 //text         the message /text
 \ at the end of a line goes on in the next; """ begins and ends a message of several lines
-Up and Down go through earlier lines, Ctrl-R searches them, Tab completes a command, Ctrl-C stops an answer)";
+Up and Down go through earlier lines, Ctrl-R searches them, Tab completes a command;
+Ctrl-C stops an answer)";
 
 struct chat_options {
   model_options model;
@@ -53,6 +55,12 @@ struct chat_options {
   std::string system;
   bool stats = false;
 
+  chat_options() {
+    // Greedy answers run in circles; these are what Llama 3 comes with (its generation_config.json).
+    reply.generation.sampling.temperature = 0.6;
+    reply.generation.sampling.top_p = 0.9;
+    reply.generation.max_tokens = 1024;
+  }
   void bind(option_binder& b) {
     model.bind(b);
     reply.bind(b);

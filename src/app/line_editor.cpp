@@ -10,6 +10,7 @@
 #include <string_view>
 #include <sys/stat.h>
 #include <system_error>
+#include <termios.h>
 #include <unistd.h>
 
 namespace tropilla::app {
@@ -77,7 +78,6 @@ struct line_editor::impl {
     el_set(editor, EL_HIST, ::history, history);
     el_set(editor, EL_ADDFN, "tropilla-interrupt", "give the line up", &impl::interrupt);
     el_set(editor, EL_ADDFN, "tropilla-complete", "complete a command", &complete);
-    el_set(editor, EL_SETTY, "-d", "intr=", nullptr);
     el_set(editor, EL_BIND, "^C", "tropilla-interrupt", nullptr);
     el_set(editor, EL_BIND, "^I", "tropilla-complete", nullptr);
     el_set(editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
@@ -115,8 +115,19 @@ struct line_editor::impl {
     ::history(history, &event, H_SAVE, file.c_str());
   }
 
+  /// Raw mode, as el_gets sets it, without a character that interrupts. (libedit's own setty forgets it again.)
+  void prepare_terminal() const {
+    el_set(editor, EL_PREP_TERM, 1);
+    termios mode{};
+    if (tcgetattr(STDIN_FILENO, &mode) != 0)
+      return;
+    mode.c_cc[VINTR] = _POSIX_VDISABLE;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &mode);
+  }
+
   line_end edit(std::string& line) {
     interrupted = false;
+    prepare_terminal();
     int count = 0;
     const char* text = el_gets(editor, &count);
     if (interrupted) {

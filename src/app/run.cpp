@@ -17,21 +17,21 @@ constexpr std::string_view help = R"(Answers one prompt, streaming, and ends wit
 
 Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
 
-  -m, --model FILE      GGUF model (also TROPILLA_MODEL)      --config FILE|NAME    options from TOML
-  -p, --prompt TEXT     the prompt                        -f, --file FILE           the prompt from a file
-      --system TEXT     what the assistant is told first      --template NAME       llama3, chatml
-      --raw             continue the prompt, no template      --special             special tokens in --raw
-  -n, --max-tokens N    of the reply (256)                    --ignore-eos          go on past the end
-      --temp X          0 picks the likeliest (0)             --seed N              same seed, same text (0)
-      --top-k N         keep the N likeliest (0: all)         --top-p X             keep this probability (1)
-  -t, --threads N       (the cores it may use)                --isa NAME            scalar, avx2, avx512
-      --ctx N           tokens of context (<= 4096)           --budget BYTES        300MiB (what the plan needs)
-      --precise         float32 activations                   --trace FILE          Chrome/Perfetto trace
-      --stats           more figures at the end               --json                one object, nothing else
+  -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
+  -p, --prompt TEXT     the prompt                      -f, --file FILE         the prompt's file
+      --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
+      --raw             continue the prompt, no template    --special           its special tokens
+  -n, --max-tokens N    of the reply (256)                  --ignore-eos        go on past the end
+      --temp X          0 picks the likeliest (0)           --seed N            same seed, same text
+      --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
+  -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
+      --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
+      --precise         float32 activations                 --trace FILE        Perfetto trace
+      --stats           more figures at the end             --json              one object, no more
   -q, --quiet           neither progress nor figures
 
-Ctrl-C ends the reply; twice, the program. The time to the first token counts from the start of the process
-(the kernel's clock for that has steps of 10 ms).
+Ctrl-C ends the reply; twice, the program. The time to the first token counts from the start of
+the process (the kernel's clock for that has steps of 10 ms).
 
 Example:
   tropilla run -m model.gguf --temp 0.7 --seed 1 "Write a haiku about llamas."

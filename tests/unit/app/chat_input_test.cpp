@@ -1,0 +1,86 @@
+// What lines make which message, and which texts are commands.
+#include "src/app/chat_input.hpp"
+
+#include "tropilla/error.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace tropilla;
+using namespace tropilla::app;
+
+namespace {
+
+/// The messages that some lines make, and what was left unfinished at their end.
+std::vector<std::string> messages_of(const std::vector<std::string>& lines) {
+  line_joiner joiner;
+  std::vector<std::string> messages;
+  for (const auto& line : lines)
+    if (auto message = joiner.take(line))
+      messages.push_back(*message);
+  if (joiner.unfinished())
+    messages.push_back("unfinished: " + joiner.rest());
+  return messages;
+}
+
+using texts = std::vector<std::string>;
+
+} // namespace
+
+TEST_CASE("a line is a message, without its carriage return") {
+  CHECK(messages_of({"one", "two\r", ""}) == texts{"one", "two", ""});
+}
+
+TEST_CASE("a backslash at the end goes on in the next line") {
+  CHECK(messages_of({"one\\", "two\\", "three", "four"}) == texts{"one\ntwo\nthree", "four"});
+  CHECK(messages_of({"one \\ two"}) == texts{"one \\ two"});
+  CHECK(messages_of({"one\\"}) == texts{"unfinished: one"});
+}
+
+TEST_CASE("three quotes begin and end a block, in which nothing else has a meaning") {
+  const std::string fence = R"(""")";
+  CHECK(messages_of({fence, "a\\", "", "/quit", fence, "b"}) == texts{"a\\\n\n/quit", "b"});
+  CHECK(messages_of({fence + "a", "b" + fence}) == texts{"a\nb"});
+  CHECK(messages_of({fence + "a" + fence}) == texts{"a"});
+  CHECK(messages_of({fence + fence}) == texts{""});
+  CHECK(messages_of({"a" + fence, "b"}) == texts{"a" + fence, "b"}); // not at its beginning
+  CHECK(messages_of({fence, "a"}) == texts{"unfinished: a"});
+}
+
+TEST_CASE("an unfinished message can be forgotten") {
+  line_joiner joiner;
+  CHECK_FALSE(joiner.take(R"("""a)"));
+  CHECK(joiner.unfinished());
+  joiner.clear();
+  CHECK_FALSE(joiner.unfinished());
+  CHECK(joiner.take("b") == "b");
+}
+
+TEST_CASE("a slash begins a command, two begin a message") {
+  CHECK(parse_chat_input("hello /quit").command == chat_command::message);
+  CHECK(parse_chat_input("//quit").text == "/quit");
+  CHECK(parse_chat_input("//quit").command == chat_command::message);
+  CHECK(parse_chat_input("/quit").command == chat_command::quit);
+  CHECK(parse_chat_input("/exit").command == chat_command::quit);
+  CHECK(parse_chat_input("/?").command == chat_command::help);
+  const auto system = parse_chat_input("/system \t You are brief. \n");
+  CHECK(system.command == chat_command::system);
+  CHECK(system.text == "You are brief.");
+}
+
+TEST_CASE("an unknown command is an error that names the nearest") {
+  try {
+    (void)parse_chat_input("/sistem x");
+    FAIL("no error");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::invalid_argument);
+    CHECK_THAT(e.what(), Catch::Contains("/sistem") && Catch::Contains("did you mean /system?"));
+  }
+  CHECK_THROWS_WITH(parse_chat_input("/\x1b[2J"), !Catch::Contains("\x1b"));
+}
+
+TEST_CASE("commands are completed from their beginnings") {
+  CHECK(complete_chat_command("/s") == texts{"/system", "/stats", "/save"});
+  CHECK(complete_chat_command("/quit") == texts{"/quit"});
+  CHECK(complete_chat_command("s").empty());
+  CHECK(complete_chat_command("/x").empty());
+}
