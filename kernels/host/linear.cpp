@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace tropilla::host {
 namespace {
@@ -40,18 +41,27 @@ void join_parts(std::size_t vectors, float* sums) {
   }
 }
 
-/// Stores or adds the sums of one row group; the last group of a matrix may be short.
-void put(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors, const float* sums) {
-  const std::size_t row = group * packed_row_group;
-  const std::size_t count = std::min(packed_row_group, t.weight.layout.rows - row);
-  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group) {
-    float* out = t.out + (first + v) * t.stride + row;
-    if (!t.accumulate)
+/// Stores or adds `count` sums of each vector. As a template, `count` is a constant and the loops are whole vectors.
+template <class Count>
+void put_rows(Count count, float* __restrict out, std::size_t stride, bool accumulate, std::size_t vectors,
+              const float* __restrict sums) {
+  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group, out += stride) {
+    if (!accumulate)
       std::memcpy(out, sums, count * sizeof(float));
     else
       for (std::size_t i = 0; i < count; ++i)
         out[i] += sums[i];
   }
+}
+
+/// Stores or adds the sums of one row group; the last group of a matrix may be short.
+void put(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors, const float* sums) {
+  const std::size_t row = group * packed_row_group;
+  float* const out = t.out + first * t.stride + row;
+  if (t.weight.layout.rows - row >= packed_row_group)
+    put_rows(std::integral_constant<std::size_t, packed_row_group>{}, out, t.stride, t.accumulate, vectors, sums);
+  else
+    put_rows(t.weight.layout.rows - row, out, t.stride, t.accumulate, vectors, sums);
 }
 
 /// The input of a product: quantised rows, or float32 ones.

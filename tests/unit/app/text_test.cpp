@@ -14,10 +14,10 @@ using namespace tropilla::app;
 TEST_CASE("invalid UTF-8 is found where it begins") {
   CHECK_FALSE(invalid_utf8_at("aé你🙂"));
   CHECK(invalid_utf8_at("a\xff") == 1);
-  CHECK(invalid_utf8_at("ab\xc3") == 2);             // cut short
-  CHECK(invalid_utf8_at("\xc0\xaf") == 0);           // overlong
-  CHECK(invalid_utf8_at("\xed\xa0\x80") == 0);       // a surrogate
-  CHECK(invalid_utf8_at("\xf4\x90\x80\x80") == 0);   // above U+10FFFF
+  CHECK(invalid_utf8_at("ab\xc3") == 2);           // cut short
+  CHECK(invalid_utf8_at("\xc0\xaf") == 0);         // overlong
+  CHECK(invalid_utf8_at("\xed\xa0\x80") == 0);     // a surrogate
+  CHECK(invalid_utf8_at("\xf4\x90\x80\x80") == 0); // above U+10FFFF
   CHECK_THROWS_WITH(require_utf8("ab\xfe", "the prompt"), Catch::Contains("the prompt"));
 }
 
