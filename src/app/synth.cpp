@@ -75,6 +75,7 @@ void execute(const synth_command_options& options, surroundings& around) {
                             throw interrupted{};
                           shown.update(done, total);
                         });
+  shown.finish();
 }
 
 } // namespace

@@ -78,7 +78,8 @@ progress::progress(std::string label, unit counted, bool silent)
       next_(begin_ + (terminal_.interactive ? clock::duration(bar_interval) : clock::duration(line_interval))) {}
 
 progress::~progress() {
-  finish();
+  const std::lock_guard lock(mutex_);
+  take_bar_away();
 }
 
 std::string progress::amount(std::uint64_t done, std::uint64_t total) const {
@@ -118,15 +119,20 @@ void progress::draw(std::uint64_t done, std::uint64_t total) {
   drawn_ = written;
 }
 
+void progress::take_bar_away() {
+  if (!drawn_)
+    return;
+  drawn_ = false;
+  const bool written = write_all(STDERR_FILENO, to_line_start_and_clear);
+  static_cast<void>(written);
+}
+
 void progress::finish() {
   const std::lock_guard lock(mutex_);
   if (silent_ || finished_)
     return;
   finished_ = true;
-  if (drawn_) {
-    const bool written = write_all(STDERR_FILENO, to_line_start_and_clear);
-    static_cast<void>(written);
-  }
+  take_bar_away();
   if (!terminal_.interactive && total_ > 0 && done_ >= total_) {
     const std::chrono::duration<double> seconds = clock::now() - begin_;
     say(fmt::format("{}: {} in {:.2f} s", label_,

@@ -46,6 +46,7 @@ public:
   enum class unit : std::uint8_t { bytes, count };
 
   progress(std::string label, unit counted, bool silent);
+  /// Takes the bar away and says no more: after an error, how long the work took is of no interest.
   ~progress();
   progress(const progress&) = delete;
   progress& operator=(const progress&) = delete;
@@ -55,6 +56,7 @@ public:
   void finish();
 
 private:
+  void take_bar_away(); ///< call with the mutex held
   void draw(std::uint64_t done, std::uint64_t total);
   [[nodiscard]] std::string amount(std::uint64_t done, std::uint64_t total) const;
 
