@@ -70,8 +70,7 @@ class Help(Program):
                 text = self.succeed(*arguments)
                 self.assertLessEqual(len(text.splitlines()), 24, command)
                 self.assertLessEqual(max(map(len, text.splitlines())), 100, command)
-                self.assertIn("Example:\n  tropilla " + command, text.replace("Example:\n  tropilla tokenize -m model."
-                              "gguf --text \"Hello\" --json | tropilla detokenize", "Example:\n  tropilla detokenize"))
+                self.assertRegex(text, rf"(?m)^Example:\n  .*tropilla {command} ")
 
     def test_the_overview_names_every_command(self):
         for arguments in ([], ["--help"], ["help"]):
@@ -217,9 +216,7 @@ class Output(Program):
 
     def test_inspect_and_plan_agree_with_the_file(self):
         facts = self.as_json("inspect", self.model, "--json")
-        self.assertEqual(facts["metadata"]["general.architecture"]["value"]
-                         if isinstance(facts["metadata"]["general.architecture"], dict)
-                         else facts["metadata"]["general.architecture"], "llama")
+        self.assertEqual(facts["metadata"]["general.architecture"], "llama")
         table = self.succeed("inspect", self.model)
         for tensor in facts["tensors"]:
             self.assertIn(tensor["name"], table)
@@ -251,7 +248,8 @@ class Output(Program):
         self.assertEqual(len(top.read_text().split()), windows * 64)
         again = self.as_json("eval", "-m", self.model, "-f", text, "--window", 64, "--against", saved, "--json")
         self.assertEqual(again["perplexity"], first["perplexity"])
-        self.assertIn(1, [v for k, v in again.items() if isinstance(v, (int, float)) and v == 1])
+        self.assertEqual(again["top1_agreement"], 1)
+        self.assertLess(again["mean_kl"], 1e-4)  # 16 bits per logit were kept
         self.refuse("eval", "-m", self.model, "-f", text, "--window", "1000000", says="not 1000000")
         self.refuse("eval", "-m", self.model, "-f", text, "--window", "2000", says="window")
         saved.write_bytes(saved.read_bytes()[:-3])
@@ -359,6 +357,11 @@ class Terminal:
     def type(self, keys):
         os.write(self.fd, keys.encode())
 
+    def say(self, line, then):
+        """Types a line; what came up to and with the pattern `then`."""
+        self.type(line + "\r")
+        return self.read_until(then)
+
     def status(self):
         try:
             while select.select([self.fd], [], [], 20)[0]:
@@ -377,79 +380,63 @@ class Console(Program):
         return Terminal(["chat", "-m", self.model, "--temp", "0", "-n", "8", *arguments],
                         {**self.environment, "TERM": "xterm", "NO_COLOR": "1", **environment}, self.folder)
 
+    def begin(self, *arguments):
+        """A console at its first prompt."""
+        t = self.open(*arguments)
+        t.read_until(self.prompt)
+        return t
+
+    def leave(self, t, keys="\x04"):
+        t.type(keys)
+        self.assertEqual(t.status(), 0)
+
     def test_a_conversation_with_commands(self):
         t = self.open("--ignore-eos")
         self.assertIn("/help lists the commands", t.read_until(self.prompt))
-        t.type("/help\r")
-        self.assertIn("/save FILE", t.read_until(self.prompt))
-        t.type("hello\r")
-        self.assertIn("stopped after 8 tokens", t.read_until(r"tokens; -n[^>]*> $"))
-        t.type("/stats\r")
-        self.assertRegex(t.read_until(r"of \d+ tokens[^>]*> $"), r"\d+ tokens in, 8 out")
-        t.type("/system Be brief.\r")
-        t.read_until(r"new conversation[^>]*> $")
-        t.type("/save talk.json\r")
-        t.read_until(r"1 messages written[^>]*> $")
+        self.assertIn("/save FILE", t.say("/help", self.prompt))
+        self.assertIn("stopped after 8 tokens", t.say("hello", r"tokens; -n[^>]*> $"))
+        self.assertRegex(t.say("/stats", r"of \d+ tokens[^>]*> $"), r"\d+ tokens in, 8 out")
+        t.say("/system Be brief.", r"new conversation[^>]*> $")
+        t.say("/save talk.json", r"1 messages written[^>]*> $")
         self.assertEqual(json.loads((self.folder / "talk.json").read_text()),
                          [{"role": "system", "content": "Be brief."}])
-        t.type("/nonsense\r")
-        self.assertIn("there is no command /nonsense", t.read_until(r"slash[^>]*> $"))
-        t.type("/quit\r")
-        self.assertEqual(t.status(), 0)
+        self.assertIn("there is no command /nonsense", t.say("/nonsense", r"slash[^>]*> $"))
+        self.leave(t, "/quit\r")
 
     def test_interrupt_stops_the_answer_and_not_the_program(self):
-        t = self.open("--ignore-eos", "-n", "1000000", "--ctx", "2048")
-        t.read_until(self.prompt)
-        t.type("go on\r")
-        t.read_until(r"go on\r\n[^\r]*\S")
+        t = self.begin("--ignore-eos", "-n", "1000000", "--ctx", "2048")
+        t.say("go on", r"go on\r\n[^\r]*\S")
         t.type("\x03")
         t.read_until(r"\(stopped\)[^>]*> $")
         t.type("half a line\x03")
         t.read_until(r"leaves\)[^>]*> $")
-        t.type("/reset\r")
-        t.read_until(r"new conversation[^>]*> $")
-        t.type("\x04")
-        self.assertEqual(t.status(), 0)
+        t.say("/reset", r"new conversation[^>]*> $")
+        self.leave(t)
 
     def test_earlier_lines_come_back_with_the_arrow_and_in_the_next_session(self):
-        t = self.open()
-        t.read_until(self.prompt)
-        t.type("/system Remember é.\r")
-        t.read_until(r"new conversation[^>]*> $")
-        t.type("/system\r")
-        t.read_until(r"Remember é\.\r\n[^>]*> $")
-        t.type("\x1b[A\x1b[A\r")  # twice up: the line that set it
-        t.read_until(r"new conversation[^>]*> $")
-        t.type("/quit\r")
-        self.assertEqual(t.status(), 0)
-        t = self.open()
-        t.read_until(self.prompt)
+        t = self.begin()
+        t.say("/system Remember é.", r"new conversation[^>]*> $")
+        t.say("/system", r"Remember é\.\r\n[^>]*> $")
+        t.say("\x1b[A\x1b[A", r"new conversation[^>]*> $")  # twice up: the line that set it
+        self.leave(t, "/quit\r")
+        t = self.begin()
         t.type("\x1b[A")
         t.read_until("/quit")
         t.type("\x1b[A")
         t.read_until("Remember é")
-        t.type("\x03\x04")
-        self.assertEqual(t.status(), 0)
+        self.leave(t, "\x03\x04")
 
     def test_long_messages_end_where_they_should(self):
-        t = self.open()
-        t.read_until(self.prompt)
-        t.type('"""\r')
-        t.read_until(r"\.\.\. $")
-        t.type("/quit\r")  # text, inside of a block
-        t.read_until(r"\.\.\. $")
-        t.type('"""\r')
-        t.read_until(self.prompt)
-        t.type("one\\\r")
-        t.read_until(r"\.\.\. $")
-        t.type("two\r")
-        t.read_until(self.prompt)
-        t.type("/save long.json\r")
-        t.read_until(r"messages written[^>]*> $")
+        t = self.begin()
+        t.say('"""', r"\.\.\. $")
+        t.say("/quit", r"\.\.\. $")  # text, inside of a block
+        t.say('"""', self.prompt)
+        t.say("one\\", r"\.\.\. $")
+        t.say("two", self.prompt)
+        t.say("/save long.json", r"messages written[^>]*> $")
         said = [m["content"] for m in json.loads((self.folder / "long.json").read_text()) if m["role"] == "user"]
         self.assertEqual(said, ["/quit", "one\ntwo"])
-        t.type("\x04")
-        self.assertEqual(t.status(), 0)
+        self.leave(t)
 
     def test_lines_of_a_pipe_are_messages(self):
         done = self.call("chat", "-m", self.model, "-n", 4, "-q", "--temp", 0,
@@ -465,24 +452,17 @@ class Console(Program):
     def test_colours_obey_no_color(self):
         t = self.open(NO_COLOR="")
         self.assertIn("\x1b[", t.read_until(r"> \S*$"))
-        t.type("\x04")
-        self.assertEqual(t.status(), 0)
+        self.leave(t)
         t = self.open()
         self.assertNotRegex(t.read_until(self.prompt), r"\x1b\[[0-9;]*[1-9]m")
-        t.type("\x04")
-        self.assertEqual(t.status(), 0)
+        self.leave(t)
 
     def test_a_full_context_says_how_to_go_on(self):
-        t = self.open("--ctx", "64", "--ignore-eos", "-n", "1000")
-        t.read_until(self.prompt)
-        t.type("hello\r")
-        t.read_until(r"context of 64 tokens is full; /reset begins[^>]*> $")
-        t.type("again\r")
-        t.read_until(r"/reset begins a new conversation\)[^>]*> $")
-        t.type("/reset\r")
-        t.read_until(r"new conversation\)[^>]*> $")
-        t.type("\x04")
-        self.assertEqual(t.status(), 0)
+        t = self.begin("--ctx", "64", "--ignore-eos", "-n", "1000")
+        t.say("hello", r"context of 64 tokens is full; /reset begins[^>]*> $")
+        t.say("again", r"/reset begins a new conversation\)[^>]*> $")
+        t.say("/reset", r"new conversation\)[^>]*> $")
+        self.leave(t)
 
 
 def main():
