@@ -114,9 +114,10 @@ public:
   virtual void attention(const float* q, std::size_t stride, const attention_shape& shape,
                          std::span<const sequence_rows> sequences, float* out) = 0;
 
-  /// `out[r] = silu(gate[r]) * up[r]`, stored as an activation; `gate` and `up` are `[rows, stride]`.
-  virtual void swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                      const activation& out) = 0;
+  /// `out[r] = silu(input[r] * gate^T) * (input[r] * up^T)`, stored as an activation.
+  /// @pre gate and up have `out.width` rows.
+  virtual void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
+                            const packed_matrix& up, const activation& out) = 0;
 
   /// Copies chosen rows: `out[i] = x[rows[i]]`, `width` floats each.
   virtual void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) = 0;

@@ -84,16 +84,15 @@ void host_ops::quantise_activation(const float* x, std::size_t stride, std::size
   lane_.barrier();
 }
 
-void host_ops::swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows, const activation& out) {
-  const auto parts = locate(out, precise_);
-  for_pieces(rows, out.width, [&](std::size_t row, std::size_t first, std::size_t last) {
-    kernels_.rows->store_swiglu(gate + row * stride, up + row * stride, out.width, first, last, row_of(parts, row));
-  });
+void host_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
+  host::linear(*kernels_.linear, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows, targets);
   lane_.barrier();
 }
 
-void host_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  host::linear(*kernels_.linear, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows, targets);
+void host_ops::gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
+                            const packed_matrix& up, const activation& out) {
+  host::gated_linear(*kernels_.linear, *kernels_.rows, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows,
+                     gate, up, out);
   lane_.barrier();
 }
 

@@ -63,7 +63,8 @@ public:
   /// @pre key_size and value_size are at most `largest_head`.
   void attention(const float* q, std::size_t stride, const attention_shape& shape,
                  std::span<const sequence_rows> sequences, float* out) override;
-  void swiglu(const float* gate, const float* up, std::size_t stride, std::size_t rows, const activation& out) override;
+  void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate, const packed_matrix& up,
+                    const activation& out) override;
   void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
 
 private:

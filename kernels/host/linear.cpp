@@ -24,12 +24,26 @@ constexpr std::size_t tile_step = 8;
 /// Most quantised rows of an input row.
 constexpr std::size_t most_parts = 2;
 
+/// Row groups of each of the two matrices of a gated product that a lane multiplies before it stores what they give:
+/// together, the columns that an activation is stored by.
+constexpr std::size_t gated_groups = row_piece / packed_row_group;
+/// Floats of an input row in a gated product's scratch: gates and what they gate.
+constexpr std::size_t gated_width = 2 * row_piece;
+/// Input rows of a piece of a gated product: fewer than of others, for the floats that it keeps.
+constexpr std::size_t most_gated_vectors = 128;
+
 constexpr std::size_t sums_bytes = most_vectors * packed_row_group * sizeof(float);
+constexpr std::size_t gated_bytes = most_gated_vectors * gated_width * sizeof(float);
 
 /// A lane's scratch.
 struct scratch {
   std::byte* tile;
   float* sums;
+  float* gated;
+
+  explicit scratch(std::byte* base)
+      : tile(base), sums(reinterpret_cast<float*>(base + tile_bytes)),
+        gated(reinterpret_cast<float*>(base + tile_bytes + sums_bytes)) {}
 };
 
 /// Adds the sums of a refined row's second part to those of its first: `[vectors, 2, 16]` becomes `[vectors, 16]`.
@@ -81,8 +95,10 @@ struct product {
     return {a.q + row * a.padded + block * activation_block, a.scale + at, a.sum32 + at, a.sum16 + 2 * at, a.padded};
   }
 
-  void vector(const linear_target& t, std::size_t group, const scratch& s) const;
-  void matrix(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors,
+  /// Sums of one row group and one input row, `[16]` of the scratch.
+  void vector(const packed_matrix& m, std::size_t group, const scratch& s) const;
+  /// Sums of one row group and input rows from `first` on, `[vectors, 16]` of the scratch.
+  void matrix(const packed_matrix& m, std::size_t group, std::size_t first, std::size_t vectors,
               const scratch& s) const;
 
 private:
@@ -90,9 +106,9 @@ private:
                    const scratch& s) const;
 };
 
-void product::vector(const linear_target& t, std::size_t group, const scratch& s) const {
-  const packed_layout& w = t.weight.layout;
-  const std::byte* data = t.weight.data + group * w.group_bytes;
+void product::vector(const packed_matrix& m, std::size_t group, const scratch& s) const {
+  const packed_layout& w = m.layout;
+  const std::byte* data = m.data + group * w.group_bytes;
   const linear_type& k = kernels(w.type);
   if (!full(w.type)) {
     for (std::size_t part = 0; part < x.row_parts; ++part) // the group stays in a cache for the second
@@ -103,13 +119,12 @@ void product::vector(const linear_target& t, std::size_t group, const scratch& s
     k.vector_full(data, w.columns, x.full, s.sums);
   else
     matrix_full(w, data, 0, 1, s);
-  put(t, group, 0, 1, s.sums);
 }
 
-void product::matrix(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors,
+void product::matrix(const packed_matrix& m, std::size_t group, std::size_t first, std::size_t vectors,
                      const scratch& s) const {
-  const packed_layout& w = t.weight.layout;
-  const std::byte* data = t.weight.data + group * w.group_bytes;
+  const packed_layout& w = m.layout;
+  const std::byte* data = m.data + group * w.group_bytes;
   const linear_type& k = kernels(w.type);
   if (full(w.type)) {
     matrix_full(w, data, first, vectors, s);
@@ -126,7 +141,6 @@ void product::matrix(const linear_target& t, std::size_t group, std::size_t firs
     if (x.row_parts > 1)
       join_parts(vectors, s.sums);
   }
-  put(t, group, first, vectors, s.sums);
 }
 
 void product::matrix_full(const packed_layout& w, const std::byte* group, std::size_t first, std::size_t vectors,
@@ -160,10 +174,22 @@ void one_row(const product& p, const lane_context& lane, const scratch& s, std::
         return std::size_t{0};
       return w.group_bytes == 0 ? groups : std::min(groups, (byte - at + w.group_bytes - 1) / w.group_bytes);
     };
-    for (std::size_t g = first_at(begin); g < first_at(end); ++g)
-      p.vector(t, g, s);
+    for (std::size_t g = first_at(begin); g < first_at(end); ++g) {
+      p.vector(t.weight, g, s);
+      put(t, g, 0, 1, s.sums);
+    }
     at += w.bytes();
   }
+}
+
+/// Rows cut into pieces of equal length, at most `most`.
+struct row_pieces {
+  std::size_t count;
+  std::size_t rows; ///< of a piece; the last may be shorter
+};
+constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
+  const std::size_t count = (rows + most - 1) / most;
+  return {count, (rows + count - 1) / count};
 }
 
 /// Several input rows: pieces of one row group and up to `most_vectors` rows, to whoever is free.
@@ -172,19 +198,53 @@ void many_rows(const product& p, lane_context& lane, const scratch& s, std::size
   std::size_t groups = 0;
   for (const linear_target& t : targets)
     groups += t.weight.layout.row_groups();
-  const std::size_t most = most_vectors / p.x.row_parts;
-  const std::size_t blocks = (rows + most - 1) / most;
-  const std::size_t vectors = (rows + blocks - 1) / blocks;
-  lane.share(groups * blocks, [&](std::size_t piece) {
+  const auto [blocks, vectors] = cut_rows(rows, most_vectors / p.x.row_parts);
+  lane.share(groups * blocks, [&, vectors = vectors](std::size_t piece) {
     const std::size_t first = piece / groups * vectors;
     std::size_t group = piece % groups;
     const linear_target* t = targets.data();
     for (; group >= t->weight.layout.row_groups(); ++t)
       group -= t->weight.layout.row_groups();
-    if (first < rows)
-      p.matrix(*t, group, first, std::min(vectors, rows - first), s);
+    if (first >= rows)
+      return;
+    const std::size_t count = std::min(vectors, rows - first);
+    p.matrix(t->weight, group, first, count, s);
+    put(*t, group, first, count, s.sums);
   });
 }
+
+/// Both matrices of a gated product, and where its rows go.
+struct gated_product {
+  const product& p;
+  const row_kernels& kernels;
+  const packed_matrix& gate;
+  const packed_matrix& up;
+  activation_parts out;
+
+  /// Columns `[64 piece, 64 piece + 64)` of input rows from `first` on.
+  void store(std::size_t piece, std::size_t first, std::size_t vectors, const scratch& s) const {
+    multiply(gate, piece, first, vectors, s, s.gated);
+    multiply(up, piece, first, vectors, s, s.gated + row_piece);
+    const std::size_t width = std::min(row_piece, gate.layout.rows - piece * row_piece);
+    for (std::size_t v = 0; v < vectors; ++v) {
+      const float* const at = s.gated + v * gated_width;
+      kernels.store_swiglu(at, at + row_piece, width, 0, 1, piece_of(row_of(out, first + v), piece));
+    }
+  }
+
+private:
+  void multiply(const packed_matrix& m, std::size_t piece, std::size_t first, std::size_t vectors, const scratch& s,
+                float* to) const {
+    const std::size_t end = std::min((piece + 1) * gated_groups, m.layout.row_groups());
+    for (std::size_t group = piece * gated_groups; group < end; ++group, to += packed_row_group) {
+      if (vectors == 1)
+        p.vector(m, group, s);
+      else
+        p.matrix(m, group, first, vectors, s);
+      put_rows(std::integral_constant<std::size_t, packed_row_group>{}, to, gated_width, false, vectors, s.sums);
+    }
+  }
+};
 
 } // namespace
 
@@ -199,17 +259,41 @@ const linear_table& linear_kernels(std::string_view isa) {
 }
 
 std::size_t linear_scratch_bytes(std::size_t /*max_columns*/) noexcept {
-  return tile_bytes + sums_bytes;
+  return tile_bytes + sums_bytes + gated_bytes;
 }
 
 void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
             bool precise, std::size_t rows, std::span<const linear_target> targets) {
   const product p{table, locate(input, precise), precise};
-  const scratch s{lane_scratch, reinterpret_cast<float*>(lane_scratch + tile_bytes)};
+  const scratch s(lane_scratch);
   if (rows == 1)
     one_row(p, lane, s, targets);
   else if (rows != 0)
     many_rows(p, lane, s, rows, targets);
+}
+
+void gated_linear(const linear_table& table, const row_kernels& kernels, lane_context& lane, std::byte* lane_scratch,
+                  const activation& input, bool precise, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation& out) {
+  const product p{table, locate(input, precise), precise};
+  const gated_product both{p, kernels, gate, up, locate(out, precise)};
+  const scratch s(lane_scratch);
+  const std::size_t pieces = (out.width + row_piece - 1) / row_piece;
+  if (rows == 1) { // contiguous shares, as in `one_row`
+    for (std::size_t i = pieces * lane.lane() / lane.lanes(); i < pieces * (lane.lane() + 1) / lane.lanes(); ++i)
+      both.store(i, 0, 1, s);
+    return;
+  }
+  // Neighbouring pieces share cache lines of scales: lanes begin far apart, each in its own part of the columns.
+  const auto [blocks, vectors] = cut_rows(rows, most_gated_vectors / p.x.row_parts);
+  const std::size_t part = (pieces + lane.lanes() - 1) / lane.lanes();
+  const std::size_t places = part * lane.lanes();
+  lane.share(places * blocks, [&, vectors = vectors](std::size_t i) {
+    const std::size_t first = i / places * vectors;
+    const std::size_t piece = i % lane.lanes() * part + i % places / lane.lanes();
+    if (piece < pieces && first < rows)
+      both.store(piece, first, std::min(vectors, rows - first), s);
+  });
 }
 
 } // namespace tropilla::host

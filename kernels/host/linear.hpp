@@ -19,6 +19,7 @@
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
+#include "kernels/host/row_kernels.hpp"
 #include "kernels/host/team.hpp"
 #include "kernels/ops.hpp"
 
@@ -68,6 +69,13 @@ struct linear_table {
 /// `precise` means that activations are float32 whatever their kind.
 void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
             bool precise, std::size_t rows, std::span<const linear_target> targets);
+
+/// `out[r] = silu(input[r] * gate^T) * (input[r] * up^T)`, stored as an activation: `linear` with both matrices, then
+/// `row_kernels::store_swiglu`, without the floats between them ever leaving a lane's scratch. Else as `linear`.
+/// @pre gate and up have `out.width` rows.
+void gated_linear(const linear_table& table, const row_kernels& kernels, lane_context& lane, std::byte* lane_scratch,
+                  const activation& input, bool precise, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation& out);
 
 namespace scalar {
 [[nodiscard]] const linear_table& linear_kernels() noexcept;

@@ -33,6 +33,24 @@ struct row_target {
 /// Row `row` of an activation.
 [[nodiscard]] row_target row_of(const activation_parts& parts, std::size_t row) noexcept;
 
+/// The rest of `row` from piece `piece` on.
+[[nodiscard]] constexpr row_target piece_of(const row_target& row, std::size_t piece) noexcept {
+  const std::size_t at = piece * row_piece;
+  const std::size_t block = at / activation_block;
+  row_target out = row;
+  if (row.q != nullptr) {
+    out.q += at;
+    out.scale += block;
+    out.sum32 += block;
+    out.sum16 += 2 * block;
+  }
+  if (row.full != nullptr) {
+    out.full += at;
+    out.full_stride -= at;
+  }
+  return out;
+}
+
 /// The kernels of one instruction set. `first` and `last` count pieces of `row_piece` values; the last piece of a row
 /// may be short, and what it lacks is stored as zeros.
 struct row_kernels {

@@ -39,13 +39,8 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
 
   const auto ffn_input = space.as_activation(buffer::ffn_input, kinds.ffn_input, capacity, c.width);
   o.rms_norm(hidden, w.ffn_norm, c.norm_epsilon, rows, ffn_input);
-  float* const gate = space.floats(buffer::gate_up);
-  float* const up = gate + c.ffn_width;
-  const linear_target gate_up[] = {{w.gate, gate, 2 * c.ffn_width, false}, {w.up, up, 2 * c.ffn_width, false}};
-  o.linear(ffn_input, rows, gate_up);
-
   const auto ffn_result = space.as_activation(buffer::ffn_result, kinds.ffn_result, capacity, c.ffn_width);
-  o.swiglu(gate, up, 2 * c.ffn_width, rows, ffn_result);
+  o.gated_linear(ffn_input, rows, w.gate, w.up, ffn_result);
   const linear_target residual_2[] = {{w.down, hidden, c.width, true}};
   o.linear(ffn_result, rows, residual_2);
 }

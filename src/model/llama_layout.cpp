@@ -153,19 +153,18 @@ std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const r
   const std::size_t qkv = (a.heads + a.kv_heads) * a.key_size + a.kv_heads * a.value_size;
 
   // Steps of the schedule: 0 embed, 1 norm, 2 qkv, 3 rope, 4 attention, 5 quantise, 6 output product, 7 norm,
-  // 8 gate and up, 9 swiglu, 10 down, 11 gather rows, 12 norm, 13 head, 14 sampling. Layers repeat 1 to 10.
+  // 8 gate and up, 9 down, 10 gather rows, 11 norm, 12 head, 13 sampling. Layers repeat 1 to 9.
   return {
-      {"hidden", floats(rows, c.width), 0, 11},
+      {"hidden", floats(rows, c.width), 0, 10},
       {"attention input", dev.activation_bytes(kinds.attn_input, rows, c.width), 1, 2},
       {"queries, keys, values", floats(rows, qkv), 2, 4},
       {"attention output", floats(rows, a.heads * a.value_size), 4, 5},
       {"attention result", dev.activation_bytes(kinds.attn_result, rows, a.heads * a.value_size), 5, 6},
       {"ffn input", dev.activation_bytes(kinds.ffn_input, rows, c.width), 7, 8},
-      {"gate and up", floats(rows, 2 * c.ffn_width), 8, 9},
-      {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 9, 10},
-      {"head rows", floats(shape.logit_rows, c.width), 11, 12},
-      {"head input", dev.activation_bytes(kinds.head_input, shape.logit_rows, c.width), 12, 13},
-      {"logits", floats(shape.logit_rows, c.vocabulary), 13, 14},
+      {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 8, 9},
+      {"head rows", floats(shape.logit_rows, c.width), 10, 11},
+      {"head input", dev.activation_bytes(kinds.head_input, shape.logit_rows, c.width), 11, 12},
+      {"logits", floats(shape.logit_rows, c.vocabulary), 12, 13},
   };
 }
 

@@ -74,13 +74,12 @@ enum class buffer : std::uint8_t {
   attn_output, ///< [step_rows, heads * value_size] float
   attn_result, ///< activation of attn_output
   ffn_input,   ///< activation, width
-  gate_up,     ///< [step_rows, 2 * ffn_width] float
   ffn_result,  ///< activation, ffn_width
   head_rows,   ///< [logit_rows, width] float
   head_input,  ///< activation, width
   logits,      ///< [logit_rows, vocabulary] float
 };
-inline constexpr std::size_t buffer_count = 11;
+inline constexpr std::size_t buffer_count = 10;
 
 /// What the matrices that read each activation want, over all layers.
 struct activation_kinds_of_model {

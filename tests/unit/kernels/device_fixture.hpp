@@ -43,6 +43,20 @@ inline std::vector<float> random_floats(std::size_t count, std::uint32_t seed, f
   return out;
 }
 
+/// A packed float32 matrix.
+class packed_floats {
+public:
+  packed_floats(std::size_t rows, std::size_t columns, std::span<const float> values)
+      : layout_(make_packed_layout(tensor_type::f32, rows, columns)), data_(layout_.bytes()) {
+    pack_row_groups(layout_, 0, layout_.row_groups(), std::as_bytes(values), data_.data());
+  }
+  [[nodiscard]] packed_matrix view() const { return {layout_, data_.data()}; }
+
+private:
+  packed_layout layout_;
+  aligned_bytes data_;
+};
+
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }

@@ -28,16 +28,35 @@ std::vector<const linear_table*> tables() {
   return out;
 }
 
-void run(const linear_table& table, std::size_t lanes, const activation& input, bool precise, std::size_t rows,
-         std::span<const linear_target> targets) {
+/// Calls `f(lane, its scratch)` on every lane of a team.
+template <class F>
+void on_lanes(std::size_t lanes, std::size_t columns, F&& f) {
   team t(lanes, "test");
-  const std::size_t scratch = (linear_scratch_bytes(input.width) + 63) / 64 * 64;
+  const std::size_t scratch = (linear_scratch_bytes(columns) + 63) / 64 * 64;
   aligned_bytes memory(lanes * scratch);
   t.run([&](lane_context& lane) {
-    linear(table, lane, memory.data() + lane.lane() * scratch, input, precise, rows, targets);
+    f(lane, memory.data() + lane.lane() * scratch);
     lane.barrier();
   });
 }
+
+void run(const linear_table& table, std::size_t lanes, const activation& input, bool precise, std::size_t rows,
+         std::span<const linear_target> targets) {
+  on_lanes(lanes, input.width, [&](lane_context& lane, std::byte* scratch) {
+    linear(table, lane, scratch, input, precise, rows, targets);
+  });
+}
+
+/// Rows of an activation of both kinds, nothing stored yet.
+struct stored_rows {
+  aligned_bytes storage;
+  activation stored;
+  activation_parts parts;
+
+  stored_rows(std::size_t rows, std::size_t width)
+      : storage(activation_buffer_bytes(activation_kind::both, rows, width)),
+        stored{storage.data(), activation_kind::both, rows, width}, parts(locate(stored, false)) {}
+};
 
 /// Output rows that start as `start` (NaN where the product must write without reading).
 struct output {
@@ -189,6 +208,36 @@ TEST_CASE("several targets share an input, each with its own type, width and way
         CHECK(out_b.same(product(*table, 1, b, x, false, rows, 2, true)));
         CHECK(out_c.same(product(*table, 1, c, x, false, rows, NAN)));
         CHECK(out_d.same(product(*table, 1, d, x, false, rows, -1, true)));
+      }
+}
+
+TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]") {
+  // The gate and what it gates may differ in type; 200 columns are no whole number of pieces.
+  for (const std::size_t width : {64, 200})
+    for (const linear_table* table : tables())
+      for (const tensor_type_info& type : tensor_types()) {
+        const std::size_t columns = type.block_values == 256 ? 256 : 96;
+        const random_matrix gate(type.type, width, columns, 41);
+        const random_matrix up(columns == 256 ? tensor_type::q6_k : tensor_type::q4_1, width, columns, 42);
+        const random_input x(300, columns, 43);
+        for (const std::size_t rows : {1, 2, 17, 300}) {
+          const output g = product(*table, 1, gate, x, false, rows);
+          const output u = product(*table, 1, up, x, false, rows);
+          const stored_rows expected(rows, width);
+          for (std::size_t r = 0; r < rows; ++r)
+            scalar::rows().store_swiglu(g.values.data() + r * g.stride, u.values.data() + r * u.stride, width, 0,
+                                        (width + row_piece - 1) / row_piece, row_of(expected.parts, r));
+          for (const std::size_t lanes : {1, 2, 3}) {
+            const stored_rows out(rows, width);
+            on_lanes(lanes, columns, [&](lane_context& lane, std::byte* scratch) {
+              gated_linear(*table, scalar::rows(), lane, scratch, x.stored, false, rows, gate.view(), up.view(),
+                           out.stored);
+            });
+            INFO(table->isa << " " << type.name << ", " << width << " x " << columns << ", " << rows << " rows, "
+                            << lanes << " lanes");
+            REQUIRE(out.storage == expected.storage);
+          }
+        }
       }
 }
 

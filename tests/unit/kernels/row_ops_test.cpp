@@ -118,22 +118,31 @@ TEST_CASE("RMS norm is x / sqrt(mean(x^2) + epsilon) * weight, the same bits fro
 }
 
 TEST_CASE("SwiGLU is gate / (1 + exp(-gate)) * up, for gates of any size") {
+  // Input row r is the unit vector r: the products are column r of the weights, exactly.
+  const std::size_t rows = 3;
+  const owned_activation input(activation_kind::full, rows, rows);
+  const activation_parts parts = locate(input.view, true);
+  std::fill_n(parts.full, rows * parts.full_stride, 0.0F);
+  for (std::size_t r = 0; r < rows; ++r)
+    parts.full[r * parts.full_stride + r] = 1;
   for (const std::size_t width : widths) {
-    const std::size_t rows = 3, stride = width + 5;
-    auto gate = random_floats(rows * stride, 3, 4);
-    const auto up = random_floats(rows * stride, 4);
-    const float extremes[] = {0.0F, -0.0F, 80.0F, -80.0F, -100.0F, 1000.0F, -1e30F, 1e30F};
+    auto gate = random_floats(width * rows, 3, 4);
+    const auto up = random_floats(width * rows, 4);
+    const float extremes[] = {0.0F, -0.0F, 80.0F, -80.0F, -100.0F, 1000.0F, -1e3F, 1e3F};
     for (std::size_t i = 0; i < std::min<std::size_t>(8, width); ++i)
-      gate[i] = extremes[i] > 1e20F ? 1e3F : extremes[i];
+      gate[i * rows] = extremes[i];
     std::vector<double> expected(rows * width);
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t i = 0; i < width; ++i) {
-        const double g = gate[r * stride + i];
-        expected[r * width + i] = g / (1 + std::exp(-g)) * static_cast<double>(up[r * stride + i]);
+        const double g = gate[i * rows + r];
+        expected[r * width + i] = g / (1 + std::exp(-g)) * static_cast<double>(up[i * rows + r]);
       }
+    const packed_floats gate_matrix(width, rows, gate), up_matrix(width, rows, up);
     check_all(
         rows, width,
-        [&](ops& o, std::size_t n, const activation& out) { o.swiglu(gate.data(), up.data(), stride, n, out); },
+        [&](ops& o, std::size_t n, const activation& out) {
+          o.gated_linear(input.view, n, gate_matrix.view(), up_matrix.view(), out);
+        },
         expected);
   }
 }
@@ -196,14 +205,12 @@ TEST_CASE("gathering copies the chosen rows") {
 TEST_CASE("embedding copies the rows of the tokens") {
   const std::size_t width = 64, tokens = 50;
   const auto table = random_floats(tokens * width, 9);
-  const auto layout = make_packed_layout(tensor_type::f32, tokens, width);
-  const aligned_bytes packed(layout.bytes());
-  pack_row_groups(layout, 0, layout.row_groups(), std::as_bytes(std::span(table)), packed.data());
+  const packed_floats matrix(tokens, width, table);
   const std::vector<std::int32_t> ids{49, 0, 7, 7, 31};
   for (const std::size_t lanes : {1, 2, 4}) {
     std::vector<float> out(ids.size() * width, -1);
     with_ops(variants().front().kernels, lanes, false, [&](ops& o) {
-      o.embed({layout, packed.data()}, ids, out.data());
+      o.embed(matrix.view(), ids, out.data());
     });
     for (std::size_t i = 0; i < ids.size(); ++i)
       CHECK(std::memcmp(out.data() + i * width, table.data() + static_cast<std::size_t>(ids[i]) * width,
