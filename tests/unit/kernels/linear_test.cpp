@@ -54,8 +54,10 @@ struct stored_rows {
   activation_parts parts;
 
   stored_rows(std::size_t rows, std::size_t width)
-      : storage(activation_buffer_bytes(activation_kind::both, rows, width)),
-        stored{storage.data(), activation_kind::both, rows, width}, parts(locate(stored, false)) {}
+      : storage(activation_buffer_bytes(activation_kind::both, rows, width)), stored{storage.data(),
+                                                                                     activation_kind::both, rows,
+                                                                                     width},
+        parts(locate(stored, false)) {}
 };
 
 /// Output rows that start as `start` (NaN where the product must write without reading).

@@ -209,9 +209,7 @@ TEST_CASE("embedding copies the rows of the tokens") {
   const std::vector<std::int32_t> ids{49, 0, 7, 7, 31};
   for (const std::size_t lanes : {1, 2, 4}) {
     std::vector<float> out(ids.size() * width, -1);
-    with_ops(variants().front().kernels, lanes, false, [&](ops& o) {
-      o.embed(matrix.view(), ids, out.data());
-    });
+    with_ops(variants().front().kernels, lanes, false, [&](ops& o) { o.embed(matrix.view(), ids, out.data()); });
     for (std::size_t i = 0; i < ids.size(); ++i)
       CHECK(std::memcmp(out.data() + i * width, table.data() + static_cast<std::size_t>(ids[i]) * width,
                         width * sizeof(float)) == 0);
