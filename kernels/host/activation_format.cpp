@@ -30,6 +30,8 @@ std::size_t lay_out(std::byte* base, activation_kind kind, std::size_t rows, std
     part(out.quantised.scale, values / 32);
     part(out.quantised.sum32, values / 32);
     part(out.quantised.sum16, values / 16);
+    part(out.quantised.minus32, values / 32);
+    part(out.quantised.minus16, values / 16);
   }
   if (full) {
     out.full_stride = round_up(width, part_alignment / sizeof(float));
@@ -55,11 +57,8 @@ row_target row_of(const activation_parts& parts, std::size_t row) noexcept {
   row_target out;
   const auto& q = parts.quantised;
   if (q.q != nullptr) {
-    const std::size_t at = row * parts.row_parts;
-    out.q = q.q + at * q.padded;
-    out.scale = q.scale + at * (q.padded / 32);
-    out.sum32 = q.sum32 + at * (q.padded / 32);
-    out.sum16 = q.sum16 + at * (q.padded / 16);
+    const quantised_rows at = q.from(row * parts.row_parts, 0);
+    out = {at.q, at.scale, at.sum32, at.sum16, at.minus32, at.minus16};
     out.rest = parts.row_parts > 1 ? q.padded : 0;
   }
   if (parts.full != nullptr) {

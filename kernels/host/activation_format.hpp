@@ -13,17 +13,31 @@ inline constexpr std::size_t activation_block = 32;
 
 /// Quantised rows. Per block of 32: `scale = max|x| / 127`, `q = round_to_nearest_even(x / scale)` (all 0 when the
 /// block is). The sums save the kernels a pass: weights are stored unsigned with a zero point z, and sum((w - z) q) =
-/// sum(w q) - z sum(q); K types and Q4_1 add a minimum times sum(q). Widths are padded with zeros to a multiple of 64;
-/// strides are per row.
+/// sum(w q) + z minus; K types and Q4_1 add a minimum times scale * sum(q). Widths are padded with zeros to a multiple
+/// of 64; strides are per row.
 ///
 /// A refined activation has two of these rows for each row: the second is what the first rounded away, in the same
 /// format, so that a product is the sum of the products with both.
 struct quantised_rows {
-  std::int8_t* q = nullptr; ///< [rows, padded]
-  float* scale = nullptr;   ///< [rows, padded / 32]
-  float* sum32 = nullptr;   ///< [rows, padded / 32]: scale * sum of the block's q
-  float* sum16 = nullptr;   ///< [rows, padded / 16]: scale * sum of the half block's q
+  std::int8_t* q = nullptr;        ///< [rows, padded]
+  float* scale = nullptr;          ///< [rows, padded / 32]
+  float* sum32 = nullptr;          ///< [rows, padded / 32]: scale * sum of the block's q
+  float* sum16 = nullptr;          ///< [rows, padded / 16]: scale * sum of the half block's q
+  std::int32_t* minus32 = nullptr; ///< [rows, padded / 32]: -sum of the block's q
+  std::int32_t* minus16 = nullptr; ///< [rows, padded / 16]: -sum of the half block's q
   std::size_t padded = 0;
+
+  /// From row `row` and block `block` on. Always inlined: files for several instruction sets use it.
+  [[nodiscard, gnu::always_inline]] inline quantised_rows from(std::size_t row, std::size_t block) const noexcept {
+    const std::size_t at = row * (padded / activation_block) + block;
+    return {q + row * padded + block * activation_block,
+            scale + at,
+            sum32 + at,
+            sum16 + 2 * at,
+            minus32 + at,
+            minus16 + 2 * at,
+            padded};
+  }
 };
 
 /// Where the parts of an activation buffer lie. All parts are 64-byte aligned.

@@ -88,12 +88,6 @@ struct product {
   [[nodiscard]] const linear_type& kernels(tensor_type type) const noexcept {
     return table.types[static_cast<std::size_t>(type)];
   }
-  /// From quantised row `row` and block `block` on; a refined input row has two.
-  [[nodiscard]] quantised_rows quantised(std::size_t row, std::size_t block) const noexcept {
-    const quantised_rows& a = x.quantised;
-    const std::size_t at = row * (a.padded / activation_block) + block;
-    return {a.q + row * a.padded + block * activation_block, a.scale + at, a.sum32 + at, a.sum16 + 2 * at, a.padded};
-  }
 
   /// Sums of one row group and one input row, `[16]` of the scratch.
   void vector(const packed_matrix& m, std::size_t group, const scratch& s) const;
@@ -112,7 +106,7 @@ void product::vector(const packed_matrix& m, std::size_t group, const scratch& s
   const linear_type& k = kernels(w.type);
   if (!full(w.type)) {
     for (std::size_t part = 0; part < x.row_parts; ++part) // the group stays in a cache for the second
-      k.vector(data, w.columns, quantised(part, 0), s.sums + part * packed_row_group);
+      k.vector(data, w.columns, x.quantised.from(part, 0), s.sums + part * packed_row_group);
     if (x.row_parts > 1)
       join_parts(1, s.sums);
   } else if (k.vector_full != nullptr)
@@ -136,7 +130,7 @@ void product::matrix(const packed_matrix& m, std::size_t group, std::size_t firs
     for (std::size_t b = 0; b < blocks; b += step) {
       const std::size_t count = std::min(step, blocks - b);
       k.unpack(data, b, count, s.tile);
-      k.multiply(s.tile, count, quantised(first * x.row_parts, b), rows, s.sums);
+      k.multiply(s.tile, count, x.quantised.from(first * x.row_parts, b), rows, s.sums);
     }
     if (x.row_parts > 1)
       join_parts(vectors, s.sums);

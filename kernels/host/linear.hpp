@@ -4,9 +4,9 @@
 /// the number of rows, lanes or targets. For one output (weight row r, input row c), over k in order:
 ///
 ///   per 32 columns (16 where the type has a scale per 16), with the weights' unsigned values w and int8 inputs x:
-///     dot = sum(w x)                                     exact, int32
-///     with a zero point z:  acc = fma(scale_r, fma(dot, scale_c, -(z * sum_c)), acc)
-///     with a minimum:       acc = fma(minimum_r, sum_c, fma(scale_r, dot * scale_c, acc))
+///     dot = sum(w x), less z sum(x) with a zero point z  exact, int32
+///     acc = fma(scale_r, dot * scale_c, acc)
+///     with a minimum:  acc = fma(minimum_r, sum_c, acc)
 ///   float weights, and every weight when computing precisely:
 ///     acc = fma(w, x, acc) per column
 ///

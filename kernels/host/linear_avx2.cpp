@@ -11,6 +11,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace tropilla::host::avx2 {
@@ -151,21 +152,24 @@ template <tensor_type T, int S, class Values>
   return total;
 }
 
+/// Takes the zero point off a dot product; `minus` is -sum(x) of its inputs.
+template <tensor_type T>
+[[gnu::always_inline]] inline __m256i without_zero_point(__m256i dot, const std::int32_t* minus) {
+  if constexpr (format_of(T).minimum)
+    return dot;
+  else
+    return _mm256_add_epi32(dot, _mm256_slli_epi32(_mm256_set1_epi32(*minus),
+                                                   std::countr_zero(static_cast<unsigned>(format_of(T).zero_point))));
+}
+
 /// The step from dot products to the sums: see linear.hpp.
 template <tensor_type T>
 [[gnu::always_inline]] inline __m256 accumulated(__m256 acc, __m256i dot, const scales& w, __m256 scale, __m256 sum) {
-  constexpr format f = format_of(T);
-  const __m256 d = _mm256_cvtepi32_ps(dot);
-  if constexpr (f.minimum)
-    return _mm256_fmadd_ps(w.minimum, sum, _mm256_fmadd_ps(w.scale, _mm256_mul_ps(d, scale), acc));
+  const __m256 product = _mm256_fmadd_ps(w.scale, _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale), acc);
+  if constexpr (format_of(T).minimum)
+    return _mm256_fmadd_ps(w.minimum, sum, product);
   else
-    return _mm256_fmadd_ps(w.scale, _mm256_fmsub_ps(d, scale, _mm256_mul_ps(_mm256_set1_ps(float{f.zero_point}), sum)),
-                           acc);
-}
-
-template <tensor_type T>
-[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
-  return format_of(T).scale_columns == 16 ? x.sum16 : x.sum32;
+    return product;
 }
 
 template <tensor_type T>
@@ -176,6 +180,7 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   const std::int8_t* q = x.q;
   const float* scale = x.scale;
   const float* sum = input_sums<T>(x);
+  const std::int32_t* minus = input_minus<T>(x);
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
@@ -186,11 +191,12 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
           const auto values = [&](auto g) __attribute__((always_inline)) {
             return group_values<T, g, h>(block);
           };
-          const __m256i dot = block_dot<T, s>(values, q);
+          const __m256i dot = without_zero_point<T>(block_dot<T, s>(values, q), minus + s);
           acc[h] = accumulated<T>(acc[h], dot, unit_scales<T, h>(group, b * scale_count + s), xs, xsum);
         });
       });
       sum += scale_count;
+      minus += scale_count;
     }
   }
   _mm256_storeu_ps(sums, acc[0]);
@@ -246,6 +252,7 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   constexpr int scale_count = static_cast<int>(f.block_scales());
   const std::size_t row_scales = x.padded / activation_block;
   const float* input_sum = input_sums<T>(x);
+  const std::int32_t* minus = input_minus<T>(x);
   __m256 acc[C][2];
   unrolled<C>([&](auto c) __attribute__((always_inline)) {
     acc[c][0] = _mm256_load_ps(sums + c * packed_row_group);
@@ -259,8 +266,9 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
           return load(tile + g * vector_bytes + h * half_bytes);
         };
         unrolled<C>([&](auto c) __attribute__((always_inline)) {
-          const __m256i dot = block_dot<T, s>(values, x.q + c * x.padded + b * block_columns);
           const std::size_t at = c * row_scales + b;
+          const __m256i dot = without_zero_point<T>(block_dot<T, s>(values, x.q + c * x.padded + b * block_columns),
+                                                    minus + at * scale_count + s);
           acc[c][h] = accumulated<T>(acc[c][h], dot, w, _mm256_broadcast_ss(x.scale + at),
                                      _mm256_broadcast_ss(input_sum + at * scale_count + s));
         });
@@ -273,18 +281,13 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   });
 }
 
-[[gnu::always_inline]] inline quantised_rows advanced(const quantised_rows& x, std::size_t rows) {
-  const std::size_t at = rows * (x.padded / activation_block);
-  return {x.q + rows * x.padded, x.scale + at, x.sum32 + at, x.sum16 + 2 * at, x.padded};
-}
-
 template <tensor_type T>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
   std::size_t v = 0;
   for (; v + 2 <= vectors; v += 2)
-    multiply_rows<T, 2>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+    multiply_rows<T, 2>(tile, blocks, x.from(v, 0), sums + v * packed_row_group);
   if (v < vectors)
-    multiply_rows<T, 1>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+    multiply_rows<T, 1>(tile, blocks, x.from(v, 0), sums + v * packed_row_group);
 }
 
 /// Sixteen values of one column of a float type, from `[columns, 16]`.

@@ -6,6 +6,7 @@
 #include "kernels/host/linear_impl.hpp"
 #include "kernels/host/simd512.hpp"
 
+#include <bit>
 #include <cstring>
 
 namespace tropilla::host::TROPILLA_AVX512_NS {
@@ -162,21 +163,24 @@ template <tensor_type T>
   }
 }
 
+/// What a dot product starts with: what takes the zero point off, `minus` being -sum(x) of its inputs.
+template <tensor_type T>
+[[gnu::always_inline]] inline __m512i dot_start(const std::int32_t* minus) {
+  if constexpr (format_of(T).minimum)
+    return _mm512_setzero_si512();
+  else
+    return _mm512_slli_epi32(_mm512_set1_epi32(*minus),
+                             std::countr_zero(static_cast<unsigned>(format_of(T).zero_point)));
+}
+
 /// The step from dot products to the sums: see linear.hpp.
 template <tensor_type T>
 [[gnu::always_inline]] inline __m512 accumulated(__m512 acc, __m512i dot, const scales& w, __m512 scale, __m512 sum) {
-  constexpr format f = format_of(T);
-  const __m512 d = ints_to_floats(dot);
-  if constexpr (f.minimum)
-    return _mm512_fmadd_ps(w.minimum, sum, _mm512_fmadd_ps(w.scale, _mm512_mul_ps(d, scale), acc));
+  const __m512 product = _mm512_fmadd_ps(w.scale, _mm512_mul_ps(ints_to_floats(dot), scale), acc);
+  if constexpr (format_of(T).minimum)
+    return _mm512_fmadd_ps(w.minimum, sum, product);
   else
-    return _mm512_fmadd_ps(w.scale, _mm512_fmsub_ps(d, scale, _mm512_mul_ps(_mm512_set1_ps(float{f.zero_point}), sum)),
-                           acc);
-}
-
-template <tensor_type T>
-[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
-  return format_of(T).scale_columns == 16 ? x.sum16 : x.sum32;
+    return product;
 }
 
 template <tensor_type T>
@@ -188,12 +192,13 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   const std::int8_t* q = x.q;
   const float* scale = x.scale;
   const float* sum = input_sums<T>(x);
+  const std::int32_t* minus = input_minus<T>(x);
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         // Two sums, so that the additions' latency does not add up.
-        __m512i dot[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        __m512i dot[2] = {dot_start<T>(minus + s), _mm512_setzero_si512()};
         unrolled<groups>([&](auto i) __attribute__((always_inline)) {
           constexpr int g = s * groups + i;
           dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + g * 4));
@@ -202,6 +207,7 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
                              _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));
       });
       sum += scale_count;
+      minus += scale_count;
     }
   }
   _mm512_storeu_ps(sums, acc);
@@ -253,12 +259,15 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   constexpr int groups = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
   const float* input_sum = input_sums<T>(x);
+  const std::int32_t* minus = input_minus<T>(x);
   __m512 acc[C];
   unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c] = _mm512_loadu_ps(sums + c * packed_row_group); });
   for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<T>) {
     unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
       __m512i dot[C];
-      unrolled<C>([&](auto c) __attribute__((always_inline)) { dot[c] = _mm512_setzero_si512(); });
+      unrolled<C>([&](auto c) __attribute__((always_inline)) {
+        dot[c] = dot_start<T>(minus + (c * row_scales + b) * scale_count + s);
+      });
       unrolled<groups>([&](auto i) __attribute__((always_inline)) {
         constexpr int g = s * groups + i;
         const __m512i values = load(tile + g * vector_bytes);
@@ -278,11 +287,6 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   unrolled<C>([&](auto c) __attribute__((always_inline)) { _mm512_storeu_ps(sums + c * packed_row_group, acc[c]); });
 }
 
-[[gnu::always_inline]] inline quantised_rows advanced(const quantised_rows& x, std::size_t rows) {
-  const std::size_t at = rows * (x.padded / activation_block);
-  return {x.q + rows * x.padded, x.scale + at, x.sum32 + at, x.sum16 + 2 * at, x.padded};
-}
-
 /// Input rows that meet a tile at once. Emulated code is large and its compilation slow: two show the loop.
 #ifdef TROPILLA_EMULATE_AVX512
 constexpr int most_rows = 2;
@@ -295,10 +299,10 @@ template <tensor_type T, int C>
 void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
   std::size_t v = 0;
   for (; v + C <= vectors; v += C)
-    multiply_rows<T, C>(tile, blocks, advanced(x, v), sums + v * packed_row_group);
+    multiply_rows<T, C>(tile, blocks, x.from(v, 0), sums + v * packed_row_group);
   if constexpr (C > 1)
     if (v < vectors)
-      multiply_by<T, C / 2>(tile, blocks, advanced(x, v), vectors - v, sums + v * packed_row_group);
+      multiply_by<T, C / 2>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group);
 }
 
 template <tensor_type T>

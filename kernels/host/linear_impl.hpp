@@ -6,6 +6,7 @@
 #include "kernels/packed_format.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 
@@ -32,6 +33,16 @@ template <int N, class F>
     (f(std::integral_constant<int, I>{}), ...);
   }
   (std::make_integer_sequence<int, N>{});
+}
+
+/// The sums of the inputs that share one of the type's scales, from the first block of `x` on.
+template <tensor_type T>
+[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
+  return packed::format_of(T).scale_columns == 16 ? x.sum16 : x.sum32;
+}
+template <tensor_type T>
+[[gnu::always_inline]] inline const std::int32_t* input_minus(const quantised_rows& x) {
+  return packed::format_of(T).scale_columns == 16 ? x.minus16 : x.minus32;
 }
 
 } // namespace tropilla::host

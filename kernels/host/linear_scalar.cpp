@@ -40,35 +40,27 @@ void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::
 }
 
 template <tensor_type T>
-float add_block(const tile_block& w, std::size_t row, const std::int8_t* x, float scale, const float* sums, float acc) {
+float add_block(const tile_block& w, std::size_t row, const quantised_rows& x, float acc) {
   constexpr format f = format_of(T);
   for (std::size_t s = 0; s < f.block_scales(); ++s) {
-    int dot = 0;
+    int dot = f.zero_point * input_minus<T>(x)[s];
     for (std::size_t k = s * f.scale_columns; k < (s + 1) * f.scale_columns; ++k)
-      dot += static_cast<int>(w.values[row][k]) * static_cast<int>(x[k]);
-    if constexpr (f.minimum) {
-      acc = std::fma(w.scales[s][row], static_cast<float>(dot) * scale, acc);
-      acc = std::fma(w.minimums[s][row], sums[s], acc);
-    } else {
-      const float shift = static_cast<float>(f.zero_point) * sums[s];
-      acc = std::fma(w.scales[s][row], std::fma(static_cast<float>(dot), scale, -shift), acc);
-    }
+      dot += static_cast<int>(w.values[row][k]) * static_cast<int>(x.q[k]);
+    acc = std::fma(w.scales[s][row], static_cast<float>(dot) * *x.scale, acc);
+    if constexpr (f.minimum)
+      acc = std::fma(w.minimums[s][row], input_sums<T>(x)[s], acc);
   }
   return acc;
 }
 
 template <tensor_type T>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
-  constexpr format f = format_of(T);
-  const float* input_sums = f.scale_columns == 16 ? x.sum16 : x.sum32;
   for (std::size_t b = 0; b < blocks; ++b) {
     const auto& w = *reinterpret_cast<const tile_block*>(tile + b * sizeof(tile_block));
     for (std::size_t v = 0; v < vectors; ++v) {
-      const std::size_t at = v * (x.padded / activation_block) + b;
+      const quantised_rows at = x.from(v, b);
       for (std::size_t row = 0; row < packed_row_group; ++row)
-        sums[v * packed_row_group + row] =
-            add_block<T>(w, row, x.q + v * x.padded + b * activation_block, x.scale[at],
-                         input_sums + at * f.block_scales(), sums[v * packed_row_group + row]);
+        sums[v * packed_row_group + row] = add_block<T>(w, row, at, sums[v * packed_row_group + row]);
     }
   }
 }
@@ -78,14 +70,9 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   constexpr format f = format_of(T);
   alignas(64) std::byte tile[f.unit_blocks * sizeof(tile_block)];
   std::fill_n(sums, packed_row_group, 0.0F);
-  quantised_rows at = x;
   for (std::size_t b = 0; b < columns / block_columns; b += f.unit_blocks) {
     unpack<T>(group, b, f.unit_blocks, tile);
-    multiply<T>(tile, f.unit_blocks, at, 1, sums);
-    at.q += f.unit_columns();
-    at.scale += f.unit_blocks;
-    at.sum32 += f.unit_blocks;
-    at.sum16 += 2 * f.unit_blocks;
+    multiply<T>(tile, f.unit_blocks, x.from(0, b), 1, sums);
   }
 }
 

@@ -19,15 +19,18 @@ struct row_target {
   float* scale = nullptr;
   float* sum32 = nullptr;
   float* sum16 = nullptr;
+  std::int32_t* minus32 = nullptr;
+  std::int32_t* minus16 = nullptr;
   std::size_t rest = 0; ///< where not 0, what is rounded away goes into the next row, this many values on
   float* full = nullptr;
   std::size_t full_stride = 0; ///< floats of the row, zeros after the width
 };
 
 /// The row that holds what `row` rounds away. @pre `row.rest` is not 0.
-[[nodiscard]] constexpr row_target rest_of(const row_target& row) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr row_target rest_of(const row_target& row) noexcept {
   const std::size_t blocks = row.rest / activation_block;
-  return {row.q + row.rest, row.scale + blocks, row.sum32 + blocks, row.sum16 + 2 * blocks};
+  return {row.q + row.rest,       row.scale + blocks,   row.sum32 + blocks,
+          row.sum16 + 2 * blocks, row.minus32 + blocks, row.minus16 + 2 * blocks};
 }
 
 /// Row `row` of an activation.
@@ -43,6 +46,8 @@ struct row_target {
     out.scale += block;
     out.sum32 += block;
     out.sum16 += 2 * block;
+    out.minus32 += block;
+    out.minus16 += 2 * block;
   }
   if (row.full != nullptr) {
     out.full += at;

@@ -58,6 +58,9 @@ struct row_kernels_of {
     const vec qa = V::mul(a, inverse), qb = V::mul(b, inverse);
     const auto sums = V::store_bytes(out.q + block * activation_block, qa, qb);
     out.scale[block] = scale;
+    out.minus16[2 * block] = -sums.low;
+    out.minus16[2 * block + 1] = -sums.high;
+    out.minus32[block] = -(sums.low + sums.high);
     out.sum16[2 * block] = scale * static_cast<float>(sums.low);
     out.sum16[2 * block + 1] = scale * static_cast<float>(sums.high);
     out.sum32[block] = scale * static_cast<float>(sums.low + sums.high);

@@ -42,6 +42,11 @@ void check_activation(const activation& a, bool precise, std::size_t rows, const
           sums[i % 32 / 16] += row.q[i];
         }
       }
+      if (row.q != nullptr) {
+        CHECK(row.minus32[block] == -(sums[0] + sums[1]));
+        CHECK(row.minus16[2 * block] == -sums[0]);
+        CHECK(row.minus16[2 * block + 1] == -sums[1]);
+      }
       if (row.q != nullptr)
         for (int half = 0; half < 2; ++half)
           worst_sum = std::max(worst_sum, std::abs(static_cast<double>(row.sum16[2 * block + half]) -
@@ -54,7 +59,8 @@ void check_activation(const activation& a, bool precise, std::size_t rows, const
     }
     for (std::size_t i = a.width; row.q != nullptr && i < parts.quantised.padded; ++i)
       nonzero_padding += row.q[i] != 0 || (i % 32 == 0 && row.scale[i / 32] != 0) ||
-                         (i % 32 == 0 && row.sum32[i / 32] != 0) || (i % 16 == 0 && row.sum16[i / 16] != 0);
+                         (i % 32 == 0 && row.sum32[i / 32] != 0) || (i % 16 == 0 && row.sum16[i / 16] != 0) ||
+                         (i % 32 == 0 && row.minus32[i / 32] != 0) || (i % 16 == 0 && row.minus16[i / 16] != 0);
     for (std::size_t i = a.width; row.full != nullptr && i < row.full_stride; ++i)
       nonzero_padding += row.full[i] != 0;
   }
