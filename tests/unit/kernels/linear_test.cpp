@@ -217,25 +217,25 @@ TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]"
   // The gate and what it gates may differ in type; 200 columns are no whole number of pieces.
   for (const std::size_t width : {64, 200})
     for (const linear_table* table : tables())
-      for (const tensor_type_info& type : tensor_types()) {
-        const std::size_t columns = type.block_values == 256 ? 256 : 96;
-        const random_matrix gate(type.type, width, columns, 41);
+      for (const tensor_type type : {tensor_type::f16, tensor_type::q4_1, tensor_type::q8_0, tensor_type::q3_k}) {
+        const std::size_t columns = info(type).block_values == 256 ? 256 : 96;
+        const random_matrix gate(type, width, columns, 41);
         const random_matrix up(columns == 256 ? tensor_type::q6_k : tensor_type::q4_1, width, columns, 42);
         const random_input x(300, columns, 43);
-        for (const std::size_t rows : {1, 2, 17, 300}) {
+        for (const std::size_t rows : {1, 17, 300}) {
           const output g = product(*table, 1, gate, x, false, rows);
           const output u = product(*table, 1, up, x, false, rows);
           const stored_rows expected(rows, width);
           for (std::size_t r = 0; r < rows; ++r)
             scalar::rows().store_swiglu(g.values.data() + r * g.stride, u.values.data() + r * u.stride, width, 0,
                                         (width + row_piece - 1) / row_piece, row_of(expected.parts, r));
-          for (const std::size_t lanes : {1, 2, 3}) {
+          for (const std::size_t lanes : {1, 3}) {
             const stored_rows out(rows, width);
             on_lanes(lanes, columns, [&](lane_context& lane, std::byte* scratch) {
               gated_linear(*table, scalar::rows(), lane, scratch, x.stored, false, rows, gate.view(), up.view(),
                            out.stored);
             });
-            INFO(table->isa << " " << type.name << ", " << width << " x " << columns << ", " << rows << " rows, "
+            INFO(table->isa << " " << info(type).name << ", " << width << " x " << columns << ", " << rows << " rows, "
                             << lanes << " lanes");
             REQUIRE(out.storage == expected.storage);
           }
