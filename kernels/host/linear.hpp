@@ -13,7 +13,7 @@
 /// `scale_c` and `sum_c` (scale_c * sum(x)) come with the activation. `acc` starts at 0; `out` is set to it or has it
 /// added. A refined input row counts as two input rows, whose `acc` are added.
 ///
-/// Many input rows share the work of unpacking: a tile of sixteen weight rows and some columns is unpacked once into
+/// Many input rows share the work of unpacking: a tile of one or two row groups and some columns is unpacked once into
 /// the lane's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth
 /// of memory, and unpacks in registers.
 #pragma once
@@ -40,6 +40,10 @@ struct linear_type {
   /// `sums += tile * x` for many input rows; `x` begins at the tile's first column.
   void (*multiply)(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
                    float* sums) = nullptr;
+  /// The same for the tiles of two row groups, the second behind the first; so are their sums, `[2, vectors, 16]`.
+  /// Null where a pair gains nothing.
+  void (*multiply_pair)(const std::byte* tiles, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
+                        float* sums) = nullptr;
   /// Of an unpacked block, a multiple of 64.
   std::size_t tile_block_bytes = 0;
   /// `sums = group * x` for one float32 input row. F32, F16 and BF16.

@@ -183,6 +183,11 @@ template <tensor_type T>
     return product;
 }
 
+/// How far ahead a single row's weights are fetched: the processor's own prefetching ends at each page of 4 KiB, so
+/// further. Q4_K 1.35 times and Q4_1 1.08 times as fast as without, and 1.11 and 0.93 times with 1 KiB (Zen 5, medians
+/// of seven pairs). What lies behind the weights is only fetched, never read.
+constexpr std::size_t fetch_ahead = 4096;
+
 template <tensor_type T>
 void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
   constexpr format f = format_of(T);
@@ -196,6 +201,9 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
+      unrolled<static_cast<int>(f.block_bytes() / vector_bytes)>([&](auto i) __attribute__((always_inline)) {
+        __builtin_prefetch(block + fetch_ahead + i * vector_bytes);
+      });
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         // Two sums, so that the additions' latency does not add up.
         __m512i dot[2] = {dot_start<T>(minus + s), _mm512_setzero_si512()};
@@ -250,64 +258,85 @@ template <tensor_type T>
     return {_mm512_loadu_ps(at), _mm512_setzero_ps()};
 }
 
-/// One tile with `C` input rows: 2 C of the 32 registers hold sums, and C independent chains hide the latency of
-/// `vpdpbusd` (5 cycles, two a cycle).
-template <tensor_type T, int C>
-void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums) {
+/// `G` tiles, one behind the other, with `C` input rows; the sums of the second begin `next_sums` behind those of the
+/// first. 2 G C of the 32 registers hold sums, and G C independent chains hide the latency of `vpdpbusd` (5 cycles, two
+/// a cycle). With two tiles an input that was broadcast once serves both: one tile is bound by loads (a core loads two
+/// vectors a cycle), two by multiplying.
+template <tensor_type T, int C, int G>
+void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums,
+                   std::size_t next_sums) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
   constexpr int groups = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
+  const std::size_t next_tile = blocks * tile_block_bytes<T>;
   const float* input_sum = input_sums<T>(x);
   const std::int32_t* minus = input_minus<T>(x);
-  __m512 acc[C];
-  unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c] = _mm512_loadu_ps(sums + c * packed_row_group); });
+  __m512 acc[C][G];
+  unrolled<C>([&](auto c) __attribute__((always_inline)) {
+    unrolled<G>([&](auto n) __attribute__((always_inline)) {
+      acc[c][n] = _mm512_loadu_ps(sums + c * packed_row_group + n * next_sums);
+    });
+  });
   for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<T>) {
     unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
-      __m512i dot[C];
+      __m512i dot[C][G];
       unrolled<C>([&](auto c) __attribute__((always_inline)) {
-        dot[c] = dot_start<T>(minus + (c * row_scales + b) * scale_count + s);
+        const __m512i start = dot_start<T>(minus + (c * row_scales + b) * scale_count + s);
+        unrolled<G>([&](auto n) __attribute__((always_inline)) { dot[c][n] = start; });
       });
       unrolled<groups>([&](auto i) __attribute__((always_inline)) {
         constexpr int g = s * groups + i;
-        const __m512i values = load(tile + g * vector_bytes);
+        __m512i values[G];
+        unrolled<G>([&](auto n)
+                        __attribute__((always_inline)) { values[n] = load(tile + n * next_tile + g * vector_bytes); });
         unrolled<C>([&](auto c) __attribute__((always_inline)) {
-          dot[c] =
-              add_products(dot[c], values, broadcast_group(x.q + c * x.padded + b * block_columns + g * group_columns));
+          const __m512i input = broadcast_group(x.q + c * x.padded + b * block_columns + g * group_columns);
+          unrolled<G>([&](auto n)
+                          __attribute__((always_inline)) { dot[c][n] = add_products(dot[c][n], values[n], input); });
         });
       });
-      const scales w = tile_scales<T>(tile, s);
+      scales w[G];
+      unrolled<G>([&](auto n) __attribute__((always_inline)) { w[n] = tile_scales<T>(tile + n * next_tile, s); });
       unrolled<C>([&](auto c) __attribute__((always_inline)) {
         const std::size_t at = c * row_scales + b;
-        acc[c] = accumulated<T>(acc[c], dot[c], w, _mm512_set1_ps(x.scale[at]),
-                                _mm512_set1_ps(input_sum[at * scale_count + s]));
+        const __m512 scale = _mm512_set1_ps(x.scale[at]);
+        const __m512 sum = _mm512_set1_ps(input_sum[at * scale_count + s]);
+        unrolled<G>([&](auto n) __attribute__((always_inline)) {
+          acc[c][n] = accumulated<T>(acc[c][n], dot[c][n], w[n], scale, sum);
+        });
       });
     });
   }
-  unrolled<C>([&](auto c) __attribute__((always_inline)) { _mm512_storeu_ps(sums + c * packed_row_group, acc[c]); });
+  unrolled<C>([&](auto c) __attribute__((always_inline)) {
+    unrolled<G>([&](auto n) __attribute__((always_inline)) {
+      _mm512_storeu_ps(sums + c * packed_row_group + n * next_sums, acc[c][n]);
+    });
+  });
 }
 
-/// Input rows that meet a tile at once. Emulated code is large and its compilation slow: two show the loop.
+/// Input rows that meet one or two tiles at once. Emulated code is large and its compilation slow: two show the loop.
 #ifdef TROPILLA_EMULATE_AVX512
-constexpr int most_rows = 2;
+constexpr int most_rows[] = {2, 2};
 #else
-constexpr int most_rows = 8;
+constexpr int most_rows[] = {8, 6};
 #endif
 
 /// As many input rows as go by `C`, then the rest by half as many.
-template <tensor_type T, int C>
-void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
+template <tensor_type T, int C, int G>
+void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums,
+                 std::size_t next_sums) {
   std::size_t v = 0;
   for (; v + C <= vectors; v += C)
-    multiply_rows<T, C>(tile, blocks, x.from(v, 0), sums + v * packed_row_group);
+    multiply_rows<T, C, G>(tile, blocks, x.from(v, 0), sums + v * packed_row_group, next_sums);
   if constexpr (C > 1)
     if (v < vectors)
-      multiply_by<T, C / 2>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group);
+      multiply_by<T, C / 2, G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
 }
 
-template <tensor_type T>
+template <tensor_type T, int G>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
-  multiply_by<T, most_rows>(tile, blocks, x, vectors, sums);
+  multiply_by<T, most_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * packed_row_group);
 }
 
 /// Sixteen values of one column of a float type, from `[columns, 16]`.
@@ -394,7 +423,8 @@ consteval linear_type kernels() {
   else
     return {.vector = vector<T>,
             .unpack = unpack<T>,
-            .multiply = multiply<T>,
+            .multiply = multiply<T, 1>,
+            .multiply_pair = multiply<T, 2>,
             .tile_block_bytes = tile_block_bytes<T>,
             .expand = expand<T>};
 }
