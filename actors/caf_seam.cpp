@@ -4,6 +4,8 @@
 #include "actors/messages.hpp"
 #include "tropilla/actors.hpp"
 
+#include <deque>
+
 namespace tropilla::cast {
 namespace {
 
@@ -40,6 +42,54 @@ std::string render(const caf::error& reason) {
   return reason.category() == caf::type_id_v<caf_code> ? std::string(mine.what()) : caf::to_string(reason);
 #endif
 }
+
+#if CAF_MAJOR_VERSION < 1
+
+struct conductor::impl final : caf::execution_unit {
+  // Actors that go on and on (somebody floods them) are the scheduler's, so that the thread gets back to its own work.
+  static constexpr int most_turns = 64;
+  static constexpr std::size_t messages_per_turn = 16;
+
+  explicit impl(caf::actor_system& system) : caf::execution_unit(&system) {}
+
+  void exec_later(caf::resumable* r) override { ready.push_back(r); }
+
+  void run() {
+    for (int turn = 0; !ready.empty(); ++turn) {
+      caf::resumable* const r = ready.front();
+      ready.pop_front();
+      if (turn >= most_turns) {
+        system().scheduler().enqueue(r);
+        continue;
+      }
+      if (r->resume(this, messages_per_turn) == caf::resumable::resume_later)
+        ready.push_back(r);
+      else
+        caf::intrusive_ptr_release(r);
+    }
+  }
+
+  std::deque<caf::resumable*> ready; ///< each holds a reference
+};
+
+conductor::conductor(caf::actor_system& system) : impl_(std::make_unique<impl>(system)) {}
+
+void conductor::send(const caf::strong_actor_ptr& to, caf::message m) {
+  if (!to)
+    return;
+  to->enqueue(nullptr, caf::make_message_id(), std::move(m), impl_.get());
+  impl_->run();
+}
+
+#else
+
+struct conductor::impl {};
+conductor::conductor(caf::actor_system&) {}
+void conductor::send(const caf::strong_actor_ptr&, caf::message) {}
+
+#endif
+
+conductor::~conductor() = default;
 
 struct system::impl {
   struct config : caf::actor_system_config {

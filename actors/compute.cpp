@@ -11,7 +11,8 @@ struct compute_state {
   using clock = std::chrono::steady_clock;
 
   compute_state(compute_actor::pointer s, compute_setup setup)
-      : self(s), with(std::move(setup)), leases(with.layout->groups.size()), memory(leases.size(), nullptr) {
+      : self(s), with(std::move(setup)), here(std::make_shared<conductor>(s->system())),
+        leases(with.layout->groups.size()), memory(leases.size(), nullptr) {
     if (with.trace) {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
@@ -81,12 +82,13 @@ struct compute_state {
         *began = clock::now();
       forward_groups(o, *with.layout, *with.space, *work, memory, first, last);
     });
-    with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row] {
+    // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
+    with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row, on = here] {
       const auto end = clock::now();
       if (trace)
         trace->record(r, first + 1 == last ? "group" : "groups", *began, end, "first",
                       static_cast<std::int64_t>(first));
-      tell_from_outside(me, segment_done{std::chrono::duration<double>(end - *began).count()});
+      on->tell(me, segment_done{std::chrono::duration<double>(end - *began).count()});
     });
   }
 
@@ -99,6 +101,7 @@ struct compute_state {
 
   compute_actor::pointer self;
   compute_setup with;
+  std::shared_ptr<conductor> here; ///< of the compute stream's thread, which may outlive this
   std::vector<lease> leases;
   std::vector<const std::byte*> memory; ///< of the groups that are there; jobs read only what was set before them
   std::optional<error> failure;
