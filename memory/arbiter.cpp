@@ -67,13 +67,13 @@ struct arbiter::impl {
     auto& u = a.usage;
     if (u.in_use > u.budget || rounded > u.budget - u.in_use)
       return {};
-    const auto offset = a.blocks.allocate(r.bytes);
-    if (!offset)
+    const auto place = a.blocks.allocate(r.bytes);
+    if (!place)
       return {};
     auto block = std::make_shared<lease::block>();
     block->device = a.name;
-    block->data = a.base ? a.base + *offset : nullptr;
-    block->offset = *offset;
+    block->data = a.base ? a.base + place->offset : nullptr;
+    block->place = *place;
     block->bytes = r.bytes;
     block->why = r.why;
     block->ledger = self;
@@ -117,7 +117,7 @@ struct arbiter::impl {
       const std::lock_guard lock(mutex);
       auto& a = accounts.find(*b.device)->second;
       const std::size_t rounded = a.blocks.rounded(b.bytes);
-      a.blocks.free(b.offset);
+      a.blocks.free(b.place);
       a.usage.in_use -= rounded;
       a.usage.by_purpose[static_cast<std::size_t>(b.why)] -= rounded;
       serve(a, b.ledger, due);

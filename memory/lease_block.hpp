@@ -9,7 +9,7 @@ struct lease::block {
   std::shared_ptr<arbiter> ledger;
   const std::string* device = nullptr; ///< the ledger's, which this block keeps alive
   std::byte* data = nullptr;
-  std::size_t offset = 0;
+  pool::block place;
   std::size_t bytes = 0;
   purpose why{};
 

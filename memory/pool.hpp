@@ -22,21 +22,29 @@ struct pool_statistics {
   [[nodiscard]] double fragmentation() const noexcept;
 };
 
-/// O(1) allocate and free with coalescing. Not thread-safe: its owner serialises.
+/// O(1) allocate and free with coalescing, without a malloc once it has seen its largest number of blocks.
+/// Not thread-safe: its owner serialises.
 /// Method: Masmano et al., "TLSF: a New Dynamic Memory Allocator for Real-Time Systems", ECRTS 2004;
 /// block records live beside the pool, not in it, because the pool may be a device's memory.
 class pool {
 public:
+  /// What `allocate` hands out and `free` takes back. The record spares `free` a search by offset.
+  struct block {
+    std::size_t offset = 0; ///< bytes from the start of the reservation
+    std::uint32_t record = 0;
+  };
+
   /// @pre `alignment` is a power of two; `capacity` is rounded down to it.
   pool(std::size_t capacity, std::size_t alignment);
   ~pool();
   pool(pool&&) noexcept;
   pool& operator=(pool&&) noexcept;
 
-  /// Offset of a block of at least `bytes` (rounded up to the alignment; 0 counts as 1), or empty.
-  [[nodiscard]] std::optional<std::size_t> allocate(std::size_t bytes);
-  /// @pre `offset` came from `allocate` and was not freed since (checked by assert).
-  void free(std::size_t offset) noexcept;
+  /// A block of at least `bytes` (rounded up to the alignment; 0 counts as 1), or empty.
+  /// Throws `std::bad_alloc`, with the pool as before, when there is no memory for another record.
+  [[nodiscard]] std::optional<block> allocate(std::size_t bytes);
+  /// @pre `b` came from `allocate` and was not freed since (checked by assert).
+  void free(block b) noexcept;
 
   /// Bytes that `allocate(bytes)` takes.
   [[nodiscard]] std::size_t rounded(std::size_t bytes) const noexcept;

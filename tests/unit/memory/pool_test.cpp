@@ -21,29 +21,30 @@ public:
   void allocate(std::size_t bytes) {
     const std::size_t size = pool_.rounded(bytes);
     const std::size_t largest = pool_.statistics().largest_free;
-    const auto offset = pool_.allocate(bytes);
-    if (!offset) {
+    const auto block = pool_.allocate(bytes);
+    if (!block) {
       REQUIRE(largest < 2 * size + 2 * alignment); // a good fit may pass a block by that is hardly larger
       return;
     }
-    REQUIRE(*offset % alignment == 0);
-    REQUIRE(*offset + size <= capacity_);
-    const auto next = blocks_.lower_bound(*offset);
-    REQUIRE((next == blocks_.end() || *offset + size <= next->first));
-    REQUIRE((next == blocks_.begin() || std::prev(next)->first + std::prev(next)->second <= *offset));
-    blocks_.emplace(*offset, size);
-    offsets_.push_back(*offset);
+    const std::size_t offset = block->offset;
+    REQUIRE(offset % alignment == 0);
+    REQUIRE(offset + size <= capacity_);
+    const auto next = blocks_.lower_bound(offset);
+    REQUIRE((next == blocks_.end() || offset + size <= next->first));
+    REQUIRE((next == blocks_.begin() || std::prev(next)->first + std::prev(next)->second <= offset));
+    blocks_.emplace(offset, size);
+    handles_.push_back(*block);
     in_use_ += size;
     high_water_ = std::max(high_water_, in_use_);
   }
 
   void free_one(std::size_t which) {
-    std::swap(offsets_[which], offsets_.back());
-    const auto it = blocks_.find(offsets_.back());
+    std::swap(handles_[which], handles_.back());
+    const auto it = blocks_.find(handles_.back().offset);
     in_use_ -= it->second;
-    pool_.free(it->first);
+    pool_.free(handles_.back());
     blocks_.erase(it);
-    offsets_.pop_back();
+    handles_.pop_back();
   }
 
   void check() const {
@@ -59,13 +60,13 @@ public:
     REQUIRE(s.largest_free == std::max(gap, capacity_ - at)); // neighbours were joined
   }
 
-  [[nodiscard]] std::size_t blocks() const { return offsets_.size(); }
+  [[nodiscard]] std::size_t blocks() const { return handles_.size(); }
 
 private:
   pool pool_;
   std::size_t capacity_;
   std::map<std::size_t, std::size_t> blocks_;
-  std::vector<std::size_t> offsets_;
+  std::vector<pool::block> handles_;
   std::size_t in_use_ = 0, high_water_ = 0;
 };
 
@@ -107,6 +108,6 @@ TEST_CASE("an allocation of nothing has a place of its own", "[pool]") {
   pool p(4096, alignment);
   const auto a = p.allocate(0), b = p.allocate(0);
   REQUIRE((a && b));
-  CHECK(*a != *b);
+  CHECK(a->offset != b->offset);
   CHECK(p.statistics().in_use == 2 * alignment);
 }
