@@ -62,22 +62,32 @@ struct pool::impl {
     spare = id;
   }
 
-  /// Leaves `size` granules in the block and makes the rest a free block behind it. @pre a spare record
-  void split(record_id id, std::size_t size) noexcept {
+  /// Cuts a block, which is in no class, so that its first part has `size` granules. Returns the second part.
+  /// @pre a spare record
+  record_id cut(record_id id, std::size_t size) noexcept {
     auto& r = records[id];
-    if (r.size == size)
-      return;
-    const record_id rest = take_spare();
-    auto& tail = records[rest];
-    tail.begin = r.begin + size;
-    tail.size = r.size - size;
-    tail.before = id;
-    tail.after = r.after;
+    const record_id second = take_spare();
+    auto& s = records[second];
+    s.begin = r.begin + size;
+    s.size = r.size - size;
+    s.before = id;
+    s.after = r.after;
     if (r.after != none)
-      records[r.after].before = rest;
+      records[r.after].before = second;
     r.size = size;
-    r.after = rest;
-    free.insert(records, rest);
+    r.after = second;
+    return second;
+  }
+
+  /// Takes `size` granules from an end of the free block; what is left goes back. Returns the part that was taken.
+  record_id carve(record_id id, std::size_t size, end from) noexcept {
+    free.remove(records, id);
+    if (records[id].size == size)
+      return id;
+    const bool low = from == end::low;
+    const record_id second = cut(id, low ? size : records[id].size - size);
+    free.insert(records, low ? second : id);
+    return low ? id : second;
   }
 
   /// Joins `right` to `left`, its neighbour before. Both are in no class.
@@ -97,17 +107,16 @@ pool::~pool() = default;
 pool::pool(pool&&) noexcept = default;
 pool& pool::operator=(pool&&) noexcept = default;
 
-std::optional<pool::block> pool::allocate(std::size_t bytes) {
+std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
   auto& p = *impl_;
   if (bytes > p.stats.capacity)
     return std::nullopt;
   const std::size_t size = p.granules(bytes);
-  const record_id id = p.free.find(p.records, size);
-  if (id == none)
+  const record_id found = p.free.find(p.records, size);
+  if (found == none)
     return std::nullopt;
   p.ensure_spare();
-  p.free.remove(p.records, id);
-  p.split(id, size);
+  const record_id id = p.carve(found, size, from);
   p.stats.in_use += size << p.shift;
   p.stats.high_water = std::max(p.stats.high_water, p.stats.in_use);
   ++p.stats.blocks_in_use;

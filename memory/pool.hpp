@@ -34,6 +34,10 @@ public:
     std::uint32_t record = 0;
   };
 
+  /// Which end of the free memory a block is cut from. What stays for long and what comes and goes don't mix when they
+  /// come from different ends, and the free memory between them stays whole.
+  enum class end : std::uint8_t { low, high };
+
   /// @pre `alignment` is a power of two; `capacity` is rounded down to it.
   pool(std::size_t capacity, std::size_t alignment);
   ~pool();
@@ -42,7 +46,7 @@ public:
 
   /// A block of at least `bytes` (rounded up to the alignment; 0 counts as 1), or empty.
   /// Throws `std::bad_alloc`, with the pool as before, when there is no memory for another record.
-  [[nodiscard]] std::optional<block> allocate(std::size_t bytes);
+  [[nodiscard]] std::optional<block> allocate(std::size_t bytes, end from = end::low);
   /// @pre `b` came from `allocate` and was not freed since (checked by assert).
   void free(block b) noexcept;
 
