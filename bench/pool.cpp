@@ -136,8 +136,7 @@ std::vector<row> all_pairs(const options& o) {
   std::vector<row> rows;
   pool p(reservation, 64);
   rows.push_back(pairs_of(
-      "pool", o, s, [&](std::size_t bytes) { return *p.allocate(bytes); },
-      [&](const pool::block& b) { p.free(b); }));
+      "pool", o, s, [&](std::size_t bytes) { return *p.allocate(bytes); }, [&](const pool::block& b) { p.free(b); }));
   const auto ledger = arbiter::make();
   ledger->add_device("host:0", nullptr, reservation, reservation, 64);
   memory_request request{"host:0", 0, purpose::kv, priority::normal};

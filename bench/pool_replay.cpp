@@ -60,7 +60,8 @@ request_mix read_mix(const std::string& path) {
       m.classes.push_back(std::move(k));
     }
     if (m.rate_by_hour.size() != 24)
-      throw error(errc::malformed_file, fmt::format("{}: rate_by_hour has {} of 24 rates", path, m.rate_by_hour.size()));
+      throw error(errc::malformed_file,
+                  fmt::format("{}: rate_by_hour has {} of 24 rates", path, m.rate_by_hour.size()));
     return m;
   } catch (const nlohmann::json::exception& e) {
     throw error(errc::malformed_file, fmt::format("{} is no request mix: {}", path, e.what()));
@@ -93,7 +94,8 @@ struct happening {
 
 class day {
 public:
-  day(const request_mix& m, const replay_options& o) : mix(m), with(o), blocks(o.capacity, m.alignment), random(o.seed) {}
+  day(const request_mix& m, const replay_options& o)
+      : mix(m), with(o), blocks(o.capacity, m.alignment), random(o.seed) {}
 
   replay_result run() {
     const auto start = std::chrono::steady_clock::now();

@@ -44,8 +44,8 @@ struct replay_options {
 };
 
 /// Two measures of fragmentation. `scatter` is of the pool's free bytes what the largest free block can't serve, at the
-/// end, as mean and as 95th percentile over time: it counts holes among KV pages, which other pages fill. `waste` is how
-/// much more address space was ever taken (all but the largest free block) than bytes were ever in use: what a
+/// end, as mean and as 95th percentile over time: it counts holes among KV pages, which other pages fill. `waste` is
+/// how much more address space was ever taken (all but the largest free block) than bytes were ever in use: what a
 /// reservation must have beyond the budget (Johnstone and Wilson, "The Memory Fragmentation Problem: Solved?", 1998,
 /// their fourth measure).
 struct replay_result {

@@ -17,12 +17,22 @@ double pool_statistics::fragmentation() const noexcept {
   return free == 0 ? 0 : 1 - static_cast<double>(largest_free) / static_cast<double>(free);
 }
 
+double allocations_per_second(const pool_statistics& before, const pool_statistics& after, double seconds) noexcept {
+  return seconds > 0 ? static_cast<double>(after.allocations - before.allocations) / seconds : 0;
+}
+
+/// What one owner may take, and for a stream the order in which it becomes everybody's.
+struct owned {
+  free_lists free;
+  record_id soonest = none, latest = none;
+};
+
 struct pool::impl {
   std::size_t granule; ///< bytes
   unsigned shift;      ///< its binary logarithm: a division by a variable costs more than the rest of a rounding
   std::vector<record> records;
-  record_id spare = none; ///< records that are not in use, linked by `next_free`
-  free_lists free;
+  record_id spare = none;       ///< records that are not in use, linked by `next_free`
+  std::vector<owned> owners{1}; ///< everybody, then the streams
   pool_statistics stats;
 
   impl(std::size_t capacity, std::size_t alignment)
@@ -34,7 +44,7 @@ struct pool::impl {
     ensure_spare();
     const record_id whole = take_spare();
     records[whole].size = stats.capacity >> shift;
-    free.insert(records, whole);
+    insert(whole, everybody);
   }
 
   [[nodiscard]] std::size_t granules(std::size_t bytes) const noexcept {
@@ -57,9 +67,53 @@ struct pool::impl {
   }
 
   void give_spare(record_id id) noexcept {
-    records[id].is_free = true; // a block that is freed twice meets the assertion
+    records[id].owner = everybody; // a block that is freed twice meets the assertion
     records[id].next_free = spare;
     spare = id;
+  }
+
+  /// Makes a block, which is in no class, free for its owner; among a stream's behind `sooner`, in order of points.
+  void insert(record_id id, owner_id owner, record_id sooner = none) noexcept {
+    auto& r = records[id];
+    r.owner = owner;
+    auto& o = owners[owner];
+    o.free.insert(records, id);
+    if (owner == everybody)
+      return;
+    stats.pending += r.size << shift;
+    r.sooner = sooner;
+    r.later = r.sooner == none ? o.soonest : records[r.sooner].later;
+    (r.sooner == none ? o.soonest : records[r.sooner].later) = id;
+    (r.later == none ? o.latest : records[r.later].sooner) = id;
+  }
+
+  void remove(record_id id) noexcept {
+    auto& r = records[id];
+    auto& o = owners[r.owner];
+    o.free.remove(records, id);
+    if (r.owner != everybody) {
+      stats.pending -= r.size << shift;
+      (r.sooner == none ? o.soonest : records[r.sooner].later) = r.later;
+      (r.later == none ? o.latest : records[r.later].sooner) = r.sooner;
+    }
+    r.owner = nobody;
+  }
+
+  /// Frees a block for its owner, joined with the neighbours that are its owner's, too. The last point counts.
+  void release(record_id id, owner_id owner, std::uint64_t point) noexcept {
+    if (const auto after = records[id].after; after != none && records[after].owner == owner) {
+      remove(after);
+      point = std::max(point, records[after].point);
+      merge(id, after);
+    }
+    if (const auto before = records[id].before; before != none && records[before].owner == owner) {
+      remove(before);
+      point = std::max(point, records[before].point);
+      merge(before, id);
+      id = before;
+    }
+    records[id].point = point;
+    insert(id, owner, owners[owner].latest);
   }
 
   /// Cuts a block, which is in no class, so that its first part has `size` granules. Returns the second part.
@@ -81,13 +135,41 @@ struct pool::impl {
 
   /// Takes `size` granules from an end of the free block; what is left goes back. Returns the part that was taken.
   record_id carve(record_id id, std::size_t size, end from) noexcept {
-    free.remove(records, id);
+    const owner_id owner = records[id].owner;
+    const record_id sooner = records[id].sooner;
+    remove(id);
     if (records[id].size == size)
       return id;
     const bool low = from == end::low;
     const record_id second = cut(id, low ? size : records[id].size - size);
-    free.insert(records, low ? second : id);
+    records[second].point = records[id].point;
+    insert(low ? second : id, owner, sooner); // what is left waits for the same point
     return low ? id : second;
+  }
+
+  std::optional<block> take(std::size_t bytes, end from, owner_id owner) {
+    if (bytes > stats.capacity)
+      return std::nullopt;
+    const std::size_t size = granules(bytes);
+    const record_id found = owners[owner].free.find(records, size);
+    if (found == none)
+      return std::nullopt;
+    ensure_spare();
+    const record_id id = carve(found, size, from);
+    stats.in_use += size << shift;
+    stats.high_water = std::max(stats.high_water, stats.in_use);
+    ++stats.blocks_in_use;
+    ++stats.allocations;
+    return block{records[id].begin << shift, id};
+  }
+
+  void give(block b, owner_id owner, std::uint64_t point) noexcept {
+    assert(b.record < records.size() && records[b.record].owner == nobody &&
+           records[b.record].begin << shift == b.offset);
+    stats.in_use -= records[b.record].size << shift;
+    --stats.blocks_in_use;
+    ++stats.frees;
+    release(b.record, owner, point);
   }
 
   /// Joins `right` to `left`, its neighbour before. Both are in no class.
@@ -108,39 +190,41 @@ pool::pool(pool&&) noexcept = default;
 pool& pool::operator=(pool&&) noexcept = default;
 
 std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
-  auto& p = *impl_;
-  if (bytes > p.stats.capacity)
-    return std::nullopt;
-  const std::size_t size = p.granules(bytes);
-  const record_id found = p.free.find(p.records, size);
-  if (found == none)
-    return std::nullopt;
-  p.ensure_spare();
-  const record_id id = p.carve(found, size, from);
-  p.stats.in_use += size << p.shift;
-  p.stats.high_water = std::max(p.stats.high_water, p.stats.in_use);
-  ++p.stats.blocks_in_use;
-  ++p.stats.allocations;
-  return block{p.records[id].begin << p.shift, id};
+  return impl_->take(bytes, from, everybody);
 }
 
 void pool::free(block b) noexcept {
+  impl_->give(b, everybody, 0);
+}
+
+pool::stream pool::add_stream() {
+  impl_->owners.emplace_back();
+  return static_cast<stream>(impl_->owners.size() - 2);
+}
+
+std::optional<pool::block> pool::allocate_on(stream s, std::size_t bytes, end from) {
+  if (const auto own = impl_->take(bytes, from, s + 1))
+    return own;
+  return impl_->take(bytes, from, everybody);
+}
+
+void pool::free_on(stream s, block b, std::uint64_t point) noexcept {
+  impl_->give(b, s + 1, point);
+}
+
+void pool::reached(stream s, std::uint64_t point) noexcept {
   auto& p = *impl_;
-  record_id id = b.record;
-  assert(id < p.records.size() && !p.records[id].is_free && p.records[id].begin << p.shift == b.offset);
-  p.stats.in_use -= p.records[id].size << p.shift;
-  --p.stats.blocks_in_use;
-  ++p.stats.frees;
-  if (const auto after = p.records[id].after; after != none && p.records[after].is_free) {
-    p.free.remove(p.records, after);
-    p.merge(id, after);
+  auto& o = p.owners[s + 1];
+  while (o.soonest != none && p.records[o.soonest].point <= point) {
+    const record_id id = o.soonest;
+    p.remove(id);
+    p.release(id, everybody, 0);
   }
-  if (const auto before = p.records[id].before; before != none && p.records[before].is_free) {
-    p.free.remove(p.records, before);
-    p.merge(before, id);
-    id = before;
-  }
-  p.free.insert(p.records, id);
+}
+
+std::optional<std::uint64_t> pool::next_point(stream s) const noexcept {
+  const auto& o = impl_->owners[s + 1];
+  return o.soonest == none ? std::nullopt : std::optional(impl_->records[o.soonest].point);
 }
 
 std::size_t pool::rounded(std::size_t bytes) const noexcept {
@@ -149,7 +233,7 @@ std::size_t pool::rounded(std::size_t bytes) const noexcept {
 
 pool_statistics pool::statistics() const noexcept {
   auto s = impl_->stats;
-  s.largest_free = impl_->free.largest(impl_->records) << impl_->shift;
+  s.largest_free = impl_->owners[everybody].free.largest(impl_->records) << impl_->shift;
   return s;
 }
 

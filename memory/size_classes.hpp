@@ -44,16 +44,23 @@ struct size_class {
   return class_of(granules);
 }
 
+/// Who may take a block: nobody (it is in use), everybody, or, as 1 + its number, a stream that freed it.
+using owner_id = std::uint32_t;
+inline constexpr owner_id everybody = 0;
+inline constexpr owner_id nobody = ~owner_id{0};
+
 /// A block, used or free, linked with its neighbours in the memory and, when free, in its class.
 struct record {
   std::size_t begin = 0; ///< granules from the start
   std::size_t size = 0;  ///< granules
   record_id before = none, after = none;
   record_id previous_free = none, next_free = none;
-  bool is_free = false;
+  owner_id owner = nobody;
+  std::uint64_t point = 0;               ///< of the stream that owns it: when the stream gets there, it is everybody's
+  record_id sooner = none, later = none; ///< the stream's blocks in the order of their points
 };
 
-/// The free blocks, by class. Every function takes the records that the ids mean.
+/// The free blocks of one owner, by class. Every function takes the records that the ids mean.
 class free_lists {
 public:
   free_lists() noexcept {
@@ -67,7 +74,6 @@ public:
     auto& r = records[id];
     const auto c = class_of(r.size);
     auto& head = heads_[c.first][c.second];
-    r.is_free = true;
     r.previous_free = none;
     r.next_free = head;
     if (head != none)
@@ -79,7 +85,6 @@ public:
 
   void remove(std::vector<record>& records, record_id id) noexcept {
     auto& r = records[id];
-    r.is_free = false;
     if (r.next_free != none)
       records[r.next_free].previous_free = r.previous_free;
     if (r.previous_free != none) {
