@@ -1,11 +1,14 @@
 // Two-level segregated fit over records that live beside the memory.
 #include "memory/pool.hpp"
 
+#include "memory/poison.hpp"
 #include "memory/size_classes.hpp"
+#include "tropilla/error.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <fmt/format.h>
 #include <vector>
 
 namespace tropilla {
@@ -34,6 +37,7 @@ struct pool::impl {
   record_id spare = none;       ///< records that are not in use, linked by `next_free`
   std::vector<owned> owners{1}; ///< everybody, then the streams
   pool_statistics stats;
+  std::byte* poisoned = nullptr; ///< the reservation, when freed bytes are to be marked
 
   impl(std::size_t capacity, std::size_t alignment)
       : granule(alignment), shift(static_cast<unsigned>(std::countr_zero(alignment))) {
@@ -46,6 +50,13 @@ struct pool::impl {
     records[whole].size = stats.capacity >> shift;
     insert(whole, everybody);
   }
+
+  ~impl() {
+    if (poisoned)
+      unpoison(poisoned, stats.capacity);
+  }
+  impl(const impl&) = delete;
+  impl& operator=(const impl&) = delete;
 
   [[nodiscard]] std::size_t granules(std::size_t bytes) const noexcept {
     return (std::max<std::size_t>(bytes, 1) + granule - 1) >> shift;
@@ -68,6 +79,7 @@ struct pool::impl {
 
   void give_spare(record_id id) noexcept {
     records[id].owner = everybody; // a block that is freed twice meets the assertion
+    records[id].size = 0;          // no free bytes either
     records[id].next_free = spare;
     spare = id;
   }
@@ -100,7 +112,10 @@ struct pool::impl {
   }
 
   /// Frees a block for its owner, joined with the neighbours that are its owner's, too. The last point counts.
-  void release(record_id id, owner_id owner, std::uint64_t point) noexcept {
+  /// Returns the block that it is now.
+  record_id release(record_id id, owner_id owner, std::uint64_t point) noexcept {
+    if (poisoned && owner == everybody)
+      detail::poison(poisoned + (records[id].begin << shift), records[id].size << shift);
     if (const auto after = records[id].after; after != none && records[after].owner == owner) {
       remove(after);
       point = std::max(point, records[after].point);
@@ -114,6 +129,7 @@ struct pool::impl {
     }
     records[id].point = point;
     insert(id, owner, owners[owner].latest);
+    return id;
   }
 
   /// Cuts a block, which is in no class, so that its first part has `size` granules. Returns the second part.
@@ -147,6 +163,19 @@ struct pool::impl {
     return low ? id : second;
   }
 
+  /// Throws when the bytes about to be taken were written to; makes them usable.
+  void check_poison(const record& r, std::size_t size, end from) const {
+    const std::size_t offset = (from == end::low ? r.begin : r.begin + r.size - size) << shift;
+    const std::size_t bytes = size << shift;
+    if (const std::size_t at = first_damage(poisoned + offset, bytes); at < bytes)
+      throw error(
+          errc::internal,
+          fmt::format("byte {} of a pool of {} bytes was written after it was freed: it is 0x{:02x}, not 0x{:02x}",
+                      offset + at, stats.capacity, std::to_integer<unsigned>(poisoned[offset + at]),
+                      std::to_integer<unsigned>(poison_pattern)));
+    unpoison(poisoned + offset, bytes);
+  }
+
   std::optional<block> take(std::size_t bytes, end from, owner_id owner) {
     if (bytes > stats.capacity)
       return std::nullopt;
@@ -155,6 +184,8 @@ struct pool::impl {
     if (found == none)
       return std::nullopt;
     ensure_spare();
+    if (poisoned && owner == everybody)
+      check_poison(records[found], size, from);
     const record_id id = carve(found, size, from);
     stats.in_use += size << shift;
     stats.high_water = std::max(stats.high_water, stats.in_use);
@@ -163,13 +194,13 @@ struct pool::impl {
     return block{records[id].begin << shift, id};
   }
 
-  void give(block b, owner_id owner, std::uint64_t point) noexcept {
+  record_id give(block b, owner_id owner, std::uint64_t point) noexcept {
     assert(b.record < records.size() && records[b.record].owner == nobody &&
            records[b.record].begin << shift == b.offset);
     stats.in_use -= records[b.record].size << shift;
     --stats.blocks_in_use;
     ++stats.frees;
-    release(b.record, owner, point);
+    return release(b.record, owner, point);
   }
 
   /// Joins `right` to `left`, its neighbour before. Both are in no class.
@@ -193,8 +224,22 @@ std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
   return impl_->take(bytes, from, everybody);
 }
 
-void pool::free(block b) noexcept {
-  impl_->give(b, everybody, 0);
+pool::range pool::free(block b) noexcept {
+  auto& p = *impl_;
+  const auto& r = p.records[p.give(b, everybody, 0)];
+  return {r.begin << p.shift, r.size << p.shift};
+}
+
+void pool::for_each_free(const std::function<void(range)>& visit) const {
+  for (const auto& r : impl_->records)
+    if (r.owner == everybody && r.size != 0)
+      visit({r.begin << impl_->shift, r.size << impl_->shift});
+}
+
+void pool::poison(std::byte* base) noexcept {
+  assert(impl_->stats.allocations == 0);
+  impl_->poisoned = base;
+  poison_unused(base, impl_->stats.capacity);
 }
 
 pool::stream pool::add_stream() {

@@ -1,8 +1,9 @@
-/// Sub-allocates one reservation: two-level segregated fit over offsets. Never touches the memory itself.
+/// Sub-allocates one reservation: two-level segregated fit over offsets. Never touches the memory itself, unless asked.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -56,10 +57,26 @@ public:
   pool& operator=(pool&&) noexcept;
 
   /// A block of at least `bytes` (rounded up to the alignment; 0 counts as 1), or empty.
-  /// Throws `std::bad_alloc`, with the pool as before, when there is no memory for another record.
+  /// Throws `std::bad_alloc` when there is no memory for another record and, with `poison`, `error` (internal) when
+  /// something wrote to the bytes since they were freed; the pool is then as before.
   [[nodiscard]] std::optional<block> allocate(std::size_t bytes, end from = end::low);
-  /// @pre `b` came from `allocate` and was not freed since (checked by assert).
-  void free(block b) noexcept;
+  /// A stretch of the reservation.
+  struct range {
+    std::size_t offset = 0;
+    std::size_t bytes = 0;
+  };
+
+  /// Returns the free bytes that the block is now part of. @pre `b` came from `allocate` and was not freed since
+  /// (checked by assert).
+  range free(block b) noexcept;
+  /// Calls `visit` for every stretch that is free for everybody, in no order. For as many blocks as there are.
+  void for_each_free(const std::function<void(range)>& visit) const;
+
+  /// For finding bugs: from now on freed bytes are filled with a pattern, which `allocate` checks, or, in a build with
+  /// AddressSanitizer, any access to free bytes is reported. Bytes that a stream freed follow when it reached their
+  /// point. @pre nothing was allocated; `base` is the whole reservation, memory that the processor may write (never a
+  /// device's), reads as zeros where it was not written, and outlives the pool.
+  void poison(std::byte* base) noexcept;
 
   using stream = std::uint32_t;
   /// A stream to free on. Takes a few KiB for as long as the pool lives.
