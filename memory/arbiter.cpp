@@ -1,6 +1,7 @@
-// One lock around plain accounts. Answers are collected under it and given after it.
+// One lock around plain accounts. Answers are collected under it and given after it, and reclaimers are asked after it.
 #include "memory/arbiter.hpp"
 
+#include "memory/account.hpp"
 #include "memory/lease_block.hpp"
 #include "tropilla/error.hpp"
 
@@ -9,36 +10,45 @@
 #include <list>
 #include <map>
 #include <mutex>
-#include <optional>
+#include <span>
+#include <utility>
 
 namespace tropilla {
 
+using detail::account;
+
 struct arbiter::impl {
+  /// A request and the account that it is for.
+  struct part {
+    account* on = nullptr;
+    memory_request request;
+  };
+
   struct waiter {
     ticket id = 0;
-    memory_request request;
-    std::function<void(grant)> done;
+    priority rank{};
+    std::vector<part> parts;
+    std::function<void(grants)> done;
   };
 
-  struct account {
-    const std::string* name = nullptr;
-    std::byte* base = nullptr;
-    pool blocks;
-    std::list<waiter> queue; ///< in the order in which they will be served
-    device_usage usage;
-
-    account(std::byte* b, std::size_t reservation, std::size_t alignment) : base(b), blocks(reservation, alignment) {}
-  };
-
-  /// An answer that is due once the lock is released.
+  /// An answer that is due once the lock is released. What a request keeps alive ends after the lock, too.
   struct answer {
-    std::function<void(grant)> done;
-    grant what;
+    std::function<void(grants)> done;
+    grants what;
+    std::vector<part> parts;
+  };
+
+  /// What is to be done once the lock is released.
+  struct aftermath {
+    std::vector<answer> answers;
+    std::vector<account*> pressed; ///< whose reclaimers are to be asked
   };
 
   mutable std::mutex mutex;
   std::map<std::string, account, std::less<>> accounts;
+  std::list<waiter> queue; ///< in the order in which they will be served
   ticket next_ticket = 1;
+  std::uint64_t refuse_in = 0; ///< acquisitions until one is refused for a test; 0: never
 
   account& find(const std::string& device) {
     const auto it = accounts.find(device);
@@ -51,78 +61,155 @@ struct arbiter::impl {
     return fmt::format("{} for {} on {}", format_bytes(r.bytes), to_string(r.why), r.device);
   }
 
-  /// Why a request can't ever fit, or empty. Requests are compared before rounding, which may wrap.
-  [[nodiscard]] static std::optional<refusal> never(const account& a, const memory_request& r) {
-    const std::size_t budget = a.usage.budget;
-    if (r.bytes > budget || a.blocks.rounded(r.bytes) > budget)
-      return refusal{r.bytes - std::min(r.bytes, budget),
-                     fmt::format("{}: the whole budget is {} ({} bytes); it must be at least {} bytes", needs(r),
-                                 format_bytes(budget), budget, r.bytes)};
+  [[nodiscard]] static std::string needs(std::span<const part> parts) {
+    if (parts.size() == 1)
+      return needs(parts[0].request);
+    return parts.empty() ? "nothing" : fmt::format("{} and {} more blocks", needs(parts[0].request), parts.size() - 1);
+  }
+
+  [[nodiscard]] std::optional<refusal> fault(std::span<const part> parts) {
+    if (refuse_in == 0 || --refuse_in != 0)
+      return std::nullopt;
+    return refusal{0, needs(parts) + ": refused because a test asked for it"};
+  }
+
+  /// Sums, per account, what the parts take. A sum that can't be is the budget and more.
+  static void count(std::span<const part> parts) noexcept {
+    for (const auto& p : parts)
+      p.on->asked = 0;
+    for (const auto& p : parts) {
+      const std::size_t budget = p.on->usage.budget;
+      const std::size_t bytes = p.request.bytes > budget ? p.request.bytes : p.on->rounded(p.request);
+      p.on->asked = bytes > ~p.on->asked ? ~std::size_t{0} : p.on->asked + bytes;
+    }
+  }
+
+  /// Why a request can't ever fit, or empty.
+  [[nodiscard]] static std::optional<refusal> never(std::span<const part> parts) {
+    count(parts);
+    for (const auto& p : parts)
+      if (const std::size_t budget = p.on->usage.budget, asked = p.on->asked; asked > budget)
+        return refusal{asked - budget,
+                       fmt::format("{}: the whole budget is {} ({} bytes); it must be at least {} bytes", needs(parts),
+                                   format_bytes(budget), budget, asked)};
     return std::nullopt;
   }
 
-  /// The block, when it fits now.
-  lease try_take(account& a, const memory_request& r, const std::shared_ptr<arbiter>& self) {
-    const std::size_t rounded = a.blocks.rounded(r.bytes);
-    auto& u = a.usage;
-    if (u.in_use > u.budget || rounded > u.budget - u.in_use)
-      return {};
-    const auto offset = a.blocks.allocate(r.bytes);
-    if (!offset)
-      return {};
-    auto block = std::make_shared<lease::block>();
-    block->device = a.name;
-    block->data = a.base ? a.base + *offset : nullptr;
-    block->offset = *offset;
-    block->bytes = r.bytes;
-    block->why = r.why;
-    block->ledger = self;
-    const auto why = static_cast<std::size_t>(r.why);
-    u.in_use += rounded;
-    u.high_water = std::max(u.high_water, u.in_use);
-    u.by_purpose[why] += rounded;
-    u.high_water_by_purpose[why] = std::max(u.high_water_by_purpose[why], u.by_purpose[why]);
-    return lease(std::move(block));
-  }
-
-  /// Serves waiters strictly in order, so that a large request is not overtaken for ever by small ones.
-  void serve(account& a, const std::shared_ptr<arbiter>& self, std::vector<answer>& due) {
-    while (!a.queue.empty()) {
-      auto& first = a.queue.front();
-      auto granted = try_take(a, first.request, self);
-      if (!granted)
-        return;
-      due.push_back({std::move(first.done), std::move(granted)});
-      a.queue.pop_front();
+  /// All of the parts when they fit now, or none.
+  static bool take(std::span<const part> parts, std::span<lease> out, const std::shared_ptr<arbiter>& self) {
+    count(parts);
+    for (const auto& p : parts)
+      if (p.on->asked > p.on->room())
+        return false;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      out[i] = lease(std::make_shared<lease::block>());
+      if (parts[i].on->place(*out[i].block_, parts[i].request))
+        continue;
+      parts[i].on->unplaced = parts[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
+      out[i].reset();
+      while (i-- > 0) {
+        parts[i].on->unplace(*out[i].block_);
+        out[i].reset();
+      }
+      return false;
     }
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      out[i].block_->ledger = self;
+      parts[i].on->enter(*out[i].block_);
+    }
+    return true;
   }
 
-  static void give(std::vector<answer>& due) {
-    for (auto& d : due)
+  void enqueue(waiter w) {
+    for (const auto& p : w.parts) {
+      ++p.on->usage.waiters;
+      p.on->usage.waiting_bytes += p.on->rounded(p.request);
+    }
+    const auto place = std::find_if(queue.begin(), queue.end(), [&](const auto& q) { return q.rank < w.rank; });
+    queue.insert(place, std::move(w));
+  }
+
+  /// Takes a waiter out of the queue and owes it an answer. Returns the next.
+  auto answer_with(std::list<waiter>::iterator w, grants what, aftermath& due) {
+    for (const auto& p : w->parts) {
+      --p.on->usage.waiters;
+      p.on->usage.waiting_bytes -= p.on->rounded(p.request);
+    }
+    due.answers.push_back({std::move(w->done), std::move(what), std::move(w->parts)});
+    return queue.erase(w);
+  }
+
+  [[nodiscard]] static bool should_press(const account& a) noexcept {
+    return !a.reclaimers.empty() && a.shortage() > 0;
+  }
+
+  /// Serves waiters in order. One that can't be served blocks its devices for those behind it, so that a large request
+  /// is not overtaken for ever by small ones.
+  void serve(const std::shared_ptr<arbiter>& self, aftermath& due) {
+    for (auto& [name, a] : accounts) {
+      a.blocked = false;
+      a.unplaced = 0;
+    }
+    std::size_t open = accounts.size();
+    for (auto w = queue.begin(); w != queue.end() && open > 0;) {
+      std::vector<lease> granted(w->parts.size());
+      const bool first = std::none_of(w->parts.begin(), w->parts.end(), [](const auto& p) { return p.on->blocked; });
+      if (first && take(w->parts, granted, self)) {
+        w = answer_with(w, std::move(granted), due);
+        continue;
+      }
+      for (const auto& p : w->parts)
+        if (!std::exchange(p.on->blocked, true))
+          --open;
+      ++w;
+    }
+    // Of every device: bytes that came back on one may have been the last that a waiter lacked there, and now it is
+    // another's turn.
+    for (auto& [name, a] : accounts)
+      if (should_press(a))
+        due.pressed.push_back(&a);
+  }
+
+  /// Call without the lock.
+  void settle(aftermath& due) {
+    for (auto& d : due.answers)
       d.done(std::move(d.what));
+    for (auto* a : due.pressed)
+      press(*a);
   }
 
-  [[nodiscard]] static device_usage describe(const account& a) {
-    auto u = a.usage;
-    u.pool = a.blocks.statistics();
-    u.waiters = a.queue.size();
-    for (const auto& w : a.queue)
-      u.waiting_bytes += w.request.bytes;
-    return u;
+  /// Asks the reclaimers of a device in their order. One thread at a time: another's wish is noted and this one goes
+  /// on, so that leases that come back inside of a reclaimer lead to no recursion. Call without the lock.
+  void press(account& a) {
+    std::unique_lock lock(mutex);
+    a.press_again = true;
+    if (std::exchange(a.pressing, true))
+      return;
+    while (a.press_again && should_press(a)) {
+      a.press_again = false;
+      std::size_t wanted = a.shortage();
+      std::vector<std::shared_ptr<reclaim_registration::entry>> asked;
+      std::erase_if(a.reclaimers, [](const auto& r) { return r.expired(); });
+      for (const auto& r : a.reclaimers)
+        asked.push_back(r.lock());
+      lock.unlock();
+      for (const auto& r : asked)
+        if (r && wanted > 0)
+          wanted -= std::min(wanted, r->give_back(wanted));
+      asked.clear(); // a registration that ended meanwhile goes without the lock
+      lock.lock();
+    }
+    a.pressing = false;
   }
 
   void give_back(const lease::block& b) {
-    std::vector<answer> due;
+    aftermath due;
     {
       const std::lock_guard lock(mutex);
-      auto& a = accounts.find(*b.device)->second;
-      const std::size_t rounded = a.blocks.rounded(b.bytes);
-      a.blocks.free(b.offset);
-      a.usage.in_use -= rounded;
-      a.usage.by_purpose[static_cast<std::size_t>(b.why)] -= rounded;
-      serve(a, b.ledger, due);
+      accounts.find(*b.device)->second.leave(b);
+      serve(b.ledger, due);
     }
-    give(due);
+    settle(due);
   }
 };
 
@@ -138,76 +225,104 @@ std::shared_ptr<arbiter> arbiter::make() {
   return std::shared_ptr<arbiter>(new arbiter); // the constructor is private
 }
 
+void arbiter::add_device(const device_setup& setup) {
+  if (setup.budget > setup.reservation_bytes)
+    throw error(errc::invalid_argument,
+                fmt::format("the budget of {} ({}) is larger than its reservation ({})", setup.name,
+                            format_bytes(setup.budget), format_bytes(setup.reservation_bytes)));
+  const std::lock_guard lock(impl_->mutex);
+  const auto [it, is_new] = impl_->accounts.try_emplace(setup.name, setup);
+  if (!is_new)
+    throw error(errc::invalid_argument, fmt::format("there already is a device \"{}\"", setup.name));
+  it->second.name = &it->first;
+}
+
 void arbiter::add_device(const std::string& name, std::byte* base, std::size_t reservation_bytes, std::size_t budget,
                          std::size_t alignment) {
-  if (budget > reservation_bytes)
-    throw error(errc::invalid_argument, fmt::format("the budget of {} ({}) is larger than its reservation ({})", name,
-                                                    format_bytes(budget), format_bytes(reservation_bytes)));
-  const std::lock_guard lock(impl_->mutex);
-  const auto [it, is_new] = impl_->accounts.try_emplace(name, base, reservation_bytes, alignment);
-  if (!is_new)
-    throw error(errc::invalid_argument, fmt::format("there already is a device \"{}\"", name));
-  it->second.name = &it->first;
-  it->second.usage.device = name;
-  it->second.usage.budget = budget;
+  add_device({name, base, reservation_bytes, budget, alignment});
 }
 
 arbiter::grant arbiter::try_acquire(const memory_request& request) {
   const std::lock_guard lock(impl_->mutex);
   auto& a = impl_->find(request.device);
-  if (auto refused = impl::never(a, request))
+  const impl::part part{&a, request};
+  const std::span parts(&part, 1);
+  if (auto refused = impl_->fault(parts))
     return *refused;
-  const auto& u = a.usage;
-  if (!a.queue.empty() && a.queue.front().request.rank >= request.rank)
-    return refusal{0, fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.queue.size())};
-  if (auto granted = impl_->try_take(a, request, shared_from_this()))
+  if (auto refused = impl::never(parts))
+    return *refused;
+  if (a.usage.waiters > 0)
+    for (const auto& w : impl_->queue)
+      if (w.rank >= request.rank && std::any_of(w.parts.begin(), w.parts.end(), [&](auto& p) { return p.on == &a; }))
+        return refusal{0,
+                       fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.usage.waiters)};
+  const std::size_t unplaced = a.unplaced; // of the waiters, not of this one
+  lease granted;
+  if (impl::take(parts, {&granted, 1}, shared_from_this()))
     return granted;
-  const std::size_t free = u.budget - std::min(u.budget, u.in_use);
-  const std::size_t missing = request.bytes - std::min(request.bytes, free);
-  return refusal{missing, fmt::format("{}: {} of the budget of {} are in use, {} too much", impl::needs(request),
-                                      format_bytes(u.in_use), format_bytes(u.budget), format_bytes(missing))};
+  a.unplaced = unplaced;
+  const std::size_t missing = request.bytes - std::min(request.bytes, a.room());
+  if (missing == 0)
+    return refusal{0, fmt::format("{}: the budget has {} left, but the largest free block of the pool is {}",
+                                  impl::needs(request), format_bytes(a.room()),
+                                  format_bytes(a.blocks.statistics().largest_free))};
+  return refusal{missing,
+                 fmt::format("{}: {} of the budget of {} are in use, {} too much", impl::needs(request),
+                             format_bytes(a.usage.in_use), format_bytes(a.usage.budget), format_bytes(missing))};
 }
 
 arbiter::ticket arbiter::acquire(const memory_request& request, std::function<void(grant)> done) {
-  std::vector<impl::answer> due;
+  return acquire_all({request}, [done = std::move(done)](grants all) {
+    if (auto* refused = std::get_if<refusal>(&all))
+      done(std::move(*refused));
+    else
+      done(std::move(std::get<0>(all).front()));
+  });
+}
+
+arbiter::ticket arbiter::acquire_all(std::vector<memory_request> requests, std::function<void(grants)> done) {
+  impl::aftermath due;
   ticket id = 0;
   {
     const std::lock_guard lock(impl_->mutex);
-    auto& a = impl_->find(request.device);
-    id = impl_->next_ticket++;
-    if (auto refused = impl::never(a, request)) {
-      due.push_back({std::move(done), *refused});
+    impl::waiter w;
+    for (auto& r : requests) {
+      auto& a = impl_->find(r.device);
+      w.rank = std::max(w.rank, r.rank);
+      w.parts.push_back({&a, std::move(r)});
+    }
+    id = w.id = impl_->next_ticket++;
+    w.done = std::move(done);
+    auto refused = impl_->fault(w.parts);
+    if (!refused)
+      refused = impl::never(w.parts);
+    if (refused) {
+      due.answers.push_back({std::move(w.done), *refused, std::move(w.parts)});
     } else {
-      const auto place =
-          std::find_if(a.queue.begin(), a.queue.end(), [&](const auto& w) { return w.request.rank < request.rank; });
-      a.queue.insert(place, {id, request, std::move(done)});
-      impl_->serve(a, shared_from_this(), due);
+      impl_->enqueue(std::move(w));
+      impl_->serve(shared_from_this(), due);
     }
   }
-  impl::give(due);
+  impl_->settle(due);
   return id;
 }
 
 bool arbiter::cancel(ticket t) {
-  std::vector<impl::answer> due;
+  impl::aftermath due;
   {
     const std::lock_guard lock(impl_->mutex);
-    for (auto& [name, a] : impl_->accounts) {
-      const auto it = std::find_if(a.queue.begin(), a.queue.end(), [t](const auto& w) { return w.id == t; });
-      if (it == a.queue.end())
-        continue;
-      due.push_back({std::move(it->done), refusal{0, impl::needs(it->request) + ": the request was cancelled"}});
-      a.queue.erase(it);
-      impl_->serve(a, shared_from_this(), due); // those behind it may fit
-      break;
-    }
+    const auto it = std::find_if(impl_->queue.begin(), impl_->queue.end(), [t](const auto& w) { return w.id == t; });
+    if (it == impl_->queue.end())
+      return false;
+    impl_->answer_with(it, refusal{0, impl::needs(it->parts) + ": the request was cancelled"}, due);
+    impl_->serve(shared_from_this(), due); // those behind it may fit
   }
-  impl::give(due);
-  return !due.empty();
+  impl_->settle(due);
+  return true;
 }
 
 void arbiter::set_budget(const std::string& device, std::size_t budget) {
-  std::vector<impl::answer> due;
+  impl::aftermath due;
   {
     const std::lock_guard lock(impl_->mutex);
     auto& a = impl_->find(device);
@@ -215,29 +330,56 @@ void arbiter::set_budget(const std::string& device, std::size_t budget) {
       throw error(errc::invalid_argument,
                   fmt::format("the budget of {} can't be {} ({} bytes): {} bytes are reserved for its pool", device,
                               format_bytes(budget), budget, capacity));
-    a.usage.budget = budget;
-    for (auto it = a.queue.begin(); it != a.queue.end();) {
-      const auto refused = impl::never(a, it->request);
-      if (refused)
-        due.push_back({std::move(it->done), *refused});
-      it = refused ? a.queue.erase(it) : std::next(it);
+    a.set_budget(budget);
+    for (auto it = impl_->queue.begin(); it != impl_->queue.end();) {
+      const auto refused = impl::never(it->parts);
+      it = refused ? impl_->answer_with(it, *refused, due) : std::next(it);
     }
-    impl_->serve(a, shared_from_this(), due);
+    impl_->serve(shared_from_this(), due);
   }
-  impl::give(due);
+  impl_->settle(due);
+}
+
+reclaim_registration arbiter::add_reclaimer(const std::string& device, reclaimable what, reclaimer ask) {
+  auto entry = std::make_shared<reclaim_registration::entry>();
+  entry->what = what;
+  entry->ask = std::move(ask);
+  const std::lock_guard lock(impl_->mutex);
+  auto& all = impl_->find(device).reclaimers;
+  std::erase_if(all, [](const auto& r) { return r.expired(); });
+  const auto place = std::find_if(all.begin(), all.end(), [&](const auto& r) {
+    const auto other = r.lock();
+    return other && other->what > what;
+  });
+  all.insert(place, entry);
+  return reclaim_registration(std::move(entry));
+}
+
+void arbiter::press(const std::string& device) {
+  account* a = nullptr;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    a = &impl_->find(device);
+  }
+  impl_->press(*a);
 }
 
 device_usage arbiter::usage(const std::string& device) const {
   const std::lock_guard lock(impl_->mutex);
-  return impl::describe(impl_->find(device));
+  return impl_->find(device).describe();
 }
 
 std::vector<device_usage> arbiter::usage() const {
   const std::lock_guard lock(impl_->mutex);
   std::vector<device_usage> all;
   for (const auto& [name, a] : impl_->accounts)
-    all.push_back(impl::describe(a));
+    all.push_back(a.describe());
   return all;
+}
+
+void arbiter::refuse_acquisition(std::uint64_t n) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->refuse_in = n;
 }
 
 } // namespace tropilla

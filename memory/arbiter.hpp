@@ -3,12 +3,14 @@
 
 #include "memory/lease.hpp"
 #include "memory/pool.hpp"
+#include "memory/reclaim.hpp"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -19,18 +21,41 @@ namespace tropilla {
 /// Who goes first when bytes come back. Higher values first; equal ones in order of arrival.
 enum class priority : std::uint8_t { background = 0, normal = 1, urgent = 2 };
 
+/// Bytes that lie elsewhere and count all the same: a mapped file that processes share.
+struct outside_memory {
+  std::byte* data = nullptr;             ///< what `lease::data` returns
+  std::shared_ptr<void> keep_alive = {}; ///< goes with the last copy of the lease
+};
+
 /// One request for bytes on one device.
 struct memory_request {
   std::string device; ///< "host:0"
   std::size_t bytes = 0;
   purpose why{};
   priority rank = priority::normal;
+  std::optional<outside_memory> outside = {}; ///< takes bytes from the budget, but no block from the pool
 };
 
-/// Why a request can't ever be granted as things stand. `message` names the numbers.
+/// Why a request is not granted. `message` names the numbers.
 struct refusal {
   std::size_t missing_bytes = 0; ///< what the budget lacks
   std::string message;
+};
+
+/// What the ledger is told about a device.
+struct device_setup {
+  std::string name;
+  std::byte* base = nullptr; ///< of the reservation; may be null in tests
+  std::size_t reservation_bytes = 0;
+  std::size_t budget = 0; ///< at most the reservation
+  std::size_t alignment = 64;
+  /// `base` is ordinary memory that reads as zeros until it is written and outlives the ledger: builds with assertions
+  /// or AddressSanitizer poison what is free (`pool::poison`).
+  bool host_memory = false;
+  /// The free bytes [offset, offset + bytes) of the reservation need no pages: the budget is lower than it was, and
+  /// what is in use and what lies free with pages would exceed it. May name bytes that have none. Called with the
+  /// ledger's lock held, so that nobody gets the bytes meanwhile: it must not call the ledger, and not throw.
+  std::function<void(std::size_t offset, std::size_t bytes)> trim = {};
 };
 
 /// A device's account at one moment. Bytes, rounded as the pool rounds them.
@@ -43,44 +68,70 @@ struct device_usage {
   std::array<std::size_t, purpose_count> high_water_by_purpose{};
   std::size_t waiters = 0;
   std::size_t waiting_bytes = 0;
+  std::size_t shortage = 0; ///< what waiters, or a budget below what is in use, lack
   pool_statistics pool;
 };
 
 /// Grants, queues or refuses. Every member function may be called from any thread, also from the callbacks of
-/// waiters, which run without the ledger's lock. Leases keep the ledger alive.
+/// waiters and from reclaimers, which run without the ledger's lock. Leases keep the ledger alive.
 ///
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
 /// when nothing is granted until enough came back.
+///
+/// Liveness: a queued request is answered as long as those who hold leases give them back. One who holds leases while
+/// it waits in `acquire` for more breaks that: two of them can wait for each other for ever. So whoever needs several
+/// blocks, on whatever devices, asks for all of them with `acquire_all`. Whoever needs more while it holds some uses
+/// `try_acquire`, which never waits, and when that is refused gives back what it holds and asks for all of it with
+/// `acquire_all` (a sequence that is preempted and computed again). Waiters are served in one order for all devices,
+/// and nobody is overtaken by an equal on a device that both need, so nobody starves.
 class arbiter : public std::enable_shared_from_this<arbiter> {
 public:
   using grant = std::variant<lease, refusal>;
+  using grants = std::variant<std::vector<lease>, refusal>; ///< leases in the order of the requests
   using ticket = std::uint64_t;
 
   [[nodiscard]] static std::shared_ptr<arbiter> make();
   ~arbiter();
 
-  /// Adds a device. `base` is its reservation of `reservation_bytes` (may be null in tests); the budget may be smaller.
-  /// Throws `error` (invalid_argument) for a name that exists or a budget above the reservation.
+  /// Adds a device. Throws `error` (invalid_argument) for a name that exists or a budget above the reservation.
+  void add_device(const device_setup& setup);
   void add_device(const std::string& name, std::byte* base, std::size_t reservation_bytes, std::size_t budget,
                   std::size_t alignment);
 
   /// Grants at once or refuses, never queues. Waiters of equal or higher rank go first: then it is refused, too.
   [[nodiscard]] grant try_acquire(const memory_request& request);
 
-  /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself.
+  /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself. When it queues, the
+  /// device's reclaimers are asked for what is short, on this thread.
   /// `done` is called exactly once: during this call or later on the thread that gave bytes back,
-  /// or with a refusal by `cancel`. Returns a ticket for `cancel`.
+  /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
+
+  /// As `acquire`, for all of the requests or none: while it waits, it holds nothing. The highest rank counts.
+  ticket acquire_all(std::vector<memory_request> requests, std::function<void(grants)> done);
 
   /// Refuses a queued request; false when it was answered already.
   bool cancel(ticket t);
 
   /// Takes effect at once in both directions; leases that exist stay valid. Waiters that the new budget can never
-  /// serve are refused. Throws `error` (invalid_argument) for an unknown device or above the reservation.
+  /// serve are refused; reclaimers are asked for what is short; pages of free bytes go back to the system through
+  /// `device_setup::trim`. Throws `error` (invalid_argument) for an unknown device or above the reservation.
   void set_budget(const std::string& device, std::size_t budget);
+
+  /// Registers one who can give bytes of a device back. Among equals, who registered first is asked first.
+  /// Throws `error` (invalid_argument) for an unknown device.
+  [[nodiscard]] reclaim_registration add_reclaimer(const std::string& device, reclaimable what, reclaimer ask);
+  /// Asks the reclaimers for what is short, if anything is. For one whose bytes have become reclaimable (a sequence
+  /// that is idle from now on, a prefix that enters a cache): waiters may be there already. Otherwise cheap.
+  /// Throws `error` (invalid_argument) for an unknown device.
+  void press(const std::string& device);
 
   [[nodiscard]] device_usage usage(const std::string& device) const;
   [[nodiscard]] std::vector<device_usage> usage() const;
+
+  /// For tests of what a refusal does: the `n`-th acquisition from now is refused, of whatever kind, counting each
+  /// `acquire_all` as one. 0 refuses none.
+  void refuse_acquisition(std::uint64_t n);
 
 private:
   friend class lease;

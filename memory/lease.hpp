@@ -7,6 +7,9 @@
 #include <string_view>
 
 namespace tropilla {
+namespace detail {
+class account;
+}
 
 /// What bytes are for. The ledger and the plan account by these.
 enum class purpose : std::uint8_t { weights, ring, kv, activations, workspace, staging };
@@ -33,6 +36,7 @@ public:
 
 private:
   friend class arbiter;
+  friend class detail::account;
   struct block;
   explicit lease(std::shared_ptr<block> b) : block_(std::move(b)) {}
   std::shared_ptr<block> block_;

@@ -6,10 +6,12 @@
 namespace tropilla {
 
 struct lease::block {
-  std::shared_ptr<arbiter> ledger;
+  std::shared_ptr<arbiter> ledger;     ///< null until the ledger counts the block
   const std::string* device = nullptr; ///< the ledger's, which this block keeps alive
   std::byte* data = nullptr;
-  std::size_t offset = 0;
+  pool::block place;
+  bool outside = false;             ///< accounted for, but not in the pool
+  std::shared_ptr<void> keep_alive; ///< of memory outside
   std::size_t bytes = 0;
   purpose why{};
 

@@ -1,233 +1,284 @@
 // Two-level segregated fit over records that live beside the memory.
 #include "memory/pool.hpp"
 
+#include "memory/poison.hpp"
+#include "memory/size_classes.hpp"
+#include "tropilla/error.hpp"
+
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cassert>
-#include <unordered_map>
+#include <fmt/format.h>
 #include <vector>
 
 namespace tropilla {
-namespace {
 
-using record_id = std::uint32_t;
-constexpr record_id none = ~record_id{0};
-
-// Sizes are counted in granules (the alignment). A first level per power of two, cut into 32 ranges, so that a block
-// is at most 1/32 larger than the class that serves it.
-constexpr unsigned second_bits = 5;
-constexpr std::size_t second_count = std::size_t{1} << second_bits;
-constexpr std::size_t first_count = 64 - second_bits;
-
-// Blocks of the request's own class are tried, this many, before a request is refused: the classes above may be empty
-// while one of these still fits. A constant, so that the work stays bounded.
-constexpr int last_resort_tries = 16;
-
-struct size_class {
-  std::size_t first = 0;
-  std::size_t second = 0;
-};
-
-/// The class whose range holds `granules`.
-size_class class_of(std::size_t granules) noexcept {
-  if (granules < second_count)
-    return {0, granules};
-  const auto top = static_cast<unsigned>(std::bit_width(granules)) - 1;
-  return {top - second_bits + 1, (granules >> (top - second_bits)) - second_count};
-}
-
-/// The first class all of whose blocks hold `granules`.
-size_class class_for(std::size_t granules) noexcept {
-  if (granules >= second_count) {
-    const auto top = static_cast<unsigned>(std::bit_width(granules)) - 1;
-    granules += (std::size_t{1} << (top - second_bits)) - 1;
-  }
-  return class_of(granules);
-}
-
-/// A block, used or free, linked with its neighbours in the memory and, when free, in its class.
-struct record {
-  std::size_t begin = 0; ///< granules from the start
-  std::size_t size = 0;  ///< granules
-  record_id before = none, after = none;
-  record_id previous_free = none, next_free = none;
-  bool is_free = false;
-};
-
-} // namespace
+using namespace detail;
 
 double pool_statistics::fragmentation() const noexcept {
   const std::size_t free = capacity - in_use;
   return free == 0 ? 0 : 1 - static_cast<double>(largest_free) / static_cast<double>(free);
 }
 
-struct pool::impl {
-  std::size_t granule;
-  std::vector<record> records;
-  std::vector<record_id> spare;                    ///< records that are not in use
-  std::unordered_map<std::size_t, record_id> used; ///< by first granule
-  std::array<std::array<record_id, second_count>, first_count> heads{};
-  std::array<std::uint32_t, first_count> second_map{}; ///< which classes have blocks
-  std::uint64_t first_map = 0;
-  pool_statistics stats;
+double allocations_per_second(const pool_statistics& before, const pool_statistics& after, double seconds) noexcept {
+  return seconds > 0 ? static_cast<double>(after.allocations - before.allocations) / seconds : 0;
+}
 
-  impl(std::size_t capacity, std::size_t alignment) : granule(alignment) {
-    for (auto& row : heads)
-      row.fill(none);
-    stats.capacity = capacity / granule * granule;
-    if (stats.capacity > 0)
-      insert(make_record({0, stats.capacity / granule, none, none, none, none, false}));
+/// What one owner may take, and for a stream the order in which it becomes everybody's.
+struct owned {
+  free_lists free;
+  record_id soonest = none, latest = none;
+};
+
+struct pool::impl {
+  std::size_t granule; ///< bytes
+  unsigned shift;      ///< its binary logarithm: a division by a variable costs more than the rest of a rounding
+  std::vector<record> records;
+  record_id spare = none;       ///< records that are not in use, linked by `next_free`
+  std::vector<owned> owners{1}; ///< everybody, then the streams
+  pool_statistics stats;
+  std::byte* poisoned = nullptr; ///< the reservation, when freed bytes are to be marked
+
+  impl(std::size_t capacity, std::size_t alignment)
+      : granule(alignment), shift(static_cast<unsigned>(std::countr_zero(alignment))) {
+    assert(std::has_single_bit(alignment));
+    stats.capacity = capacity >> shift << shift;
+    if (stats.capacity == 0)
+      return;
+    ensure_spare();
+    const record_id whole = take_spare();
+    records[whole].size = stats.capacity >> shift;
+    insert(whole, everybody);
   }
 
-  record_id make_record(const record& r) {
-    if (spare.empty()) {
-      records.push_back(r);
-      return static_cast<record_id>(records.size() - 1);
-    }
-    const record_id id = spare.back();
-    spare.pop_back();
-    records[id] = r;
+  ~impl() {
+    if (poisoned)
+      unpoison(poisoned, stats.capacity);
+  }
+  impl(const impl&) = delete;
+  impl& operator=(const impl&) = delete;
+
+  [[nodiscard]] std::size_t granules(std::size_t bytes) const noexcept {
+    return (std::max<std::size_t>(bytes, 1) + granule - 1) >> shift;
+  }
+
+  /// The one place that allocates, before anything else changes.
+  void ensure_spare() {
+    if (spare != none)
+      return;
+    records.emplace_back();
+    spare = static_cast<record_id>(records.size() - 1);
+  }
+
+  record_id take_spare() noexcept {
+    const record_id id = spare;
+    spare = records[id].next_free;
+    records[id] = record{};
     return id;
   }
 
-  void insert(record_id id) {
+  void give_spare(record_id id) noexcept {
+    records[id].owner = everybody; // a block that is freed twice meets the assertion
+    records[id].size = 0;          // no free bytes either
+    records[id].next_free = spare;
+    spare = id;
+  }
+
+  /// Makes a block, which is in no class, free for its owner; among a stream's behind `sooner`, in order of points.
+  void insert(record_id id, owner_id owner, record_id sooner = none) noexcept {
     auto& r = records[id];
-    const auto c = class_of(r.size);
-    auto& head = heads[c.first][c.second];
-    r.is_free = true;
-    r.previous_free = none;
-    r.next_free = head;
-    if (head != none)
-      records[head].previous_free = id;
-    head = id;
-    second_map[c.first] |= 1U << c.second;
-    first_map |= std::uint64_t{1} << c.first;
-  }
-
-  void remove(record_id id) {
-    auto& r = records[id];
-    const auto c = class_of(r.size);
-    if (r.next_free != none)
-      records[r.next_free].previous_free = r.previous_free;
-    if (r.previous_free != none) {
-      records[r.previous_free].next_free = r.next_free;
-    } else {
-      heads[c.first][c.second] = r.next_free;
-      if (r.next_free == none) {
-        second_map[c.first] &= ~(1U << c.second);
-        if (second_map[c.first] == 0)
-          first_map &= ~(std::uint64_t{1} << c.first);
-      }
-    }
-    r.is_free = false;
-  }
-
-  /// A free block of at least `size` granules, or `none`.
-  [[nodiscard]] record_id find(std::size_t size) const {
-    const auto c = class_for(size);
-    if (c.first < first_count) {
-      if (const auto seconds = second_map[c.first] & (~0U << c.second))
-        return heads[c.first][static_cast<std::size_t>(std::countr_zero(seconds))];
-      if (const auto firsts = c.first + 1 < 64 ? first_map & (~std::uint64_t{0} << (c.first + 1)) : 0) {
-        const auto first = static_cast<std::size_t>(std::countr_zero(firsts));
-        return heads[first][static_cast<std::size_t>(std::countr_zero(second_map[first]))];
-      }
-    }
-    const auto own = class_of(size);
-    auto id = heads[own.first][own.second];
-    for (int i = 0; i < last_resort_tries && id != none; ++i, id = records[id].next_free)
-      if (records[id].size >= size)
-        return id;
-    return none;
-  }
-
-  /// Leaves `size` granules in the block and makes the rest a free block behind it.
-  void split(record_id id, std::size_t size) {
-    const std::size_t rest = records[id].size - size;
-    if (rest == 0)
+    r.owner = owner;
+    auto& o = owners[owner];
+    o.free.insert(records, id);
+    if (owner == everybody)
       return;
-    const record_id after = records[id].after;
-    const record_id tail = make_record({records[id].begin + size, rest, id, after, none, none, false});
-    records[id].size = size;
-    records[id].after = tail;
-    if (after != none)
-      records[after].before = tail;
-    insert(tail);
+    stats.pending += r.size << shift;
+    r.sooner = sooner;
+    r.later = r.sooner == none ? o.soonest : records[r.sooner].later;
+    (r.sooner == none ? o.soonest : records[r.sooner].later) = id;
+    (r.later == none ? o.latest : records[r.later].sooner) = id;
+  }
+
+  void remove(record_id id) noexcept {
+    auto& r = records[id];
+    auto& o = owners[r.owner];
+    o.free.remove(records, id);
+    if (r.owner != everybody) {
+      stats.pending -= r.size << shift;
+      (r.sooner == none ? o.soonest : records[r.sooner].later) = r.later;
+      (r.later == none ? o.latest : records[r.later].sooner) = r.sooner;
+    }
+    r.owner = nobody;
+  }
+
+  /// Frees a block for its owner, joined with the neighbours that are its owner's, too. The last point counts.
+  /// Returns the block that it is now.
+  record_id release(record_id id, owner_id owner, std::uint64_t point) noexcept {
+    if (poisoned && owner == everybody)
+      detail::poison(poisoned + (records[id].begin << shift), records[id].size << shift);
+    if (const auto after = records[id].after; after != none && records[after].owner == owner) {
+      remove(after);
+      point = std::max(point, records[after].point);
+      merge(id, after);
+    }
+    if (const auto before = records[id].before; before != none && records[before].owner == owner) {
+      remove(before);
+      point = std::max(point, records[before].point);
+      merge(before, id);
+      id = before;
+    }
+    records[id].point = point;
+    insert(id, owner, owners[owner].latest);
+    return id;
+  }
+
+  /// Cuts a block, which is in no class, so that its first part has `size` granules. Returns the second part.
+  /// @pre a spare record
+  record_id cut(record_id id, std::size_t size) noexcept {
+    auto& r = records[id];
+    const record_id second = take_spare();
+    auto& s = records[second];
+    s.begin = r.begin + size;
+    s.size = r.size - size;
+    s.before = id;
+    s.after = r.after;
+    if (r.after != none)
+      records[r.after].before = second;
+    r.size = size;
+    r.after = second;
+    return second;
+  }
+
+  /// Takes `size` granules from an end of the free block; what is left goes back. Returns the part that was taken.
+  record_id carve(record_id id, std::size_t size, end from) noexcept {
+    const owner_id owner = records[id].owner;
+    const record_id sooner = records[id].sooner;
+    remove(id);
+    if (records[id].size == size)
+      return id;
+    const bool low = from == end::low;
+    const record_id second = cut(id, low ? size : records[id].size - size);
+    records[second].point = records[id].point;
+    insert(low ? second : id, owner, sooner); // what is left waits for the same point
+    return low ? id : second;
+  }
+
+  /// Throws when the bytes about to be taken were written to; makes them usable.
+  void check_poison(const record& r, std::size_t size, end from) const {
+    const std::size_t offset = (from == end::low ? r.begin : r.begin + r.size - size) << shift;
+    const std::size_t bytes = size << shift;
+    if (const std::size_t at = first_damage(poisoned + offset, bytes); at < bytes)
+      throw error(
+          errc::internal,
+          fmt::format("byte {} of a pool of {} bytes was written after it was freed: it is 0x{:02x}, not 0x{:02x}",
+                      offset + at, stats.capacity, std::to_integer<unsigned>(poisoned[offset + at]),
+                      std::to_integer<unsigned>(poison_pattern)));
+    unpoison(poisoned + offset, bytes);
+  }
+
+  std::optional<block> take(std::size_t bytes, end from, owner_id owner) {
+    if (bytes > stats.capacity)
+      return std::nullopt;
+    const std::size_t size = granules(bytes);
+    const record_id found = owners[owner].free.find(records, size);
+    if (found == none)
+      return std::nullopt;
+    ensure_spare();
+    if (poisoned && owner == everybody)
+      check_poison(records[found], size, from);
+    const record_id id = carve(found, size, from);
+    stats.in_use += size << shift;
+    stats.high_water = std::max(stats.high_water, stats.in_use);
+    ++stats.blocks_in_use;
+    ++stats.allocations;
+    return block{records[id].begin << shift, id};
+  }
+
+  record_id give(block b, owner_id owner, std::uint64_t point) noexcept {
+    assert(b.record < records.size() && records[b.record].owner == nobody &&
+           records[b.record].begin << shift == b.offset);
+    stats.in_use -= records[b.record].size << shift;
+    --stats.blocks_in_use;
+    ++stats.frees;
+    return release(b.record, owner, point);
   }
 
   /// Joins `right` to `left`, its neighbour before. Both are in no class.
-  void merge(record_id left, record_id right) {
-    records[left].size += records[right].size;
-    records[left].after = records[right].after;
-    if (records[right].after != none)
-      records[records[right].after].before = left;
-    spare.push_back(right);
+  void merge(record_id left, record_id right) noexcept {
+    auto& l = records[left];
+    const auto& r = records[right];
+    l.size += r.size;
+    l.after = r.after;
+    if (r.after != none)
+      records[r.after].before = left;
+    give_spare(right);
   }
 };
 
-pool::pool(std::size_t capacity, std::size_t alignment) : impl_(std::make_unique<impl>(capacity, alignment)) {
-  assert(std::has_single_bit(alignment));
-}
+pool::pool(std::size_t capacity, std::size_t alignment) : impl_(std::make_unique<impl>(capacity, alignment)) {}
 pool::~pool() = default;
 pool::pool(pool&&) noexcept = default;
 pool& pool::operator=(pool&&) noexcept = default;
 
-std::optional<std::size_t> pool::allocate(std::size_t bytes) {
-  auto& p = *impl_;
-  if (bytes > p.stats.capacity)
-    return std::nullopt;
-  const std::size_t size = rounded(bytes) / p.granule;
-  const record_id id = p.find(size);
-  if (id == none)
-    return std::nullopt;
-  p.remove(id);
-  p.split(id, size);
-  p.used.emplace(p.records[id].begin, id);
-  p.stats.in_use += size * p.granule;
-  p.stats.high_water = std::max(p.stats.high_water, p.stats.in_use);
-  ++p.stats.blocks_in_use;
-  ++p.stats.allocations;
-  return p.records[id].begin * p.granule;
+std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
+  return impl_->take(bytes, from, everybody);
 }
 
-void pool::free(std::size_t offset) noexcept {
+pool::range pool::free(block b) noexcept {
   auto& p = *impl_;
-  const auto it = p.used.find(offset / p.granule);
-  assert(it != p.used.end());
-  if (it == p.used.end())
-    return;
-  record_id id = it->second;
-  p.used.erase(it);
-  p.stats.in_use -= p.records[id].size * p.granule;
-  --p.stats.blocks_in_use;
-  ++p.stats.frees;
-  if (const auto after = p.records[id].after; after != none && p.records[after].is_free) {
-    p.remove(after);
-    p.merge(id, after);
+  const auto& r = p.records[p.give(b, everybody, 0)];
+  return {r.begin << p.shift, r.size << p.shift};
+}
+
+void pool::for_each_free(const std::function<void(range)>& visit) const {
+  for (const auto& r : impl_->records)
+    if (r.owner == everybody && r.size != 0)
+      visit({r.begin << impl_->shift, r.size << impl_->shift});
+}
+
+void pool::poison(std::byte* base) noexcept {
+  assert(impl_->stats.allocations == 0);
+  impl_->poisoned = base;
+  poison_unused(base, impl_->stats.capacity);
+}
+
+pool::stream pool::add_stream() {
+  impl_->owners.emplace_back();
+  return static_cast<stream>(impl_->owners.size() - 2);
+}
+
+std::optional<pool::block> pool::allocate_on(stream s, std::size_t bytes, end from) {
+  if (const auto own = impl_->take(bytes, from, s + 1))
+    return own;
+  return impl_->take(bytes, from, everybody);
+}
+
+void pool::free_on(stream s, block b, std::uint64_t point) noexcept {
+  impl_->give(b, s + 1, point);
+}
+
+void pool::reached(stream s, std::uint64_t point) noexcept {
+  auto& p = *impl_;
+  auto& o = p.owners[s + 1];
+  while (o.soonest != none && p.records[o.soonest].point <= point) {
+    const record_id id = o.soonest;
+    p.remove(id);
+    p.release(id, everybody, 0);
   }
-  if (const auto before = p.records[id].before; before != none && p.records[before].is_free) {
-    p.remove(before);
-    p.merge(before, id);
-    id = before;
-  }
-  p.insert(id);
+}
+
+std::optional<std::uint64_t> pool::next_point(stream s) const noexcept {
+  const auto& o = impl_->owners[s + 1];
+  return o.soonest == none ? std::nullopt : std::optional(impl_->records[o.soonest].point);
 }
 
 std::size_t pool::rounded(std::size_t bytes) const noexcept {
-  const std::size_t g = impl_->granule;
-  return (std::max<std::size_t>(bytes, 1) + g - 1) / g * g;
+  return impl_->granules(bytes) << impl_->shift;
 }
 
 pool_statistics pool::statistics() const noexcept {
-  const auto& p = *impl_;
-  auto s = p.stats;
-  if (p.first_map != 0) {
-    const auto first = static_cast<std::size_t>(std::bit_width(p.first_map)) - 1;
-    const auto second = static_cast<std::size_t>(std::bit_width(p.second_map[first])) - 1;
-    for (auto id = p.heads[first][second]; id != none; id = p.records[id].next_free)
-      s.largest_free = std::max(s.largest_free, p.records[id].size * p.granule);
-  }
+  auto s = impl_->stats;
+  s.largest_free = impl_->owners[everybody].free.largest(impl_->records) << impl_->shift;
   return s;
 }
 

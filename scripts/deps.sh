@@ -8,6 +8,7 @@ packages=(
   g++ cmake ninja-build pkg-config
   libcaf-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev
   libpcre2-dev libedit-dev libhwloc-dev liburing-dev libxxhash-dev libsimde-dev
+  libmimalloc-dev
   catch2
   python3 python3-pip ca-certificates
 )

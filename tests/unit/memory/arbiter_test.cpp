@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 
 #include <atomic>
+#include <mutex>
 #include <random>
 #include <thread>
 #include <utility>
@@ -140,6 +141,86 @@ TEST_CASE("threads that lease and give back never exceed the budget, and all of 
   CHECK(u.in_use == 0);
   CHECK(u.waiters == 0);
   CHECK(u.high_water <= 256 * kib);
+}
+
+TEST_CASE("threads never share a byte, whatever is taken back and off the budget meanwhile", "[arbiter]") {
+  constexpr std::size_t granule = 64, granules = 4096, budget = 3072 * granule;
+  std::vector<std::byte> memory(granules * granule);
+  std::vector<std::atomic<int>> owner(granules); // the model: who has a granule, 0 nobody
+  const auto a = arbiter::make();
+  device_setup setup{"host:0", memory.data(), memory.size(), budget, granule};
+  std::atomic<int> mixed_up = 0;
+  setup.trim = [&](std::size_t offset, std::size_t bytes) {
+    for (std::size_t g = offset / granule; g < (offset + bytes) / granule; ++g)
+      mixed_up += owner[g] != 0;
+  };
+  a->add_device(setup);
+  const auto mark = [&](const lease& l, int from, int to) {
+    const auto first = static_cast<std::size_t>(l.data() - memory.data()) / granule;
+    for (std::size_t g = first; g < first + (l.bytes() + granule - 1) / granule; ++g)
+      mixed_up += owner[g].exchange(to) != from;
+  };
+  std::mutex cache_lock;
+  std::vector<lease> cache; // with owner -1
+  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, [&](std::size_t bytes) {
+    std::size_t given = 0;
+    while (given < bytes) {
+      lease one;
+      {
+        const std::lock_guard lock(cache_lock);
+        if (cache.empty())
+          break;
+        one = std::move(cache.back());
+        cache.pop_back();
+      }
+      mark(one, -1, 0);
+      given += one.bytes();
+    }
+    return given;
+  });
+  constexpr int threads = 4, rounds = 300;
+  std::atomic<int> answered = 0;
+  {
+    std::vector<std::jthread> crowd;
+    for (int t = 1; t <= threads; ++t)
+      crowd.emplace_back([&, t] {
+        std::mt19937 random(static_cast<unsigned>(t));
+        for (int i = 0; i < rounds; ++i) {
+          std::vector<memory_request> requests(1 + random() % 3);
+          for (auto& r : requests) // three of them fit the lowest budget
+            r = {"host:0", 1 + random() % (500 * granule), random() % 2 ? purpose::kv : purpose::ring,
+                 static_cast<priority>(random() % 3)};
+          std::vector<lease> held;
+          std::atomic<bool> done = false;
+          a->acquire_all(std::move(requests), [&](arbiter::grants g) {
+            if (auto* leases = std::get_if<0>(&g))
+              held = std::move(*leases);
+            done = true;
+            done.notify_one();
+          });
+          done.wait(false);
+          answered += held.empty() ? 0 : 1;
+          for (auto& l : held) {
+            mark(l, 0, t);
+            const bool keep = random() % 4 == 0;
+            mark(l, t, keep ? -1 : 0);
+            if (keep) {
+              const std::lock_guard lock(cache_lock);
+              cache.push_back(std::move(l));
+            }
+          }
+          held.clear();
+          a->press("host:0");
+          if (t == 1)
+            a->set_budget("host:0", i % 2 ? budget : budget / 2);
+        }
+      });
+  }
+  CHECK(answered == threads * rounds);
+  CHECK(mixed_up == 0);
+  cache.clear();
+  CHECK(a->usage("host:0").in_use == 0);
+  CHECK(a->usage("host:0").pool.largest_free == memory.size());
 }
 
 TEST_CASE("sizes are read and written as people do", "[bytes]") {

@@ -1,0 +1,230 @@
+// What a block costs: a pair of allocate and free in ns, and what a day of serving does to the pool.
+//
+//   bench_pool                 pairs for the pool, a lease of the ledger, malloc and mimalloc
+//   bench_pool --replay        10^7 operations drawn from bench/data/pool_mix.json: fragmentation
+//   also --json, --repetitions N, --mix FILE, --operations N, --seed N
+//
+// "at once" frees what was just allocated; "among 1000" replaces a random one of a thousand blocks of mixed sizes, so
+// that splitting, joining and caches take part. Medians of the repetitions, beside the least and the greatest.
+#include "bench/pool_replay.hpp"
+#include "memory/arbiter.hpp"
+#include "tropilla/error.hpp"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#ifdef TROPILLA_MIMALLOC
+#include <mimalloc.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace tropilla;
+using namespace tropilla::bench;
+
+namespace {
+
+struct options {
+  bool replay = false, json = false;
+  std::size_t repetitions = 11;
+  std::string mix = TROPILLA_POOL_MIX;
+  std::uint64_t operations = 10'000'000, seed = 1;
+};
+
+options parse(int count, char** arguments) {
+  options out;
+  for (int i = 1; i < count; ++i) {
+    const std::string name = arguments[i];
+    const auto value = [&]() -> std::string {
+      if (i + 1 == count)
+        throw error(errc::invalid_argument, fmt::format("{} needs a value", name));
+      return arguments[++i];
+    };
+    if (name == "--replay")
+      out.replay = true;
+    else if (name == "--json")
+      out.json = true;
+    else if (name == "--repetitions")
+      out.repetitions = std::clamp(std::stoul(value()), 1UL, 1000UL);
+    else if (name == "--mix")
+      out.mix = value();
+    else if (name == "--operations")
+      out.operations = std::stoull(value());
+    else if (name == "--seed")
+      out.seed = std::stoull(value());
+    else
+      throw error(errc::invalid_argument,
+                  fmt::format("unknown option {}; known are --replay --json --repetitions N --mix FILE --operations N "
+                              "--seed N",
+                              name));
+  }
+  return out;
+}
+
+struct spread {
+  double median = 0, least = 0, greatest = 0;
+};
+
+struct row {
+  std::string name;
+  spread at_once, among;
+};
+
+constexpr std::size_t pairs = 200'000, live = 1000;
+
+/// The same sizes and victims for every allocator: 64 B to 64 KiB, small ones as likely as large ones.
+struct script {
+  std::vector<std::size_t> sizes, victims;
+  script() {
+    std::mt19937_64 random(1);
+    for (std::size_t i = 0; i < pairs; ++i) {
+      sizes.push_back((std::size_t{64} << (random() % 10)) + random() % 64);
+      victims.push_back(random() % live);
+    }
+  }
+};
+
+template <typename Run>
+spread measure(std::size_t repetitions, Run&& run) {
+  std::vector<double> ns;
+  for (std::size_t i = 0; i <= repetitions; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    const std::chrono::duration<double, std::nano> passed = std::chrono::steady_clock::now() - start;
+    if (i > 0) // the first warms up
+      ns.push_back(passed.count() / static_cast<double>(pairs));
+  }
+  std::sort(ns.begin(), ns.end());
+  return {ns[ns.size() / 2], ns.front(), ns.back()};
+}
+
+/// `Handle allocate(bytes)`, `release(Handle&)`.
+template <typename Allocate, typename Release>
+row pairs_of(const std::string& name, const options& o, const script& s, Allocate allocate, Release release) {
+  row out{name, {}, {}};
+  out.at_once = measure(o.repetitions, [&] {
+    for (std::size_t i = 0; i < pairs; ++i) {
+      auto block = allocate(s.sizes[i]);
+      asm volatile("" : : "r"(&block) : "memory"); // or the compiler drops malloc and free as a pair
+      release(block);
+    }
+  });
+  std::vector<decltype(allocate(0))> blocks;
+  for (std::size_t i = 0; i < live; ++i)
+    blocks.push_back(allocate(s.sizes[i]));
+  out.among = measure(o.repetitions, [&] {
+    for (std::size_t i = 0; i < pairs; ++i) {
+      auto& block = blocks[s.victims[i]];
+      release(block);
+      block = allocate(s.sizes[i]);
+    }
+  });
+  for (auto& block : blocks)
+    release(block);
+  return out;
+}
+
+std::vector<row> all_pairs(const options& o) {
+  constexpr std::size_t reservation = std::size_t{1} << 30;
+  const script s;
+  std::vector<row> rows;
+  pool p(reservation, 64);
+  rows.push_back(pairs_of(
+      "pool", o, s, [&](std::size_t bytes) { return *p.allocate(bytes); }, [&](const pool::block& b) { p.free(b); }));
+  const auto ledger = arbiter::make();
+  ledger->add_device("host:0", nullptr, reservation, reservation, 64);
+  memory_request request{"host:0", 0, purpose::kv, priority::normal};
+  rows.push_back(pairs_of(
+      "lease", o, s,
+      [&](std::size_t bytes) {
+        request.bytes = bytes;
+        return std::get<lease>(ledger->try_acquire(request));
+      },
+      [](lease& l) { l.reset(); }));
+  rows.push_back(pairs_of(
+      "malloc", o, s, [](std::size_t bytes) { return std::malloc(bytes); }, [](void* b) { std::free(b); }));
+#ifdef TROPILLA_MIMALLOC
+  rows.push_back(pairs_of(
+      "mimalloc", o, s, [](std::size_t bytes) { return mi_malloc(bytes); }, [](void* b) { mi_free(b); }));
+#endif
+  return rows;
+}
+
+void print_pairs(const options& o) {
+  const auto rows = all_pairs(o);
+  if (o.json) {
+    nlohmann::json out = nlohmann::json::array();
+    const auto figures = [](const spread& s) {
+      return nlohmann::json{{"median_ns", s.median}, {"least_ns", s.least}, {"greatest_ns", s.greatest}};
+    };
+    for (const auto& r : rows)
+      out.push_back({{"name", r.name}, {"at_once", figures(r.at_once)}, {"among_1000", figures(r.among)}});
+    fmt::print("{}\n", out.dump(2));
+    return;
+  }
+  fmt::print("allocate and free, ns: median (least to greatest) of {} times {} pairs\n", o.repetitions, pairs);
+  fmt::print("{:<10} {:>24} {:>24}\n", "", "at once", "among 1000");
+  const auto figures = [](const spread& s) {
+    return fmt::format("{:.1f} ({:.1f} to {:.1f})", s.median, s.least, s.greatest);
+  };
+  for (const auto& r : rows)
+    fmt::print("{:<10} {:>24} {:>24}\n", r.name, figures(r.at_once), figures(r.among));
+#ifndef TROPILLA_MIMALLOC
+  fmt::print("{:<10} not built: libmimalloc-dev was not there\n", "mimalloc");
+#endif
+  fmt::print("cudaMallocAsync is not measured: this program is built without CUDA\n");
+}
+
+void print_replay(const options& o) {
+  const request_mix mix = read_mix(o.mix);
+  // As the runtime reserves: address space is free.
+  const std::size_t reserved = mix.budget_bytes + mix.budget_bytes / 4 + (std::size_t{64} << 20);
+  nlohmann::json out = nlohmann::json::array();
+  for (const bool one_end : {true, false}) {
+    const auto r = replay(mix, {o.operations, reserved, o.seed, one_end});
+    const char* name = one_end ? "one end" : "two ends";
+    if (o.json) {
+      out.push_back({{"placement", name},
+                     {"operations", r.operations},
+                     {"requests", r.requests},
+                     {"preempted", r.preempted},
+                     {"misplaced", r.misplaced},
+                     {"simulated_s", r.simulated_s},
+                     {"wall_s", r.wall_s},
+                     {"in_use_mean", r.in_use_mean},
+                     {"waste", r.waste},
+                     {"scatter_end", r.scatter_end},
+                     {"scatter_mean", r.scatter_mean},
+                     {"scatter_p95", r.scatter_p95}});
+      continue;
+    }
+    fmt::print("{}: {} operations, {} requests in {:.1f} h, {:.0f}% of the budget in use on average; {} preempted, {} "
+               "blocks without a place; {:.1f} s\n",
+               name, r.operations, r.requests, r.simulated_s / 3600, r.in_use_mean * 100, r.preempted, r.misplaced,
+               r.wall_s);
+    fmt::print("  free bytes outside of the largest free block: {:.1f}% at the end, {:.1f}% on average, {:.1f}% at the "
+               "95th percentile\n  address space taken beyond the bytes in use, at most: {:.1f}%\n",
+               r.scatter_end * 100, r.scatter_mean * 100, r.scatter_p95 * 100, r.waste * 100);
+  }
+  if (o.json)
+    fmt::print("{}\n", out.dump(2));
+}
+
+} // namespace
+
+int main(int count, char** arguments) {
+  try {
+    const options o = parse(count, arguments);
+    o.replay ? print_replay(o) : print_pairs(o);
+    return 0;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "bench_pool: {}\n", e.what());
+    return 2;
+  }
+}

@@ -1,0 +1,111 @@
+// What one device has, by purpose, and what the system gets back after the budget shrank.
+#include "memory/account.hpp"
+
+#include "memory/lease_block.hpp"
+#include "memory/poison.hpp"
+
+#include <algorithm>
+
+namespace tropilla::detail {
+namespace {
+
+#ifdef NDEBUG
+constexpr bool assertions = false;
+#else
+constexpr bool assertions = true;
+#endif
+
+/// KV pages come and go with sequences; the rest stays, or is short-lived and large. Apart, they leave the free memory
+/// whole (`bench_pool --replay` compares).
+constexpr pool::end end_for(purpose why) noexcept {
+  return why == purpose::kv ? pool::end::low : pool::end::high;
+}
+
+} // namespace
+
+account::account(const device_setup& setup)
+    : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), trim_(setup.trim),
+      most_budget_(setup.budget) {
+  usage.device = setup.name;
+  usage.budget = setup.budget;
+  if (setup.host_memory && base && (assertions || poison_by_sanitizer))
+    blocks.poison(base);
+}
+
+std::size_t account::shortage() const noexcept {
+  const std::size_t wanted = usage.in_use + usage.waiting_bytes;
+  return wanted > usage.budget ? wanted - usage.budget : unplaced;
+}
+
+bool account::place(lease::block& b, const memory_request& r) {
+  b.device = name;
+  b.bytes = r.bytes;
+  b.why = r.why;
+  if (r.outside) {
+    b.data = r.outside->data;
+    b.outside = true;
+    b.keep_alive = r.outside->keep_alive;
+    return true;
+  }
+  const auto found = blocks.allocate(r.bytes, end_for(r.why));
+  if (!found)
+    return false;
+  b.place = *found;
+  b.data = base ? base + found->offset : nullptr;
+  return true;
+}
+
+void account::unplace(const lease::block& b) noexcept {
+  if (!b.outside)
+    blocks.free(b.place);
+}
+
+void account::enter(const lease::block& b) {
+  const std::size_t bytes = blocks.rounded(b.bytes);
+  const auto why = static_cast<std::size_t>(b.why);
+  usage.in_use += bytes;
+  usage.high_water = std::max(usage.high_water, usage.in_use);
+  usage.by_purpose[why] += bytes;
+  usage.high_water_by_purpose[why] = std::max(usage.high_water_by_purpose[why], usage.by_purpose[why]);
+  if (trimming_ && usage.in_use + cached_ > usage.budget)
+    trim_all();
+}
+
+void account::leave(const lease::block& b) noexcept {
+  const std::size_t bytes = blocks.rounded(b.bytes);
+  usage.in_use -= bytes;
+  usage.by_purpose[static_cast<std::size_t>(b.why)] -= bytes;
+  if (b.outside)
+    return;
+  const auto freed = blocks.free(b.place);
+  if (!trimming_)
+    return;
+  // The neighbours may have no pages any more; saying so twice is cheaper than remembering.
+  if (usage.in_use + cached_ + bytes > usage.budget)
+    trim_(freed.offset, freed.bytes);
+  else
+    cached_ += bytes;
+}
+
+void account::set_budget(std::size_t budget) {
+  const bool shrinks = budget < usage.budget;
+  usage.budget = budget;
+  most_budget_ = std::max(most_budget_, budget);
+  trimming_ = trim_ && budget < most_budget_;
+  if (trimming_ && shrinks)
+    trim_all();
+}
+
+void account::trim_all() noexcept {
+  blocks.for_each_free([this](pool::range r) { trim_(r.offset, r.bytes); });
+  cached_ = 0;
+}
+
+device_usage account::describe() const {
+  auto u = usage;
+  u.shortage = shortage();
+  u.pool = blocks.statistics();
+  return u;
+}
+
+} // namespace tropilla::detail

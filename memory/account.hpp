@@ -1,0 +1,55 @@
+// The account of one device: internal to the ledger, which locks around it.
+#pragma once
+
+#include "memory/arbiter.hpp"
+#include "memory/reclaim_entry.hpp"
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace tropilla::detail {
+
+class account {
+public:
+  explicit account(const device_setup& setup);
+
+  /// The bytes that a request takes. Requests are compared with the budget first, since rounding may wrap.
+  [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
+  [[nodiscard]] std::size_t room() const noexcept {
+    return usage.in_use < usage.budget ? usage.budget - usage.in_use : 0;
+  }
+  /// Bytes that waiters, or a budget below what is in use, lack.
+  [[nodiscard]] std::size_t shortage() const noexcept;
+
+  [[nodiscard]] bool place(lease::block& b, const memory_request& r);
+  void unplace(const lease::block& b) noexcept;
+  /// Counts a block that was placed.
+  void enter(const lease::block& b);
+  /// Takes a block out of the account.
+  void leave(const lease::block& b) noexcept;
+  void set_budget(std::size_t budget);
+  [[nodiscard]] device_usage describe() const;
+
+  const std::string* name = nullptr; ///< the ledger's key
+  std::byte* base = nullptr;
+  pool blocks;
+  device_usage usage; ///< waiters: counted where they are queued and answered
+  std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
+  std::size_t unplaced = 0;                                           ///< bytes that had room but no place
+  std::size_t asked = 0;                                              ///< scratch: of the requests being looked at
+  bool blocked = false;                                               ///< scratch: somebody earlier waits for it
+  bool pressing = false;                                              ///< a thread is asking the reclaimers
+  bool press_again = false;                                           ///< and should go on
+
+private:
+  void trim_all() noexcept;
+
+  std::function<void(std::size_t, std::size_t)> trim_;
+  std::size_t most_budget_ = 0;
+  bool trimming_ = false;  ///< the budget is lower than it was
+  std::size_t cached_ = 0; ///< while trimming, at least the free bytes that still have pages
+};
+
+} // namespace tropilla::detail

@@ -1,0 +1,50 @@
+/// Who gives bytes back when there are too few, and in which order they are asked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+
+namespace tropilla {
+namespace detail {
+class account;
+}
+
+/// What can be given back, in the order in which it is asked for: first what costs least to have again. What all of
+/// them can't cover, waits: new work last, since it asks with the lowest rank.
+enum class reclaimable : std::uint8_t {
+  prefetch_window, ///< weights that were loaded ahead: read again
+  cached_prefixes, ///< keys and values that no sequence uses: perhaps never missed
+  idle_sequences,  ///< their keys and values: computed again
+};
+
+/// Answers with how many bytes it will give back, by letting go of leases now or later. `bytes` is what is short now.
+/// Bytes that were promised and are still under way are short, too, so the answer counts them again; asking twice then
+/// takes nothing twice. Called on the thread that asked for bytes, changed the budget or gave bytes back, without the
+/// ledger's lock, never twice at a time for one device. It may call the ledger. Letting go of a lease may call others
+/// from within: waiters that it serves, another device's reclaimers. It must not throw.
+using reclaimer = std::function<std::size_t(std::size_t bytes)>;
+
+/// Keeps a reclaimer registered. When it is gone, the reclaimer is not called any more: one that another thread is in
+/// is waited for, so don't hold a lock here that the reclaimer takes. Movable; the ledger may end first.
+class reclaim_registration {
+public:
+  reclaim_registration() = default;
+  reclaim_registration(reclaim_registration&&) noexcept = default;
+  reclaim_registration& operator=(reclaim_registration&& other) noexcept;
+  ~reclaim_registration();
+
+  /// Ends it early.
+  void reset() noexcept;
+
+private:
+  friend class arbiter;
+  friend class detail::account;
+  struct entry;
+  explicit reclaim_registration(std::shared_ptr<entry> e) : entry_(std::move(e)) {}
+  std::shared_ptr<entry> entry_;
+};
+
+} // namespace tropilla

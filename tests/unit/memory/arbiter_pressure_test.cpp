@@ -1,0 +1,299 @@
+// What happens when there are too few bytes: who is asked, what goes back to the system, who is refused.
+#include "memory/arbiter.hpp"
+#include "tropilla/error.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace tropilla;
+
+namespace {
+
+constexpr std::size_t kib = 1024;
+
+memory_request wants(std::size_t bytes, priority rank = priority::normal) {
+  return {"host:0", bytes, purpose::kv, rank};
+}
+
+std::shared_ptr<arbiter> with_budget(std::size_t budget) {
+  auto a = arbiter::make();
+  a->add_device("host:0", nullptr, 1024 * kib, budget, 64);
+  return a;
+}
+
+lease take(arbiter& a, std::size_t bytes) {
+  return std::get<lease>(a.try_acquire(wants(bytes)));
+}
+
+/// Holds leases and gives them back when asked.
+struct holder {
+  std::vector<lease> held;
+  std::vector<std::size_t> asked;
+
+  reclaimer answer() {
+    return [this](std::size_t bytes) {
+      asked.push_back(bytes);
+      std::size_t given = 0;
+      while (given < bytes && !held.empty()) {
+        given += held.back().bytes();
+        held.pop_back();
+      }
+      return given;
+    };
+  }
+};
+
+} // namespace
+
+TEST_CASE("under pressure the window goes first, then prefixes, then idle sequences, and no more than is short",
+          "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  std::array<holder, 3> holders;
+  std::vector<reclaim_registration> registered;
+  for (const auto what : {reclaimable::idle_sequences, reclaimable::prefetch_window, reclaimable::cached_prefixes})
+    registered.push_back(a->add_reclaimer("host:0", what, holders[static_cast<std::size_t>(what)].answer()));
+  for (auto& h : holders)
+    for (int i = 0; i < 3; ++i)
+      h.held.push_back(take(*a, 10 * kib));
+
+  lease got;
+  a->acquire(wants(25 * kib), [&](arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 10 KiB are free
+  CHECK(got);
+  CHECK(holders[0].asked == std::vector<std::size_t>{15 * kib});
+  CHECK(holders[0].held.size() == 1);
+  CHECK(holders[1].asked.empty());
+
+  got.reset();
+  a->acquire(wants(80 * kib), [&](arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 30 KiB are free
+  CHECK(got);
+  CHECK(holders[0].held.empty());
+  CHECK(holders[1].held.empty());
+  CHECK(holders[2].held.size() == 2);
+  CHECK(holders[1].asked.front() == 40 * kib);
+  CHECK(holders[2].asked.front() == 10 * kib);
+}
+
+TEST_CASE("what was promised and comes later is not asked for twice", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  std::vector<lease> window;
+  for (int i = 0; i < 10; ++i)
+    window.push_back(take(*a, 10 * kib));
+  std::size_t promised = 0; // of the window, from its end
+  int beyond = 0;
+  const auto first = a->add_reclaimer("host:0", reclaimable::prefetch_window, [&](std::size_t bytes) {
+    promised = std::max(promised, (bytes + 10 * kib - 1) / (10 * kib));
+    return promised * 10 * kib;
+  });
+  const auto second = a->add_reclaimer("host:0", reclaimable::idle_sequences, [&](std::size_t) {
+    ++beyond;
+    return std::size_t{0};
+  });
+  std::vector<lease> got;
+  const auto keep = [&](arbiter::grant g) { got.push_back(std::get<lease>(std::move(g))); };
+  a->acquire(wants(20 * kib), keep);
+  CHECK(promised == 2);
+  a->acquire(wants(10 * kib), keep);
+  CHECK(promised == 3);
+  CHECK(a->usage("host:0").shortage == 30 * kib);
+  for (; promised > 0; --promised)
+    window.pop_back();
+  CHECK(got.size() == 2);
+  CHECK(window.size() == 7);
+  CHECK(beyond == 0);
+}
+
+TEST_CASE("a budget that falls below what is in use is reached by asking, and back up it serves who waits",
+          "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  holder prefixes;
+  auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  for (int i = 0; i < 10; ++i)
+    prefixes.held.push_back(take(*a, 10 * kib));
+  a->set_budget("host:0", 75 * kib);
+  CHECK(prefixes.asked.front() == 25 * kib);
+  CHECK(a->usage("host:0").in_use == 70 * kib);
+  registered.reset();
+  prefixes.asked.clear();
+  int granted = 0;
+  a->acquire(wants(20 * kib), [&](const arbiter::grant& g) { granted += std::holds_alternative<lease>(g) ? 1 : 0; });
+  CHECK(prefixes.asked.empty());
+  CHECK(granted == 0);
+  a->set_budget("host:0", 90 * kib);
+  CHECK(granted == 1);
+}
+
+TEST_CASE("bytes that become reclaimable while others wait are asked for with press", "[arbiter]") {
+  const auto a = with_budget(50 * kib);
+  lease running = take(*a, 50 * kib);
+  holder prefixes;
+  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  bool granted = false;
+  a->acquire(wants(10 * kib), [&](const arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
+  CHECK(!granted);
+  prefixes.held.push_back(std::move(running)); // the sequence ended, its pages stay for others
+  a->press("host:0");
+  CHECK(granted);
+  prefixes.asked.clear();
+  a->press("host:0"); // nobody lacks anything
+  CHECK(prefixes.asked.empty());
+}
+
+TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[arbiter]") {
+  const auto a = with_budget(10 * kib);
+  const lease all = take(*a, 10 * kib);
+  reclaim_registration registered;
+  int asked = 0;
+  registered = a->add_reclaimer("host:0", reclaimable::prefetch_window, [&](std::size_t) {
+    ++asked;
+    registered.reset();
+    return std::size_t{0};
+  });
+  const auto ticket = a->acquire(wants(kib), [](const arbiter::grant&) {});
+  a->press("host:0");
+  CHECK(asked == 1);
+  CHECK(a->cancel(ticket));
+}
+
+TEST_CASE("a request that has room but no place has reclaimers asked, too", "[arbiter]") {
+  const auto a = arbiter::make();
+  a->add_device("host:0", nullptr, 40 * kib, 40 * kib, 64); // no address space beyond the budget
+  holder prefixes;
+  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  std::vector<lease> all;
+  for (int i = 0; i < 4; ++i)
+    all.push_back(take(*a, 10 * kib));
+  prefixes.held = {all[1], all[3]};
+  all = {}; // 0 and 2 are free, 1 and 3 cached
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(20 * kib))));
+  bool granted = false;
+  a->acquire(wants(20 * kib), [&](const arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
+  CHECK(granted);
+}
+
+TEST_CASE("after the budget shrank, pages of free bytes go back, and never those of a lease", "[arbiter]") {
+  constexpr std::size_t pages = 64, budget = 48 * kib;
+  std::vector<bool> resident(pages), leased(pages);
+  int calls = 0;
+  const auto a = arbiter::make();
+  device_setup setup{"host:0", nullptr, pages * kib, budget, kib};
+  std::vector<std::byte> memory(pages * kib);
+  setup.base = memory.data();
+  setup.trim = [&](std::size_t offset, std::size_t bytes) {
+    ++calls;
+    for (std::size_t p = offset / kib; p < (offset + bytes) / kib; ++p) {
+      CHECK(!leased[p]);
+      resident[p] = false;
+    }
+  };
+  a->add_device(setup);
+  std::vector<lease> held;
+  const auto mark = [&](const lease& l, bool on) {
+    const auto first = static_cast<std::size_t>(l.data() - memory.data()) / kib;
+    for (std::size_t p = first; p < first + l.bytes() / kib; ++p) {
+      leased[p] = on;
+      resident[p] = resident[p] || on; // its holder writes to it
+    }
+  };
+  unsigned state = 1; // a small generator of its own: the sequence is the same everywhere
+  const auto random = [&] { return (state = state * 1664525 + 1013904223) >> 16; };
+  const auto churn = [&] {
+    for (int i = 0; i < 500; ++i) {
+      auto g = a->try_acquire({"host:0", (1 + random() % 8) * kib, random() % 2 ? purpose::kv : purpose::weights});
+      if (auto* l = std::get_if<lease>(&g)) {
+        mark(*l, true);
+        held.push_back(std::move(*l));
+        const auto u = a->usage("host:0");
+        if (u.budget < budget)
+          REQUIRE(static_cast<std::size_t>(std::count(resident.begin(), resident.end(), true)) * kib <= u.budget);
+      } else if (!held.empty()) {
+        std::swap(held[random() % held.size()], held.back());
+        mark(held.back(), false);
+        held.pop_back();
+      }
+    }
+  };
+  churn();
+  CHECK(calls == 0); // the budget never shrank
+  for (; !held.empty(); held.pop_back())
+    mark(held.back(), false);
+  a->set_budget("host:0", 20 * kib);
+  CHECK(std::count(resident.begin(), resident.end(), true) == 0);
+  churn();
+  a->set_budget("host:0", budget);
+  const int before = calls;
+  churn();
+  CHECK(calls == before);
+  held.clear();
+}
+
+TEST_CASE("memory that lies elsewhere counts against the budget and lives as long as its lease", "[arbiter]") {
+  const auto a = with_budget(10 * kib);
+  std::array<std::byte, 16> mapped{};
+  bool gone = false;
+  std::shared_ptr<void> keep(mapped.data(), [&](void*) { gone = true; });
+  lease copy;
+  {
+    auto g = a->try_acquire({"host:0", 6 * kib, purpose::weights, priority::normal,
+                             outside_memory{mapped.data(), std::exchange(keep, {})}});
+    copy = std::get<lease>(std::move(g));
+  }
+  CHECK(copy.data() == mapped.data());
+  const auto u = a->usage("host:0");
+  CHECK(u.in_use == 6 * kib);
+  CHECK(u.by_purpose[static_cast<std::size_t>(purpose::weights)] == 6 * kib);
+  CHECK(u.pool.in_use == 0);
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(5 * kib))));
+  CHECK(!gone);
+  copy.reset();
+  CHECK(gone);
+  CHECK(a->usage("host:0").in_use == 0);
+}
+
+TEST_CASE("several blocks on several devices are granted together or not at all", "[arbiter]") {
+  const auto a = with_budget(100 * kib);
+  a->add_device("host:1", nullptr, 100 * kib, 50 * kib, 64);
+  lease other = std::get<lease>(a->try_acquire({"host:1", 30 * kib, purpose::kv}));
+  std::vector<lease> got;
+  a->acquire_all({wants(20 * kib), {"host:1", 30 * kib, purpose::weights}}, [&](arbiter::grants g) {
+    got = std::get<0>(std::move(g)); // in the order of the requests
+  });
+  CHECK(got.empty());
+  CHECK(a->usage("host:0").in_use == 0); // it holds nothing while it waits
+  CHECK(a->usage("host:0").high_water == 0);
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib)))); // and is not overtaken
+  other.reset();
+  REQUIRE(got.size() == 2);
+  CHECK(got[0].device() == "host:0");
+  CHECK(got[1].device() == "host:1");
+  bool refused = false;
+  a->acquire_all({wants(60 * kib), wants(60 * kib)},
+                 [&](const arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
+  CHECK(refused); // together they exceed the budget
+  a->acquire_all({}, [&](const arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
+  CHECK(!refused);
+}
+
+TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behind", "[arbiter]") {
+  for (std::uint64_t n = 1; n <= 6; ++n) {
+    const auto a = with_budget(100 * kib);
+    a->refuse_acquisition(n);
+    std::vector<bool> refused;
+    std::vector<lease> held;
+    for (int i = 0; i < 2; ++i) {
+      refused.push_back(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
+      a->acquire(wants(kib), [&](const arbiter::grant& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
+      a->acquire_all({wants(kib), wants(kib)},
+                     [&](const arbiter::grants& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
+    }
+    std::vector<bool> expected(6);
+    expected[n - 1] = true;
+    CHECK(refused == expected);
+    CHECK(a->usage("host:0").in_use == 0);
+    CHECK(a->usage("host:0").waiters == 0);
+  }
+}
