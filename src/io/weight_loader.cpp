@@ -88,7 +88,8 @@ struct weight_loader::impl {
 
   impl(const llama_layout& l, std::span<const std::filesystem::path> files, device& dev, const loader_shape& s,
        std::byte* memory, tracer* t)
-      : layout(l), shape(s), staging(memory), trace(t), reader(make_file_reader(files, s.slots)), slots(s.slots) {
+      : layout(l), shape(s), staging(memory), trace(t), reader(make_file_reader(files, {.depth = s.slots})),
+        slots(s.slots) {
     for (std::size_t i = 0; i < s.pack_streams; ++i)
       streams.push_back(dev.make_stream("pack " + std::to_string(i)));
     if (!trace)
