@@ -47,7 +47,7 @@ std::unique_ptr<file_reader> make_file_reader(std::span<const std::filesystem::p
   const bool uring = options.method == io_method::uring || (options.method == io_method::automatic && uring_works());
   if (uring && mode != io_mode::mmap)
     return make_uring_reader(std::move(opened), options.depth);
-  return make_pread_reader(std::move(opened), options.depth, mode);
+  return make_pread_reader(std::move(opened), options.depth, mode, options.scattered);
 }
 
 aligned_range aligned_cover(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept {
