@@ -38,6 +38,7 @@ struct command {
 [[nodiscard]] command make_bench();
 [[nodiscard]] command make_eval();
 [[nodiscard]] command make_synth();
+[[nodiscard]] command make_cache();
 
 /// All of them, in the order of the overview.
 [[nodiscard]] std::vector<command> all_commands();

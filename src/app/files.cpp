@@ -112,4 +112,9 @@ std::filesystem::path user_directory(const char* variable, std::string_view fall
   return {};
 }
 
+std::filesystem::path packed_cache_directory() {
+  const auto caches = user_directory("XDG_CACHE_HOME", ".cache");
+  return caches.empty() ? caches : caches / "tropilla" / "packed";
+}
+
 } // namespace tropilla::app

@@ -22,6 +22,9 @@ void write_file(const std::filesystem::path& path, std::string_view bytes);
 /// The directory of a user's `variable` (XDG_STATE_HOME), or `$HOME/fallback`; empty when there is no home either.
 [[nodiscard]] std::filesystem::path user_directory(const char* variable, std::string_view fallback);
 
+/// Where packed weights are kept: `${XDG_CACHE_HOME:-~/.cache}/tropilla/packed`; empty when there is no home either.
+[[nodiscard]] std::filesystem::path packed_cache_directory();
+
 /// An error (io_error) with the system's reason: "can't `verb` `path`: No such file or directory".
 [[noreturn]] void throw_system_error(std::string_view verb, std::string_view path, int number);
 

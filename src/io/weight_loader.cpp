@@ -9,8 +9,6 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t read_bytes = std::size_t{1} << 20; // smaller reads cost a system call each for little data
-
 /// Free staging slots; packing streams give them back.
 class slot_pool {
 public:
@@ -68,7 +66,7 @@ private:
 
 loader_shape loader_shape::for_model(const llama_layout& layout, std::size_t threads) {
   loader_shape s;
-  s.slot_bytes = (slot_bytes_for(layout, read_bytes) + 4095) / 4096 * 4096;
+  s.slot_bytes = (slot_bytes_for(layout, best_read_bytes) + 4095) / 4096 * 4096;
   s.pack_streams = std::clamp<std::size_t>(threads, 1, 4);
   s.slots = 2 * s.pack_streams + 2;
   return s;
@@ -88,7 +86,8 @@ struct weight_loader::impl {
 
   impl(const llama_layout& l, std::span<const std::filesystem::path> files, device& dev, const loader_shape& s,
        std::byte* memory, tracer* t)
-      : layout(l), shape(s), staging(memory), trace(t), reader(make_file_reader(files, s.slots)), slots(s.slots) {
+      : layout(l), shape(s), staging(memory), trace(t), reader(make_file_reader(files, {.depth = s.slots})),
+        slots(s.slots) {
     for (std::size_t i = 0; i < s.pack_streams; ++i)
       streams.push_back(dev.make_stream("pack " + std::to_string(i)));
     if (!trace)

@@ -8,18 +8,36 @@
 namespace tropilla {
 namespace {
 
-token_id arg_max(std::span<const float> logits) {
-  // Four independent maxima let the compiler vectorise; the second pass finds the first position of the largest.
-  float best[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+/// The largest of a block. Many independent maxima, so that the compiler's vectors don't wait for each other.
+float largest(std::span<const float> block) {
+  constexpr std::size_t lanes = 32;
+  float best[lanes];
+  std::fill_n(best, lanes, -INFINITY);
   std::size_t i = 0;
-  for (; i + 4 <= logits.size(); i += 4)
-    for (std::size_t k = 0; k < 4; ++k)
-      best[k] = logits[i + k] > best[k] ? logits[i + k] : best[k]; // false for NaN
-  float top = std::max(std::max(best[0], best[1]), std::max(best[2], best[3]));
-  for (; i < logits.size(); ++i)
-    top = logits[i] > top ? logits[i] : top;
-  const auto it = std::find(logits.begin(), logits.end(), top);
-  return it == logits.end() ? -1 : static_cast<token_id>(it - logits.begin());
+  for (; i + lanes <= block.size(); i += lanes)
+    for (std::size_t k = 0; k < lanes; ++k)
+      best[k] = block[i + k] > best[k] ? block[i + k] : best[k]; // false for NaN
+  float top = -INFINITY;
+  for (const float x : best)
+    top = std::max(top, x);
+  for (; i < block.size(); ++i)
+    top = block[i] > top ? block[i] : top;
+  return top;
+}
+
+/// The first position of the largest, or -1 when nothing is above minus infinity.
+token_id arg_max(std::span<const float> logits) {
+  constexpr std::size_t block = 1024; // its values are still in the first-level cache when the position is looked for
+  float top = -INFINITY;
+  std::size_t best = 0;
+  for (std::size_t begin = 0; begin < logits.size(); begin += block) {
+    const auto part = logits.subspan(begin, std::min(block, logits.size() - begin));
+    if (const float most = largest(part); most > top) {
+      top = most;
+      best = begin + static_cast<std::size_t>(std::find(part.begin(), part.end(), most) - part.begin());
+    }
+  }
+  return top == -INFINITY ? -1 : static_cast<token_id>(best);
 }
 
 } // namespace

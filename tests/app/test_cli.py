@@ -7,6 +7,7 @@ The models are random ones that the program writes itself (`tropilla synth`). Ru
 time.
 """
 import argparse
+import fcntl
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMANDS = ["run", "chat", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth"]
+COMMANDS = ["run", "chat", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache"]
 PROGRAM = None  # set by main
 TEXT = "Llamas hum, é and 你好.\n" * 40
 
@@ -39,6 +40,7 @@ class Program(unittest.TestCase):
         cls.environment = {k: v for k, v in os.environ.items() if not k.startswith("TROPILLA_")}
         cls.environment.update(HOME=str(cls.folder), XDG_STATE_HOME=str(cls.folder / "state"), LC_ALL="C.UTF-8")
         cls.environment.pop("NO_COLOR", None)
+        cls.environment.pop("XDG_CACHE_HOME", None)
         subprocess.run([PROGRAM, "synth", "--shape", "mini", "-o", cls.model, "-q"], check=True, env=cls.environment)
 
     def call(self, *arguments, stdin=b"", **environment):
@@ -145,6 +147,16 @@ class Mistakes(Program):
         exactly = self.as_json("run", "-m", self.model, "--ctx", 64, "--budget", f"{needed}B", "-n", 2, "--json", "hi")
         self.assertEqual(exactly["plan_bytes"], needed)
         self.refuse("run", "-m", self.model, "--ctx", 64, "--budget", f"{needed - 1}B", "hi", says="needs|budget")
+
+    def test_the_cache_wants_a_verb_a_key_and_a_home(self):
+        self.refuse("cache", says="ls or rm")
+        self.refuse("cache", "list", says='not "list"')
+        self.refuse("cache", "ls", "a1", says="takes no key")
+        self.refuse("cache", "rm", says="keys .*or --all")
+        self.refuse("cache", "rm", "--all", "a1", says="not both")
+        self.refuse("cache", "ls", says="neither HOME nor XDG_CACHE_HOME", HOME="", XDG_CACHE_HOME="relative")
+        (self.folder / "file").write_text("")
+        self.refuse("cache", "ls", says="can't read .*Not a directory", XDG_CACHE_HOME=str(self.folder / "file"))
 
     def test_contexts_beyond_any_memory(self):
         self.refuse("run", "-m", self.model, "--ctx", 2147483647, "hi", says="context|memory|budget")
@@ -254,6 +266,37 @@ class Output(Program):
         self.refuse("eval", "-m", self.model, "-f", text, "--window", "2000", says="window")
         saved.write_bytes(saved.read_bytes()[:-3])
         self.refuse("eval", "-m", self.model, "-f", text, "--window", 64, "--against", saved, says="logits.bin")
+
+    def test_the_cache_is_listed_and_emptied(self):
+        packed = self.folder / ".cache" / "tropilla" / "packed"
+        self.assertEqual(self.as_json("cache", "ls", "--json"), [])
+        self.assertEqual(self.succeed("cache", "ls"), "0 entries, 0 B\n")
+        self.assertEqual(self.succeed("cache", "rm", "--all"), "nothing to remove\n")
+        packed.mkdir(parents=True)
+        first, second = "a1" + "0" * 30, "a2" + "0" * 30
+        (packed / first).write_bytes(b"not packed" * 1000)
+        (packed / f"{second}.part").write_bytes(b"x" * 5000)
+        (packed / "README").write_text("not an entry")
+        self.assertEqual([(e["key"], e["state"], e["model"]) for e in self.as_json("cache", "ls", "--json")],
+                         [(first, "unusable", ""), (second, "partial", "")])
+        self.assertRegex(self.succeed("cache", "ls"), rf"(?m)^{first} .* \d{{4}}-\d\d-\d\d \d\d:\d\d  unusable$")
+        self.refuse("cache", "rm", "a", says="begins more than one key")
+        self.refuse("cache", "rm", "b", says='no entry "b" in ')
+        self.refuse("cache", "rm", "", says='no entry ""')
+        with open(packed / f"{second}.part") as builder:
+            fcntl.flock(builder, fcntl.LOCK_EX)
+            self.assertEqual(self.as_json("cache", "ls", "--json")[1]["state"], "building")
+            self.refuse("cache", "rm", second, says="is being built by another process")
+            done = self.call("cache", "rm", "--all")  # the rest goes, and the status says that not all did
+            self.assertEqual(done.returncode, 2)
+            self.assertRegex(done.stdout.decode(), r"\Aremoved 1 entry, .*\n\Z")
+            self.assertIn(b"is being built", done.stderr)
+        self.assertEqual([e["key"] for e in self.as_json("cache", "rm", "a2", "--json")], [second])
+        self.assertEqual([p.name for p in packed.iterdir()], ["README"])
+        other = self.folder / "elsewhere" / "tropilla" / "packed"
+        other.mkdir(parents=True)
+        (other / first).write_bytes(b"")
+        self.assertIn("1 entry", self.succeed("cache", "ls", XDG_CACHE_HOME=str(self.folder / "elsewhere")))
 
     def test_synth_repeats_itself(self):
         one, two, other = (self.folder / n for n in ("one.gguf", "two.gguf", "other.gguf"))

@@ -1,0 +1,179 @@
+// `tropilla cache`: the packed weights that earlier runs left on the disk.
+#include "src/app/command.hpp"
+
+#include "memory/arbiter.hpp"
+#include "src/app/files.hpp"
+#include "src/app/table.hpp"
+#include "src/app/text.hpp"
+#include "src/io/packed_cache.hpp"
+
+#include <algorithm>
+#include <ctime>
+#include <fmt/format.h>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+constexpr std::string_view help =
+    R"(Shows or removes packed weights: files that make the next start of a model a mapping.
+
+Usage: tropilla cache ls [--json]
+       tropilla cache rm KEY... | --all [--json]
+
+  ls            key, model, size, last use and state of each entry
+  rm            removes entries by key (or the beginning of one); who uses one now keeps it
+      --all     all entries
+      --json    an array, one object per entry (of rm: per entry that was removed)
+      --config FILE   options from TOML
+
+They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; building
+(a process packs it now: rm refuses); partial (that process was killed); unusable (damaged, or of
+another version). The last two are built anew when they are wanted.
+
+Example:
+  tropilla cache ls
+)";
+
+struct cache_options {
+  std::vector<std::string> words;
+  bool all = false;
+  bool json = false;
+
+  void bind(option_binder& b) {
+    b.flag("--all", all);
+    b.flag("--json", json);
+    b.positionals("words", words);
+  }
+};
+
+std::string_view name_of(packed_entry::state state) {
+  constexpr std::string_view names[] = {"complete", "building", "partial", "unusable"};
+  return names[static_cast<std::size_t>(state)];
+}
+
+std::string local_time(std::int64_t seconds) {
+  const std::time_t time = seconds;
+  std::tm parts{};
+  char text[32];
+  if (!::localtime_r(&time, &parts) || std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", &parts) == 0)
+    return fmt::format("{}", seconds);
+  return text;
+}
+
+void show(const std::vector<packed_entry>& entries, bool as_json, surroundings& around) {
+  if (as_json) {
+    json out = json::array();
+    for (const packed_entry& e : entries)
+      out.push_back({{"key", e.key},
+                     {"model", e.description},
+                     {"bytes", e.bytes},
+                     {"last_used", e.last_used},
+                     {"state", name_of(e.what)}});
+    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    return;
+  }
+  table t{{{"key"}, {"model"}, {"size", true}, {"last used"}, {"state"}}, {}};
+  std::size_t total = 0;
+  for (const packed_entry& e : entries) {
+    t.rows.push_back(
+        {e.key, escape(e.description), format_bytes(e.bytes), local_time(e.last_used), std::string(name_of(e.what))});
+    total += e.bytes;
+  }
+  const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
+  if (!entries.empty())
+    around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  around.out.write(
+      fmt::format("{} {}, {}\n", entries.size(), entries.size() == 1 ? "entry" : "entries", format_bytes(total)));
+}
+
+/// The entries that a word means: those of one key, which several may begin like.
+std::vector<packed_entry> find(const std::vector<packed_entry>& entries, const std::string& word,
+                               const std::filesystem::path& folder) {
+  std::vector<packed_entry> found;
+  for (const packed_entry& e : entries)
+    if (!word.empty() && e.key.starts_with(word))
+      found.push_back(e);
+  if (found.empty())
+    throw error(errc::invalid_argument,
+                fmt::format("no entry \"{}\" in {} (tropilla cache ls lists them)", escape(word), folder.string()));
+  if (found.front().key != found.back().key) // sorted by key
+    throw error(errc::invalid_argument,
+                fmt::format("\"{}\" begins more than one key: {} and {}", word, found.front().key, found.back().key));
+  return found;
+}
+
+void remove(const std::vector<packed_entry>& entries, bool as_json, const std::filesystem::path& folder,
+            surroundings& around) {
+  std::vector<packed_entry> removed;
+  std::string refusal;
+  for (const packed_entry& e : entries) {
+    const auto key = packed_key::parse(e.key);
+    const std::string failure = key ? packed_cache::remove(folder, *key) : "";
+    if (failure.empty())
+      removed.push_back(e);
+    else
+      refusal = failure;
+  }
+  if (as_json) {
+    show(removed, true, around);
+  } else if (!removed.empty()) {
+    std::size_t bytes = 0;
+    for (const packed_entry& e : removed)
+      bytes += e.bytes;
+    around.out.write(fmt::format("removed {} {}, {}\n", removed.size(), removed.size() == 1 ? "entry" : "entries",
+                                 format_bytes(bytes)));
+  } else if (refusal.empty()) {
+    around.out.write("nothing to remove\n");
+  }
+  if (!refusal.empty())
+    throw error(errc::io_error, refusal);
+}
+
+void execute(const cache_options& options, surroundings& around) {
+  const std::string verb = options.words.empty() ? "" : options.words[0];
+  if (verb != "ls" && verb != "rm")
+    throw error(errc::invalid_argument, verb.empty() ? "cache wants ls or rm (tropilla cache --help)"
+                                                     : fmt::format("cache knows ls and rm, not \"{}\"", escape(verb)));
+  const auto folder = packed_cache_directory();
+  if (folder.empty())
+    throw error(errc::invalid_argument, "there is no cache: neither HOME nor XDG_CACHE_HOME names a folder");
+  const auto entries = packed_cache::list(folder);
+  const std::span keys = std::span(options.words).subspan(1);
+  if (verb == "ls") {
+    if (!keys.empty())
+      throw error(errc::invalid_argument, "cache ls lists all entries and takes no key");
+    show(entries, options.json, around);
+    return;
+  }
+  if (keys.empty() != options.all)
+    throw error(errc::invalid_argument, "cache rm wants keys (tropilla cache ls lists them) or --all, and not both");
+  if (options.all) {
+    remove(entries, options.json, folder, around);
+    return;
+  }
+  std::vector<packed_entry> chosen;
+  for (const std::string& key : keys)
+    for (const packed_entry& e : find(entries, key, folder))
+      if (std::none_of(chosen.begin(), chosen.end(),
+                       [&](const packed_entry& c) { return c.key == e.key && c.what == e.what; }))
+        chosen.push_back(e);
+  remove(chosen, options.json, folder, around);
+}
+
+} // namespace
+
+command make_cache() {
+  auto options = std::make_shared<cache_options>();
+  return {.name = "cache",
+          .summary = "packed weights on the disk: list, remove",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute = [options](surroundings& around) { execute(*options, around); }};
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,186 @@
+/// A folder of packed weights: what one process packed, the next maps or reads directly, and several share.
+///
+/// It knows nothing of models. An entry is named by a key (a hash of all that its contents depend on) and holds
+/// sections of bytes. Files appear complete, by rename, or not at all; whatever else lies in the folder (damaged, of
+/// another version, half-written) counts as absent and is built anew. Nothing here ends a run: what can't be had is a
+/// reason.
+///
+///     KEY        a complete entry
+///     KEY.part   one that is being built; its builder holds an exclusive flock on it
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace tropilla {
+
+/// 128 bits, written as 32 hexadecimal digits.
+struct packed_key {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+
+  [[nodiscard]] std::string text() const;
+  [[nodiscard]] static std::optional<packed_key> parse(std::string_view text);
+  bool operator==(const packed_key&) const = default;
+};
+
+/// Hashes (XXH3, 128 bits) whatever the contents of an entry depend on. What is fed is length-prefixed, so that two
+/// texts in a row do not hash like their concatenation.
+class packed_key_hash {
+public:
+  packed_key_hash();
+  ~packed_key_hash();
+  packed_key_hash(packed_key_hash&&) noexcept;
+  packed_key_hash& operator=(packed_key_hash&&) noexcept;
+
+  void add(std::span<const std::byte> bytes);
+  void add(std::string_view text);
+  void add(std::uint64_t number);
+  /// The identity of a file: length, time of change to the nanosecond, device, inode. Throws `error` (io_error).
+  void add_file(const std::filesystem::path& path);
+  [[nodiscard]] packed_key key() const;
+
+private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+/// What is stored under a name; at most 47 bytes of name.
+struct packed_section {
+  std::string name;
+  std::uint64_t bytes = 0;
+  bool operator==(const packed_section&) const = default;
+};
+
+/// A whole file, mapped read-only and shared. Pages come when they are touched. The file itself is never changed once
+/// it has its name; who truncates it by hand ends the processes that have it mapped (SIGBUS).
+class packed_mapping {
+public:
+  packed_mapping(const std::byte* begin, std::size_t bytes) noexcept : begin_(begin), bytes_(bytes) {}
+  ~packed_mapping();
+  packed_mapping(const packed_mapping&) = delete;
+  packed_mapping& operator=(const packed_mapping&) = delete;
+
+  /// The whole file, page-aligned; sections lie at their `packed_file::offset`.
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {begin_, bytes_}; }
+
+private:
+  const std::byte* begin_;
+  std::size_t bytes_;
+};
+
+/// A complete entry, open. Const functions may be called by any thread. Removing or replacing the entry does not
+/// disturb it: the file lives as long as somebody has it open or mapped.
+class packed_file {
+public:
+  packed_file(packed_file&&) noexcept;
+  packed_file& operator=(packed_file&&) noexcept;
+  ~packed_file();
+
+  /// For a `file_reader`. An entry that replaces this one has the same bytes at the same offsets: they follow from key
+  /// and sections.
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::size_t sections() const noexcept { return offsets_.size(); }
+  /// From the file's start; a multiple of 4096, and the file has bytes up to the next multiple after the section's end.
+  [[nodiscard]] std::uint64_t offset(std::size_t section) const { return offsets_[section]; }
+  [[nodiscard]] std::uint64_t file_bytes() const noexcept { return file_bytes_; }
+  /// A new mapping, which may outlive this. Null when the system refuses.
+  [[nodiscard]] std::shared_ptr<const packed_mapping> map() const;
+  /// Reads a section and compares its checksum: an empty string, or a sentence. Costs a read of the section.
+  [[nodiscard]] std::string verify(std::size_t section) const;
+
+private:
+  friend class packed_cache;
+  packed_file() = default;
+
+  int descriptor_ = -1;
+  std::filesystem::path path_;
+  std::uint64_t file_bytes_ = 0;
+  std::vector<packed_section> sections_;
+  std::vector<std::uint64_t> offsets_, checksums_;
+};
+
+/// An entry on its way. Destroyed before `commit`, or failed, it leaves nothing behind; killed, it leaves a .part file
+/// that the next builder removes.
+class packed_builder {
+public:
+  packed_builder(packed_builder&&) noexcept;
+  packed_builder& operator=(packed_builder&&) noexcept;
+  ~packed_builder();
+
+  /// Writes a part of a section; any thread, parts in any order, each byte once. False once anything has failed, and
+  /// then does nothing.
+  bool write(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes);
+  [[nodiscard]] bool failed() const noexcept;
+  /// Why, in a sentence; empty as long as nothing failed. Any thread.
+  [[nodiscard]] std::string failure() const;
+  /// Checksums, fsync, rename. An empty string, or why there is no entry now. @pre no `write` is under way. Reads all
+  /// that was written once more, from the page cache where memory allows. `drop_cached`: leave nothing of it in the
+  /// page cache, for those who will read directly; who maps it next wants the pages to stay.
+  [[nodiscard]] std::string commit(bool drop_cached = false);
+
+private:
+  friend class packed_cache;
+  struct impl;
+  explicit packed_builder(std::unique_ptr<impl> i);
+  std::unique_ptr<impl> impl_;
+};
+
+/// Why nothing is built.
+struct packed_refusal {
+  enum class kind : std::uint8_t {
+    busy,    ///< another thread or process builds this entry
+    present, ///< it was completed meanwhile: open it
+    failed,  ///< the folder or the disk won't have it
+  };
+  kind why = kind::failed;
+  std::string sentence;
+};
+
+/// What `tropilla cache ls` shows.
+struct packed_entry {
+  enum class state : std::uint8_t {
+    complete,
+    building, ///< somebody holds its lock
+    partial,  ///< left by a process that was killed
+    unusable, ///< damaged, or of another version
+  };
+  std::string key;
+  std::string description;    ///< what its builder said; empty when unusable. Untrusted text
+  std::uint64_t bytes = 0;    ///< that it takes on the disk
+  std::int64_t last_used = 0; ///< seconds since 1970: the last `open` or `commit`
+  state what = state::complete;
+};
+
+/// All functions may be called by any thread of any process at once.
+class packed_cache {
+public:
+  /// The entry, if it is complete and has exactly these sections. Marks it as used. Reads the header alone.
+  [[nodiscard]] static std::optional<packed_file> open(const std::filesystem::path& folder, const packed_key& key,
+                                                       std::span<const packed_section> sections);
+
+  /// Begins to build an entry: makes the folder, takes the lock without waiting, removes what killed builders left and
+  /// reserves the disk space. `description` is for people: the model's name; cut after 255 bytes.
+  [[nodiscard]] static std::variant<packed_builder, packed_refusal> build(const std::filesystem::path& folder,
+                                                                          const packed_key& key,
+                                                                          std::string_view description,
+                                                                          std::span<const packed_section> sections);
+
+  /// By key. An absent folder has no entries. Throws `error` (io_error) when it can't be read.
+  [[nodiscard]] static std::vector<packed_entry> list(const std::filesystem::path& folder);
+
+  /// Removes an entry and what a killed builder left of it: an empty string, or why not (it is being built, or the
+  /// system's reason). Those who have it open or mapped keep it.
+  [[nodiscard]] static std::string remove(const std::filesystem::path& folder, const packed_key& key);
+};
+
+} // namespace tropilla

@@ -1,0 +1,78 @@
+/// The header of a packed-weights file, as it lies in the file. Inside of src/io, and for its tests.
+///
+/// A file is a header (fixed part, section table, zeros up to a multiple of 4096) and the sections in the table's
+/// order, each starting at a multiple of 4096 and padded to one. Where a section starts follows from the lengths before
+/// it and is not stored, so there is nothing to contradict them. Numbers are in the machine's byte order: a file from
+/// another kind of machine has the wrong version.
+#pragma once
+
+#include "src/io/packed_cache.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace tropilla::packed_format {
+
+inline constexpr std::size_t alignment = 4096;
+inline constexpr std::uint32_t version = 1;           ///< of this header; the packing's own is part of the key
+inline constexpr std::size_t most_sections = 1 << 16; ///< a header of 4 MiB
+inline constexpr char magic[8] = {'T', 'R', 'O', 'P', 'P', 'A', 'C', 'K'};
+
+/// The first bytes of the file. Texts are padded with zeros and end with at least one.
+struct fixed_part {
+  char magic[8];
+  std::uint32_t version;
+  std::uint32_t sections;
+  std::uint64_t key_high, key_low;
+  std::uint64_t file_bytes;
+  std::uint64_t checksum; ///< XXH3 of the whole header, this field taken as 0
+  char description[256];
+};
+
+/// One per section, right after the fixed part.
+struct table_entry {
+  std::uint64_t bytes;
+  std::uint64_t checksum; ///< XXH3 of the section without its padding; 0 while the file is being built
+  char name[48];
+};
+
+static_assert(sizeof(fixed_part) == 304 && sizeof(table_entry) == 64);
+
+/// A header that was checked.
+struct header {
+  packed_key key;
+  std::string description;
+  std::uint64_t file_bytes = 0;
+  std::vector<packed_section> sections;
+  std::vector<std::uint64_t> checksums;
+  std::vector<std::uint64_t> offsets; ///< of the sections, from the file's start
+};
+
+/// Bytes of a header with so many sections, a multiple of `alignment`.
+[[nodiscard]] std::size_t header_bytes(std::size_t sections) noexcept;
+
+/// Where sections lie and how long the file is, or a sentence when they can't be written: a name too long, too many,
+/// lengths that overflow.
+[[nodiscard]] std::string lay_out(const packed_key& key, std::string_view description,
+                                  std::span<const packed_section> sections, header& out);
+
+/// The bytes of a header, sealed.
+[[nodiscard]] std::vector<std::byte> write(const header& h);
+
+/// Recomputes the checksum field of a header's bytes.
+void seal(std::span<std::byte> bytes) noexcept;
+
+/// Reads and checks the header of an open file. Nothing that is in the file is believed before it was compared with the
+/// file's own length: empty when anything is wrong.
+[[nodiscard]] std::optional<header> read(int descriptor);
+
+/// XXH3 of `bytes` at `offset` of an open file; empty when they can't be read.
+[[nodiscard]] std::optional<std::uint64_t> checksum_of(int descriptor, std::uint64_t offset, std::uint64_t bytes);
+
+/// Reads exactly that many bytes.
+[[nodiscard]] bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out);
+
+} // namespace tropilla::packed_format
