@@ -30,6 +30,7 @@ public:
 
 private:
   struct entry {
+    entry(int fd, std::string path, bool is_direct) : descriptor(fd), name(std::move(path)), direct(is_direct) {}
     int descriptor;
     std::string name;
     mutable std::atomic<bool> direct;
