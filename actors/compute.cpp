@@ -10,38 +10,64 @@ struct compute_state {
   static inline const char* actor_name = "compute";
   using clock = std::chrono::steady_clock;
 
+  /// Shared with the job that is out, which may run when this actor has ended. Jobs read only what was set before them
+  /// and stays meanwhile.
+  struct loaded_weights {
+    explicit loaded_weights(std::size_t groups) : leases(groups), memory(groups, nullptr) {}
+    std::vector<lease> leases;
+    std::vector<const std::byte*> memory; ///< of the groups that are there
+  };
+
   compute_state(compute_actor::pointer s, compute_setup setup)
       : self(s), with(std::move(setup)), here(std::make_shared<conductor>(s->system())),
-        leases(with.layout->groups.size()), memory(leases.size(), nullptr) {
+        weights(std::make_shared<loaded_weights>(with.layout->groups.size())) {
     if (with.trace) {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
     }
   }
 
-  ~compute_state() { with.dev->compute_stream().synchronize(); } // jobs use the leases that go now
-
   compute_actor::behavior_type behaviour() {
-    for (std::size_t g = 0; g < leases.size(); ++g)
+    need_groups(false);
+    return {
+        [this](const run_step& m) -> caf::result<step_computed> { return begin(m); },
+        [this](const segment_done& m) {
+          busy = false;
+          seconds += m.seconds;
+          release_before(next);
+          advance();
+        },
+    };
+  }
+
+  /// Asks for all groups that are streamed, or for all that stay.
+  void need_groups(bool streamed) {
+    for (std::size_t g = 0; g < with.streamed.size(); ++g) {
+      if (with.streamed[g] != streamed)
+        continue;
       ask(self, with.prefetcher, need_group{g})
           .then(
               [this](const group_ready& m) {
-                leases[m.group] = m.weights;
-                memory[m.group] = m.weights.data();
+                weights->leases[m.group] = m.weights;
+                weights->memory[m.group] = m.weights.data();
                 advance();
               },
               [this](const caf::error& e) {
                 failure = from_caf(e);
                 advance();
               });
-    return {
-        [this](const run_step& m) -> caf::result<step_computed> { return begin(m); },
-        [this](const segment_done& m) {
-          busy = false;
-          seconds += m.seconds;
-          advance();
-        },
-    };
+    }
+  }
+
+  /// Gives streamed groups back whose job is done.
+  void release_before(std::size_t end) {
+    for (std::size_t g = 0; g < end; ++g) {
+      if (!with.streamed[g] || !weights->leases[g])
+        continue;
+      weights->memory[g] = nullptr;
+      weights->leases[g].reset();
+      tell(self, with.prefetcher, release_group{g});
+    }
   }
 
   caf::typed_response_promise<step_computed> begin(const run_step& m) {
@@ -51,6 +77,7 @@ struct compute_state {
     next = 0;
     seconds = 0;
     const auto answer = *promise;
+    need_groups(true);
     advance();
     return answer;
   }
@@ -59,12 +86,12 @@ struct compute_state {
   void advance() {
     if (!current || busy)
       return;
-    if (next == memory.size()) {
+    if (next == weights->memory.size()) {
       settle([this](auto& p) { p.deliver(step_computed{with.space->floats(buffer::logits), seconds}); });
       return;
     }
     std::size_t last = next;
-    while (last < memory.size() && memory[last])
+    while (last < weights->memory.size() && weights->memory[last])
       ++last;
     if (last > next)
       enqueue(std::exchange(next, last), last);
@@ -77,11 +104,12 @@ struct compute_state {
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
-    with.dev->enqueue([this, work = current, first, last, began](ops& o) {
-      if (o.lane() == 0)
-        *began = clock::now();
-      forward_groups(o, *with.layout, *with.space, *work, memory, first, last);
-    });
+    with.dev->enqueue(
+        [layout = with.layout, space = with.space, work = current, w = weights, first, last, began](ops& o) {
+          if (o.lane() == 0)
+            *began = clock::now();
+          forward_groups(o, *layout, *space, *work, w->memory, first, last);
+        });
     // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
     with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row, on = here] {
       const auto end = clock::now();
@@ -102,8 +130,7 @@ struct compute_state {
   compute_actor::pointer self;
   compute_setup with;
   std::shared_ptr<conductor> here; ///< of the compute stream's thread, which may outlive this
-  std::vector<lease> leases;
-  std::vector<const std::byte*> memory; ///< of the groups that are there; jobs read only what was set before them
+  std::shared_ptr<loaded_weights> weights;
   std::optional<error> failure;
 
   std::shared_ptr<const step> current;

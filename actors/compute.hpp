@@ -11,11 +11,12 @@ struct compute_setup {
   const llama_workspace* space = nullptr;
   device* dev = nullptr;
   prefetcher_actor prefetcher;
+  std::vector<bool> streamed; ///< by group
   tracer* trace = nullptr;
 };
 
-/// Asks its prefetcher for every group once and keeps the leases. A step runs in as few jobs as the arriving weights
-/// allow: one, when all are resident.
+/// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
+/// gives each back when its job is done. A step runs in as few jobs as the arriving weights allow: one, when all stay.
 [[nodiscard]] compute_actor spawn_compute(caf::actor_system& system, compute_setup setup);
 
 } // namespace tropilla::cast

@@ -9,8 +9,8 @@ struct loader_state {
   static inline const char* actor_name = "loader";
 
   loader_state(loader_actor::pointer s, loader_setup setup) : self(s), with(std::move(setup)) {
-    for (const auto& group : with.layout->groups)
-      progress.bytes_total += group.file_bytes;
+    for (std::size_t g = 0; g < with.streamed.size(); ++g)
+      progress.bytes_total += counted_bytes(g);
     if (with.trace)
       row = with.trace->make_row("actor loader");
   }
@@ -41,13 +41,17 @@ struct loader_state {
     return promise;
   }
 
+  [[nodiscard]] std::size_t counted_bytes(std::size_t group) const {
+    return with.streamed[group] ? 0 : with.layout->groups[group].file_bytes;
+  }
+
   void finish(const group_packed& m) {
     const auto it = flights.find(m.group);
     if (it == flights.end())
       return;
     if (m.failure.empty()) {
-      progress.bytes_done += with.layout->groups[m.group].file_bytes;
-      if (with.on_progress)
+      progress.bytes_done += counted_bytes(m.group);
+      if (with.on_progress && counted_bytes(m.group) > 0)
         with.on_progress(progress);
       it->second.promise.deliver(group_loaded{m.group, event{}}); // packed: an empty event is done
     } else {

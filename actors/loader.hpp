@@ -17,6 +17,7 @@ struct loader_setup {
   device* dev = nullptr;
   loader_shape shape;
   lease staging;
+  std::vector<bool> streamed; ///< by group: not counted as progress, because they are loaded again and again
   tracer* trace = nullptr;
   std::function<void(const load_progress&)> on_progress; ///< called on the loader's thread, per group; may be empty
 };

@@ -73,7 +73,7 @@ struct group_packed {
 using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<void>(group_packed)>;
 
 /// Compute -> prefetcher. Answered with `group_ready` once the group is in memory; fails as `load_group` and
-/// `acquire_memory` do.
+/// `acquire_memory` do. Groups that stay are asked for once, streamed ones in every step, all in order.
 struct need_group {
   std::size_t group = 0;
 };
@@ -83,12 +83,18 @@ struct group_ready {
   event ready;
 };
 
-/// Anyone -> prefetcher. Answered with `weights_resident` when every group is in memory; fails as `need_group`.
+/// Anyone -> prefetcher. Answered with `weights_resident` when every group that stays is in memory; fails as
+/// `need_group`.
 struct await_weights {};
 struct weights_resident {};
 
-using prefetcher_actor =
-    typed_actor<caf::result<group_ready>(need_group), caf::result<weights_resident>(await_weights)>;
+/// Compute -> prefetcher, for a streamed group: no job reads it any more, its slot may take the next one.
+struct release_group {
+  std::size_t group = 0;
+};
+
+using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
+                                     caf::result<weights_resident>(await_weights)>;
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 

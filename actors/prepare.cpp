@@ -30,6 +30,10 @@ plan_report describe(const memory_plan& plan, const run_shape& shape, const llam
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
   out.weight_bytes = layout.decode_bytes();
+  for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
+    out.residency += plan.streamed[g] ? 'S' : 'R';
+    out.streamed_bytes += plan.streamed[g] ? layout.groups[g].file_bytes : 0;
+  }
   return out;
 }
 
@@ -46,7 +50,9 @@ prepared_model prepared_model::open(const runtime_config& config) {
   m.dev = make_host_device(host);
   m.shape = choose_shape(config, m.layout.config);
   m.loading = loader_shape::for_model(m.layout, m.dev->lanes());
-  m.plan = make_plan(make_plan_input(m.layout, m.shape, *m.dev, m.loading.staging_bytes()));
+  auto input = make_plan_input(m.layout, m.shape, *m.dev, m.loading.staging_bytes());
+  input.budget = config.budget_bytes;
+  m.plan = make_plan(input);
   m.report = describe(m.plan, m.shape, m.layout, config.budget_bytes);
   return m;
 }

@@ -29,7 +29,8 @@
   X(member_down)                                                                                                       \
   X(query_health)                                                                                                      \
   X(cast_health)                                                                                                       \
-  X(reply_over)
+  X(reply_over)                                                                                                        \
+  X(release_group)
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

@@ -68,7 +68,7 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external) : config(std:
     system = &own_system->get();
   }
   try {
-    spawn_cast(prepared.file.files, prepared.loading, std::move(staging), prepared.file);
+    spawn_cast(prepared, std::move(staging));
   } catch (...) {
     shut_down();
     throw;
@@ -83,13 +83,14 @@ void runtime::impl::take_leases(const memory_plan& plan) {
                                             workspace.data());
 }
 
-void runtime::impl::spawn_cast(std::vector<std::filesystem::path> files, const loader_shape& loading, lease staging,
-                               const gguf_file& file) {
+void runtime::impl::spawn_cast(const prepared_model& prepared, lease staging) {
+  const gguf_file& file = prepared.file;
+  const std::vector<bool>& streamed = prepared.plan.streamed;
   memory_manager = cast::spawn_memory_manager(*system, ledger);
-  loader = cast::spawn_loader(
-      *system, {&layout, std::move(files), dev.get(), loading, std::move(staging), trace.get(), config.on_progress});
-  prefetcher =
-      cast::spawn_prefetcher(*system, {std::string(dev->name()), &layout, memory_manager, loader, trace.get()});
+  loader = cast::spawn_loader(*system, {&layout, file.files, dev.get(), prepared.loading, std::move(staging), streamed,
+                                        trace.get(), config.on_progress});
+  prefetcher = cast::spawn_prefetcher(*system, {std::string(dev->name()), &layout, memory_manager, loader, trace.get(),
+                                                streamed, prepared.plan.ring_slots, prepared.plan.slot_bytes});
   // From here on weights are being read; the vocabulary is built meanwhile.
   tok = std::make_unique<tokenizer>(file);
   try {
@@ -106,7 +107,7 @@ void runtime::impl::spawn_cast(std::vector<std::filesystem::path> files, const l
   for (std::size_t i = 0; i * kv_page_tokens < shape.context; ++i)
     pages.push_back(kv.data() + i * stride);
 
-  compute = cast::spawn_compute(*system, {&layout, space.get(), dev.get(), prefetcher, trace.get()});
+  compute = cast::spawn_compute(*system, {&layout, space.get(), dev.get(), prefetcher, streamed, trace.get()});
   sampler = cast::spawn_sampler(*system, trace.get());
   scheduler = cast::spawn_scheduler(
       *system, {tok.get(), shape, layout.config.vocabulary, std::move(pages), kv, compute, sampler, trace.get()});
@@ -134,6 +135,8 @@ void runtime::impl::shut_down() noexcept {
   end(scheduler);
   end(sampler);
   end(compute);
+  // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
+  dev->compute_stream().synchronize();
   end(prefetcher);
   end(loader);
   end(memory_manager);

@@ -81,8 +81,7 @@ struct runtime::impl {
 
 private:
   void take_leases(const memory_plan& plan);
-  void spawn_cast(std::vector<std::filesystem::path> files, const loader_shape& loading, lease staging,
-                  const gguf_file& file);
+  void spawn_cast(const prepared_model& prepared, lease staging);
 };
 
 /// How the engine actor opens a runtime's parts in a system that it did not make.

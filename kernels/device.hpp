@@ -47,7 +47,7 @@ public:
   [[nodiscard]] virtual event record() = 0;
   /// What is enqueued from now on runs after `e`.
   virtual void wait(event e) = 0;
-  /// Blocks until everything enqueued before is done; on the stream's own thread it is.
+  /// Blocks until everything enqueued before is done. Not for the stream's own thread, which would wait for itself.
   virtual void synchronize() = 0;
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 };

@@ -32,6 +32,56 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return out;
 }
 
+/// Slots of a ring: one is computed with while the others are being filled.
+constexpr std::size_t wanted_slots = 3;
+constexpr std::size_t least_slots = 2;
+
+struct residency {
+  std::vector<bool> streamed;
+  std::size_t slots = 0;
+  std::size_t slot_bytes = 0;
+  std::size_t bytes = 0; ///< of resident groups and the ring
+};
+
+/// `count` of the streamable groups streamed, spread evenly.
+residency spread(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t count,
+                 std::size_t slots) {
+  const auto streamable = static_cast<std::size_t>(
+      std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
+  residency r{std::vector<bool>(groups.size()), count > 0 ? slots : 0, 0, 0};
+  for (std::size_t i = 0, place = 0; i < groups.size(); ++i) {
+    if (groups[i].streamable) {
+      r.streamed[i] = (place + 1) * count / streamable != place * count / streamable;
+      ++place;
+    }
+    if (r.streamed[i])
+      r.slot_bytes = std::max(r.slot_bytes, bytes[i]);
+    else
+      r.bytes = checked_sum(r.bytes, bytes[i]);
+  }
+  r.bytes = checked_sum(r.bytes, checked_product(r.slots, r.slot_bytes));
+  return r;
+}
+
+/// `room`: bytes for weights.
+residency choose_residency(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t room,
+                           bool bounded) {
+  auto smallest = spread(groups, bytes, 0, 0); // everything stays
+  if (!bounded || smallest.bytes <= room)
+    return smallest;
+  const auto streamable = static_cast<std::size_t>(
+      std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
+  for (std::size_t slots = wanted_slots; slots >= least_slots; --slots)
+    for (std::size_t count = slots + 1; count <= streamable; ++count) {
+      auto r = spread(groups, bytes, count, slots);
+      if (r.bytes <= room)
+        return r;
+      if (r.bytes < smallest.bytes)
+        smallest = std::move(r);
+    }
+  return smallest;
+}
+
 } // namespace
 
 offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t alignment) {
@@ -83,8 +133,6 @@ memory_plan make_plan(const plan_input& input) {
     plan.by_purpose[static_cast<std::size_t>(why)] += rounded;
     plan.total = checked_sum(plan.total, rounded);
   };
-  for (const auto& g : input.groups)
-    add(purpose::weights, g.name, g.bytes);
   if (input.kv_page_tokens > 0 && input.context > 0) {
     plan.kv_pages = (input.context - 1) / input.kv_page_tokens + 1;
     add(purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input.kv_page_tokens),
@@ -94,6 +142,21 @@ memory_plan make_plan(const plan_input& input) {
   add(purpose::activations, fmt::format("{} buffers", input.activations.size()), plan.activations.bytes);
   add(purpose::workspace, "tables and scratch", input.workspace_bytes);
   add(purpose::staging, "loader", input.staging_bytes);
+
+  std::vector<std::size_t> bytes;
+  for (const auto& g : input.groups)
+    bytes.push_back(g.bytes == 0 ? 0
+                                 : align_up(checked_sum(g.bytes, input.alignment) - input.alignment, input.alignment));
+  const std::size_t room = input.budget > plan.total ? input.budget - plan.total : 0;
+  auto weights = choose_residency(input.groups, bytes, room, input.budget > 0);
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    if (!weights.streamed[i])
+      add(purpose::weights, input.groups[i].name, input.groups[i].bytes);
+  for (std::size_t i = 0; i < weights.slots; ++i)
+    add(purpose::ring, fmt::format("slot {}", i), weights.slot_bytes);
+  plan.streamed = std::move(weights.streamed);
+  plan.ring_slots = weights.slots;
+  plan.slot_bytes = weights.slot_bytes;
   return plan;
 }
 

@@ -33,6 +33,7 @@ struct offset_plan {
 struct weight_group {
   std::string name; ///< "layer 12"
   std::size_t bytes = 0;
+  bool streamable = false; ///< may come and go through the ring instead of staying
 };
 
 /// What a plan is made from.
@@ -46,6 +47,7 @@ struct plan_input {
   std::vector<buffer_lifetime> activations;
   std::size_t workspace_bytes = 0;
   std::size_t staging_bytes = 0;
+  std::size_t budget = 0; ///< what does not fit is streamed; 0: everything stays
 };
 
 /// One line of the table that `tropilla plan` prints.
@@ -63,9 +65,16 @@ struct memory_plan {
   std::size_t total = 0;
   std::size_t kv_pages = 0;
   offset_plan activations;
+  std::vector<bool> streamed; ///< by group: loaded anew for every step
+  std::size_t ring_slots = 0; ///< of the streaming ring; 0: nothing is streamed
+  std::size_t slot_bytes = 0; ///< of each: the largest streamed group
 };
 
 /// Exact: the high-water mark of a run that follows the plan equals `total`.
+///
+/// With a budget that does not hold all groups, as many streamable ones stay as fit beside a ring of three slots (two
+/// where three leave no room), and the streamed ones are spread evenly between them, so that each load has the compute
+/// of its neighbours to hide behind. When even that does not fit, the plan is the smallest one, and exceeds the budget.
 [[nodiscard]] memory_plan make_plan(const plan_input& input);
 
 /// Throws `error` (over_budget) with the missing bytes, the largest purposes and the smallest budget that works.

@@ -29,7 +29,7 @@ struct runtime_config {
   std::filesystem::path model{}; ///< a GGUF file; any part of a split one
   std::size_t threads = 0;       ///< 0: the cores that this process may use
   std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
-  std::size_t budget_bytes = 0;  ///< 0: the plan's total
+  std::size_t budget_bytes = 0;  ///< layers that don't fit are streamed for every step; 0: the plan's total
   bool precise = false;          ///< activations stay float32: slower, for comparisons
   std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
   std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"

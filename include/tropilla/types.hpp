@@ -85,6 +85,10 @@ struct plan_report {
   std::size_t budget_bytes = 0;
   std::size_t context = 0;      ///< tokens that have KV pages
   std::size_t weight_bytes = 0; ///< that a decode step reads
+  /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
+  /// R stays in memory, S is streamed for every step.
+  std::string residency;
+  std::size_t streamed_bytes = 0; ///< that every step reads from the file
 };
 
 /// A device's bytes at one moment.

@@ -86,9 +86,7 @@ void host_stream::wait(event e) {
 }
 
 void host_stream::synchronize() {
-  // On the stream's own thread (what an event called) everything before has run, and waiting would never end.
-  if (std::this_thread::get_id() != impl_->thread.get_id())
-    record().wait();
+  record().wait();
 }
 
 std::string_view host_stream::name() const noexcept {

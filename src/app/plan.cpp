@@ -22,7 +22,7 @@ Usage: tropilla plan -m FILE [options]
 
   -m, --model FILE    GGUF model (also TROPILLA_MODEL)
       --ctx N         tokens of context (the model's, at most 4096)
-      --budget BYTES  300MiB: also say whether the plan fits it (exit status 2 if not)
+      --budget BYTES  300MiB: plan for it; layers that don't fit are streamed (exit status 2 if impossible)
   -t, --threads N     threads (the cores it may use)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations
@@ -72,7 +72,9 @@ json as_json(const plan_report& plan) {
               {"budget_bytes", plan.budget_bytes},
               {"fits", plan.total_bytes <= plan.budget_bytes},
               {"context", plan.context},
-              {"weight_bytes", plan.weight_bytes}};
+              {"weight_bytes", plan.weight_bytes},
+              {"residency", plan.residency},
+              {"streamed_bytes", plan.streamed_bytes}};
   out["purposes"] = json::array();
   for (const purpose_sum& s : sums_of(plan))
     out["purposes"].push_back({{"device", s.device}, {"purpose", s.purpose}, {"parts", s.parts}, {"bytes", s.bytes}});
@@ -111,6 +113,9 @@ void execute(const plan_options& options, surroundings& around) {
         as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
     around.out.write(fmt::format("\nContext of {} tokens; a decode step reads {} of weights; budget {}.\n",
                                  plan.context, format_bytes(plan.weight_bytes), format_bytes(plan.budget_bytes)));
+    if (plan.streamed_bytes > 0)
+      around.out.write(fmt::format("Embedding, layers, output: {} (R stays, S is streamed: {} of the file per step).\n",
+                                   plan.residency, format_bytes(plan.streamed_bytes)));
   }
   if (!fits)
     throw error(errc::over_budget,

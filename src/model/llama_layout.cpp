@@ -178,8 +178,8 @@ plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, c
   plan_input in;
   in.device = dev.name();
   in.alignment = tensor_alignment;
-  for (const auto& g : layout.groups)
-    in.groups.push_back({g.name, g.bytes});
+  for (std::size_t i = 0; i < layout.groups.size(); ++i)
+    in.groups.push_back({layout.groups[i].name, layout.groups[i].bytes, i > 0 && i < layout.output_group()});
   in.kv_page_bytes = kv_page_bytes(c);
   in.kv_page_tokens = kv_page_tokens;
   in.context = shape.context;

@@ -97,7 +97,8 @@ struct activation_kinds_of_model {
 /// Bytes of one KV page, all layers.
 [[nodiscard]] std::size_t kv_page_bytes(const llama_config& config);
 
-/// Everything that `make_plan` needs for a run on one device. `staging_bytes` is the loader's.
+/// Everything that `make_plan` needs for a run on one device, but its budget. `staging_bytes` is the loader's.
+/// Layers may be streamed; the embedding and the output stay.
 [[nodiscard]] plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                                          std::size_t staging_bytes);
 

@@ -130,9 +130,11 @@ TEST_CASE("what a plan says is what a run holds, and a byte less is refused with
   }
   config.budget_bytes = plan.total_bytes;
   CHECK(ids_of(runtime(config).generate("x", options(4))).size() == 4);
-  config.budget_bytes = plan.total_bytes - 1;
+  config.budget_bytes = 1;
+  const auto smallest = runtime::plan(config).total_bytes; // two slots, and all layers streamed
+  CHECK(smallest < plan.total_bytes);
+  config.budget_bytes = smallest - 1;
   CHECK(code_of([&] { runtime rt(config); }) == errc::over_budget);
-  CHECK(runtime::plan(config).total_bytes == plan.total_bytes); // a plan is told also when it does not fit
 }
 
 TEST_CASE("a cancelled or dropped reply frees the way for the next") {
@@ -264,4 +266,40 @@ TEST_CASE("a trace names the cast and its streams") {
   for (const char* row : {"actor scheduler", "actor compute", "actor loader", "actor sampler", "stream host:0 compute",
                           "stream host:0 read", "stream host:0 pack 0"})
     CHECK(rows.count(row) == 1);
+}
+
+TEST_CASE("a model that is larger than its budget streams, and answers alike") {
+  auto config = tiny();
+  const auto reply = [](runtime& rt) {
+    std::vector<token_id> ids;
+    generation_options o;
+    o.max_tokens = 12;
+    o.ignore_eos = true;
+    for (const auto& p : rt.generate(std::vector<token_id>{5, 6, 7, 8}, o))
+      ids.push_back(p.id);
+    return ids;
+  };
+  const auto all = runtime::plan(config).total_bytes;
+  config.budget_bytes = 1;
+  const auto smallest = runtime::plan(config).total_bytes;
+  config.budget_bytes = 0;
+  std::vector<token_id> expected;
+  {
+    runtime rt(config);
+    CHECK(rt.plan().residency == "RRRRRR");
+    expected = reply(rt);
+  }
+  bool streamed = false;
+  for (std::size_t budget = smallest; budget < all; budget += (all - smallest) / 3) {
+    config.budget_bytes = budget;
+    runtime rt(config);
+    streamed |= rt.plan().residency.find('S') != std::string::npos;
+    CHECK(rt.plan().total_bytes <= budget);
+    CHECK(reply(rt) == expected);
+    CHECK(reply(rt) == expected); // the ring goes on where it stood
+    rt.wait_until_loaded();
+    CHECK(rt.memory().front().peak_bytes == rt.plan().total_bytes);
+    CHECK(rt.memory().front().peak_bytes <= budget);
+  }
+  CHECK(streamed);
 }

@@ -72,3 +72,46 @@ TEST_CASE("a plan's total is the sum of its parts, and a byte less does not fit"
     CHECK(e.code() == errc::over_budget);
   }
 }
+
+TEST_CASE("what a budget does not hold is streamed, spread evenly between what stays", "[plan]") {
+  plan_input in;
+  in.device = "host:0";
+  in.groups.push_back({"embedding", 2000, false});
+  for (int i = 0; i < 12; ++i)
+    in.groups.push_back({"layer", 6400, true});
+  in.groups.push_back({"output", 64, false});
+  in.workspace_bytes = 640;
+  const std::size_t all = make_plan(in).total;
+  CHECK(make_plan(in).ring_slots == 0);
+
+  in.budget = 1;
+  const memory_plan smallest = make_plan(in);
+  CHECK(smallest.ring_slots == 2);
+  CHECK(smallest.total == all - 10 * 6400);
+  CHECK_THROWS_AS(require_fits(smallest, smallest.total - 1), error);
+
+  for (in.budget = smallest.total; in.budget < all; in.budget += 1000) {
+    const memory_plan plan = make_plan(in);
+    REQUIRE(plan.total <= in.budget);
+    REQUIRE(plan.slot_bytes == 6400);
+    const auto streamed = static_cast<std::size_t>(std::count(plan.streamed.begin(), plan.streamed.end(), true));
+    REQUIRE(plan.total == all - (streamed - plan.ring_slots) * 6400);
+    REQUIRE(plan.total + 6400 > std::min(in.budget, all - 6400)); // one layer more would not fit
+    REQUIRE_FALSE(plan.streamed.front());
+    REQUIRE_FALSE(plan.streamed.back());
+    // Of any run of layers, as many are streamed as of any other, give or take one.
+    for (std::size_t length = 1; length <= 12; ++length) {
+      std::size_t least = 12, most = 0;
+      for (std::size_t at = 1; at + length <= 13; ++at) {
+        std::size_t n = 0;
+        for (std::size_t i = at; i < at + length; ++i)
+          n += plan.streamed[i] ? 1 : 0;
+        least = std::min(least, n);
+        most = std::max(most, n);
+      }
+      REQUIRE(most - least <= 1);
+    }
+  }
+  in.budget = all;
+  CHECK(make_plan(in).ring_slots == 0);
+}
