@@ -22,7 +22,7 @@ Usage: tropilla plan -m FILE [options]
 
   -m, --model FILE    GGUF model (also TROPILLA_MODEL)
       --ctx N         tokens of context (the model's, at most 4096)
-      --budget BYTES  300MiB: plan for it; layers that don't fit are streamed (exit status 2 if impossible)
+      --budget BYTES  300MiB: plan for it, streaming what doesn't fit (exit status 2 if too small)
   -t, --threads N     threads (the cores it may use)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations

@@ -146,7 +146,15 @@ class Mistakes(Program):
         needed = self.as_json("plan", "-m", self.model, "--ctx", 64, "--json")["total_bytes"]
         exactly = self.as_json("run", "-m", self.model, "--ctx", 64, "--budget", f"{needed}B", "-n", 2, "--json", "hi")
         self.assertEqual(exactly["plan_bytes"], needed)
-        self.refuse("run", "-m", self.model, "--ctx", 64, "--budget", f"{needed - 1}B", "hi", says="needs|budget")
+        # A byte less, and layers are streamed, to the same reply; the smallest budget is what a hopeless plan shows.
+        hopeless = self.call("plan", "-m", self.model, "--ctx", 64, "--budget", "1KiB", "--json")
+        smallest = json.loads(hopeless.stdout)["total_bytes"]
+        self.assertLess(smallest, needed)
+        for budget in (needed - 1, smallest):
+            tight = self.as_json("run", "-m", self.model, "--ctx", 64, "--budget", f"{budget}B", "-n", 2, "--json", "hi")
+            self.assertEqual(tight["ids"], exactly["ids"])
+            self.assertLessEqual(tight["peak_bytes"], budget)
+        self.refuse("run", "-m", self.model, "--ctx", 64, "--budget", f"{smallest - 1}B", "hi", says="needs|budget")
 
     def test_the_cache_wants_a_verb_a_key_and_a_home(self):
         self.refuse("cache", says="ls or rm")
