@@ -118,7 +118,7 @@ void product::vector(const packed_matrix& m, std::size_t group, const scratch& s
 /// Blocks of columns of a tile: pieces of equal length that fit, of whole units.
 constexpr std::size_t tile_blocks(std::size_t blocks, std::size_t block_bytes, std::size_t unit) {
   const std::size_t most = tile_bytes / block_bytes / unit * unit;
-  const std::size_t pieces = (blocks + most - 1) / most;
+  const std::size_t pieces = std::max<std::size_t>(1, (blocks + most - 1) / most); // a matrix may have no columns
   const std::size_t even = (blocks + pieces - 1) / pieces;
   return (even + unit - 1) / unit * unit;
 }
