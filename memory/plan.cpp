@@ -43,11 +43,15 @@ struct residency {
   std::size_t bytes = 0; ///< of resident groups and the ring
 };
 
+std::size_t count_streamable(std::span<const weight_group> groups) {
+  return static_cast<std::size_t>(
+      std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
+}
+
 /// `count` of the streamable groups streamed, spread evenly.
 residency spread(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t count,
                  std::size_t slots) {
-  const auto streamable = static_cast<std::size_t>(
-      std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
+  const std::size_t streamable = count_streamable(groups);
   residency r{std::vector<bool>(groups.size()), count > 0 ? slots : 0, 0, 0};
   for (std::size_t i = 0, place = 0; i < groups.size(); ++i) {
     if (groups[i].streamable) {
@@ -69,8 +73,7 @@ residency choose_residency(std::span<const weight_group> groups, std::span<const
   auto smallest = spread(groups, bytes, 0, 0); // everything stays
   if (!bounded || smallest.bytes <= room)
     return smallest;
-  const auto streamable = static_cast<std::size_t>(
-      std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
+  const std::size_t streamable = count_streamable(groups);
   for (std::size_t slots = wanted_slots; slots >= least_slots; --slots)
     for (std::size_t count = slots + 1; count <= streamable; ++count) {
       auto r = spread(groups, bytes, count, slots);
@@ -125,13 +128,15 @@ offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t
 memory_plan make_plan(const plan_input& input) {
   memory_plan plan;
   plan.device = input.device;
+  const auto rounded = [&](std::size_t bytes) {
+    return align_up(checked_sum(bytes, input.alignment) - input.alignment, input.alignment);
+  };
   const auto add = [&](purpose why, std::string name, std::size_t bytes) {
     if (bytes == 0)
       return;
-    const std::size_t rounded = align_up(checked_sum(bytes, input.alignment) - input.alignment, input.alignment);
-    plan.items.push_back({why, std::move(name), rounded});
-    plan.by_purpose[static_cast<std::size_t>(why)] += rounded;
-    plan.total = checked_sum(plan.total, rounded);
+    plan.items.push_back({why, std::move(name), rounded(bytes)});
+    plan.by_purpose[static_cast<std::size_t>(why)] += rounded(bytes);
+    plan.total = checked_sum(plan.total, rounded(bytes));
   };
   if (input.kv_page_tokens > 0 && input.context > 0) {
     plan.kv_pages = (input.context - 1) / input.kv_page_tokens + 1;
@@ -145,8 +150,7 @@ memory_plan make_plan(const plan_input& input) {
 
   std::vector<std::size_t> bytes;
   for (const auto& g : input.groups)
-    bytes.push_back(g.bytes == 0 ? 0
-                                 : align_up(checked_sum(g.bytes, input.alignment) - input.alignment, input.alignment));
+    bytes.push_back(rounded(g.bytes));
   const std::size_t room = input.budget > plan.total ? input.budget - plan.total : 0;
   auto weights = choose_residency(input.groups, bytes, room, input.budget > 0);
   for (std::size_t i = 0; i < bytes.size(); ++i)
