@@ -117,6 +117,10 @@ std::vector<memory_report> runtime::memory() const {
   return impl_->memory();
 }
 
+void runtime::set_budget(std::size_t bytes, std::string_view device) {
+  impl_->set_budget(bytes, device);
+}
+
 std::size_t runtime::threads() const noexcept {
   return impl_->dev->lanes();
 }

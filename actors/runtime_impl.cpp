@@ -9,6 +9,8 @@
 #include "actors/scheduler.hpp"
 #include "actors/supervisor.hpp"
 
+#include <fmt/format.h>
+
 namespace tropilla {
 namespace {
 
@@ -165,9 +167,23 @@ std::vector<token_id> runtime::impl::encode(std::string_view text, bool special)
 
 std::vector<memory_report> runtime::impl::memory() const {
   std::vector<memory_report> out;
-  for (const auto& u : ledger->usage())
-    out.push_back({u.device, u.budget, u.in_use, u.high_water});
+  for (const auto& u : ledger->usage()) {
+    memory_report r{u.device, u.budget, u.in_use, u.high_water, {}, u.waiters, u.waiting_bytes, u.pool.fragmentation()};
+    for (std::size_t p = 0; p < purpose_count; ++p)
+      r.purposes.push_back(
+          {std::string(to_string(static_cast<purpose>(p))), u.by_purpose[p], u.high_water_by_purpose[p]});
+    out.push_back(std::move(r));
+  }
   return out;
+}
+
+void runtime::impl::set_budget(std::size_t bytes, std::string_view name) {
+  if (!name.empty() && name != dev->name())
+    throw error(errc::invalid_argument, fmt::format("there is no device {}, only {}", name, dev->name()));
+  if (bytes < report.total_bytes)
+    throw error(errc::over_budget, fmt::format("the budget of {} can't become {}: {} bytes are planned", dev->name(),
+                                               format_bytes(bytes), report.total_bytes));
+  ledger->set_budget(std::string(dev->name()), bytes);
 }
 
 sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const generation_options& options,

@@ -44,6 +44,7 @@ struct runtime::impl {
   [[nodiscard]] std::vector<token_id> encode(std::span<const chat_message> messages) const;
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, bool special) const;
   [[nodiscard]] std::vector<memory_report> memory() const;
+  void set_budget(std::size_t bytes, std::string_view name);
 
   /// Hands a request to the scheduler and waits until it is accepted. Throws as `runtime::generate`.
   [[nodiscard]] request_id submit(std::vector<token_id> prompt, const generation_options& options, bool score,

@@ -35,9 +35,15 @@ struct runtime_config {
   std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"
   std::size_t prefill_rows = 0;  ///< tokens per prefill step; 0: 512
   std::size_t logit_rows = 1;    ///< rows per step that may ask for logits: `score` is faster with more
+  /// Folder of packed weights, made where needed: what one start packs, the next maps or reads. "": none.
+  std::filesystem::path packed_cache{};
+  std::string io{}; ///< how weights are read: "mmap", "direct" (O_DIRECT), "buffered"; "": as suits the plan
   std::filesystem::path trace{}; ///< write a Chrome/Perfetto trace here when the runtime closes
   /// Called on a thread of the runtime while weights load; must be quick and must not throw.
   std::function<void(const load_progress&)> on_progress{};
+  /// Called on a thread of the runtime with a sentence about what goes on otherwise than asked for: the disk has no
+  /// room for packed weights. Must be quick and must not throw.
+  std::function<void(std::string_view)> on_notice{};
 };
 
 /// A reply as it comes: an input range of pieces. Movable. Leaving the range or destroying it cancels what is left.
@@ -126,6 +132,10 @@ public:
   [[nodiscard]] const model_facts& model() const noexcept;
   [[nodiscard]] const plan_report& plan() const noexcept;
   [[nodiscard]] std::vector<memory_report> memory() const;
+  /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts at once, and from
+  /// the next step on as many groups of weights stay as it has room for. Blocks until then. Throws `error`: over_budget
+  /// when it is smaller than what works at the least (nothing changes), invalid_argument for an unknown device.
+  void set_budget(std::size_t bytes, std::string_view device = {});
   [[nodiscard]] std::size_t threads() const noexcept;
   [[nodiscard]] std::string_view isa() const noexcept;
 

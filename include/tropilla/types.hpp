@@ -91,12 +91,23 @@ struct plan_report {
   std::size_t streamed_bytes = 0; ///< that every step reads from the file
 };
 
+/// A device's bytes for one purpose at one moment.
+struct purpose_report {
+  std::string purpose; ///< "weights", "KV pages", ...
+  std::size_t in_use_bytes = 0;
+  std::size_t peak_bytes = 0;
+};
+
 /// A device's bytes at one moment.
 struct memory_report {
   std::string device;
   std::size_t budget_bytes = 0;
   std::size_t in_use_bytes = 0;
-  std::size_t peak_bytes = 0; ///< the ledger's high-water mark
+  std::size_t peak_bytes = 0;           ///< the ledger's high-water mark
+  std::vector<purpose_report> purposes; ///< all of them, also those without bytes
+  std::size_t waiters = 0;              ///< requests that wait for bytes
+  std::size_t waiting_bytes = 0;        ///< that they want
+  double fragmentation = 0; ///< share of the pool's free bytes that its largest free block can't serve, 0 to 1
 };
 
 /// How far the weights have come. Bytes as stored in the file.
