@@ -1,6 +1,7 @@
 // Walks the groups of a step; what is not there yet is waited for without holding a thread.
 #include "actors/compute.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 
@@ -13,90 +14,245 @@ struct compute_state {
   /// Shared with the job that is out, which may run when this actor has ended. Jobs read only what was set before them
   /// and stays meanwhile.
   struct loaded_weights {
-    explicit loaded_weights(std::size_t groups) : leases(groups), memory(groups, nullptr) {}
+    explicit loaded_weights(std::shared_ptr<const weight_arrangement> a)
+        : arrangement(std::move(a)), leases(arrangement->layout.groups.size()), memory(leases.size(), nullptr) {}
+    std::shared_ptr<const weight_arrangement> arrangement;
     std::vector<lease> leases;
     std::vector<const std::byte*> memory; ///< of the groups that are there
   };
 
   compute_state(compute_actor::pointer s, compute_setup setup)
-      : self(s), with(std::move(setup)), here(std::make_shared<conductor>(s->system())),
-        weights(std::make_shared<loaded_weights>(with.layout->groups.size())) {
+      : self(s), with(std::move(setup)), here(std::make_shared<conductor>(s->system())) {
     if (with.trace) {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
     }
+    follow(with.weights, {});
   }
 
   compute_actor::behavior_type behaviour() {
-    need_groups(false);
+    need_groups();
     return {
         [this](const run_step& m) -> caf::result<step_computed> { return begin(m); },
         [this](const segment_done& m) {
           busy = false;
-          seconds += m.seconds;
+          times.compute += m.seconds;
           release_before(next);
-          advance();
+          if (!suspend_if_wanted())
+            advance();
         },
+        [this](const await_weights&) -> caf::result<weights_resident> {
+          auto waiting = self->make_response_promise<weights_resident>();
+          awaiting.push_back(waiting);
+          need_groups(); // what failed before is tried again
+          answer_awaiting();
+          return waiting;
+        },
+        [this](const suspend_weights& m) -> caf::result<weights_suspended> {
+          auto waiting = self->make_response_promise<weights_suspended>();
+          suspensions.push_back({m.next, waiting});
+          (void)suspend_if_wanted();
+          return waiting;
+        },
+        [this](const resume_weights& m) { resume(m); },
     };
   }
 
-  /// Asks for all groups that are streamed, or for all that stay.
-  void need_groups(bool streamed) {
-    for (std::size_t g = 0; g < with.streamed.size(); ++g) {
-      if (with.streamed[g] != streamed)
+  // -- weights
+  // ------------------------------------------------------------------------------------------------------------
+
+  /// Begins with an arrangement and those of its groups that are there.
+  void follow(std::shared_ptr<const weight_arrangement> arrangement, const std::vector<lease>& kept) {
+    weights = std::make_shared<loaded_weights>(std::move(arrangement));
+    const std::size_t n = weights->leases.size();
+    asked.assign(n, false);
+    there.assign(n, false);
+    for (std::size_t g = 0; g < n; ++g) {
+      there[g] = weights->arrangement->layout.groups[g].bytes == 0;
+      if (g < kept.size() && kept[g])
+        take(g, kept[g]);
+    }
+    ++era;
+  }
+
+  void take(std::size_t g, const lease& memory) {
+    weights->leases[g] = memory;
+    weights->memory[g] = memory.data();
+    there[g] = true;
+  }
+
+  /// Asks for what is not there: all groups that stay, and in a step those that it still has to compute.
+  void need_groups() {
+    if (suspended)
+      return;
+    for (std::size_t g = 0; g < there.size(); ++g) {
+      const bool streamed = weights->arrangement->streams(g);
+      if (there[g] || asked[g] || (streamed && (!current || g < next)))
         continue;
+      asked[g] = true;
       ask(self, with.prefetcher, need_group{g})
           .then(
-              [this](const group_ready& m) {
-                weights->leases[m.group] = m.weights;
-                weights->memory[m.group] = m.weights.data();
-                advance();
+              [this, streamed, asked_in = era, step = steps](const group_ready& m) {
+                if (asked_in == era)
+                  arrived(m, streamed && step != steps);
               },
-              [this](const caf::error& e) {
-                failure = from_caf(e);
-                advance();
+              [this, g, streamed, asked_in = era, step = steps](const caf::error& e) {
+                if (asked_in == era)
+                  not_arrived(g, from_caf(e), streamed && step != steps);
               });
     }
+  }
+
+  /// `late`: for a step that is over.
+  void arrived(const group_ready& m, bool late) {
+    if (late)
+      return tell(self, with.prefetcher, release_group{m.group});
+    take(m.group, m.weights);
+    asked[m.group] = false;
+    answer_awaiting();
+    advance();
+  }
+
+  void not_arrived(std::size_t g, const error& why, bool late) {
+    if (late || why.code() == errc::device_failed) // gone, and to be replaced
+      return;
+    asked[g] = false;
+    if (current && !failure)
+      failure = why;
+    for (auto& waiting : std::exchange(awaiting, {}))
+      waiting.deliver(to_caf(why));
+    advance();
+  }
+
+  void answer_awaiting() {
+    for (std::size_t g = 0; g < there.size(); ++g)
+      if (!there[g] && !weights->arrangement->streams(g))
+        return;
+    for (auto& waiting : std::exchange(awaiting, {}))
+      waiting.deliver(weights_resident{});
   }
 
   /// Gives streamed groups back whose job is done.
   void release_before(std::size_t end) {
     for (std::size_t g = 0; g < end; ++g) {
-      if (!with.streamed[g] || !weights->leases[g])
+      if (!weights->arrangement->streams(g) || !there[g])
         continue;
       weights->memory[g] = nullptr;
       weights->leases[g].reset();
+      there[g] = false;
       tell(self, with.prefetcher, release_group{g});
     }
   }
+
+  // -- another prefetcher ---------------------------------------------------------------------------------------------
+
+  /// Answers who wants compute to stand still, as soon as it may: a step keeps its arrangement. True when it does.
+  bool suspend_if_wanted() {
+    if (busy || suspended)
+      return suspended;
+    auto it = std::find_if(suspensions.begin(), suspensions.end(),
+                           [this](const suspension& s) { return s.next == weights->arrangement; });
+    if (it == suspensions.end() && !current)
+      it = suspensions.begin();
+    if (it == suspensions.end())
+      return false;
+    suspended = true;
+    auto wanted = std::move(*it);
+    suspensions.erase(it);
+    wanted.promise.deliver(weights_suspended{wanted.next, leases_for(*wanted.next)});
+    return true;
+  }
+
+  /// Lets go of everything but what stays in the next arrangement, too.
+  [[nodiscard]] std::vector<lease> leases_for(const weight_arrangement& next_weights) {
+    std::vector<lease> kept(next_weights.layout.groups.size());
+    for (std::size_t g = 0; g < kept.size() && g < there.size(); ++g)
+      if (there[g] && !weights->arrangement->streams(g) && !next_weights.streams(g) &&
+          next_weights.same_group(*weights->arrangement, g))
+        kept[g] = weights->leases[g];
+    ++era; // answers of the old prefetcher come too late from now on
+    weights = std::make_shared<loaded_weights>(weights->arrangement);
+    there.assign(there.size(), false);
+    return kept;
+  }
+
+  void resume(const resume_weights& m) {
+    with.prefetcher = m.prefetcher;
+    follow(m.weights, m.kept);
+    suspended = false;
+    if (suspend_if_wanted())
+      return;
+    if (current && next == 0)
+      gather();
+    need_groups();
+    answer_awaiting();
+    advance();
+  }
+
+  // -- steps
+  // ------------------------------------------------------------------------------------------------------------
 
   caf::typed_response_promise<step_computed> begin(const run_step& m) {
     const trace_span span(with.trace, row, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
     promise = self->make_response_promise<step_computed>();
     current = m.work;
     next = 0;
-    seconds = 0;
+    times.compute = 0;
+    failure.reset();
     const auto answer = *promise;
-    need_groups(true);
-    advance();
+    if (!suspended) {
+      gather();
+      need_groups();
+      advance();
+    }
     return answer;
+  }
+
+  /// Where the embedding is not in memory: has the rows of the step's tokens brought.
+  void gather() {
+    rows_there = !weights->arrangement->layout.gathers_embedding();
+    if (rows_there)
+      return;
+    ask(self, with.prefetcher, gather_rows{current, with.space->floats(buffer::hidden)})
+        .then(
+            [this, asked_in = era, step = steps](const rows_gathered&) {
+              if (asked_in != era || step != steps)
+                return;
+              rows_there = true;
+              advance();
+            },
+            [this, asked_in = era, step = steps](const caf::error& e) {
+              const auto why = from_caf(e);
+              if (asked_in != era || step != steps || why.code() == errc::device_failed)
+                return;
+              failure = why;
+              advance();
+            });
   }
 
   /// Enqueues the groups that are there, or answers when the step is done.
   void advance() {
-    if (!current || busy)
+    if (!current || busy || suspended)
       return;
-    if (next == weights->memory.size()) {
-      settle([this](auto& p) { p.deliver(step_computed{with.space->floats(buffer::logits), seconds}); });
-      return;
+    if (next == there.size())
+      return settle([this](auto& p) {
+        p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
+      });
+    if (failure) {
+      release_before(there.size());
+      tell(self, with.prefetcher, abandon_step{});
+      return settle([this](auto& p) { p.deliver(to_caf(*failure)); });
     }
+    if (!rows_there)
+      return;
     std::size_t last = next;
-    while (last < weights->memory.size() && weights->memory[last])
+    while (last < there.size() && there[last]) {
       ++last;
+      if (weights->arrangement->streams(last - 1))
+        break; // its slot is wanted as soon as it has been computed
+    }
     if (last > next)
       enqueue(std::exchange(next, last), last);
-    else if (failure)
-      settle([this](auto& p) { p.deliver(to_caf(*failure)); });
   }
 
   void enqueue(std::size_t first, std::size_t last) {
@@ -104,12 +260,11 @@ struct compute_state {
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
-    with.dev->enqueue(
-        [layout = with.layout, space = with.space, work = current, w = weights, first, last, began](ops& o) {
-          if (o.lane() == 0)
-            *began = clock::now();
-          forward_groups(o, *layout, *space, *work, w->memory, first, last);
-        });
+    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began](ops& o) {
+      if (o.lane() == 0)
+        *began = clock::now();
+      forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);
+    });
     // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
     with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row, on = here] {
       const auto end = clock::now();
@@ -124,20 +279,43 @@ struct compute_state {
   void settle(F deliver) {
     auto p = *std::exchange(promise, std::nullopt);
     current.reset();
+    ++steps;
+    for (std::size_t g = 0; g < asked.size(); ++g)
+      asked[g] = asked[g] && !weights->arrangement->streams(g);
     deliver(p);
+    (void)suspend_if_wanted();
+  }
+
+  double load_since_last() {
+    const auto now = with.meter->busy_ns.load();
+    return static_cast<double>(now - std::exchange(load_seen, now)) * 1e-9;
   }
 
   compute_actor::pointer self;
   compute_setup with;
   std::shared_ptr<conductor> here; ///< of the compute stream's thread, which may outlive this
   std::shared_ptr<loaded_weights> weights;
-  std::optional<error> failure;
+  std::vector<bool> there; ///< by group: in memory, or without bytes
+  std::vector<bool> asked; ///< by group: an answer is on its way
+  std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
+  std::size_t steps = 0;   ///< that ended
+  std::vector<caf::typed_response_promise<weights_resident>> awaiting;
+
+  struct suspension {
+    std::shared_ptr<const weight_arrangement> next;
+    caf::typed_response_promise<weights_suspended> promise;
+  };
+  std::vector<suspension> suspensions;
+  bool suspended = false;
 
   std::shared_ptr<const step> current;
   std::optional<caf::typed_response_promise<step_computed>> promise;
-  std::size_t next = 0; ///< first group of the step that is not enqueued
-  bool busy = false;    ///< a job is out
-  double seconds = 0;
+  std::optional<error> failure; ///< of the current step
+  bool rows_there = false;      ///< of the embedding
+  std::size_t next = 0;         ///< first group of the step that is not enqueued
+  bool busy = false;            ///< a job is out
+  step_times times;
+  std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;
 };
 

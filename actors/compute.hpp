@@ -7,16 +7,18 @@
 namespace tropilla::cast {
 
 struct compute_setup {
-  const llama_layout* layout = nullptr; ///< these outlive the actor
-  const llama_workspace* space = nullptr;
+  std::shared_ptr<const weight_arrangement> weights;
+  const llama_workspace* space = nullptr; ///< these outlive the actor
   device* dev = nullptr;
   prefetcher_actor prefetcher;
-  std::vector<bool> streamed; ///< by group
+  std::shared_ptr<transfer_meter> meter;
   tracer* trace = nullptr;
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
 /// gives each back when its job is done. A step runs in as few jobs as the arriving weights allow: one, when all stay.
+///
+/// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
 [[nodiscard]] compute_actor spawn_compute(caf::actor_system& system, compute_setup setup);
 
 } // namespace tropilla::cast

@@ -1,79 +1,114 @@
-// A shell around weight_loader: promises for groups whose packing goes on.
+// A shell around weight_loader: promises for what its threads do.
 #include "actors/loader.hpp"
 
 #include <unordered_map>
+#include <variant>
 
 namespace tropilla::cast {
 
 struct loader_state {
   static inline const char* actor_name = "loader";
 
+  struct group_flight {
+    caf::typed_response_promise<group_loaded> promise;
+    load_group what; ///< its destination is held while it is written to, whatever happens to the one who asked
+  };
+  struct row_flight {
+    caf::typed_response_promise<rows_gathered> promise;
+    std::shared_ptr<const step> work;
+  };
+
   loader_state(loader_actor::pointer s, loader_setup setup) : self(s), with(std::move(setup)) {
-    for (std::size_t g = 0; g < with.streamed.size(); ++g)
+    for (std::size_t g = 0; g < with.weights->layout.groups.size(); ++g) {
       progress.bytes_total += counted_bytes(g);
-    if (with.trace)
-      row = with.trace->make_row("actor loader");
+      if (g < with.kept.size() && with.kept[g])
+        progress.bytes_done += counted_bytes(g);
+    }
+    with.kept.clear();
+    with.loader.layout = &with.weights->layout;
+    with.loader.shape = with.weights->loading;
+    with.loader.staging = with.staging.data();
+    if (with.loader.trace)
+      row = with.loader.trace->make_row("actor loader");
+    loader.emplace(with.loader);
   }
 
   loader_actor::behavior_type behaviour() {
     return {
         [this](const load_group& m) -> caf::result<group_loaded> { return load(m); },
-        [this](const group_packed& m) { finish(m); },
+        [this](const gather_rows& m) -> caf::result<rows_gathered> { return gather(m); },
+        [this](const transfer_done& m) { finish(m); },
     };
   }
 
   caf::typed_response_promise<group_loaded> load(const load_group& m) {
+    const trace_span span(with.loader.trace, row, "load_group", "group", static_cast<std::int64_t>(m.group));
     auto promise = self->make_response_promise<group_loaded>();
-    const trace_span span(with.trace, row, "load_group", "group", static_cast<std::int64_t>(m.group));
-    try {
-      if (!loader)
-        loader = std::make_unique<weight_loader>(*with.layout, with.files, *with.dev, with.shape, with.staging.data(),
-                                                 with.trace);
-      flights[m.group] = {promise, m.destination};
-      const loader_actor me = self;
-      loader->load(m.group, m.destination.data(), [me, group = m.group](const std::string& failure) {
-        tell_from_outside(me, group_packed{group, failure});
-      });
-    } catch (const error& e) {
-      flights.erase(m.group);
-      promise.deliver(to_caf(e));
-    }
+    const auto id = next_id++;
+    flights[id] = group_flight{promise, m};
+    if (with.weights->mapping)
+      loader->touch(m.group, m.destination.data(), answer_to(id));
+    else
+      loader->load(m.group, m.destination.data(), answer_to(id));
     return promise;
   }
 
-  [[nodiscard]] std::size_t counted_bytes(std::size_t group) const {
-    return with.streamed[group] ? 0 : with.layout->groups[group].file_bytes;
+  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
+    const trace_span span(with.loader.trace, row, "gather_rows", "rows", static_cast<std::int64_t>(m.work->ids.size()));
+    auto promise = self->make_response_promise<rows_gathered>();
+    const auto id = next_id++;
+    flights[id] = row_flight{promise, m.work};
+    loader->gather(m.work->ids, m.rows, answer_to(id));
+    return promise;
   }
 
-  void finish(const group_packed& m) {
-    const auto it = flights.find(m.group);
+  [[nodiscard]] weight_loader::done_callback answer_to(std::uint64_t id) const {
+    const loader_actor me = self;
+    return [me, id](const error* failure) {
+      tell_from_outside(me, transfer_done{id, failure ? std::make_shared<const error>(*failure) : nullptr});
+    };
+  }
+
+  [[nodiscard]] std::size_t counted_bytes(std::size_t group) const {
+    return with.weights->streams(group) ? 0 : with.weights->layout.groups[group].file_bytes;
+  }
+
+  void finish(const transfer_done& m) {
+    const auto it = flights.find(m.id);
     if (it == flights.end())
       return;
-    if (m.failure.empty()) {
-      progress.bytes_done += counted_bytes(m.group);
-      if (with.on_progress && counted_bytes(m.group) > 0)
-        with.on_progress(progress);
-      it->second.promise.deliver(group_loaded{m.group, event{}}); // packed: an empty event is done
-    } else {
-      it->second.promise.deliver(to_caf(error(errc::malformed_file, m.failure)));
-    }
+    auto done = std::move(it->second);
     flights.erase(it);
+    std::visit(
+        [&](auto& flight) {
+          if (m.failure)
+            flight.promise.deliver(to_caf(*m.failure));
+          else
+            succeed(flight);
+        },
+        done);
   }
 
-  struct flight {
-    caf::typed_response_promise<group_loaded> promise;
-    lease destination; ///< held while streams write to it, whatever happens to the one who asked
-  };
+  void succeed(group_flight& flight) {
+    const std::size_t group = flight.what.group;
+    progress.bytes_done += counted_bytes(group);
+    if (with.on_progress && counted_bytes(group) > 0)
+      with.on_progress(progress);
+    flight.promise.deliver(group_loaded{group, event{}}); // packed: an empty event is done
+  }
+  void succeed(row_flight& flight) { flight.promise.deliver(rows_gathered{}); }
 
   loader_actor::pointer self;
   loader_setup with;
   load_progress progress;
   tracer::row row = 0;
-  std::unordered_map<std::size_t, flight> flights;
-  std::unique_ptr<weight_loader> loader; ///< last: its streams finish before what they write to is given back
+  std::unordered_map<std::uint64_t, std::variant<group_flight, row_flight>> flights;
+  std::uint64_t next_id = 0;
+  std::optional<weight_loader> loader; ///< last: its threads finish before what they write to is given back
 };
 
 loader_actor spawn_loader(caf::actor_system& system, loader_setup setup) {
+  // Detached: its end waits for reads.
   return spawn<loader_actor, loader_state, caf::detached>(system, std::move(setup));
 }
 

@@ -10,19 +10,15 @@
 
 namespace tropilla::cast {
 
-/// What a loader needs. The layout, the device and the trace outlive the actor.
 struct loader_setup {
-  const llama_layout* layout = nullptr;
-  std::vector<std::filesystem::path> files;
-  device* dev = nullptr;
-  loader_shape shape;
+  std::shared_ptr<const weight_arrangement> weights;
   lease staging;
-  std::vector<bool> streamed; ///< by group: not counted as progress, because they are loaded again and again
-  tracer* trace = nullptr;
-  std::function<void(const load_progress&)> on_progress; ///< called on the loader's thread, per group; may be empty
+  weight_loader_setup loader;                            ///< its layout, shape and staging are those of the above
+  std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty
+  std::vector<lease> kept; ///< groups that need no load: they count as done. Given up at once
 };
 
-/// Detached: it waits for reads. Opens the files when the first group is asked for; a failure answers that request.
+/// A failure to open a file answers the request that needed it.
 [[nodiscard]] loader_actor spawn_loader(caf::actor_system& system, loader_setup setup);
 
 } // namespace tropilla::cast

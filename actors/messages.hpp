@@ -4,6 +4,7 @@
 /// category `tropilla` (`cast::from_caf` gives the code and the sentence); an actor that ended answers everything so.
 #pragma once
 
+#include "actors/arrangement.hpp"
 #include "actors/caf_seam.hpp"
 #include "kernels/device.hpp"
 #include "memory/arbiter.hpp"
@@ -57,23 +58,33 @@ using memory_manager_actor =
 /// fails with io_error or malformed_file. The loader takes them in the order in which they come.
 struct load_group {
   std::size_t group = 0;
-  lease destination;
+  lease destination; ///< the group's block, or one outside of the pool where the group is mapped
 };
 struct group_loaded {
   std::size_t group = 0;
   event ready; ///< what wants to read the group waits for this
 };
 
-/// The loader to itself, from a packing stream's thread.
-struct group_packed {
-  std::size_t group = 0;
-  std::string failure;
+/// Compute -> prefetcher -> loader, where the embedding's rows are not in memory: those of a step's tokens.
+/// Answered with `rows_gathered`; fails with io_error or malformed_file.
+struct gather_rows {
+  std::shared_ptr<const step> work;
+  float* rows = nullptr; ///< [ids, width]; stays valid until the answer
+};
+struct rows_gathered {};
+
+/// The loader to itself, from a thread of its own.
+struct transfer_done {
+  std::uint64_t id = 0;
+  std::shared_ptr<const error> failure; ///< null: none
 };
 
-using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<void>(group_packed)>;
+using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<rows_gathered>(gather_rows),
+                                 caf::result<void>(transfer_done)>;
 
 /// Compute -> prefetcher. Answered with `group_ready` once the group is in memory; fails as `load_group` and
-/// `acquire_memory` do. Groups that stay are asked for once, streamed ones in every step, all in order.
+/// `acquire_memory` do, and is tried again when it is asked for again. Groups that stay are asked for once, streamed
+/// ones in every step, all in order.
 struct need_group {
   std::size_t group = 0;
 };
@@ -83,18 +94,21 @@ struct group_ready {
   event ready;
 };
 
-/// Anyone -> prefetcher. Answered with `weights_resident` when every group that stays is in memory; fails as
-/// `need_group`.
-struct await_weights {};
-struct weights_resident {};
-
 /// Compute -> prefetcher, for a streamed group: no job reads it any more, its slot may take the next one.
 struct release_group {
   std::size_t group = 0;
 };
 
-using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
-                                     caf::result<weights_resident>(await_weights)>;
+/// Compute -> prefetcher: the step failed, all streamed groups were released, and the next one begins at the first.
+/// Streamed groups that are waited for are answered with cancelled.
+struct abandon_step {};
+
+/// Anyone (the ledger's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
+struct shrink_ring {};
+
+using prefetcher_actor =
+    typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group), caf::result<void>(abandon_step),
+                caf::result<void>(shrink_ring), caf::result<rows_gathered>(gather_rows)>;
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 
@@ -104,7 +118,7 @@ struct run_step {
 };
 struct step_computed {
   const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`
-  double compute_seconds = 0;    ///< how long the device was busy with it
+  step_times times;
 };
 
 /// Compute to itself, from the compute stream's thread: a run of groups is done.
@@ -112,7 +126,30 @@ struct segment_done {
   double seconds = 0;
 };
 
-using compute_actor = typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done)>;
+/// Anyone -> compute. Answered with `weights_resident` when every group that stays is in memory; fails as `need_group`.
+struct await_weights {};
+struct weights_resident {};
+
+/// Supervisor -> compute: another prefetcher will follow, with `next`. Answered with `weights_suspended` when no job is
+/// out (and, where the arrangement changes, between two steps); nothing is computed until `resume_weights`.
+struct suspend_weights {
+  std::shared_ptr<const weight_arrangement> next;
+};
+struct weights_suspended {
+  std::shared_ptr<const weight_arrangement> next;
+  std::vector<lease> kept; ///< by group of the next arrangement; empty: it has to be fetched
+};
+
+/// Supervisor -> compute: go on where the step stands.
+struct resume_weights {
+  std::shared_ptr<const weight_arrangement> weights;
+  prefetcher_actor prefetcher;
+  std::vector<lease> kept;
+};
+
+using compute_actor = typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done),
+                                  caf::result<weights_resident>(await_weights),
+                                  caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
 
 /// Scheduler -> sampler. Answered with `token_drawn`.
 struct draw_token {
@@ -163,10 +200,19 @@ using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request
 /// Anyone -> supervisor. Answered with `cast_health`.
 struct query_health {};
 struct cast_health {
-  std::vector<std::string> down; ///< "loader: reason"; empty when all is well
+  std::vector<std::string> down; ///< "sampler: reason"; empty when all is well
+  std::size_t restarts = 0;      ///< how often those who bring weights were replaced
 };
 
-using supervisor_actor = typed_actor<caf::result<cast_health>(query_health)>;
+/// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new arrangement;
+/// fails with over_budget or io_error.
+struct change_weights {
+  std::shared_ptr<const weight_arrangement> next;
+};
+struct weights_changed {};
+
+using supervisor_actor =
+    typed_actor<caf::result<cast_health>(query_health), caf::result<weights_changed>(change_weights)>;
 
 // -- the engine -------------------------------------------------------------------------------------------------------
 

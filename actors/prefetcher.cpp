@@ -1,6 +1,8 @@
 // Group after group: lease, load, hand out. Those that stay once, those that are streamed round and round.
 #include "actors/prefetcher.hpp"
 
+#include "actors/ring_depth.hpp"
+
 #include <algorithm>
 #include <optional>
 
@@ -9,6 +11,13 @@ namespace {
 
 // Enough that the loader reads one group while the one before is still being packed; more only takes leases early.
 constexpr std::size_t window = 3;
+/// One is computed with while the other is filled.
+constexpr std::size_t least_slots = 2;
+
+/// An actor that the answer was to come from is gone: its supervisor replaces it, and this one, too.
+bool is_gone(const caf::error& e) {
+  return from_caf(e).code() == errc::device_failed;
+}
 
 } // namespace
 
@@ -18,6 +27,7 @@ struct prefetcher_state {
   struct group_state {
     lease weights; ///< of a group that stays
     bool ready = false;
+    bool asked = false; ///< of the loader
     std::vector<caf::typed_response_promise<group_ready>> waiting;
   };
 
@@ -25,47 +35,68 @@ struct prefetcher_state {
   struct slot {
     lease memory;
     std::optional<std::size_t> group;
+    bool loading = false;
+    bool held = false;  ///< by compute
+    bool stale = false; ///< what is loading is not wanted any more
+    depth_clock::time_point delivered{};
   };
 
   prefetcher_state(prefetcher_actor::pointer s, prefetcher_setup setup)
-      : self(s), with(std::move(setup)), groups(with.layout->groups.size()) {
-    for (std::size_t g = 0; g < groups.size(); ++g)
-      (with.streamed[g] ? circle : staying).push_back(g);
+      : self(s), with(std::move(setup)), groups(with.weights->layout.groups.size()),
+        depth(with.weights->plan.ring_slots, with.weights->spare_bytes, with.weights->plan.slot_bytes) {
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      if (with.weights->streams(g)) {
+        circle.push_back(g);
+        continue;
+      }
+      groups[g].ready = with.weights->layout.groups[g].bytes == 0 || (g < with.kept.size() && with.kept[g]);
+      if (!groups[g].ready)
+        staying.push_back(g);
+    }
+    with.kept.clear();
   }
 
   prefetcher_actor::behavior_type behaviour() {
     fetch_staying();
-    for (std::size_t i = 0; i < with.ring_slots; ++i)
-      acquire(with.slot_bytes, purpose::ring, [this](const lease& memory) {
-        ring.push_back({memory, std::nullopt});
-        fetch_streamed();
-      });
+    for (std::size_t i = 0; i < with.weights->plan.ring_slots; ++i)
+      add_slot();
     return {
         [this](const need_group& m) -> caf::result<group_ready> { return need(m.group); },
         [this](const release_group& m) { release(m.group); },
-        [this](const await_weights&) -> caf::result<weights_resident> {
-          auto promise = self->make_response_promise<weights_resident>();
-          all_waiting.push_back(promise);
-          settle_all();
-          return promise;
-        },
+        [this](const abandon_step&) { abandon(); },
+        [this](const shrink_ring&) { shrink(); },
+        [this](const gather_rows& m) -> caf::result<rows_gathered> { return gather(m); },
     };
   }
 
   caf::typed_response_promise<group_ready> need(std::size_t index) {
     auto promise = self->make_response_promise<group_ready>();
     auto& g = groups[index];
-    if (g.ready)
-      promise.deliver(ready_message(index));
-    else if (failure)
-      promise.deliver(to_caf(*failure));
-    else
-      g.waiting.push_back(promise);
+    if (g.ready) {
+      deliver(promise, index);
+      return promise;
+    }
+    g.waiting.push_back(promise);
+    if (with.weights->streams(index)) {
+      unblock();
+    } else if (!g.asked && std::find(staying.begin() + static_cast<std::ptrdiff_t>(next_staying), staying.end(),
+                                     index) == staying.end()) {
+      staying.push_back(index); // it failed before: once more
+      fetch_staying();
+    }
     return promise;
   }
 
-  [[nodiscard]] group_ready ready_message(std::size_t index) {
-    return {index, with.streamed[index] ? slot_of(index)->memory : groups[index].weights, event{}};
+  void deliver(caf::typed_response_promise<group_ready>& promise, std::size_t index) {
+    if (with.weights->streams(index)) {
+      const auto s = slot_of(index);
+      if (!s->held)
+        s->delivered = depth_clock::now();
+      s->held = true;
+      promise.deliver(group_ready{index, slot_of(index)->memory, event{}});
+    } else {
+      promise.deliver(group_ready{index, groups[index].weights, event{}});
+    }
   }
 
   [[nodiscard]] std::vector<slot>::iterator slot_of(std::size_t index) {
@@ -73,92 +104,237 @@ struct prefetcher_state {
   }
 
   template <class F>
-  void acquire(std::size_t bytes, purpose why, F granted) {
-    ask(self, with.memory, acquire_memory{{with.device, bytes, why, priority::normal}})
+  void acquire(memory_request request, F granted) {
+    ask(self, with.memory, acquire_memory{std::move(request)})
         .then([granted](const memory_granted& m) { granted(m.bytes); },
-              [this](const caf::error& e) { fail(from_caf(e)); });
+              [this](const caf::error& e) {
+                if (!is_gone(e))
+                  fail_all(from_caf(e));
+              });
   }
 
-  /// Keeps `window` groups that stay on their way. Leases are asked for in order, too, so that none waits behind a
-  /// later one.
+  // -- groups that stay
+  // -------------------------------------------------------------------------------------------------
+
+  /// Keeps `window` of them on their way. Leases are asked for in order, too, so that none waits behind a later one.
   void fetch_staying() {
-    while (!failure && next_staying < staying.size() && next_staying - resident < window) {
+    while (next_staying < staying.size() && on_their_way < window) {
       const std::size_t index = staying[next_staying++];
-      acquire(with.layout->groups[index].bytes, purpose::weights, [this, index](const lease& memory) {
+      ++on_their_way;
+      groups[index].asked = true;
+      memory_request request{with.device, with.weights->block_bytes(index), purpose::weights, priority::normal};
+      if (with.weights->mapping)
+        request.outside = outside_memory{const_cast<std::byte*>(with.weights->mapped[index]),
+                                         std::const_pointer_cast<packed_mapping>(with.weights->mapping)};
+      acquire(std::move(request), [this, index](const lease& memory) {
         groups[index].weights = memory;
-        load(index, memory);
+        load(index, memory, [this, index](const error* failure) { staying_arrived(index, failure); });
       });
     }
   }
 
-  /// Fills the free slots with the streamed groups that a step needs next; behind the last one comes the first again,
-  /// for the next step.
-  void fetch_streamed() {
-    for (auto& s : ring) {
-      if (failure || s.group)
-        continue;
-      s.group = circle[next_streamed++ % circle.size()];
-      load(*s.group, s.memory);
-    }
-  }
-
-  void load(std::size_t index, const lease& destination) {
-    ask(self, with.loader, load_group{index, destination})
-        .then([this](const group_loaded& m) { arrived(m.group); }, [this](const caf::error& e) { fail(from_caf(e)); });
-  }
-
-  void arrived(std::size_t index) {
+  void staying_arrived(std::size_t index, const error* failure) {
     auto& g = groups[index];
-    g.ready = true;
-    for (auto& promise : std::exchange(g.waiting, {}))
-      promise.deliver(ready_message(index));
-    if (with.streamed[index])
-      return;
-    ++resident;
+    --on_their_way;
+    g.asked = false;
+    if (failure)
+      g.weights.reset();
+    settle(index, failure);
     fetch_staying();
-    settle_all();
   }
 
-  void release(std::size_t index) {
-    groups[index].ready = false;
-    slot_of(index)->group.reset();
-    fetch_streamed();
-  }
-
-  void fail(const error& why) {
-    if (!failure)
-      failure = why;
-    for (auto& g : groups) {
-      for (auto& promise : g.waiting)
-        promise.deliver(to_caf(*failure));
-      g.waiting.clear();
-    }
-    settle_all();
-  }
-
-  void settle_all() {
-    if (!failure && resident < staying.size())
-      return;
-    for (auto& promise : all_waiting) {
+  /// Answers those who wait for a group.
+  void settle(std::size_t index, const error* failure) {
+    auto& g = groups[index];
+    g.ready = !failure;
+    for (auto& promise : std::exchange(g.waiting, {})) {
       if (failure)
         promise.deliver(to_caf(*failure));
       else
-        promise.deliver(weights_resident{});
+        deliver(promise, index);
     }
-    all_waiting.clear();
+  }
+
+  template <class F>
+  void load(std::size_t index, const lease& destination, F arrived) {
+    ask(self, with.loader, load_group{index, destination})
+        .then([arrived](const group_loaded&) { arrived(nullptr); },
+              [arrived](const caf::error& e) {
+                const auto why = from_caf(e);
+                if (!is_gone(e))
+                  arrived(&why);
+              });
+  }
+
+  // -- the ring
+  // ---------------------------------------------------------------------------------------------------------
+
+  void add_slot() {
+    acquire({with.device, with.weights->plan.slot_bytes, purpose::ring, priority::normal}, [this](const lease& memory) {
+      ring.push_back({memory, std::nullopt});
+      *with.slots = ring.size();
+      fill();
+    });
+  }
+
+  /// Fills the free slots with the streamed groups that a step needs next; behind the last one comes the first again,
+  /// for the next step.
+  void fill() {
+    for (auto& s : ring) {
+      if (s.group)
+        continue;
+      const auto next = next_of_circle();
+      if (!next)
+        return;
+      s.group = *next;
+      s.loading = true;
+      const auto asked = depth_clock::now();
+      load(*next, s.memory, [this, index = *next, asked](const error* failure) {
+        depth.arrived(asked, depth_clock::now());
+        streamed_arrived(index, failure);
+      });
+    }
+  }
+
+  /// The next group in the circle that no slot has, if there is one.
+  std::optional<std::size_t> next_of_circle() {
+    for (std::size_t tries = 0; tries < circle.size(); ++tries) {
+      const std::size_t index = circle[cursor];
+      cursor = (cursor + 1) % circle.size();
+      if (slot_of(index) == ring.end())
+        return index;
+    }
+    return std::nullopt;
+  }
+
+  void streamed_arrived(std::size_t index, const error* failure) {
+    auto& s = *slot_of(index);
+    s.loading = false;
+    const bool stale = std::exchange(s.stale, false);
+    if (failure || (stale && groups[index].waiting.empty())) {
+      free_slot(s);
+      if (failure)
+        settle(index, failure);
+    } else {
+      settle(index, nullptr);
+    }
+    if (!failure) // else the step fails, and says so
+      fill();
+    unblock();
+  }
+
+  void free_slot(slot& s) {
+    groups[*s.group].ready = false;
+    s.group.reset();
+    s.held = false;
+  }
+
+  void release(std::size_t index) {
+    const auto s = slot_of(index);
+    if (s == ring.end() || !s->held)
+      return;
+    const auto at = std::find(circle.begin(), circle.end(), index) - circle.begin() + 1;
+    const std::size_t next = circle[static_cast<std::size_t>(at) % circle.size()];
+    depth.released(s->delivered, depth_clock::now(), groups[next].ready);
+    free_slot(*s);
+    adjust_depth();
+    fill();
+    unblock();
+  }
+
+  /// When what is waited for has no slot, and none will come free by itself, the ring holds what nobody asked for.
+  void unblock() {
+    const auto awaited = std::find_if(circle.begin(), circle.end(), [this](std::size_t g) {
+      return !groups[g].waiting.empty() && slot_of(g) == ring.end();
+    });
+    if (awaited == circle.end())
+      return;
+    for (const auto& s : ring)
+      if (!s.group || s.loading || s.held)
+        return fill();
+    start_over(static_cast<std::size_t>(awaited - circle.begin()));
+  }
+
+  void start_over(std::size_t at) {
+    cursor = at;
+    for (auto& s : ring) {
+      if (s.loading)
+        s.stale = true;
+      else if (s.group && !s.held)
+        free_slot(s);
+    }
+    fill();
+  }
+
+  void abandon() {
+    const error why(errc::cancelled, "the step was given up");
+    for (const auto g : circle)
+      for (auto& promise : std::exchange(groups[g].waiting, {}))
+        promise.deliver(to_caf(why));
+    start_over(0);
+  }
+
+  /// Between two fillings, so that a slot that goes is empty.
+  void adjust_depth() {
+    switch (depth.advice(ring.size())) {
+    case ring_depth::change::none:
+      return;
+    case ring_depth::change::grow:
+      return add_slot();
+    case ring_depth::change::shrink:
+      return drop_slot();
+    }
+  }
+
+  void drop_slot() {
+    const auto s = std::find_if(ring.begin(), ring.end(), [](const slot& other) { return !other.group; });
+    if (s == ring.end())
+      return;
+    ring.erase(s);
+    *with.slots = ring.size();
+  }
+
+  /// Somebody needs the bytes more. What was loaded last goes: it is needed last.
+  void shrink() {
+    if (ring.size() <= least_slots)
+      return;
+    for (auto s = ring.rbegin(); s != ring.rend(); ++s)
+      if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
+        cursor = static_cast<std::size_t>(std::find(circle.begin(), circle.end(), *s->group) - circle.begin());
+        free_slot(*s);
+        break;
+      }
+    drop_slot();
+  }
+
+  // -- the rest
+  // -----------------------------------------------------------------------------------------------------------
+
+  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
+    auto promise = self->make_response_promise<rows_gathered>();
+    ask(self, with.loader, m)
+        .then([promise](const rows_gathered& done) mutable { promise.deliver(done); },
+              [promise](caf::error& e) mutable { promise.deliver(std::move(e)); });
+    return promise;
+  }
+
+  /// A lease was refused, which no plan that fits leads to.
+  void fail_all(const error& why) {
+    for (std::size_t g = 0; g < groups.size(); ++g)
+      if (!groups[g].waiting.empty())
+        settle(g, &why);
   }
 
   prefetcher_actor::pointer self;
   prefetcher_setup with;
   std::vector<group_state> groups;
-  std::vector<std::size_t> staying; ///< groups that stay, in the order of need
+  std::vector<std::size_t> staying; ///< groups that stay and are to be fetched, in the order of need
   std::size_t next_staying = 0;     ///< of these, the first that was not asked for
-  std::size_t resident = 0;         ///< of these, how many are in memory
-  std::vector<std::size_t> circle;  ///< groups that are streamed, in the order of need
-  std::size_t next_streamed = 0;    ///< counts on from step to step
+  std::size_t on_their_way = 0;
+  std::vector<std::size_t> circle; ///< groups that are streamed, in the order of need
+  std::size_t cursor = 0;          ///< of the circle: what is loaded next
   std::vector<slot> ring;
-  std::optional<error> failure;
-  std::vector<caf::typed_response_promise<weights_resident>> all_waiting;
+  ring_depth depth;
 };
 
 prefetcher_actor spawn_prefetcher(caf::actor_system& system, prefetcher_setup setup) {

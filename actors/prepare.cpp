@@ -22,38 +22,40 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model) 
   return s;
 }
 
-plan_report describe(const memory_plan& plan, const run_shape& shape, const llama_layout& layout, std::size_t budget) {
+} // namespace
+
+plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget) {
   plan_report out;
+  const auto& plan = weights.plan;
   for (const auto& item : plan.items)
     out.lines.push_back({plan.device, std::string(to_string(item.why)), item.name, item.bytes});
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
-  out.weight_bytes = layout.decode_bytes();
+  out.weight_bytes = weights.layout.decode_bytes();
   for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
-    out.residency += plan.streamed[g] ? 'S' : 'R';
-    out.streamed_bytes += plan.streamed[g] ? layout.groups[g].file_bytes : 0;
+    out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.gathers_embedding() ? 'G' : 'R';
+    out.streamed_bytes += plan.streamed[g] ? weights.layout.groups[g].bytes : 0;
   }
   return out;
 }
 
-} // namespace
-
 prepared_model prepared_model::open(const runtime_config& config) {
   prepared_model m;
   m.file = gguf_file::open(config.model);
-  m.layout = llama_layout::make(llama_config::read(m.file));
+  m.input.model = llama_config::read(m.file);
   host_options host;
   host.threads = config.threads;
   host.precise = config.precise;
   host.isa = config.isa;
   m.dev = make_host_device(host);
-  m.shape = choose_shape(config, m.layout.config);
-  m.loading = loader_shape::for_model(m.layout, m.dev->lanes());
-  auto input = make_plan_input(m.layout, m.shape, *m.dev, m.loading.staging_bytes());
-  input.budget = config.budget_bytes;
-  m.plan = make_plan(input);
-  m.report = describe(m.plan, m.shape, m.layout, config.budget_bytes);
+  m.input.shape = choose_shape(config, m.input.model);
+  m.input.dev = m.dev.get();
+  m.input.files = m.file.files;
+  m.input.packed_folder = config.packed_cache;
+  m.input.io = config.io;
+  m.weights = arrange(m.input, config.budget_bytes);
+  m.report = describe(*m.weights, m.input.shape, config.budget_bytes);
   return m;
 }
 

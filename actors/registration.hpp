@@ -12,7 +12,7 @@
   X(grant_settled)                                                                                                     \
   X(load_group)                                                                                                        \
   X(group_loaded)                                                                                                      \
-  X(group_packed)                                                                                                      \
+  X(transfer_done)                                                                                                     \
   X(need_group)                                                                                                        \
   X(group_ready)                                                                                                       \
   X(await_weights)                                                                                                     \
@@ -30,7 +30,16 @@
   X(query_health)                                                                                                      \
   X(cast_health)                                                                                                       \
   X(reply_over)                                                                                                        \
-  X(release_group)
+  X(release_group)                                                                                                     \
+  X(abandon_step)                                                                                                      \
+  X(shrink_ring)                                                                                                       \
+  X(gather_rows)                                                                                                       \
+  X(rows_gathered)                                                                                                     \
+  X(suspend_weights)                                                                                                   \
+  X(weights_suspended)                                                                                                 \
+  X(resume_weights)                                                                                                    \
+  X(change_weights)                                                                                                    \
+  X(weights_changed)
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

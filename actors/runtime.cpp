@@ -103,7 +103,7 @@ std::string runtime::detokenize(std::span<const token_id> ids, bool special) con
 }
 
 void runtime::wait_until_loaded() {
-  (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, impl_->prefetcher, cast::await_weights{});
+  (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, impl_->compute, cast::await_weights{});
 }
 
 const model_facts& runtime::model() const noexcept {

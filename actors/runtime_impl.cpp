@@ -9,12 +9,11 @@
 #include "actors/scheduler.hpp"
 #include "actors/supervisor.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tropilla {
 namespace {
-
-constexpr std::size_t pool_alignment = 64;
 
 /// Address space is free, and a pool that is filled to its last byte can't find the last block: reserve a quarter more.
 std::size_t reservation_for(std::size_t budget) {
@@ -43,25 +42,20 @@ model_facts facts_of(const gguf_file& file, const llama_config& c) {
 
 } // namespace
 
-runtime::impl::impl(runtime_config c, caf::actor_system* external) : config(std::move(c)) {
+runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
+    : config(std::move(c)), hooks_(std::move(h)) {
   auto prepared = prepared_model::open(config);
-  require_fits(prepared.plan, prepared.report.budget_bytes);
+  require_fits(prepared.weights->plan, prepared.report.budget_bytes);
   if (!config.trace.empty()) {
     trace = std::make_unique<tracer>();
     trace->write(config.trace); // a path that can't be written should fail now, not at the end
   }
   dev = std::move(prepared.dev);
-  layout = std::move(prepared.layout);
-  shape = prepared.shape;
+  input = std::move(prepared.input);
   report = std::move(prepared.report);
-  facts = facts_of(prepared.file, layout.config);
-
-  const std::size_t reservation = reservation_for(report.budget_bytes);
-  ledger = arbiter::make();
-  ledger->add_device(std::string(dev->name()), dev->reserve(reservation), reservation, report.budget_bytes,
-                     pool_alignment);
-  take_leases(prepared.plan);
-  lease staging = take(*ledger, dev->name(), prepared.loading.staging_bytes(), purpose::staging);
+  facts = facts_of(prepared.file, input.model);
+  add_device(report.budget_bytes);
+  take_leases(*prepared.weights);
 
   if (external) {
     system = external;
@@ -70,29 +64,76 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external) : config(std:
     system = &own_system->get();
   }
   try {
-    spawn_cast(prepared, std::move(staging));
+    spawn_cast(prepared.file, prepared.weights);
   } catch (...) {
     shut_down();
     throw;
   }
 }
 
-void runtime::impl::take_leases(const memory_plan& plan) {
-  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
-  activations = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
-  workspace = take(*ledger, dev->name(), workspace_bytes(layout, shape, *dev), purpose::workspace);
-  space = std::make_unique<llama_workspace>(layout, shape, *dev, activations.data(), plan.activations.offsets,
-                                            workspace.data());
+void runtime::impl::add_device(std::size_t budget) {
+  // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
+  const std::size_t reservation = reservation_for(std::max(budget, arrange(input, 0)->plan.total));
+  reserved_ = reservation;
+  device_setup setup;
+  setup.name = dev->name();
+  setup.base = dev->reserve(reservation);
+  setup.reservation_bytes = reservation;
+  setup.budget = budget;
+  setup.alignment = group_alignment;
+  setup.host_memory = true;
+  setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
+    d->trim(base + offset, bytes);
+  };
+  ledger = arbiter::make();
+  ledger->add_device(setup);
 }
 
-void runtime::impl::spawn_cast(const prepared_model& prepared, lease staging) {
-  const gguf_file& file = prepared.file;
-  const std::vector<bool>& streamed = prepared.plan.streamed;
-  memory_manager = cast::spawn_memory_manager(*system, ledger);
-  loader = cast::spawn_loader(*system, {&layout, file.files, dev.get(), prepared.loading, std::move(staging), streamed,
-                                        trace.get(), config.on_progress});
-  prefetcher = cast::spawn_prefetcher(*system, {std::string(dev->name()), &layout, memory_manager, loader, trace.get(),
-                                                streamed, prepared.plan.ring_slots, prepared.plan.slot_bytes});
+void runtime::impl::take_leases(const weight_arrangement& weights) {
+  const auto& plan = weights.plan;
+  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
+  activations = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
+  workspace = take(*ledger, dev->name(), workspace_bytes(weights.layout, input.shape, *dev), purpose::workspace);
+  space = std::make_unique<llama_workspace>(weights.layout, input.shape, *dev, activations.data(),
+                                            plan.activations.offsets, workspace.data());
+}
+
+cast::weight_crew runtime::impl::hire(const std::shared_ptr<const weight_arrangement>& weights,
+                                      const std::vector<lease>& kept) {
+  cast::weight_crew out;
+  // Not before the step at hand is done: what it waits for may not fit the new budget.
+  if (ledger->usage(std::string(dev->name())).budget != weights->budget)
+    ledger->set_budget(std::string(dev->name()), weights->budget);
+  lease staging = take(*ledger, dev->name(), weights->loading.staging_bytes(), purpose::staging);
+  out.memory_manager = cast::spawn_memory_manager(*system, ledger);
+  weight_loader_setup loading;
+  loading.dev = dev.get();
+  loading.trace = trace.get();
+  loading.files = input.files;
+  loading.packed_folder = weights->mapping ? "" : input.packed_folder;
+  loading.meter = meter;
+  loading.make_reader = hooks_.make_reader;
+  loading.notice = config.on_notice;
+  out.loader = cast::spawn_loader(*system, {weights, std::move(staging), std::move(loading), config.on_progress, kept});
+  const auto slots = std::make_shared<std::atomic<std::size_t>>(0);
+  out.prefetcher = cast::spawn_prefetcher(
+      *system, {std::string(dev->name()), weights, out.memory_manager, out.loader, trace.get(), slots, kept});
+  // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
+  ring_reclaimer = ledger->add_reclaimer(
+      std::string(dev->name()), reclaimable::prefetch_window,
+      [slots, slot_bytes = weights->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
+        const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
+        const std::size_t wanted = slot_bytes > 0 ? std::min(spare, (bytes + slot_bytes - 1) / slot_bytes) : 0;
+        for (std::size_t i = 0; i < wanted; ++i)
+          cast::tell_from_outside(to, cast::shrink_ring{});
+        return wanted * slot_bytes;
+      });
+  return out;
+}
+
+void runtime::impl::spawn_cast(const gguf_file& file, const std::shared_ptr<const weight_arrangement>& weights) {
+  crew->set(hire(weights, {}));
+  compute = cast::spawn_compute(*system, {weights, space.get(), dev.get(), crew->get().prefetcher, meter, trace.get()});
   // From here on weights are being read; the vocabulary is built meanwhile.
   tok = std::make_unique<tokenizer>(file);
   try {
@@ -103,23 +144,27 @@ void runtime::impl::spawn_cast(const prepared_model& prepared, lease staging) {
     chat_failure = e; // raw prompts need no template
   }
 
-  const std::size_t page_bytes = kv_page_bytes(layout.config);
-  const std::size_t stride = (page_bytes + pool_alignment - 1) / pool_alignment * pool_alignment;
+  const std::size_t page_bytes = kv_page_bytes(input.model);
+  const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
   std::vector<std::byte*> pages;
-  for (std::size_t i = 0; i * kv_page_tokens < shape.context; ++i)
+  for (std::size_t i = 0; i * kv_page_tokens < input.shape.context; ++i)
     pages.push_back(kv.data() + i * stride);
 
-  compute = cast::spawn_compute(*system, {&layout, space.get(), dev.get(), prefetcher, streamed, trace.get()});
   sampler = cast::spawn_sampler(*system, trace.get());
   scheduler = cast::spawn_scheduler(
-      *system, {tok.get(), shape, layout.config.vocabulary, std::move(pages), kv, compute, sampler, trace.get()});
+      *system, {tok.get(), input.shape, input.model.vocabulary, std::move(pages), kv, compute, sampler, trace.get()});
   const auto member = [](const char* name, const auto& handle) {
     return std::pair<std::string, caf::actor>(name, caf::actor_cast<caf::actor>(handle));
   };
   supervisor = cast::spawn_supervisor(
-      *system, {{member("memory_manager", memory_manager), member("loader", loader), member("prefetcher", prefetcher),
-                 member("compute", compute), member("sampler", sampler), member("scheduler", scheduler)},
-                scheduler});
+      *system, {{member("compute", compute), member("sampler", sampler), member("scheduler", scheduler)},
+                scheduler,
+                compute,
+                weights,
+                crew,
+                [this](const std::shared_ptr<const weight_arrangement>& next, const std::vector<lease>& kept) {
+                  return hire(next, kept);
+                }});
 }
 
 void runtime::impl::shut_down() noexcept {
@@ -139,9 +184,11 @@ void runtime::impl::shut_down() noexcept {
   end(compute);
   // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
-  end(prefetcher);
-  end(loader);
-  end(memory_manager);
+  const auto last = crew->get();
+  end(last.prefetcher);
+  end(last.loader);
+  end(last.memory_manager);
+  ring_reclaimer.reset();
   if (trace) {
     try {
       trace->write(config.trace);
@@ -180,10 +227,16 @@ std::vector<memory_report> runtime::impl::memory() const {
 void runtime::impl::set_budget(std::size_t bytes, std::string_view name) {
   if (!name.empty() && name != dev->name())
     throw error(errc::invalid_argument, fmt::format("there is no device {}, only {}", name, dev->name()));
-  if (bytes < report.total_bytes)
-    throw error(errc::over_budget, fmt::format("the budget of {} can't become {}: {} bytes are planned", dev->name(),
-                                               format_bytes(bytes), report.total_bytes));
-  ledger->set_budget(std::string(dev->name()), bytes);
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
+  const std::lock_guard lock(changing_);
+  const auto next = arrange(input, bytes);
+  require_fits(next->plan, bytes);
+  if (bytes > reserved_)
+    throw error(errc::invalid_argument,
+                fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
+                            format_bytes(reserved_), format_bytes(bytes)));
+  (void)cast::ask_and_wait<cast::weights_changed>(*system, supervisor, cast::change_weights{next});
 }
 
 sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const generation_options& options,

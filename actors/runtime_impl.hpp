@@ -3,6 +3,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/reply_channel.hpp"
+#include "actors/supervisor.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/model/chat_template.hpp"
 #include "src/trace/trace.hpp"
@@ -10,6 +11,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -18,20 +20,26 @@ namespace tropilla {
 /// A model opened as far as its header, and the bytes that running it would take.
 struct prepared_model {
   gguf_file file;
-  llama_layout layout;
   std::unique_ptr<device> dev;
-  run_shape shape;
-  loader_shape loading;
-  memory_plan plan;
+  arrangement_input input;
+  std::shared_ptr<const weight_arrangement> weights;
   plan_report report;
 
   /// Throws `error` as `runtime`'s constructor, but not over_budget.
   [[nodiscard]] static prepared_model open(const runtime_config& config);
 };
 
+/// An arrangement for people.
+[[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);
+
+/// What tests put in the place of the real thing.
+struct runtime_hooks {
+  reader_factory make_reader = make_file_reader;
+};
+
 struct runtime::impl {
   /// `external` is the embedding program's system, or null for one of our own.
-  impl(runtime_config c, caf::actor_system* external);
+  impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});
   ~impl();
 
   /// Ends the cast, gives all leases back and writes the trace; what is running fails with cancelled. Idempotent.
@@ -58,9 +66,8 @@ struct runtime::impl {
 
   // The order of these is the order of construction; the cast is gone before any of them.
   std::unique_ptr<device> dev;
-  llama_layout layout;
-  run_shape shape;
-  plan_report report;
+  arrangement_input input;
+  plan_report report; ///< of the arrangement that it opened with
   model_facts facts;
   std::shared_ptr<arbiter> ledger;
   lease kv, activations, workspace;
@@ -69,9 +76,9 @@ struct runtime::impl {
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
-  cast::memory_manager_actor memory_manager;
-  cast::loader_actor loader;
-  cast::prefetcher_actor prefetcher;
+  std::shared_ptr<transfer_meter> meter = std::make_shared<transfer_meter>();
+  std::shared_ptr<cast::crew_on_duty> crew = std::make_shared<cast::crew_on_duty>();
+  reclaim_registration ring_reclaimer; ///< of the crew's ring
   cast::compute_actor compute;
   cast::sampler_actor sampler;
   cast::scheduler_actor scheduler;
@@ -81,8 +88,15 @@ struct runtime::impl {
   std::atomic<bool> closed = false;
 
 private:
-  void take_leases(const memory_plan& plan);
-  void spawn_cast(const prepared_model& prepared, lease staging);
+  void add_device(std::size_t budget);
+  void take_leases(const weight_arrangement& weights);
+  void spawn_cast(const gguf_file& file, const std::shared_ptr<const weight_arrangement>& weights);
+  [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& weights,
+                                       const std::vector<lease>& kept);
+
+  runtime_hooks hooks_;
+  std::size_t reserved_ = 0; ///< bytes of address space
+  std::mutex changing_;      ///< one change of the budget at a time
 };
 
 /// How the engine actor opens a runtime's parts in a system that it did not make.

@@ -69,7 +69,7 @@ struct scheduler_state {
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(with.trace, row, "step_computed");
-    const auto then = queue.step_done({m.logits, logits}, m.compute_seconds, clock::now());
+    const auto then = queue.step_done({m.logits, logits}, m.times, clock::now());
     if (!then.sample)
       return proceed();
     ask(self, with.sampler, draw_token{m.logits, with.vocabulary, then.sampling, then.draw_index})

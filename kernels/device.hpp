@@ -64,6 +64,9 @@ public:
   /// Reserves address space for a pool; pages are taken when first written. Called once.
   /// Throws `error` (io_error) when the system refuses. The device owns the reservation.
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
+  /// The bytes of the reservation hold nothing that is wanted: their pages go back to the system, as far as whole pages
+  /// lie in them. Any thread.
+  virtual void trim(std::byte* begin, std::size_t bytes) noexcept = 0;
   /// A stream for copies and repacking, on a thread of its own.
   [[nodiscard]] virtual std::unique_ptr<stream> make_stream(std::string name) = 0;
   /// The device's one compute stream.

@@ -132,9 +132,10 @@ public:
   [[nodiscard]] const model_facts& model() const noexcept;
   [[nodiscard]] const plan_report& plan() const noexcept;
   [[nodiscard]] std::vector<memory_report> memory() const;
-  /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts at once, and from
-  /// the next step on as many groups of weights stay as it has room for. Blocks until then. Throws `error`: over_budget
-  /// when it is smaller than what works at the least (nothing changes), invalid_argument for an unknown device.
+  /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts from the next step
+  /// on, and as many groups of weights stay as it has room for. Blocks until then. Throws `error`, and nothing changes:
+  /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device or a budget
+  /// beyond the addresses that were reserved (a quarter more than everything needs).
   void set_budget(std::size_t bytes, std::string_view device = {});
   [[nodiscard]] std::size_t threads() const noexcept;
   [[nodiscard]] std::string_view isa() const noexcept;

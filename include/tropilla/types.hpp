@@ -55,14 +55,29 @@ struct generation_statistics {
   std::size_t prompt_tokens = 0;
   std::size_t reused_tokens = 0; ///< of the prompt, whose KV was still there
   std::size_t generated_tokens = 0;
-  double prefill_seconds = 0;     ///< of the prompt's tokens that were not reused, weights' loading included
-  double decode_seconds = 0;      ///< from the first token to the last
-  double first_token_seconds = 0; ///< from submission
-  double compute_seconds = 0;     ///< of decode_seconds, how long the device computed: the rest is overhead
+  double prefill_seconds = 0;         ///< of the prompt's tokens that were not reused, weights' loading included
+  double decode_seconds = 0;          ///< from the first token to the last
+  double first_token_seconds = 0;     ///< from submission
+  double compute_seconds = 0;         ///< of decode_seconds, how long the device computed
+  double load_seconds = 0;            ///< of decode_seconds, how long weights were being read
+  double prefill_compute_seconds = 0; ///< the same of prefill_seconds
+  double prefill_load_seconds = 0;
   finish_reason finish = finish_reason::stop;
 
   [[nodiscard]] double prefill_rate() const noexcept {
     return prefill_seconds > 0 ? static_cast<double>(prompt_tokens - reused_tokens) / prefill_seconds : 0;
+  }
+  /// max(load, compute) / elapsed: 1 when whichever takes longer never waits for the other.
+  [[nodiscard]] double overlap_efficiency() const noexcept {
+    const double compute = prefill_compute_seconds + compute_seconds;
+    const double load = prefill_load_seconds + load_seconds;
+    const double elapsed = prefill_seconds + decode_seconds;
+    return elapsed > 0 ? (load > compute ? load : compute) / elapsed : 0;
+  }
+  /// The share of decode_seconds in which neither was computed nor, if that takes longer, read.
+  [[nodiscard]] double decode_overhead() const noexcept {
+    const double busy = load_seconds > compute_seconds ? load_seconds : compute_seconds;
+    return decode_seconds > busy ? 1 - busy / decode_seconds : 0;
   }
   /// Tokens per second after the first.
   [[nodiscard]] double decode_rate() const noexcept {
@@ -86,9 +101,10 @@ struct plan_report {
   std::size_t context = 0;      ///< tokens that have KV pages
   std::size_t weight_bytes = 0; ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
-  /// R stays in memory, S is streamed for every step.
+  /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
+  /// anything is streamed, the output head is cut into tiles, a letter each.
   std::string residency;
-  std::size_t streamed_bytes = 0; ///< that every step reads from the file
+  std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads
 };
 
 /// A device's bytes for one purpose at one moment.

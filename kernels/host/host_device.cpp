@@ -56,6 +56,14 @@ std::byte* host_device::reserve(std::size_t bytes) {
   return reserved_;
 }
 
+void host_device::trim(std::byte* begin, std::size_t bytes) noexcept {
+  constexpr std::uintptr_t page = 4096;
+  const auto first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
+  const auto last = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / page * page;
+  if (first < last)
+    (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 std::unique_ptr<stream> host_device::make_stream(std::string name) {
   return std::make_unique<host_stream>(std::move(name));
 }

@@ -27,16 +27,15 @@ Usage: tropilla bench -m FILE [options]
   -r, --repetitions N      of each test, after one that is not counted (5)
   -o, --output FORMAT      md, csv or json (md)
   -t, --threads N          (the cores it may use)
-      --isa NAME           scalar, avx2, avx512
       --ctx N              tokens of context (what the longest test needs)
       --budget BYTES       300MiB (what the plan needs)
-      --precise            float32 activations
-      --trace FILE         Chrome/Perfetto trace
+      --isa, --io, --no-cache, --precise, --trace: as for run
   -q, --quiet              no progress
       --config FILE        options from TOML
 
 Rates are medians. A decode test starts from one token. Overhead is the share of a decode step in
-which nothing is computed: messages between actors, drawing the token, handing it over.
+which nothing is computed (or read, if that takes longer): messages between actors, drawing the
+token, handing it over. Overlap (json) is max(load, compute) / elapsed.
 
 Example:
   tropilla bench -m model.gguf -p 128,512 -n 64 -o json
@@ -62,6 +61,7 @@ struct test_result {
   std::string name; ///< "pp512"
   std::vector<double> rates;
   std::vector<double> overheads; ///< of decode tests
+  std::vector<double> overlaps;
 };
 
 double median(std::vector<double> values) {
@@ -116,23 +116,26 @@ public:
       : rt_(rt), repetitions_(options.repetitions), shown_(shown), rounds_in_all_(tests * (repetitions_ + 1)) {}
 
   test_result prefill(std::size_t tokens) {
-    test_result t{fmt::format("pp{}", tokens), {}, {}};
+    test_result t{fmt::format("pp{}", tokens), {}, {}, {}};
     repeat([&](bool counts) {
       const auto s = measure(rt_, tokens, 1, round_);
-      if (counts)
-        t.rates.push_back(s.prefill_rate());
+      if (!counts)
+        return;
+      t.rates.push_back(s.prefill_rate());
+      t.overlaps.push_back(s.overlap_efficiency());
     });
     return t;
   }
 
   test_result decode(std::size_t tokens) {
-    test_result t{fmt::format("tg{}", tokens), {}, {}};
+    test_result t{fmt::format("tg{}", tokens), {}, {}, {}};
     repeat([&](bool counts) {
       const auto s = measure(rt_, 1, tokens + 1, round_); // the first token is the prompt's
       if (!counts)
         return;
       t.rates.push_back(s.decode_rate());
-      t.overheads.push_back(1 - s.compute_seconds / s.decode_seconds);
+      t.overheads.push_back(s.decode_overhead());
+      t.overlaps.push_back(std::max(s.load_seconds, s.compute_seconds) / s.decode_seconds);
     });
     return t;
   }
@@ -166,6 +169,8 @@ json as_json(const test_result& t, const runtime& rt) {
               {"tok_s_stddev", deviation(t.rates)},
               {"tok_s_min", *std::min_element(t.rates.begin(), t.rates.end())},
               {"tok_s_max", *std::max_element(t.rates.begin(), t.rates.end())},
+              {"overlap", median(t.overlaps)},
+              {"streamed_bytes", rt.plan().streamed_bytes},
               {"samples", t.rates}};
   if (!t.overheads.empty())
     out["overhead"] = median(t.overheads);

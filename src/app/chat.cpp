@@ -27,6 +27,7 @@ Usage: tropilla chat -m FILE [options]
       --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
   -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
+      --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
       --stats           figures after each answer       -q, --quiet             no greeting, no bar
 

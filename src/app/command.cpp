@@ -103,6 +103,10 @@ loaded_runtime::loaded_runtime(runtime_config config, bool quiet)
     : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()), progress::unit::bytes,
                                            quiet)),
       runtime_([&] {
+        if (!quiet)
+          config.on_notice = [](std::string_view sentence) {
+            say(fmt::format("note: {}", without_controls(sentence)));
+          };
         config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };
         return runtime(std::move(config));
       }()) {}

@@ -31,7 +31,7 @@ Usage: tropilla eval -m FILE -f TEXT [options]
       --save-logits FILE  for --against (2 bytes per position and token of the vocabulary)
       --dump-top1 FILE    the arg-max at each position, one id per line
       --precise           float32 activations (a model of --against runs with float32 too)
-  -t, --threads N, --isa, --budget, --template, --trace, --config: as for run
+  -t, --threads N, --isa, --budget, --io, --no-cache, --template, --trace, --config: as for run
   -q, --quiet             no progress
       --json              one object
 

@@ -212,6 +212,8 @@ void model_options::bind(option_binder& binder) {
   binder.count("--ctx", context, 1, std::numeric_limits<std::int32_t>::max());
   binder.bytes("--budget", budget);
   binder.flag("--precise", precise);
+  binder.choice("--io", io, {"mmap", "direct", "buffered"});
+  binder.flag("--no-cache", no_cache);
   binder.choice("--isa", isa, {"scalar", "avx2", "avx512"});
   binder.choice("--template", chat_template, {"llama3", "chatml"});
   binder.text("--trace", trace);
@@ -229,6 +231,9 @@ runtime_config model_options::to_config() const {
   config.isa = isa;
   config.chat_template = chat_template;
   config.trace = expand_home(trace);
+  config.io = io;
+  if (!no_cache)
+    config.packed_cache = packed_cache_directory();
   return config;
 }
 

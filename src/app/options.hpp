@@ -88,6 +88,8 @@ struct model_options {
   std::size_t budget = 0;
   bool precise = false;
   bool quiet = false; ///< no progress
+  bool no_cache = false;
+  std::string io;
   std::string isa;
   std::string chat_template;
   std::string trace;

@@ -26,6 +26,7 @@ Usage: tropilla plan -m FILE [options]
   -t, --threads N     threads (the cores it may use)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations
+      --io, --no-cache: as for run
       --template NAME, --trace FILE, -q, --quiet: as for run
       --all           every line of the plan instead of sums
       --json          one object with all lines

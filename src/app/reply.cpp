@@ -4,16 +4,10 @@
 #include "memory/arbiter.hpp"
 #include "src/app/text.hpp"
 
-#include <algorithm>
 #include <fmt/format.h>
 
 namespace tropilla::app {
 namespace {
-
-/// The share of the decode time in which the device did not compute.
-double overhead(const generation_statistics& s) {
-  return s.decode_seconds > 0 ? std::max(0.0, 1.0 - s.compute_seconds / s.decode_seconds) : 0.0;
-}
 
 std::string how_it_ended(const generation_statistics& s) {
   switch (s.finish) {
@@ -66,10 +60,13 @@ std::string details(const finished_reply& reply, const runtime& rt) {
   const model_facts& model = rt.model();
   std::string text = fmt::format("model    {} ({}, {} parameters, {})\n", escape(model.name), escape(model.type),
                                  format_count(model.parameters), format_bytes(model.file_bytes));
-  text +=
-      fmt::format("compute  {} threads, {}; overhead {:.1f}% of decoding\n", rt.threads(), rt.isa(), overhead(s) * 100);
+  text += fmt::format("compute  {} threads, {}; overhead {:.1f}% of decoding\n", rt.threads(), rt.isa(),
+                      s.decode_overhead() * 100);
   text += fmt::format("time     prefill {:.3f} s ({} of {} tokens reused), decode {:.3f} s\n", s.prefill_seconds,
                       s.reused_tokens, s.prompt_tokens, s.decode_seconds);
+  text += fmt::format("overlap  {:.2f} = max(load {:.3f} s, compute {:.3f} s) / elapsed {:.3f} s\n",
+                      s.overlap_efficiency(), s.prefill_load_seconds + s.load_seconds,
+                      s.prefill_compute_seconds + s.compute_seconds, s.prefill_seconds + s.decode_seconds);
   for (const memory_report& m : rt.memory())
     text += fmt::format("memory   {}: budget {}, in use {}, peak {}\n", m.device, format_bytes(m.budget_bytes),
                         format_bytes(m.in_use_bytes), format_bytes(m.peak_bytes));
@@ -90,7 +87,11 @@ nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt) {
           {"prefill_s", s.prefill_seconds},
           {"decode_s", s.decode_seconds},
           {"compute_s", s.compute_seconds},
-          {"overhead", overhead(s)},
+          {"load_s", s.load_seconds},
+          {"prefill_compute_s", s.prefill_compute_seconds},
+          {"prefill_load_s", s.prefill_load_seconds},
+          {"overlap", s.overlap_efficiency()},
+          {"overhead", s.decode_overhead()},
           {"ttft_s", reply.first_token_seconds},
           {"plan_bytes", rt.plan().total_bytes},
           {"budget_bytes", rt.plan().budget_bytes},

@@ -26,6 +26,7 @@ Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
       --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
   -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
+      --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
       --stats           more figures at the end             --json              one object, no more
   -q, --quiet           neither progress nor figures

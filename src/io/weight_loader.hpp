@@ -1,12 +1,17 @@
-/// Reads weight groups through staging slots and packs them on streams of their own, while others compute.
+/// Brings weight groups into memory while others compute: from the model's files through staging slots and packing, or
+/// straight from packed weights.
 #pragma once
 
 #include "kernels/device.hpp"
 #include "src/io/file_reader.hpp"
 #include "src/io/weight_chunks.hpp"
 #include "src/trace/trace.hpp"
+#include "tropilla/error.hpp"
+#include "tropilla/types.hpp"
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -15,34 +20,61 @@
 
 namespace tropilla {
 
-/// How much the loader has in flight.
+/// How much the loader has in flight, and how it reads.
 struct loader_shape {
-  std::size_t slot_bytes = 0;
+  std::size_t slot_bytes = 0; ///< of a chunk, with room for the cover of a direct read
   std::size_t slots = 0;
   std::size_t pack_streams = 0;
+  std::size_t row_bytes = 0;               ///< of the embedding in the file; 0: rows are not gathered
+  io_mode model_mode = io_mode::buffered;  ///< for the model's own files
+  io_mode packed_mode = io_mode::buffered; ///< for packed weights
 
   /// Reads of 1 MiB or more; two slots being packed per stream and two being read.
   [[nodiscard]] static loader_shape for_model(const llama_layout& layout, std::size_t threads);
-  [[nodiscard]] std::size_t staging_bytes() const noexcept { return slot_bytes * slots; }
+  [[nodiscard]] std::size_t staging_bytes() const noexcept;
 };
 
-/// One thread calls it (the loader actor's). Destruction finishes what was started.
+/// How long reads were under way and what they brought. Written by a loader, read by anyone.
+struct transfer_meter {
+  std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read was in flight
+  std::atomic<std::uint64_t> bytes{0};
+};
+
+/// Makes the readers: tests pass ones that fail.
+using reader_factory = std::function<std::unique_ptr<file_reader>(std::span<const std::filesystem::path> files,
+                                                                  const reader_options& options)>;
+
+struct weight_loader_setup {
+  const llama_layout* layout = nullptr; ///< these three outlive the loader
+  device* dev = nullptr;
+  tracer* trace = nullptr; ///< may be null
+  std::vector<std::filesystem::path> files{};
+  loader_shape shape{};
+  std::byte* staging = nullptr;            ///< `shape.staging_bytes()`, at a multiple of `group_alignment`; outlives it
+  std::filesystem::path packed_folder{};   ///< ""; or where packed weights are found, else written
+  std::shared_ptr<transfer_meter> meter{}; ///< may be null
+  reader_factory make_reader = make_file_reader;
+  std::function<void(std::string_view)> notice{}; ///< as `runtime_config::on_notice`
+};
+
+/// Any thread may call it. Groups are read in the order of the calls, by one thread that keeps reads in flight from one
+/// group to the next. Destruction ends with what was started; groups that were not are answered with a failure.
 class weight_loader {
 public:
-  /// Called once per group, on a packing stream's thread or inside `load`: an empty string, or why the group failed.
-  using done_callback = std::function<void(const std::string& failure)>;
+  /// Called once, on one of the loader's threads: with null when it is done, else why not (io_error, malformed_file).
+  using done_callback = std::function<void(const error* failure)>;
 
-  /// `staging` has `shape.staging_bytes()` bytes, which stay valid as long as the loader. `trace` may be null.
-  /// Throws `error` (io_error) when a file can't be opened.
-  weight_loader(const llama_layout& layout, std::span<const std::filesystem::path> files, device& dev,
-                const loader_shape& shape, std::byte* staging, tracer* trace);
+  explicit weight_loader(weight_loader_setup setup);
   ~weight_loader();
 
-  /// Reads a group into `memory` (its layout's bytes). Returns when everything is read; packing may go on, and `done`
-  /// is called when it ended. Nothing writes to `memory` after `done`.
+  /// Brings a group into `memory`, its layout's bytes up to the next multiple of `group_alignment`, aligned to that.
+  /// Nothing writes there after `done`.
   void load(std::size_t group, std::byte* memory, done_callback done);
-
-  [[nodiscard]] std::string_view io_name() const noexcept;
+  /// Waits until the pages of a mapped group are there, in turn with what is read.
+  void touch(std::size_t group, const std::byte* memory, done_callback done);
+  /// Reads rows of the embedding from the model's file: `rows` is `[ids.size(), width]`. @pre `shape.row_bytes` > 0 and
+  /// the ids are in range.
+  void gather(std::vector<token_id> ids, float* rows, done_callback done);
 
 private:
   struct impl;

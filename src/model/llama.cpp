@@ -45,18 +45,36 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
   o.linear(ffn_result, rows, residual_2);
 }
 
-void forward_head(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s, const float* norm,
-                  const packed_matrix& head) {
+activation head_input(const llama_layout& layout, const llama_workspace& space) {
+  return space.as_activation(buffer::head_input, space.kinds().head_input, space.shape().logit_rows,
+                             layout.config.width);
+}
+
+void forward_norm(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s, const float* norm) {
+  float* const chosen = space.floats(buffer::head_rows);
+  o.gather_rows(space.floats(buffer::hidden), layout.config.width, s.logit_rows, chosen);
+  o.rms_norm(chosen, norm, layout.config.norm_epsilon, s.logit_rows.size(), head_input(layout, space));
+}
+
+/// The logits of the vocabulary's entries from `first` on, as many as the matrix has rows.
+void forward_head(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+                  const packed_matrix& head, std::size_t first) {
+  const linear_target logits[] = {{head, space.floats(buffer::logits) + first, layout.config.vocabulary, false}};
+  o.linear(head_input(layout, space), s.logit_rows.size(), logits);
+}
+
+/// Everything behind the layers.
+void forward_output(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+                    loaded_groups groups, std::size_t g) {
   if (s.logit_rows.empty())
     return;
-  const auto& c = layout.config;
-  float* const chosen = space.floats(buffer::head_rows);
-  o.gather_rows(space.floats(buffer::hidden), c.width, s.logit_rows, chosen);
-  const auto input =
-      space.as_activation(buffer::head_input, space.kinds().head_input, space.shape().logit_rows, c.width);
-  o.rms_norm(chosen, norm, c.norm_epsilon, s.logit_rows.size(), input);
-  const linear_target logits[] = {{head, space.floats(buffer::logits), c.vocabulary, false}};
-  o.linear(input, s.logit_rows.size(), logits);
+  if (g != layout.norm_group()) {
+    forward_head(o, layout, space, s, layout.matrix(g, groups[g]), (g - layout.first_head_group()) * layout.tile_rows);
+    return;
+  }
+  forward_norm(o, layout, space, s, layout.output_norm(groups[g]));
+  if (layout.first_head_group() == layout.groups.size())
+    forward_head(o, layout, space, s, layout.matrix(0, groups[0]), 0);
 }
 
 } // namespace
@@ -78,9 +96,10 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
   std::vector<sequence_rows> sequences; // this lane's copy, to point at one layer after another
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
-      o.embed(layout.embedding(groups[0]), s.ids, space.floats(buffer::hidden));
-    } else if (g == layout.output_group()) {
-      forward_head(o, layout, space, s, layout.output_norm(groups[g]), layout.head(groups[0], groups[g]));
+      if (!layout.gathers_embedding())
+        o.embed(layout.matrix(0, groups[0]), s.ids, space.floats(buffer::hidden));
+    } else if (g >= layout.norm_group()) {
+      forward_output(o, layout, space, s, groups, g);
     } else {
       sequences = s.sequences;
       for (auto& rows : sequences)

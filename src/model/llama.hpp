@@ -51,9 +51,10 @@ private:
 /// Weight groups that are in memory, by index; null where not.
 using loaded_groups = std::span<const std::byte* const>;
 
-/// Computes groups `[first, last)` of a step: group 0 embeds, groups 1 to n are layers, the last group gives logits
+/// Computes groups `[first, last)` of a step: group 0 embeds, groups 1 to n are layers, what follows gives logits
 /// (`buffer::logits`, `[logit_rows, vocabulary]`). Called by every lane of a compute job; a pass calls it for all
-/// groups in order, in one or more jobs. @pre the groups are loaded (and group 0 for a tied head).
+/// groups in order, in one or more jobs. @pre the groups are loaded (and group 0 for a tied head); where the layout
+/// gathers the embedding, `buffer::hidden` already has the rows of `s.ids`.
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t first, std::size_t last);
 

@@ -4,6 +4,7 @@
 #include "src/model/rope.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace tropilla {
 namespace {
@@ -16,7 +17,11 @@ std::size_t align_up(std::size_t bytes, std::size_t alignment) {
 
 class group_builder {
 public:
-  explicit group_builder(std::string name) { group_.name = std::move(name); }
+  explicit group_builder(std::string name, std::size_t section = 0, std::size_t section_offset = 0) {
+    group_.name = std::move(name);
+    group_.section = section;
+    group_.section_offset = section_offset;
+  }
 
   group_builder& vector(const weight_source& source) {
     placed_tensor t{source, {}, group_.bytes, source.columns * sizeof(float)};
@@ -51,6 +56,86 @@ packed_matrix matrix_at(const weight_group_layout& group, std::size_t tensor, co
   return {t.layout, base + t.offset};
 }
 
+/// Packed row groups per tile: as even as may be, none larger than a layer unless a tile can't be smaller, and all but
+/// the last a multiple of `group_alignment` bytes.
+std::size_t row_groups_of_tile(const packed_layout& head, std::size_t most_bytes) {
+  const std::size_t unit = group_alignment / std::gcd(head.group_bytes, group_alignment);
+  const auto units = [&](std::size_t row_groups) { return (row_groups + unit - 1) / unit; };
+  const std::size_t most = std::max<std::size_t>(1, most_bytes / (head.group_bytes * unit)); // in units
+  const std::size_t all = std::max<std::size_t>(1, units(head.row_groups()));
+  const std::size_t tiles = (all + most - 1) / most;
+  return (all + tiles - 1) / tiles * unit;
+}
+
+/// Adds groups and the sections that they are parts of.
+struct layout_builder {
+  explicit layout_builder(llama_config c) { out.config = std::move(c); }
+
+  /// A group that is a section of its own.
+  void add_section(group_builder&& b) {
+    auto group = b.build();
+    group.section = out.sections.size();
+    out.sections.push_back({group.name, group.bytes});
+    out.groups.push_back(std::move(group));
+  }
+
+  void add_embedding(weight_form form) {
+    if (form == weight_form::whole)
+      return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)));
+    if (!out.config.output) // its section all the same: the head's tiles are parts of it
+      out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding)});
+    out.groups.push_back(group_builder("embedding").build());
+  }
+
+  void add_layers() {
+    for (std::size_t i = 0; i < out.config.layers; ++i) {
+      const auto& l = out.config.layer_sources[i];
+      group_builder b("layer " + std::to_string(i));
+      b.vector(l.attn_norm).matrix(l.attn_q).matrix(l.attn_k).matrix(l.attn_v).matrix(l.attn_output);
+      b.vector(l.ffn_norm).matrix(l.ffn_gate).matrix(l.ffn_up).matrix(l.ffn_down);
+      add_section(std::move(b));
+    }
+  }
+
+  void add_output(weight_form form, std::size_t most_tile_bytes) {
+    add_section(std::move(group_builder("output norm").vector(out.config.output_norm)));
+    if (form == weight_form::tiled)
+      return add_tiles(most_tile_bytes);
+    if (out.config.output)
+      add_section(std::move(group_builder("head").matrix(*out.config.output)));
+  }
+
+  void add_tiles(std::size_t most_bytes) {
+    const auto& head = out.config.output ? *out.config.output : out.config.token_embedding;
+    const auto layout = make_packed_layout(head.type, head.rows, head.columns);
+    std::size_t section = 0;
+    if (out.config.output) {
+      section = out.sections.size();
+      out.sections.push_back({"head", packed_bytes(head)});
+    }
+    if (most_bytes == 0)
+      for (const auto& g : out.groups)
+        most_bytes = std::max(most_bytes, g.bytes);
+    out.tile_rows = row_groups_of_tile(layout, most_bytes) * packed_row_group;
+    for (std::size_t first = 0, i = 0; first < head.rows; first += out.tile_rows, ++i) {
+      auto tile = head;
+      tile.rows = std::min(out.tile_rows, head.rows - first);
+      const std::size_t row = row_bytes(head.type, head.columns);
+      tile.offset = head.offset + first * row;
+      tile.bytes = tile.rows * row;
+      group_builder b("head " + std::to_string(i), section, first / packed_row_group * layout.group_bytes);
+      out.groups.push_back(b.matrix(tile).build());
+    }
+  }
+
+  /// Of a matrix alone in its group.
+  static std::size_t packed_bytes(const weight_source& matrix) {
+    return group_builder("").matrix(matrix).build().bytes;
+  }
+
+  llama_layout out;
+};
+
 bool wants_full(tensor_type type) {
   return type == tensor_type::f32 || type == tensor_type::f16 || type == tensor_type::bf16;
 }
@@ -63,34 +148,16 @@ activation_kind kind_for(bool full, bool quantised) {
 
 } // namespace
 
-llama_layout llama_layout::make(llama_config config) {
-  llama_layout out;
-  out.groups.push_back(group_builder("embedding").matrix(config.token_embedding).build());
-  for (std::size_t i = 0; i < config.layers; ++i) {
-    const auto& l = config.layer_sources[i];
-    out.groups.push_back(group_builder("layer " + std::to_string(i))
-                             .vector(l.attn_norm)
-                             .matrix(l.attn_q)
-                             .matrix(l.attn_k)
-                             .matrix(l.attn_v)
-                             .matrix(l.attn_output)
-                             .vector(l.ffn_norm)
-                             .matrix(l.ffn_gate)
-                             .matrix(l.ffn_up)
-                             .matrix(l.ffn_down)
-                             .build());
-  }
-  group_builder output("output");
-  output.vector(config.output_norm);
-  if (config.output)
-    output.matrix(*config.output);
-  out.groups.push_back(output.build());
-  out.config = std::move(config);
-  return out;
+llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t most_tile_bytes) {
+  layout_builder b(std::move(config));
+  b.add_embedding(form);
+  b.add_layers();
+  b.add_output(form, most_tile_bytes);
+  return std::move(b.out);
 }
 
-packed_matrix llama_layout::embedding(const std::byte* group0) const {
-  return matrix_at(groups.front(), 0, group0);
+packed_matrix llama_layout::matrix(std::size_t group, const std::byte* memory) const {
+  return matrix_at(groups[group], 0, memory);
 }
 
 layer_weights llama_layout::layer(std::size_t index, const std::byte* base) const {
@@ -100,12 +167,8 @@ layer_weights llama_layout::layer(std::size_t index, const std::byte* base) cons
           matrix_at(g, 6, base), matrix_at(g, 7, base), matrix_at(g, 8, base)};
 }
 
-const float* llama_layout::output_norm(const std::byte* last_group) const {
-  return vector_at(groups.back(), 0, last_group);
-}
-
-packed_matrix llama_layout::head(const std::byte* group0, const std::byte* last_group) const {
-  return config.output ? matrix_at(groups.back(), 1, last_group) : embedding(group0);
+const float* llama_layout::output_norm(const std::byte* group) const {
+  return vector_at(groups[norm_group()], 0, group);
 }
 
 std::size_t llama_layout::file_bytes() const {
@@ -177,9 +240,10 @@ plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, c
   const auto& c = layout.config;
   plan_input in;
   in.device = dev.name();
-  in.alignment = tensor_alignment;
+  in.alignment = group_alignment;
   for (std::size_t i = 0; i < layout.groups.size(); ++i)
-    in.groups.push_back({layout.groups[i].name, layout.groups[i].bytes, i > 0 && i < layout.output_group()});
+    in.groups.push_back({layout.groups[i].name, layout.groups[i].bytes,
+                         i > 0 && i != layout.norm_group() && (i < layout.norm_group() || layout.tile_rows > 0)});
   in.kv_page_bytes = kv_page_bytes(c);
   in.kv_page_tokens = kv_page_tokens;
   in.context = shape.context;

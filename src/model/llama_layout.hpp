@@ -1,7 +1,14 @@
 /// How a model's weights are grouped, packed and placed: what is loaded, leased and needed as one.
 ///
-/// Group 0 is the token embedding (with a tied output head, that too: one copy), groups 1 to n are the layers,
-/// group n + 1 is the output: its norm and, when not tied, its matrix.
+/// Group 0 is the token embedding, groups 1 to n are the layers, group n + 1 is the output's norm. Then comes the
+/// output head, unless it is tied to the embedding: one copy serves both.
+///
+/// Tiled, for budgets that don't hold everything, the head is cut into groups of rows no larger than a layer, and group
+/// 0 is empty: the rows of the embedding that a step names are gathered from the file. A tied matrix is then the
+/// head's.
+///
+/// What is packed does not depend on the form: a group is a range of a section, and the sections (the embedding, each
+/// layer, the norm, the head) are what a packed cache stores.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -26,11 +33,24 @@ struct placed_tensor {
 };
 
 struct weight_group_layout {
-  std::string name; ///< "embedding", "layer 12", "output"
+  std::string name; ///< "embedding", "layer 12", "output norm", "head", "head 3"
   std::vector<placed_tensor> tensors;
-  std::size_t bytes = 0;      ///< in memory
-  std::size_t file_bytes = 0; ///< to read
+  std::size_t bytes = 0;          ///< in memory
+  std::size_t file_bytes = 0;     ///< to read
+  std::size_t section = 0;        ///< that it is a part of
+  std::size_t section_offset = 0; ///< where it begins in it: a multiple of `group_alignment`
 };
+
+/// Groups begin at multiples of this, in sections and in memory: what O_DIRECT wants.
+inline constexpr std::size_t group_alignment = 4096;
+
+/// Packed bytes that belong together whatever the form of the layout.
+struct weight_section {
+  std::string name; ///< "embedding", "layer 12", "output norm", "head"
+  std::size_t bytes = 0;
+};
+
+enum class weight_form : std::uint8_t { whole, tiled };
 
 /// Typed views into loaded groups.
 struct layer_weights {
@@ -43,16 +63,24 @@ struct layer_weights {
 struct llama_layout {
   llama_config config;
   std::vector<weight_group_layout> groups;
+  std::vector<weight_section> sections;
+  std::size_t tile_rows = 0; ///< of the head's groups but the last
 
   /// Throws `error` (unsupported) when a matrix can't be packed.
-  [[nodiscard]] static llama_layout make(llama_config config);
+  /// `most_tile_bytes`: of a tile of the head, as far as one can be so small; 0: the largest layer's.
+  [[nodiscard]] static llama_layout make(llama_config config, weight_form form = weight_form::whole,
+                                         std::size_t most_tile_bytes = 0);
 
-  [[nodiscard]] std::size_t output_group() const noexcept { return groups.size() - 1; }
-  [[nodiscard]] packed_matrix embedding(const std::byte* group0) const;
+  [[nodiscard]] std::size_t norm_group() const noexcept { return config.layers + 1; }
+  /// The groups from here on are parts of the head, in the order of its rows; none: group 0 is the head, too.
+  [[nodiscard]] std::size_t first_head_group() const noexcept { return config.layers + 2; }
+  /// The embedding's rows are not in memory.
+  [[nodiscard]] bool gathers_embedding() const noexcept { return groups.front().tensors.empty(); }
+  [[nodiscard]] const weight_source& embedding_source() const noexcept { return config.token_embedding; }
+  /// The only matrix of a group: the embedding, the head or a tile of it.
+  [[nodiscard]] packed_matrix matrix(std::size_t group, const std::byte* memory) const;
   [[nodiscard]] layer_weights layer(std::size_t index, const std::byte* group) const;
-  [[nodiscard]] const float* output_norm(const std::byte* last_group) const;
-  /// The output head: in the last group, or in group 0 when tied.
-  [[nodiscard]] packed_matrix head(const std::byte* group0, const std::byte* last_group) const;
+  [[nodiscard]] const float* output_norm(const std::byte* group) const;
 
   [[nodiscard]] std::size_t file_bytes() const;
   /// Packed bytes that a decode step reads: every matrix once, of the embedding only what the head uses.
@@ -98,7 +126,7 @@ struct activation_kinds_of_model {
 [[nodiscard]] std::size_t kv_page_bytes(const llama_config& config);
 
 /// Everything that `make_plan` needs for a run on one device, but its budget. `staging_bytes` is the loader's.
-/// Layers may be streamed; the embedding and the output stay.
+/// Layers and tiles of the head may be streamed; the rest stays. Blocks begin at multiples of `group_alignment`.
 [[nodiscard]] plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                                          std::size_t staging_bytes);
 

@@ -128,7 +128,7 @@ std::shared_ptr<const step> sequencer::next_step(clock::time_point now) {
   return work;
 }
 
-sequencer::after_step sequencer::step_done(std::span<const float> logits, double compute_seconds,
+sequencer::after_step sequencer::step_done(std::span<const float> logits, const step_times& times,
                                            clock::time_point now) {
   step_out_ = false;
   if (!active_)
@@ -137,8 +137,9 @@ sequencer::after_step sequencer::step_done(std::span<const float> logits, double
   const auto end = s.pending.begin() + static_cast<std::ptrdiff_t>(s.in_step);
   cached_.insert(cached_.end(), s.pending.begin(), end);
   s.pending.erase(s.pending.begin(), end);
-  if (s.stats.generated_tokens > 0)
-    s.stats.compute_seconds += compute_seconds;
+  const bool decoding = s.stats.generated_tokens > 0;
+  (decoding ? s.stats.compute_seconds : s.stats.prefill_compute_seconds) += times.compute;
+  (decoding ? s.stats.load_seconds : s.stats.prefill_load_seconds) += times.load;
   if (s.cancelled) {
     finish(finish_reason::cancelled, now);
     return {};

@@ -28,6 +28,12 @@ struct sequence_request {
   std::chrono::steady_clock::time_point submitted;
 };
 
+/// What a step cost, in seconds.
+struct step_times {
+  double compute = 0; ///< the device was busy
+  double load = 0;    ///< weights were being read, since the step before ended
+};
+
 /// Throws `error`: invalid_argument (no prompt, ids out of range, impossible sampling), context_full.
 void check_request(const sequence_request& request, std::size_t vocabulary, std::size_t context);
 
@@ -51,13 +57,13 @@ public:
   /// until `step_done` or `step_failed`.
   [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
 
-  /// What to do with the logits of a step that was computed in `compute_seconds`.
+  /// What to do with the logits of a step.
   struct after_step {
     bool sample = false; ///< draw one token from the last row and report it with `sampled`
     sampling_options sampling;
     std::uint64_t draw_index = 0;
   };
-  [[nodiscard]] after_step step_done(std::span<const float> logits, double compute_seconds, clock::time_point now);
+  [[nodiscard]] after_step step_done(std::span<const float> logits, const step_times& times, clock::time_point now);
   void step_failed(const error& why);
   /// The drawn token; -1 fails the request (no finite logits).
   void sampled(token_id token, clock::time_point now);

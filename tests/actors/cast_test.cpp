@@ -25,7 +25,7 @@ runtime_config tiny() {
 template <class Handle>
 errc after_losing(Handle runtime_access::parts::*member) {
   runtime_access::parts cast_of_one(tiny(), nullptr);
-  (void)cast::ask_and_wait<cast::weights_resident>(*cast_of_one.system, cast_of_one.prefetcher, cast::await_weights{});
+  (void)cast::ask_and_wait<cast::weights_resident>(*cast_of_one.system, cast_of_one.compute, cast::await_weights{});
   caf::scoped_actor self(*cast_of_one.system);
   caf::anon_send_exit(cast_of_one.*member, caf::exit_reason::kill);
   self->wait_for(cast_of_one.*member);

@@ -269,37 +269,83 @@ TEST_CASE("a trace names the cast and its streams") {
 }
 
 TEST_CASE("a model that is larger than its budget streams, and answers alike") {
+  const bool tied = GENERATE(true, false);
+  const bool cached = GENERATE(false, true);
   auto config = tiny();
+  config.model = testing::tiny_model(tensor_type::q4_0, tied);
+  if (cached)
+    config.packed_cache = testing::scratch() / "packed";
   const auto reply = [](runtime& rt) {
     std::vector<token_id> ids;
-    generation_options o;
-    o.max_tokens = 12;
-    o.ignore_eos = true;
-    for (const auto& p : rt.generate(std::vector<token_id>{5, 6, 7, 8}, o))
+    for (const auto& p : rt.generate(std::vector<token_id>{5, 6, 7, 8}, options(12)))
       ids.push_back(p.id);
     return ids;
   };
   const auto all = runtime::plan(config).total_bytes;
   config.budget_bytes = 1;
+  config.io = "direct"; // takes the most: rows are read with what lies around them
   const auto smallest = runtime::plan(config).total_bytes;
+  config.io = "";
   config.budget_bytes = 0;
   std::vector<token_id> expected;
   {
     runtime rt(config);
-    CHECK(rt.plan().residency == "RRRRRR");
+    CHECK(rt.plan().residency == (tied ? "RRRRRR" : "RRRRRRR"));
     expected = reply(rt);
   }
-  bool streamed = false;
-  for (std::size_t budget = smallest; budget < all; budget += (all - smallest) / 3) {
+  bool gathered = false;
+  for (std::size_t budget = smallest; budget < all; budget += (all - smallest) / 5) {
     config.budget_bytes = budget;
-    runtime rt(config);
-    streamed |= rt.plan().residency.find('S') != std::string::npos;
-    CHECK(rt.plan().total_bytes <= budget);
-    CHECK(reply(rt) == expected);
-    CHECK(reply(rt) == expected); // the ring goes on where it stood
-    rt.wait_until_loaded();
-    CHECK(rt.memory().front().peak_bytes == rt.plan().total_bytes);
-    CHECK(rt.memory().front().peak_bytes <= budget);
+    for (const char* io : {"", "direct", "buffered", "mmap"}) {
+      config.io = io;
+      runtime rt(config);
+      INFO(rt.plan().residency << " " << io);
+      CHECK(rt.plan().residency.find_first_of("SG") != std::string::npos);
+      gathered |= rt.plan().residency.front() == 'G';
+      CHECK(rt.plan().total_bytes <= budget);
+      CHECK(reply(rt) == expected);
+      CHECK(reply(rt) == expected); // the ring goes on where it stood
+      rt.wait_until_loaded();
+      CHECK(rt.memory().front().peak_bytes <= budget);
+      CHECK(static_cast<double>(rt.memory().front().peak_bytes) ==
+            Approx(static_cast<double>(rt.plan().total_bytes)).epsilon(0.01));
+    }
   }
-  CHECK(streamed);
+  CHECK(gathered);
+}
+
+TEST_CASE("a budget that changes in the middle of a reply changes nothing in its text") {
+  auto config = tiny();
+  const bool cached = GENERATE(false, true);
+  if (cached)
+    config.packed_cache = testing::scratch() / "packed-budget";
+  config.context = 512;
+  const auto all = runtime::plan(config).total_bytes;
+  config.budget_bytes = 1;
+  const auto smallest = runtime::plan(config).total_bytes;
+  config.budget_bytes = 0;
+  const std::vector<token_id> prompt{5, 6, 7, 8};
+  const auto expected = ids_of(runtime(config).generate(prompt, options(200)));
+
+  runtime rt(config);
+  auto g = rt.generate(prompt, options(200));
+  std::vector<token_id> got;
+  std::size_t n = 0;
+  while (const auto p = g.next()) {
+    if (p->id >= 0)
+      got.push_back(p->id);
+    if (++n % 20 != 0)
+      continue;
+    const std::size_t budget = n % 40 == 0 ? all : smallest + (all - smallest) * (n % 60) / 60;
+    rt.set_budget(budget);
+    CHECK(rt.memory().front().budget_bytes == budget);
+    CHECK(rt.memory().front().in_use_bytes <= budget);
+  }
+  CHECK(got == expected);
+  CHECK(code_of([&] { rt.set_budget(smallest - 1); }) == errc::over_budget);
+  CHECK(code_of([&] { rt.set_budget(all, "host:7"); }) == errc::invalid_argument);
+  rt.set_budget(smallest);
+  CHECK(ids_of(rt.generate(prompt, options(200))) == expected);
+  rt.wait_until_loaded();
+  CHECK(rt.memory().front().in_use_bytes <= smallest);
 }

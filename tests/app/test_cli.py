@@ -277,10 +277,21 @@ class Output(Program):
 
     def test_the_cache_is_listed_and_emptied(self):
         packed = self.folder / ".cache" / "tropilla" / "packed"
+        self.succeed("cache", "rm", "--all")
+        self.succeed("run", "-m", self.model, "-n", 2, "--no-cache", "x")
         self.assertEqual(self.as_json("cache", "ls", "--json"), [])
+        text = self.succeed("run", "-m", self.model, "-n", 9, "x")
+        entry, = self.as_json("cache", "ls", "--json")
+        self.assertEqual((entry["state"], entry["model"]), ("complete", "mini, random weights, seed 1"))
+        for io in ("mmap", "direct", "buffered"):
+            self.assertEqual(self.succeed("run", "-m", self.model, "-n", 9, "--io", io, "x"), text)
+        (packed / entry["key"]).write_bytes(b"x" * entry["bytes"])  # damaged: absent, and built anew
+        self.assertEqual(self.succeed("run", "-m", self.model, "-n", 9, "x"), text)
+        self.assertEqual(self.as_json("cache", "ls", "--json")[0]["state"], "complete")
+        self.succeed("cache", "rm", "--all")
         self.assertEqual(self.succeed("cache", "ls"), "0 entries, 0 B\n")
         self.assertEqual(self.succeed("cache", "rm", "--all"), "nothing to remove\n")
-        packed.mkdir(parents=True)
+        packed.mkdir(parents=True, exist_ok=True)
         first, second = "a1" + "0" * 30, "a2" + "0" * 30
         (packed / first).write_bytes(b"not packed" * 1000)
         (packed / f"{second}.part").write_bytes(b"x" * 5000)

@@ -33,11 +33,13 @@ inline const std::filesystem::path& scratch() {
   return folder.path();
 }
 
-/// The path of a "mini" model with matrices of `type`.
-inline std::filesystem::path tiny_model(tensor_type type = tensor_type::q4_0) {
-  const auto path = scratch() / ("mini-" + std::string(info(type).name) + ".gguf");
+/// The path of a "mini" model with matrices of `type`; its output head is the embedding, or a matrix of its own.
+inline std::filesystem::path tiny_model(tensor_type type = tensor_type::q4_0, bool tied = true) {
+  const std::string shape = tied ? "mini" : "mini-untied";
+  const auto path = scratch() / (shape + "-" + std::string(info(type).name) + ".gguf");
   if (!std::filesystem::exists(path)) {
     synth_options options;
+    options.shape = shape;
     options.type = type;
     options.seed = 7;
     write_synthetic_model(path, options, {});

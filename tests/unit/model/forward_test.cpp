@@ -14,12 +14,13 @@ using namespace tropilla;
 
 namespace {
 
-/// 64-byte aligned memory.
+/// Memory for groups: aligned, and with room up to the next multiple.
 class aligned_bytes {
 public:
-  explicit aligned_bytes(std::size_t n) : bytes_(n + 64) {}
+  explicit aligned_bytes(std::size_t n) : bytes_(n + 2 * group_alignment) {}
   [[nodiscard]] std::byte* get() {
-    return bytes_.data() + (64 - reinterpret_cast<std::uintptr_t>(bytes_.data()) % 64) % 64;
+    const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
+    return bytes_.data() + (group_alignment - at % group_alignment) % group_alignment;
   }
 
 private:
@@ -29,18 +30,16 @@ private:
 /// A model with all of its weights loaded and room for one sequence, without actors.
 class bench_top {
 public:
-  bench_top(const std::filesystem::path& path, const host_options& options, run_shape s)
-      : file(gguf_file::open(path)), layout(llama_layout::make(llama_config::read(file))), shape(s),
-        dev(make_host_device(options)) {
-    const auto loading = loader_shape::for_model(layout, 2);
-    aligned_bytes staging(loading.staging_bytes());
-    weight_loader loader(layout, file.files, *dev, loading, staging.get(), nullptr);
+  bench_top(const std::filesystem::path& path, const host_options& options, run_shape s,
+            weight_form form = weight_form::whole, std::size_t tile_bytes = 0)
+      : file(gguf_file::open(path)), layout(llama_layout::make(llama_config::read(file), form, tile_bytes)), shape(s),
+        dev(make_host_device(options)), loading(loader_shape::for_model(layout, 2)), staging(loading.staging_bytes()),
+        loader({.layout = &layout, .dev = dev.get(), .files = file.files, .shape = loading, .staging = staging.get()}) {
     for (std::size_t g = 0; g < layout.groups.size(); ++g) {
       groups.emplace_back(layout.groups[g].bytes);
-      std::promise<std::string> packed;
-      loader.load(g, groups.back().get(), [&](const std::string& failure) { packed.set_value(failure); });
-      REQUIRE(packed.get_future().get().empty());
       views.push_back(groups.back().get());
+      if (layout.groups[g].bytes > 0)
+        REQUIRE(wait_for([&](auto done) { loader.load(g, groups.back().get(), done); }));
     }
     const auto plan = make_plan(make_plan_input(layout, shape, *dev, 0));
     activations.emplace_back(plan.activations.bytes);
@@ -63,6 +62,8 @@ public:
       s.sequences.push_back({0, n, at, {pages.data(), 0}});
       s.logit_rows.resize(n);
       std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
+      if (layout.gathers_embedding())
+        REQUIRE(wait_for([&](auto done) { loader.gather(s.ids, space->floats(buffer::hidden), done); }));
       dev->enqueue([&](ops& o) { forward_groups(o, layout, *space, s, views, 0, views.size()); });
       dev->compute_stream().synchronize();
       const auto* l = space->floats(buffer::logits);
@@ -71,10 +72,21 @@ public:
     return out;
   }
 
+  /// True when what `start` begins ends well.
+  template <class F>
+  static bool wait_for(F start) {
+    std::promise<bool> ended;
+    start([&](const error* failure) { ended.set_value(!failure); });
+    return ended.get_future().get();
+  }
+
   gguf_file file;
   llama_layout layout;
   run_shape shape;
   std::unique_ptr<device> dev;
+  loader_shape loading;
+  aligned_bytes staging;
+  weight_loader loader;
   std::vector<aligned_bytes> groups, activations, page_memory;
   std::vector<const std::byte*> views;
   std::vector<std::byte*> pages;
@@ -143,5 +155,23 @@ TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the nu
   options.threads = 3;
   bench_top three(path, options, small);
   const auto got = three.logits(ids, 48);
+  CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
+}
+
+TEST_CASE("tiles of the head and gathered rows give the logits of the whole, for tied and untied heads") {
+  const bool tied = GENERATE(true, false);
+  const auto type = GENERATE(tensor_type::q8_0, tensor_type::f32, tensor_type::f16);
+  const auto path = testing::tiny_model(type, tied);
+  host_options options;
+  options.threads = 2;
+  bench_top whole(path, options, small);
+  bench_top tiled(path, options, small, weight_form::tiled, 40000);
+  INFO(info(type).name << (tied ? " tied" : " untied"));
+  REQUIRE(tiled.layout.groups.size() > whole.layout.groups.size() + 1);
+  for (const auto& g : tiled.layout.groups)
+    CHECK(g.section_offset % group_alignment == 0);
+  const auto ids = some_ids(40, whole.layout.config.vocabulary);
+  const auto expected = whole.logits(ids, 48);
+  const auto got = tiled.logits(ids, 17);
   CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
 }

@@ -49,7 +49,7 @@ struct table_top {
       return 0;
     now += std::chrono::seconds(1);
     last_position = work->sequences.front().position;
-    after = queue.step_done({}, 0.75, now);
+    after = queue.step_done({}, {0.75, 0.5}, now);
     return work->ids.size();
   }
 
@@ -97,6 +97,7 @@ TEST_CASE("a reply ends at max_tokens with its statistics") {
   CHECK(sink->end->prefill_seconds == Approx(1));
   CHECK(sink->end->decode_seconds == Approx(2));
   CHECK(sink->end->compute_seconds == Approx(1.5));
+  CHECK(sink->end->load_seconds == Approx(1.0));
   CHECK(sink->end->decode_rate() == Approx(1));
   CHECK(t.queue.idle());
 }
@@ -171,7 +172,7 @@ TEST_CASE("cancelling ends a queued request at once and an active one after its 
   CHECK(queued->end->finish == finish_reason::cancelled);
   t.queue.cancel(1);
   CHECK_FALSE(active->end); // its step is out
-  (void)t.queue.step_done({}, 1, t.now);
+  (void)t.queue.step_done({}, {1, 0}, t.now);
   REQUIRE(active->end);
   CHECK(active->end->finish == finish_reason::cancelled);
   t.queue.cancel(77); // unknown: ignored

@@ -1,0 +1,54 @@
+/// Where a model's weights live: what a budget decides, and what the actors that move them share.
+#pragma once
+
+#include "memory/plan.hpp"
+#include "src/io/packed_cache.hpp"
+#include "src/io/weight_loader.hpp"
+#include "src/model/llama_layout.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace tropilla {
+
+/// Immutable; another budget makes another one.
+struct weight_arrangement {
+  llama_layout layout;
+  memory_plan plan;
+  loader_shape loading;
+  std::size_t budget = 0;      ///< that it was made for, or the plan's total
+  std::size_t spare_bytes = 0; ///< of the budget, beyond the plan: the ring may grow by them
+  /// The packed weights, when all groups stay and are looked at where they lie; else null.
+  std::shared_ptr<const packed_mapping> mapping;
+  std::vector<const std::byte*> mapped; ///< by group; empty without a mapping
+
+  [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
+  /// Bytes of a group's block: what a direct read fills.
+  [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
+    return (layout.groups[group].bytes + group_alignment - 1) / group_alignment * group_alignment;
+  }
+  /// Groups of the same index have the same contents in every form up to the norm; behind it only in the same one.
+  [[nodiscard]] bool same_group(const weight_arrangement& other, std::size_t group) const {
+    return layout.tile_rows == other.layout.tile_rows || (group > 0 && group <= layout.norm_group());
+  }
+};
+
+/// What arrangements are made from.
+struct arrangement_input {
+  llama_config model;
+  run_shape shape;
+  const device* dev = nullptr;
+  std::vector<std::filesystem::path> files;
+  std::filesystem::path packed_folder;
+  std::string io; ///< as `runtime_config::io`
+};
+
+/// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in
+/// which that is less. When nothing fits it is the smallest arrangement, which exceeds the budget. Throws as `make_plan`,
+/// and `error` (invalid_argument) for an unknown way to read.
+[[nodiscard]] std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget);
+
+} // namespace tropilla

@@ -1,0 +1,132 @@
+// Keys of models, and entries that are written on the side.
+#include "src/io/packed_weights.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla {
+namespace {
+
+/// To be raised when packing writes other bytes for the same tensors.
+constexpr std::uint64_t packing_version = 1;
+constexpr std::chrono::seconds between_looks{1};
+
+} // namespace
+
+packed_key key_of_packed_weights(const llama_layout& layout, std::span<const std::filesystem::path> files) {
+  packed_key_hash hash;
+  hash.add(packing_version);
+  for (const auto& path : files)
+    hash.add_file(path);
+  for (const auto& section : layout.sections) {
+    hash.add(section.name);
+    hash.add(section.bytes);
+  }
+  for (const auto& group : layout.groups)
+    if (group.section_offset == 0) // tiles of one matrix have its type; how it is cut must not matter
+      for (const auto& t : group.tensors) {
+        hash.add(t.source.name);
+        hash.add(static_cast<std::uint64_t>(t.source.type));
+        hash.add(static_cast<std::uint64_t>(t.source.columns));
+        hash.add(static_cast<std::uint64_t>(t.offset));
+      }
+  return hash.key();
+}
+
+std::vector<packed_section> sections_of_packed_weights(const llama_layout& layout) {
+  std::vector<packed_section> out;
+  for (const auto& s : layout.sections)
+    out.push_back({s.name, s.bytes});
+  return out;
+}
+
+std::optional<packed_file> find_packed_weights(const std::filesystem::path& folder, const llama_layout& layout,
+                                               std::span<const std::filesystem::path> files) {
+  return packed_cache::open(folder, key_of_packed_weights(layout, files), sections_of_packed_weights(layout));
+}
+
+packed_weights::packed_weights(std::filesystem::path folder, const llama_layout& layout,
+                               std::span<const std::filesystem::path> files, notice_callback notice)
+    : folder_(std::move(folder)), layout_(layout), sections_(sections_of_packed_weights(layout)),
+      key_(key_of_packed_weights(layout, files)), notice_(std::move(notice)) {
+  open_or_build();
+}
+
+packed_weights::~packed_weights() {
+  if (committer_.joinable())
+    committer_.join();
+}
+
+void packed_weights::open_or_build() {
+  busy_ = false;
+  looked_ = std::chrono::steady_clock::now();
+  if (auto found = packed_cache::open(folder_, key_, sections_)) {
+    file_ = std::make_shared<packed_file>(std::move(*found));
+    return;
+  }
+  auto result = packed_cache::build(folder_, key_, layout_.config.name, sections_);
+  if (auto* builder = std::get_if<packed_builder>(&result)) {
+    builder_.emplace(std::move(*builder));
+    stored_.assign(layout_.groups.size(), false);
+    missing_ = 0;
+    for (std::size_t g = 0; g < layout_.groups.size(); ++g) {
+      stored_[g] = layout_.groups[g].bytes == 0;
+      missing_ += !stored_[g];
+    }
+    return;
+  }
+  const auto& refused = std::get<packed_refusal>(result);
+  if (refused.why == packed_refusal::kind::failed) {
+    if (notice_)
+      notice_(fmt::format("weights are not kept packed for the next start: {}", refused.sentence));
+    return;
+  }
+  busy_ = true; // or completed between the two calls: the next look finds it
+}
+
+std::shared_ptr<const packed_file> packed_weights::file() {
+  const std::lock_guard lock(mutex_);
+  if (!file_ && busy_ && std::chrono::steady_clock::now() - looked_ > between_looks) {
+    looked_ = std::chrono::steady_clock::now();
+    if (auto found = packed_cache::open(folder_, key_, sections_)) {
+      file_ = std::make_shared<packed_file>(std::move(*found));
+      busy_ = false;
+    }
+  }
+  return file_;
+}
+
+void packed_weights::store(std::size_t index, const std::byte* memory) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!builder_ || stored_[index])
+      return;
+    stored_[index] = true;
+  }
+  const auto& g = layout_.groups[index];
+  (void)builder_->write(g.section, g.section_offset, {memory, g.bytes}); // a failure is kept, and told by `commit`
+  const std::lock_guard lock(mutex_);
+  if (--missing_ == 0)
+    committer_ = std::thread([this] { commit(); });
+}
+
+void packed_weights::commit() {
+  // What reads around the page cache does not want the entry in it; what maps it will read it once more from the disk
+  // only when memory is short.
+  const auto failure = builder_->commit(layout_.tile_rows > 0);
+  if (!failure.empty() && notice_)
+    notice_(fmt::format("weights are not kept packed for the next start: {}", failure));
+  auto found = failure.empty() ? packed_cache::open(folder_, key_, sections_) : std::nullopt;
+  const std::lock_guard lock(mutex_);
+  builder_.reset();
+  if (found)
+    file_ = std::make_shared<packed_file>(std::move(*found));
+}
+
+void packed_weights::drop() {
+  const std::lock_guard lock(mutex_);
+  file_.reset();
+  busy_ = false;
+}
+
+} // namespace tropilla

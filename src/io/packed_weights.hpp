@@ -1,0 +1,68 @@
+/// The packed weights of one model in a cache folder: found there, or written while the model loads for the first time.
+#pragma once
+
+#include "src/io/packed_cache.hpp"
+#include "src/model/llama_layout.hpp"
+
+#include <chrono>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace tropilla {
+
+/// What names a model's entry: its files, how its tensors are typed and placed, and the packing's version.
+/// Throws `error` (io_error) when a file is gone.
+[[nodiscard]] packed_key key_of_packed_weights(const llama_layout& layout,
+                                               std::span<const std::filesystem::path> files);
+
+/// The layout's sections as the cache wants them.
+[[nodiscard]] std::vector<packed_section> sections_of_packed_weights(const llama_layout& layout);
+
+/// The entry, if it is there. Throws as `key_of_packed_weights`.
+[[nodiscard]] std::optional<packed_file> find_packed_weights(const std::filesystem::path& folder,
+                                                             const llama_layout& layout,
+                                                             std::span<const std::filesystem::path> files);
+
+/// Any thread. What goes wrong is told once and costs the entry, nothing else.
+class packed_weights {
+public:
+  using notice_callback = std::function<void(std::string_view)>;
+
+  /// Opens the entry, or begins to build it. The layout outlives this. Throws as `key_of_packed_weights`.
+  packed_weights(std::filesystem::path folder, const llama_layout& layout,
+                 std::span<const std::filesystem::path> files, notice_callback notice);
+  /// Waits for an entry that is being completed; one that lacks groups is given up.
+  ~packed_weights();
+  packed_weights(const packed_weights&) = delete;
+  packed_weights& operator=(const packed_weights&) = delete;
+
+  /// The complete entry, or null. While another process builds it, looks again once a second.
+  [[nodiscard]] std::shared_ptr<const packed_file> file();
+  /// Writes a group that was just packed, unless it was written or nothing is built. The last one completes the entry,
+  /// on a thread of its own.
+  void store(std::size_t group, const std::byte* memory);
+  /// The entry can't be read: it counts as absent from now on.
+  void drop();
+
+private:
+  void open_or_build();
+  void commit();
+
+  const std::filesystem::path folder_;
+  const llama_layout& layout_;
+  const std::vector<packed_section> sections_;
+  const packed_key key_;
+  const notice_callback notice_;
+
+  std::mutex mutex_;
+  std::shared_ptr<const packed_file> file_;
+  std::optional<packed_builder> builder_;
+  std::vector<bool> stored_; ///< by group: written, or being written
+  std::size_t missing_ = 0;  ///< groups that are not written
+  bool busy_ = false;        ///< another process builds it
+  std::chrono::steady_clock::time_point looked_{};
+  std::thread committer_;
+};
+
+} // namespace tropilla
