@@ -29,6 +29,11 @@ plan_report describe(const memory_plan& plan, const run_shape& shape, const llam
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
+  out.kv_pages = plan.kv_pages;
+  out.kv_page_tokens = kv_page_tokens;
+  out.prefill_rows = shape.step_rows;
+  out.ring_slots = plan.ring_slots;
+  out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = layout.decode_bytes();
   for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
     out.residency += plan.streamed[g] ? 'S' : 'R';
