@@ -32,6 +32,11 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
+  out.kv_pages = plan.kv_pages;
+  out.kv_page_tokens = kv_page_tokens;
+  out.prefill_rows = shape.step_rows;
+  out.ring_slots = plan.ring_slots;
+  out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = weights.layout.decode_bytes();
   for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
     out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.gathers_embedding() ? 'G' : 'R';

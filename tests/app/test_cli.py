@@ -243,6 +243,38 @@ class Output(Program):
         plan = self.as_json("plan", "-m", self.model, "--json")
         self.assertEqual(plan["total_bytes"], sum(line["bytes"] for line in plan["lines"]))
 
+    def test_plan_shows_pages_ring_and_what_is_left(self):
+        def plan(*more):
+            return self.as_json("plan", "-m", self.model, "--ctx", 100, "--json", "--no-measure", *more)
+        whole = plan("--budget", "1GiB")
+        self.assertEqual((whole["kv_pages"], whole["kv_page_tokens"]), (4, 32))
+        self.assertEqual(whole["left_bytes"], (1 << 30) - whole["total_bytes"])
+        self.assertEqual((whole["ring_slots"], whole["slot_bytes"]), (0, 0))
+        self.assertIsNone(whole["predicted"])
+        less = f"{whole['total_bytes'] - 1}B"
+        tight = plan("--budget", less)
+        ring = sum(line["bytes"] for line in tight["lines"] if line["purpose"] == "streaming ring")
+        self.assertEqual(tight["ring_slots"] * tight["slot_bytes"], ring)
+        self.assertGreater(tight["ring_slots"], 1)
+        text = [self.succeed("plan", "-m", self.model, "--ctx", 100, "--no-measure", "--budget", less) for _ in "12"]
+        self.assertEqual(text[0], text[1])
+        self.assertNotIn("predicted", text[0])
+        for sentence in (r"Context of 100 tokens: 4 KV pages of 32\.", rf"{tight['residency']} \(.*R stays, S is streamed",
+                         r"ring of \d slots of .*B\)\.", r"\nBudget .*, of which .* are left\.\n\Z"):
+            self.assertRegex(text[0], sentence)
+
+    def test_plan_predicts_from_measured_speeds(self):
+        predicted = self.as_json("plan", "-m", self.model, "--json")["predicted"]
+        self.assertGreater(predicted["memory_bytes_s"], 0)
+        self.assertGreater(predicted["operations_s"], 0)
+        self.assertIn("read_bytes_s", predicted)  # null where the model is shorter than a read
+        for which in ("decode", "prefill"):
+            self.assertGreater(predicted[f"{which}_tok_s"], 0)
+            self.assertIn(predicted["binds"][which], ("memory", "compute"))
+        text = self.succeed("plan", "-m", self.model)
+        self.assertRegex(text, r"\npredicted  decode \S+ tok/s: .* binds \(.*\)\n +prefill of 512: \S+ tok/s: .* binds")
+        self.assertRegex(self.succeed("plan", "-m", self.model, TROPILLA_NO_MEASURE="1"), r"are left\.\n\Z")
+
     def test_bench_has_one_object_per_test_in_every_format(self):
         arguments = ["bench", "-m", self.model, "-p", "16,32", "-n", "4", "-r", "2", "-q", "-t", "1"]
         tests = self.as_json(*arguments, "-o", "json")
