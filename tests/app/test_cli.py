@@ -467,7 +467,9 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
-class Console(Program):
+class Conversation(Program):
+    """Ways into `tropilla chat` at a terminal and out of it."""
+
     prompt = r"> $"
 
     def open(self, *arguments, **environment):
@@ -484,6 +486,8 @@ class Console(Program):
         t.type(keys)
         self.assertEqual(t.status(), 0)
 
+
+class Console(Conversation):
     def test_a_conversation_with_commands(self):
         t = self.open("--ignore-eos")
         self.assertIn("/help lists the commands", t.read_until(self.prompt))
@@ -543,6 +547,17 @@ class Console(Program):
         self.refuse("chat", "-m", self.model, "-q", stdin=b"/nonsense\n", says="there is no command /nonsense")
         self.refuse("chat", "-m", self.model, "-q", stdin=b"\xff\n", says="UTF-8")
 
+    def test_memory_and_budgets_from_a_pipe(self):
+        planned = self.as_json("plan", "-m", self.model, "--json")["total_bytes"]
+        done = self.call("chat", "-m", self.model, "-q", stdin=f"/memory\n/budget {planned + 2**20}\n".encode())
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual(done.stdout, b"")
+        self.assertRegex(done.stderr.decode(), r"(?m)^device +budget +in use +peak +fragmentation +waiters\n"
+                                               r"host:0( +[\d.]+ \wiB){3} +[\d.]+% +0\n  weights( +[\d.]+ \wiB){2}$")
+        self.assertRegex(done.stderr.decode(), rf"(?m)^host:0: budget {(planned / 2**20 + 1):.1f} MiB, .* in use\n\Z")
+        self.refuse("chat", "-m", self.model, "-q", stdin=b"/budget lots\n", says='"lots" is no number of bytes')
+        self.refuse("chat", "-m", self.model, "-q", stdin=b"/budget 1KiB\n", says=r"1\.0 KiB")
+
     def test_colours_obey_no_color(self):
         t = self.open(NO_COLOR="")
         self.assertIn("\x1b[", t.read_until(r"> \S*$"))
@@ -557,6 +572,83 @@ class Console(Program):
         t.say("again", r"/reset begins a new conversation\)[^>]*> $")
         t.say("/reset", r"new conversation\)[^>]*> $")
         self.leave(t)
+
+
+class Typing(Conversation):
+    """Lines that come while an answer streams. The scalar kernels take 20 seconds to fill the context."""
+
+    def begin_answer(self, *arguments):
+        t = self.begin("--ignore-eos", "-n", "1000000", "--isa", "scalar", "-t", "1", *arguments)
+        t.say("go on", r"go on\r\n[^\r]*\S")
+        return t
+
+    def stop(self, t):
+        t.type("\x03")
+        t.read_until(r"\(stopped\)[^>]*> ")
+
+    def said(self, t, file=None):
+        """What the person said, by the program's own account: a file, or one that it writes now, at a prompt."""
+        if not file:
+            file = "said.json"
+            t.say(f"/save {file}", r"messages written[^>]*> $")
+        return [m["content"] for m in json.loads((self.folder / file).read_text()) if m["role"] == "user"]
+
+    def test_figures_are_shown_at_once_and_the_answer_goes_on(self):
+        t = self.begin_answer()
+        t.say("/memory", r"[\r\n]\S*device +budget +in use +peak +fragmentation +waiters\r\nhost:0 .*%  +0\r\n")
+        t.read_until(r"  KV pages .*\r\n(  .*\r\n)+[^\r]*\S")
+        t.say("/stats", r"\(no answer has ended yet\)\r\n[^\r]*\S")
+        t.say("/memroy", r"no command /memroy \(did you mean /memory\?\)")
+        self.stop(t)
+        self.assertEqual(self.said(t), ["go on"])
+        self.leave(t)
+
+    def test_a_budget_changes_while_an_answer_streams(self):
+        planned = self.as_json("plan", "-m", self.model, "--json")["total_bytes"]
+        t = self.begin_answer()
+        t.say(f"/budget {planned + 2**20}", rf"host:0: budget {planned / 2**20 + 1:.1f} MiB, .* in use\r\n[^\r]*\S")
+        t.say("/budget 1KiB", r"tropilla: [^\n]*1\.0 KiB[^\n]*\r\n[^\r]*\S")
+        t.say("/budget many", r'tropilla: "many" is no number of bytes[^\n]*\r\n[^\r]*\S')
+        t.say("/budget", rf"host:0: budget {planned / 2**20 + 1:.1f} MiB, .* in use\r\n[^\r]*\S")
+        self.stop(t)
+        self.leave(t)
+
+    def test_other_lines_are_the_next_messages(self):
+        t = self.begin_answer()
+        t.type('and é?\r"""\r/quit\r"""\rone\\\rtwo\r/save waited.json\r/reset\r')
+        t.say("/stats", r"no answer has ended yet")  # the lines before it were read
+        self.stop(t)
+        t.read_until(r'\Aand é\?\r\n[^\r]*\S')
+        self.stop(t)
+        t.read_until(r'\A"""\r\n\.\.\. /quit\r\n\.\.\. """\r\n[^\r]*\S')
+        self.stop(t)
+        t.read_until(r"\Aone\\\r\n\.\.\. two\r\n[^\r]*\S")
+        self.stop(t)
+        t.read_until(r"\A/save waited.json\r\n[^>]*> /reset\r\n[^>]*new conversation[^>]*> $")
+        self.assertEqual(self.said(t, "waited.json"), ["go on", "and é?", "/quit", "one\ntwo"])
+        self.leave(t)
+
+    def test_half_a_line_is_there_when_the_answer_ends(self):
+        t = self.begin_answer("-n", "60")
+        t.type("half a l")
+        t.read_until(r"stopped after 60 tokens[^>]*> [^>]*half a l$")
+        t.type("imb\x7f\x7f")
+        t.say("ne", r"stopped after 60 tokens[^>]*> $")
+        self.assertEqual(self.said(t), ["go on", "half a line"])
+        self.leave(t)
+
+    def test_lines_that_are_pasted_at_the_prompt_are_messages_one_after_another(self):
+        t = self.begin("--ignore-eos")
+        t.type("one\rtwo\rthr")
+        t.read_until(r"> [^>]*thr$")
+        t.say("ee", r"stopped after 8 tokens[^>]*> $")
+        self.assertEqual(self.said(t), ["one", "two", "three"])
+        self.leave(t)
+
+    def test_leaving_stops_the_answer(self):
+        for keys in ("/quit\r", "\x04"):
+            with self.subTest(keys=keys):
+                self.leave(self.begin_answer(), keys)
 
 
 def main():
