@@ -103,10 +103,10 @@ struct compute_state {
     }
   }
 
-  /// `late`: for a step that is over.
+  /// `late`: for a step that was given up, and with it whatever was handed out for it.
   void arrived(const group_ready& m, bool late) {
     if (late)
-      return tell(self, with.prefetcher, release_group{m.group});
+      return;
     take(m.group, m.weights);
     asked[m.group] = false;
     answer_awaiting();
@@ -134,14 +134,24 @@ struct compute_state {
 
   /// Gives streamed groups back whose job is done.
   void release_before(std::size_t end) {
-    for (std::size_t g = 0; g < end; ++g) {
-      if (!weights->arrangement->streams(g) || !there[g])
-        continue;
-      weights->memory[g] = nullptr;
-      weights->leases[g].reset();
-      there[g] = false;
-      tell(self, with.prefetcher, release_group{g});
-    }
+    for (std::size_t g = 0; g < end; ++g)
+      if (drop(g))
+        tell(self, with.prefetcher, release_group{g});
+  }
+
+  void drop_streamed() {
+    for (std::size_t g = 0; g < there.size(); ++g)
+      (void)drop(g);
+  }
+
+  /// Lets go of a streamed group, if it is there.
+  bool drop(std::size_t g) {
+    if (!weights->arrangement->streams(g) || !there[g])
+      return false;
+    weights->memory[g] = nullptr;
+    weights->leases[g].reset();
+    there[g] = false;
+    return true;
   }
 
   // -- another prefetcher ---------------------------------------------------------------------------------------------
@@ -239,7 +249,7 @@ struct compute_state {
         p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
       });
     if (failure) {
-      release_before(there.size());
+      drop_streamed();
       tell(self, with.prefetcher, abandon_step{});
       return settle([this](auto& p) { p.deliver(to_caf(*failure)); });
     }

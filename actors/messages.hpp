@@ -99,8 +99,8 @@ struct release_group {
   std::size_t group = 0;
 };
 
-/// Compute -> prefetcher: the step failed, all streamed groups were released, and the next one begins at the first.
-/// Streamed groups that are waited for are answered with cancelled.
+/// Compute -> prefetcher: the step failed, and the next one begins at the first group. Whatever streamed groups were
+/// handed out, also those that are still on their way to compute, count as released; who waits for one gets cancelled.
 struct abandon_step {};
 
 /// Anyone (the ledger's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.

@@ -87,6 +87,7 @@ void runtime::impl::add_device(std::size_t budget) {
   };
   ledger = arbiter::make();
   ledger->add_device(setup);
+  ledger->refuse_acquisition(hooks_.refuse_acquisition);
 }
 
 void runtime::impl::take_leases(const weight_arrangement& weights) {

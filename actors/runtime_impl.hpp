@@ -35,6 +35,7 @@ struct prepared_model {
 /// What tests put in the place of the real thing.
 struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
+  std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
 };
 
 struct runtime::impl {
