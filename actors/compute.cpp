@@ -27,7 +27,7 @@ struct compute_state {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
     }
-    follow(with.weights, {});
+    follow(with.weights, std::exchange(with.kept, {}));
   }
 
   compute_actor::behavior_type behaviour() {
@@ -45,6 +45,13 @@ struct compute_state {
           auto waiting = self->make_response_promise<weights_resident>();
           awaiting.push_back(waiting);
           need_groups(); // what failed before is tried again
+          answer_awaiting();
+          return waiting;
+        },
+        [this](const share_weights&) -> caf::result<weights_shared> {
+          auto waiting = self->make_response_promise<weights_shared>();
+          sharing.push_back(waiting);
+          need_groups();
           answer_awaiting();
           return waiting;
         },
@@ -121,6 +128,8 @@ struct compute_state {
       failure = why;
     for (auto& waiting : std::exchange(awaiting, {}))
       waiting.deliver(to_caf(why));
+    for (auto& waiting : std::exchange(sharing, {}))
+      waiting.deliver(to_caf(why));
     advance();
   }
 
@@ -130,6 +139,13 @@ struct compute_state {
         return;
     for (auto& waiting : std::exchange(awaiting, {}))
       waiting.deliver(weights_resident{});
+    for (auto& waiting : std::exchange(sharing, {})) {
+      weights_shared answer{weights->arrangement, weights->leases};
+      for (std::size_t g = 0; g < answer.leases.size(); ++g)
+        if (weights->arrangement->streams(g))
+          answer.leases[g].reset();
+      waiting.deliver(std::move(answer));
+    }
   }
 
   /// Gives streamed groups back whose job is done.
@@ -310,6 +326,7 @@ struct compute_state {
   std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
   std::size_t steps = 0;   ///< that ended
   std::vector<caf::typed_response_promise<weights_resident>> awaiting;
+  std::vector<caf::typed_response_promise<weights_shared>> sharing;
 
   struct suspension {
     std::shared_ptr<const weight_arrangement> next;

@@ -8,15 +8,25 @@ namespace tropilla {
 namespace {
 
 constexpr std::size_t default_context = 4096;
+
+} // namespace
+
+std::size_t choose_context(std::size_t wanted, const llama_config& model) {
+  const std::size_t context = wanted > 0 ? wanted : std::min(model.context, default_context);
+  if (context < 2 || context > model.context)
+    throw error(errc::invalid_argument,
+                fmt::format("the context must be 2 to {} tokens, what the model was trained for, not {}", model.context,
+                            context));
+  return context;
+}
+
+namespace {
+
 constexpr std::size_t default_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
 
 run_shape choose_shape(const runtime_config& config, const llama_config& model) {
   run_shape s;
-  s.context = config.context ? config.context : std::min(model.context, default_context);
-  if (s.context < 2 || s.context > model.context)
-    throw error(errc::invalid_argument,
-                fmt::format("the context must be 2 to {} tokens, what the model was trained for, not {}", model.context,
-                            s.context));
+  s.context = choose_context(config.context, model);
   s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.context);
   s.logit_rows = std::clamp<std::size_t>(config.logit_rows, 1, s.step_rows);
   return s;

@@ -256,7 +256,10 @@ TEST_CASE("a cache that can't be written costs a notice and nothing else") {
   auto config = streamed_config(false, "");
   const auto expected = open_runtime(config).reply();
   const auto blocked = testing::scratch() / "a-file";
-  { std::FILE* f = std::fopen(blocked.c_str(), "w"); std::fclose(f); }
+  {
+    std::FILE* f = std::fopen(blocked.c_str(), "w");
+    std::fclose(f);
+  }
   config.packed_cache = blocked / "packed";
   std::atomic<int> notices = 0;
   config.on_notice = [&](std::string_view sentence) {
