@@ -10,7 +10,9 @@
 #include "actors/supervisor.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <fmt/format.h>
+#include <future>
 
 namespace tropilla {
 namespace {
@@ -25,6 +27,21 @@ lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose 
   if (auto* refused = std::get_if<refusal>(&answer))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(answer));
+}
+
+/// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
+lease take_soon(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
+  constexpr std::chrono::seconds long_enough{10};
+  const auto answer = std::make_shared<std::promise<arbiter::grant>>();
+  auto granted = answer->get_future();
+  const auto ticket = ledger.acquire({std::string(device), bytes, why, priority::urgent},
+                                     [answer](arbiter::grant g) { answer->set_value(std::move(g)); });
+  if (granted.wait_for(long_enough) != std::future_status::ready)
+    (void)ledger.cancel(ticket); // answers, if it is not answered at this moment
+  auto g = granted.get();
+  if (auto* refused = std::get_if<refusal>(&g))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(g));
 }
 
 /// Of what a replica adds: its weights are the original's, but for a ring.
@@ -142,7 +159,7 @@ cast::weight_crew runtime::impl::hire(const std::shared_ptr<const weight_arrange
   // Not before the step at hand is done: what it waits for may not fit the new budget.
   if (!original && ledger->usage(std::string(dev->name())).budget != weights->budget)
     ledger->set_budget(std::string(dev->name()), weights->budget);
-  lease staging = take(*ledger, dev->name(), weights->loading.staging_bytes(), purpose::staging);
+  lease staging = take_soon(*ledger, dev->name(), weights->loading.staging_bytes(), purpose::staging);
   out.memory_manager = cast::spawn_memory_manager(*system, ledger);
   weight_loader_setup loading;
   loading.dev = dev.get();
