@@ -18,18 +18,20 @@ packed_key key_of_packed_weights(const llama_layout& layout, std::span<const std
   hash.add(packing_version);
   for (const auto& path : files)
     hash.add_file(path);
-  for (const auto& section : layout.sections) {
-    hash.add(section.name);
-    hash.add(section.bytes);
-  }
-  for (const auto& group : layout.groups)
-    if (group.section_offset == 0) // tiles of one matrix have its type; how it is cut must not matter
+  for (std::size_t s = 0; s < layout.sections.size(); ++s) {
+    hash.add(layout.sections[s].name);
+    hash.add(layout.sections[s].bytes);
+    for (const auto& group : layout.groups) {
+      if (group.section != s || group.section_offset != 0)
+        continue; // tiles of one matrix have its type: how it is cut, and where among the groups, must not matter
       for (const auto& t : group.tensors) {
         hash.add(t.source.name);
         hash.add(static_cast<std::uint64_t>(t.source.type));
         hash.add(static_cast<std::uint64_t>(t.source.columns));
         hash.add(static_cast<std::uint64_t>(t.offset));
       }
+    }
+  }
   return hash.key();
 }
 

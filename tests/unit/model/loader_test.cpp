@@ -1,4 +1,5 @@
 // Reading and packing weights: split groups, damage, and files that change under the reader.
+#include "src/io/packed_weights.hpp"
 #include "src/io/weight_loader.hpp"
 
 #include "tests/support/tiny_model.hpp"
@@ -104,4 +105,45 @@ TEST_CASE("a file that went away is an error with its name") {
   std::filesystem::remove(path);
   std::vector<std::byte> memory;
   CHECK_THAT(m.load(0, memory, loader_shape::for_model(m.layout, 2)), Catch::Contains("gone.gguf"));
+}
+
+TEST_CASE("packed weights hold the bytes that packing gives, whatever the form of the layout") {
+  const bool tied = GENERATE(true, false);
+  const auto path = testing::tiny_model(tensor_type::q8_0, tied);
+  const auto file = gguf_file::open(path);
+  const auto folder = testing::scratch() / "packed-forms";
+  std::filesystem::remove_all(folder);
+  loaded_model m(path);
+  const auto tiled = llama_layout::make(llama_config::read(file), weight_form::tiled, 60000);
+  // With a head of its own the embedding is packed in one form only: the entries differ.
+  CHECK((key_of_packed_weights(m.layout, file.files) == key_of_packed_weights(tiled, file.files)) == tied);
+  {
+    packed_weights building(folder, m.layout, file.files, nullptr);
+    CHECK_FALSE(building.file());
+    for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
+      std::vector<std::byte> memory;
+      REQUIRE(m.load(g, memory, loader_shape::for_model(m.layout, 2)).empty());
+      building.store(g, memory.data());
+      building.store(g, memory.data()); // again: no harm
+    }
+  }
+  REQUIRE(find_packed_weights(folder, m.layout, file.files));
+  CHECK(find_packed_weights(folder, tiled, file.files).has_value() == tied);
+
+  if (tied)
+    m.layout = tiled;
+  for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
+    if (m.layout.groups[g].bytes == 0)
+      continue;
+    for (const auto mode : {io_mode::direct, io_mode::buffered, io_mode::mmap}) {
+      weight_loader_setup setup;
+      setup.shape = loader_shape::for_model(m.layout, 2);
+      setup.shape.packed_mode = mode;
+      std::vector<std::byte> packed_here, packed_before;
+      REQUIRE(m.load_with(setup, g, packed_here).empty());
+      setup.packed_folder = folder;
+      REQUIRE(m.load_with(setup, g, packed_before).empty());
+      CHECK(packed_here == packed_before);
+    }
+  }
 }
