@@ -94,7 +94,7 @@ struct compute_state {
       return;
     for (std::size_t g = 0; g < there.size(); ++g) {
       const bool streamed = weights->arrangement->streams(g);
-      if (there[g] || asked[g] || (streamed && (!current || g < next)))
+      if (there[g] || asked[g] || (streamed && (!current || g < next || g >= step_end)))
         continue;
       asked[g] = true;
       ask(self, with.prefetcher, need_group{g})
@@ -208,11 +208,11 @@ struct compute_state {
     suspended = false;
     if (suspend_if_wanted())
       return;
-    if (current && next == 0)
-      gather();
-    need_groups();
     answer_awaiting();
-    advance();
+    if (current)
+      start();
+    else
+      need_groups();
   }
 
   // -- steps
@@ -226,12 +226,22 @@ struct compute_state {
     times.compute = 0;
     failure.reset();
     const auto answer = *promise;
-    if (!suspended) {
-      gather();
-      need_groups();
-      advance();
-    }
+    if (!suspended)
+      start();
     return answer;
+  }
+
+  /// Has brought what the current step needs from where it stands.
+  void start() {
+    const auto& layout = weights->arrangement->layout;
+    const bool output = !current->logit_rows.empty();
+    step_end = output ? layout.groups.size() : layout.norm_group();
+    if (weights->arrangement->plan.ring_slots > 0)
+      tell(self, with.prefetcher, begin_step{output});
+    if (next == 0)
+      gather();
+    need_groups();
+    advance();
   }
 
   /// Where the embedding is not in memory: has the rows of the step's tokens brought.
@@ -260,7 +270,7 @@ struct compute_state {
   void advance() {
     if (!current || busy || suspended)
       return;
-    if (next == there.size())
+    if (next == step_end)
       return settle([this](auto& p) {
         p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
       });
@@ -272,7 +282,7 @@ struct compute_state {
     if (!rows_there)
       return;
     std::size_t last = next;
-    while (last < there.size() && there[last]) {
+    while (last < step_end && there[last]) {
       ++last;
       if (weights->arrangement->streams(last - 1))
         break; // its slot is wanted as soon as it has been computed
@@ -339,6 +349,7 @@ struct compute_state {
   std::optional<caf::typed_response_promise<step_computed>> promise;
   std::optional<error> failure; ///< of the current step
   bool rows_there = false;      ///< of the embedding
+  std::size_t step_end = 0;     ///< of the groups that the current step needs
   std::size_t next = 0;         ///< first group of the step that is not enqueued
   bool busy = false;            ///< a job is out
   step_times times;

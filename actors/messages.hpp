@@ -99,6 +99,12 @@ struct release_group {
   std::size_t group = 0;
 };
 
+/// Compute -> prefetcher: what the step that begins will need. A step without logits ends before the output, and behind
+/// the last layer comes the first again.
+struct begin_step {
+  bool output = true;
+};
+
 /// Compute -> prefetcher: the step failed, and the next one begins at the first group. Whatever streamed groups were
 /// handed out, also those that are still on their way to compute, count as released; who waits for one gets cancelled.
 struct abandon_step {};
@@ -106,9 +112,9 @@ struct abandon_step {};
 /// Anyone (the ledger's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
 struct shrink_ring {};
 
-using prefetcher_actor =
-    typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group), caf::result<void>(abandon_step),
-                caf::result<void>(shrink_ring), caf::result<rows_gathered>(gather_rows)>;
+using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
+                                     caf::result<void>(begin_step), caf::result<void>(abandon_step),
+                                     caf::result<void>(shrink_ring), caf::result<rows_gathered>(gather_rows)>;
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 

@@ -47,12 +47,14 @@ struct prefetcher_state {
     for (std::size_t g = 0; g < groups.size(); ++g) {
       if (with.weights->streams(g)) {
         circle.push_back(g);
+        first_of_output += g < with.weights->layout.norm_group() ? 1 : 0;
         continue;
       }
       groups[g].ready = with.weights->layout.groups[g].bytes == 0 || (g < with.kept.size() && with.kept[g]);
       if (!groups[g].ready)
         staying.push_back(g);
     }
+    turn = circle.size();
     with.kept.clear();
   }
 
@@ -63,6 +65,7 @@ struct prefetcher_state {
     return {
         [this](const need_group& m) -> caf::result<group_ready> { return need(m.group); },
         [this](const release_group& m) { release(m.group); },
+        [this](const begin_step& m) { begin(m); },
         [this](const abandon_step&) { abandon(); },
         [this](const shrink_ring&) { shrink(); },
         [this](const gather_rows& m) -> caf::result<rows_gathered> { return gather(m); },
@@ -216,11 +219,17 @@ struct prefetcher_state {
     return static_cast<std::size_t>(std::find(circle.begin(), circle.end(), index) - circle.begin());
   }
 
+  void begin(const begin_step& m) {
+    turn = m.output ? circle.size() : first_of_output;
+    fill();
+  }
+
   /// The next group in the circle that no slot has, if there is one.
   std::optional<std::size_t> next_of_circle() {
-    for (std::size_t tries = 0; tries < circle.size(); ++tries) {
-      const std::size_t index = circle[cursor];
-      cursor = (cursor + 1) % circle.size();
+    for (std::size_t tries = 0; tries < turn; ++tries) {
+      if (cursor >= turn)
+        cursor = 0;
+      const std::size_t index = circle[cursor++];
       if (slot_of(index) == ring.end())
         return index;
     }
@@ -255,7 +264,7 @@ struct prefetcher_state {
     const auto s = slot_of(index);
     if (s == ring.end() || !s->held)
       return;
-    const std::size_t next = circle[(position_of(index) + 1) % circle.size()];
+    const std::size_t next = circle[(position_of(index) + 1) % std::max<std::size_t>(1, turn)];
     depth.released(s->delivered, depth_clock::now(), groups[next].ready);
     free_slot(*s);
     adjust_depth();
@@ -348,6 +357,8 @@ struct prefetcher_state {
   std::size_t on_their_way = 0;
   std::vector<std::size_t> circle; ///< groups that are streamed, in the order of need
   std::size_t cursor = 0;          ///< of the circle: what is loaded next
+  std::size_t turn = 0;            ///< how much of the circle the step needs
+  std::size_t first_of_output = 0; ///< in the circle: from here on only logits need it
   std::vector<slot> ring;
   std::size_t slots_refused = 0;
   ring_depth depth;

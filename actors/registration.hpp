@@ -31,6 +31,7 @@
   X(cast_health)                                                                                                       \
   X(reply_over)                                                                                                        \
   X(release_group)                                                                                                     \
+  X(begin_step)                                                                                                        \
   X(abandon_step)                                                                                                      \
   X(shrink_ring)                                                                                                       \
   X(gather_rows)                                                                                                       \
