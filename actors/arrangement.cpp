@@ -10,8 +10,8 @@
 namespace tropilla {
 namespace {
 
-/// The mode that was asked for, or the one that suits: what is read for every pass would push out of the page cache what
-/// others want; what is read once may stay there.
+/// The mode that was asked for, or the one that suits: what is read for every pass would push out of the page cache
+/// what others want; what is read once may stay there.
 io_mode mode_for(const std::string& io, bool again_and_again) {
   if (io.empty())
     return again_and_again ? io_mode::direct : io_mode::buffered;

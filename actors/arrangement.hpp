@@ -47,8 +47,8 @@ struct arrangement_input {
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in
-/// which that is less. When nothing fits it is the smallest arrangement, which exceeds the budget. Throws as `make_plan`,
-/// and `error` (invalid_argument) for an unknown way to read.
+/// which that is less. When nothing fits it is the smallest arrangement, which exceeds the budget. Throws as
+/// `make_plan`, and `error` (invalid_argument) for an unknown way to read.
 [[nodiscard]] std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget);
 
 } // namespace tropilla

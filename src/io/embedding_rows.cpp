@@ -23,8 +23,9 @@ std::size_t embedding_rows::memory_bytes(std::size_t row_bytes, std::size_t alig
 }
 
 embedding_rows::embedding_rows(std::unique_ptr<file_reader> reader, const weight_source& source, std::byte* memory)
-    : source_(source), row_bytes_(row_bytes(source.type, source.columns)), rows_(memory + scratch_bytes(row_bytes_, reader->alignment())),
-      reader_(std::move(reader)), gatherer_(*reader_, row_bytes_, {memory, scratch_bytes(row_bytes_, reader_->alignment())}) {
+    : source_(source), row_bytes_(row_bytes(source.type, source.columns)),
+      rows_(memory + scratch_bytes(row_bytes_, reader->alignment())), reader_(std::move(reader)),
+      gatherer_(*reader_, row_bytes_, {memory, scratch_bytes(row_bytes_, reader_->alignment())}) {
   reads_.reserve(batch_rows);
 }
 
@@ -39,8 +40,8 @@ std::optional<error> embedding_rows::read(std::span<const token_id> ids, float* 
     for (std::size_t i = 0; i < reads_.size(); ++i, out += source_.columns) {
       const std::span bytes(reads_[i].destination, row_bytes_);
       if (!blocks_are_finite(source_.type, bytes))
-        return error(errc::malformed_file, fmt::format("tensor {} has a value or scale that is not finite in row {}",
-                                                       source_.name, ids[i]));
+        return error(errc::malformed_file,
+                     fmt::format("tensor {} has a value or scale that is not finite in row {}", source_.name, ids[i]));
       dequantise(source_.type, bytes, {out, source_.columns});
     }
   }

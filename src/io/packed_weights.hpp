@@ -30,8 +30,8 @@ public:
   using notice_callback = std::function<void(std::string_view)>;
 
   /// Opens the entry, or begins to build it. The layout outlives this. Throws as `key_of_packed_weights`.
-  packed_weights(std::filesystem::path folder, const llama_layout& layout,
-                 std::span<const std::filesystem::path> files, notice_callback notice);
+  packed_weights(std::filesystem::path folder, const llama_layout& layout, std::span<const std::filesystem::path> files,
+                 notice_callback notice);
   /// Waits for an entry that is being completed; one that lacks groups is given up.
   ~packed_weights();
   packed_weights(const packed_weights&) = delete;
