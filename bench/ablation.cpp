@@ -1,18 +1,21 @@
 // One workload under one strategy, in a process of its own: what it holds, how long it takes, what it computes.
 // bench/ablation.py runs it and makes the table; docs/ablation.md says what each strategy is.
 //
-//   bench_ablation --model F --packed DIR --prepare [--streamed]
+//   bench_ablation --model F --packed DIR --prepare
+//   bench_ablation --settle BYTES
 //   bench_ablation --model F --packed DIR --strategy baseline [--streamed] [--replicas N] [options]
 #include "bench/ablation_replica.hpp"
 #include "memory/arbiter.hpp"
 #include "src/model/tokenizer.hpp"
 #include "tropilla/runtime.hpp"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <fmt/format.h>
 #include <fstream>
 #include <iterator>
@@ -31,6 +34,7 @@ struct options {
   std::string model, packed, strategy = "baseline", io = "direct", trace, text;
   std::size_t replicas = 1, context = 2048, rows = 256, prompt = 256, decode = 16, threads = 0, score = 0;
   std::size_t runtime_context = 0; ///< 0: what the workload needs
+  std::size_t settle = 0;
   bool streamed = false, prepare = false;
 };
 
@@ -56,7 +60,8 @@ options parse(int count, char** arguments) {
   const std::map<std::string_view, std::size_t*> numbers = {
       {"--replicas", &o.replicas}, {"--context", &o.context}, {"--rows", &o.rows},
       {"--prompt", &o.prompt},     {"--decode", &o.decode},   {"--threads", &o.threads},
-      {"--score", &o.score},       {"--runtime-context", &o.runtime_context}};
+      {"--score", &o.score},       {"--runtime-context", &o.runtime_context},
+      {"--settle", &o.settle}};
   const std::map<std::string_view, bool*> flags = {{"--streamed", &o.streamed}, {"--prepare", &o.prepare}};
   for (int i = 1; i < count; ++i) {
     const std::string_view name = arguments[i];
@@ -76,6 +81,8 @@ options parse(int count, char** arguments) {
       throw error(errc::invalid_argument, fmt::format("there is no option {}", name));
     }
   }
+  if (o.settle > 0)
+    return o;
   if (o.model.empty() || o.packed.empty() || !strategies.contains(o.strategy))
     throw error(errc::invalid_argument, "--model, --packed and one of --strategy baseline, memory, loading, sharing, "
                                         "together, all are needed");
@@ -320,14 +327,29 @@ json run_runtime(const options& o, bench_clock::time_point began) {
   return out;
 }
 
-/// Packs the weights into the cache, so that every strategy reads the same file.
+/// Packs the weights into the cache, so that every strategy reads the same file. Its name depends on the layout's form.
 void prepare(const options& o) {
-  auto c = config_of(o);
-  c.io = "buffered";
-  c.trace.clear();
-  runtime rt(c);
-  for (const auto& p : rt.generate(some_ids(1, rt.model().vocabulary), {.max_tokens = 1})) // reads every group once
-    (void)p;
+  const auto file = gguf_file::open(o.model);
+  const auto dev = make_host_device({});
+  const auto memory = make_plain_memory();
+  for (const auto form : {weight_form::whole, weight_form::tiled}) {
+    const auto layout = llama_layout::make(llama_config::read(file), form);
+    weights_setup w{&layout, dev.get(), memory.get(), nullptr, file.files, o.packed, io_mode::buffered};
+    w.ahead = true;
+    const auto all = open_weights(w); // complete when it goes
+    for (std::size_t g = 0; g < layout.groups.size(); ++g)
+      all->need(g);
+  }
+}
+
+/// Takes and gives back pages, large ones where there are any. A virtual machine may have to ask its host for what it
+/// gave back, and that depends on which size of pages the process before used.
+void settle(std::size_t bytes) {
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED)
+    throw error(errc::over_budget, fmt::format("the system has no {} to settle", format_bytes(bytes)));
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  std::memset(memory, 1, bytes);
 }
 
 } // namespace
@@ -335,6 +357,10 @@ void prepare(const options& o) {
 int main(int count, char** arguments) try {
   const auto began = bench_clock::now();
   const auto o = parse(count, arguments);
+  if (o.settle > 0) {
+    settle(o.settle);
+    return 0;
+  }
   if (o.prepare) {
     prepare(o);
     return 0;

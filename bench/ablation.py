@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = ["smollm2", "llama-3.2-1b"]
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 MIB = 1 << 20
+PASSES = 2  # over the streamed weights, until the first token
 STRATEGIES = {
     "whole": ["baseline", "memory", "loading", "all"],
     "streamed": ["baseline", "memory", "loading", "all"],
@@ -74,8 +75,7 @@ class Bench:
         facts = json.loads(run([options.build / "bin/tropilla", "inspect", "--json", path], f"tropilla inspect {path}"))
         self.title = f"{path.stem if name not in MODELS else {'smollm2': 'SmolLM2-135M', 'llama-3.2-1b': '1B shape'}[name]} " \
                      f"{facts['type']}"
-        for form in ([], ["--streamed"]):
-            run([self.program, "--model", path, "--packed", options.packed, "--prepare", *form], "packing the weights")
+        run([self.program, "--model", path, "--packed", options.packed, "--prepare"], "packing the weights")
 
     def measure(self, strategy, case, more=()):
         command = [self.program, "--model", self.path, "--packed", self.options.packed, "--strategy", strategy,
@@ -87,21 +87,28 @@ class Bench:
             command += ["--replicas", self.options.replicas, "--io", "mmap" if strategy == "all" else "buffered"]
         return json.loads(run([*command, *more], f"bench_ablation {strategy}, {case}, on {self.path.name}"))
 
+    def settled(self, strategy, case, more):
+        """A measurement that does not depend on which strategy ran before: see --settle."""
+        settle = self.options.settle * MIB or max(512 * MIB, 2 * self.path.stat().st_size)
+        run([self.program, "--settle", settle], "bench_ablation --settle")
+        busy = wait_until_idle(self.options)
+        return {**self.measure(strategy, case, more), "busy": busy}
+
     def rows_that_balance(self):
         """Rows of a step whose computing takes about as long as reading the streamed weights once."""
-        wanted = []
-        for _ in range(3):
-            wait_until_idle(self.options)
-            one = self.measure("baseline", "streamed", ["--rows", 128, "--prompt", 256, "--decode", 1])
-            load, per_row = one["prefill_load_s"] / 2, one["prefill_compute_s"] / 256
-            wanted.append(load / per_row)
-        return max(32, min(512, 16 * round(median(wanted) / 16)))
+        rows = 256
+        for _ in range(2):
+            runs = [self.settled("baseline", "streamed", ["--rows", rows, "--prompt", PASSES * rows, "--decode", 1])
+                    for _ in range(3)]
+            ratio = median(r["prefill_load_s"] / r["prefill_compute_s"] for r in runs)
+            rows = max(32, min(512, 16 * round(rows * ratio / 16)))
+        return rows
 
     def workloads(self):
         rows = self.options.rows or self.rows_that_balance()
         size = lambda prompt, decode: ["--rows", rows, "--prompt", prompt, "--decode", decode]
         self.rows = rows
-        self.work = {"whole": size(rows, self.options.decode), "streamed": size(3 * rows, 4),
+        self.work = {"whole": size(rows, self.options.decode), "streamed": size(PASSES * rows, 4),
                      "replicas": size(min(rows, 64), 8)}
 
 
@@ -153,9 +160,7 @@ def measure(bench, options):
     for index in range(options.rounds):
         for case, strategies in STRATEGIES.items():
             turn = index % len(strategies)
-            one = {"busy": wait_until_idle(options)}
-            for strategy in strategies[turn:] + strategies[:turn]:
-                one[strategy] = bench.measure(strategy, case, bench.work[case])
+            one = {s: bench.settled(s, case, bench.work[case]) for s in strategies[turn:] + strategies[:turn]}
             out[case].append(one)
             base = one["baseline"]
             say(f"{bench.title}, {case}, round {index + 1} of {options.rounds}: "
@@ -191,7 +196,7 @@ def summarise(rounds, case, strategy, whole_memory, ppl):
            "elapsed_s": median(of("elapsed_s")), "first_token_s": median(of("first_token_s")),
            "decode_tok_s": median(of("decode_tok_s")), "weight_copies": median(of("weight_copies")),
            "page_faults": median(of("page_faults")), "prefill_load_s": median(of("prefill_load_s")),
-           "prefill_compute_s": median(of("prefill_compute_s")), "busy_rounds": sum(r["busy"] for r in rounds)}
+           "prefill_compute_s": median(of("prefill_compute_s")), "busy_runs": sum(of("busy"))}
     resident = "pss_bytes" if case == "replicas" else "rss_peak_bytes"
     for name, key in (("memory", "peak_bytes"), ("resident", resident), ("time", "elapsed_s"),
                       ("first_token", "first_token_s"), ("decode", "decode_tok_s")):
@@ -203,7 +208,7 @@ def summarise(rounds, case, strategy, whole_memory, ppl):
 
 
 def same_tokens(rounds):
-    return len({tuple(one["tokens"]) for r in rounds for s, one in r.items() if s != "busy"}) == 1
+    return len({tuple(one["tokens"]) for r in rounds for one in r.values()}) == 1
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
@@ -275,10 +280,10 @@ def as_markdown(report):
     lines += ["| goal | where | measured | |", "| --- | --- | ---: | --- |"]
     for goal, where, measured, met in goal_rows(report):
         lines.append(f"| {goal} | {where} | {measured} | {'met' if met else 'missed'} |")
-    busy = sum(r["busy_rounds"] for m in report["models"] for r in m["rows"] if r["strategy"] == "baseline")
-    if busy:
-        everything = report["rounds"] * sum(len(STRATEGIES) for _ in report["models"])
-        lines += ["", f"In {busy} of {everything} turns other programs kept the machine busy: read the times with care."]
+    busy = [r["busy_runs"] for m in report["models"] for r in m["rows"]]
+    if sum(busy):
+        lines += ["", f"Before {sum(busy)} of {report['rounds'] * len(busy)} runs other programs kept the machine busy: read "
+                  "the times with care."]
     return "\n".join(lines) + "\n"
 
 
@@ -315,6 +320,8 @@ def parse_arguments():
     parser.add_argument("--rows", type=int, default=0, help="rows of a step (as balance loading and computing)")
     parser.add_argument("--score", type=int, default=256, help="tokens whose perplexity is compared (256)")
     parser.add_argument("--replicas", type=int, default=3, help="sequences with a model each (3)")
+    parser.add_argument("--settle", type=int, default=0, metavar="MIB",
+                        help="memory that a process takes and gives back before each run (twice the model)")
     parser.add_argument("-t", "--threads", type=int, default=len(os.sched_getaffinity(0)), help="(the cores)")
     parser.add_argument("-o", "--output", choices=["md", "json"], default="md", help="on standard output (md)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the report with all rounds here")
@@ -323,7 +330,7 @@ def parse_arguments():
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release", help="the build (build/release)")
     parser.add_argument("--cache", type=pathlib.Path, default=cache / "bench", help="where synthetic models are kept")
     parser.add_argument("--packed", type=pathlib.Path, default=cache / "packed", help="where packed weights are kept")
-    parser.add_argument("--idle-wait", type=float, default=20, metavar="S", help="wait for an idle machine (20)")
+    parser.add_argument("--idle-wait", type=float, default=10, metavar="S", help="wait for an idle machine (10)")
     parser.add_argument("--idle-cores", type=float, default=0.15, metavar="N", help="what counts as idle (0.15)")
     options = parser.parse_args()
     if min(options.rounds, options.decode, options.threads, options.replicas) < 1 or options.score < 2:

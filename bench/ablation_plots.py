@@ -32,8 +32,7 @@ def label(axis, x, top, text, above=0.0):
 def bars(report, folder):
     """A row per model; memory on the left, time on the right, each as a share of the case's baseline."""
     models = report["models"]
-    figure, axes = plt.subplots(len(models), 2, figsize=(10, 2.9 * len(models) + 0.5), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(len(models), 2, figsize=(10, 2.9 * len(models) + 0.5), squeeze=False)
     shown = []
     for line, model in zip(axes, models):
         cases = list(dict.fromkeys(r["case"] for r in model["rows"]))
@@ -62,7 +61,8 @@ def bars(report, folder):
             axis.spines[["top", "right"]].set_visible(False)
     known = [s for s in COLOURS if s in shown]
     figure.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[s]) for s in known], [NAMES[s] for s in known],
-                  loc="outside lower center", ncols=len(known), frameon=False, fontsize=9)
+                  loc="lower center", ncol=len(known), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     save(figure, folder, "ablation")
 
 
@@ -78,13 +78,13 @@ def gantt(report, folder):
         for row, (kind, colour) in enumerate((("compute", "#4c78a8"), ("load", "#f58518"))):
             pieces = [((s[2] - begin) * 1e3, s[3] * 1e3) for s in spans if s[0] == kind]
             axis.broken_barh(pieces, (row - 0.38, 0.76), color=colour, edgecolor="white", linewidth=0.3)
-        # A prompt of three steps: what follows is decoding, one token after another.
+        # What follows the prompt's steps is decoding, one token after another.
         order = [s for s in spans if s[0] == "compute"]
         widest = max(s[3] for s in order)
         ends.append(max((s[2] + s[3] - begin) * 1e3 for s in order if s[3] > widest / 4))
         axis.axvline(ends[-1], color="#333333", linewidth=0.8, linestyle=":")
-        axis.annotate(f"first token\n{ends[-1]:.0f} ms", (ends[-1], 0.5), xytext=(3, 0), textcoords="offset points",
-                      fontsize=7, va="center", annotation_clip=True)
+        axis.annotate(f"first token: {ends[-1]:.0f} ms", (ends[-1], 1.38), xytext=(0, 4), textcoords="offset points",
+                      fontsize=8, ha="right")
         axis.set_yticks([0, 1], ["compute", "load"])
         axis.set_title(title, fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
