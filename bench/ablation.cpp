@@ -58,8 +58,9 @@ options parse(int count, char** arguments) {
                                                           {"--strategy", &o.strategy}, {"--io", &o.io},
                                                           {"--trace", &o.trace},       {"--text", &o.text}};
   const std::map<std::string_view, std::size_t*> numbers = {
-      {"--replicas", &o.replicas}, {"--context", &o.context}, {"--rows", &o.rows},
-      {"--prompt", &o.prompt},     {"--decode", &o.decode},   {"--threads", &o.threads},
+      {"--replicas", &o.replicas}, {"--context", &o.context},
+      {"--rows", &o.rows},         {"--prompt", &o.prompt},
+      {"--decode", &o.decode},     {"--threads", &o.threads},
       {"--score", &o.score},       {"--runtime-context", &o.runtime_context},
       {"--settle", &o.settle}};
   const std::map<std::string_view, bool*> flags = {{"--streamed", &o.streamed}, {"--prepare", &o.prepare}};
@@ -202,7 +203,8 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
   auto* const traced = o.trace.empty() ? nullptr : &trace;
 
   const std::size_t each = 2 * weight_bytes(layout) + kv_page_bytes(config) * (o.context / kv_page_tokens + 1);
-  const auto memory = s.memory ? make_ledger_memory(*dev, o.replicas * each + (std::size_t{1} << 30)) : make_plain_memory();
+  const auto memory =
+      s.memory ? make_ledger_memory(*dev, o.replicas * each + (std::size_t{1} << 30)) : make_plain_memory();
   weights_setup w{&layout, dev.get(), memory.get(), traced, file.files, o.packed, io_mode::direct};
   w.mode = o.io == "direct" ? io_mode::direct : io_mode::buffered;
   w.streamed = o.streamed;
@@ -218,7 +220,8 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
   for (std::size_t i = 0; i < o.replicas; ++i) {
     if (copies.empty() || !s.sharing)
       copies.push_back(open_weights(w));
-    replicas.emplace_back(replica_setup{&layout, dev.get(), memory.get(), copies.back().get(), traced, shape, s.memory});
+    replicas.emplace_back(
+        replica_setup{&layout, dev.get(), memory.get(), copies.back().get(), traced, shape, s.memory});
     if (o.score > 0) {
       replicas.back().score(scored.ids(), [&](std::size_t at, auto logits) { scored.row(at, logits); });
       break;

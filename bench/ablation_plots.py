@@ -25,8 +25,8 @@ def save(figure, folder, name):
     plt.close(figure)
 
 
-def label(axis, x, top, text, above=0.0):
-    axis.annotate(text, (x, top), ha="center", va="bottom", fontsize=7, xytext=(0, 1 + above), textcoords="offset points")
+def label(axis, x, top, text):
+    axis.annotate(text, (x, top), ha="center", va="bottom", fontsize=7, xytext=(0, 1), textcoords="offset points")
 
 
 def bars(report, folder):

@@ -96,8 +96,7 @@ replica::buffers replica::compute(std::span<const token_id> ids, std::size_t pos
     load_ += lap();
     {
       const trace_span span(with_.trace, row_, "group", "first", static_cast<std::int64_t>(g));
-      with_.dev->enqueue(
-          [&, g, end](ops& o) { forward_groups(o, *with_.layout, b.space, s, w.groups(), g, end); });
+      with_.dev->enqueue([&, g, end](ops& o) { forward_groups(o, *with_.layout, b.space, s, w.groups(), g, end); });
       with_.dev->compute_stream().record().wait();
     }
     compute_ += lap();

@@ -31,7 +31,8 @@ struct replica_setup {
   tracer* trace = nullptr; ///< may be null
   run_shape shape{};
   /// Activations have planned places in one arena, and keys and values come by the page, as tokens do. Else each buffer
-  /// of a step is allocated for it and freed after it, and keys and values lie in one zeroed block for the whole context.
+  /// of a step is allocated for it and freed after it, and keys and values lie in one zeroed block for the whole
+  /// context.
   bool planned = false;
 };
 

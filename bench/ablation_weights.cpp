@@ -36,8 +36,9 @@ public:
   explicit waiting_source(const weights_setup& s) : with_(s) {
     auto found = find_packed_weights(s.packed_folder, *s.layout, s.files);
     if (!found)
-      throw error(errc::invalid_argument, fmt::format("{} has no packed weights of this model; make them with --prepare",
-                                                      s.packed_folder.string()));
+      throw error(
+          errc::invalid_argument,
+          fmt::format("{} has no packed weights of this model; make them with --prepare", s.packed_folder.string()));
     packed_.emplace(std::move(*found));
     const auto path = packed_->path();
     reader_ = make_file_reader({&path, 1}, {.depth = 1, .mode = s.mode});
