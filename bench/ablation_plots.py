@@ -13,9 +13,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
-COLOURS = {"baseline": "#9aa0a6", "memory": "#4c78a8", "loading": "#f58518", "sharing": "#54a24b", "all": "#b279a2"}
+COLOURS = {"baseline": "#9aa0a6", "memory": "#4c78a8", "loading": "#f58518", "sharing": "#54a24b",
+           "together": "#e45756", "all": "#b279a2"}
 NAMES = {"baseline": "baseline", "memory": "memory management", "loading": "asynchronous loading", "sharing": "sharing",
-         "all": "all: the runtime"}
+         "together": "both", "all": "all: the runtime"}
+CASES = {"managed": "streamed,\nmemory managed"}
 MIB = 1 << 20
 
 
@@ -30,7 +32,7 @@ def label(axis, x, top, text):
 
 
 def bars(report, folder):
-    """A row per model; memory on the left, time on the right, each as a share of the case's baseline."""
+    """A row per model; memory on the left, time on the right, each as a share of the case's first."""
     models = report["models"]
     figure, axes = plt.subplots(len(models), 2, figsize=(10, 2.9 * len(models) + 0.5), squeeze=False)
     shown = []
@@ -45,7 +47,7 @@ def bars(report, folder):
                     height = 1 + r[f"{what}_change"]
                     low, high = (1 + c for c in r[f"{what}_change_range"])
                     axis.bar(place, height, width=0.9, color=COLOURS[r["strategy"]])
-                    if r["strategy"] != "baseline" and what == "time":
+                    if r is not rows[0] and what == "time":
                         axis.errorbar(place, height, yerr=[[height - low], [high - height]], color="#333333",
                                       capsize=2, linewidth=0.8)
                     value = f"{r['peak_bytes'] / MIB:.0f}" if what == "memory" else f"{r['elapsed_s']:.2f}"
@@ -53,10 +55,10 @@ def bars(report, folder):
                     shown.append(r["strategy"])
                     place += 1
                 place += 0.8
-            axis.set_xticks(ticks, [f"{report['replicas']} replicas" if c == "replicas" else c for c in cases])
+            axis.set_xticks(ticks, [f"{report['replicas']} replicas" if c == "replicas" else CASES.get(c, c) for c in cases])
             axis.set_ylim(0, max(1.25, axis.get_ylim()[1] * 1.05))
             axis.axhline(1, color="#cccccc", linewidth=0.8, zorder=0)
-            axis.set_ylabel("of the baseline")
+            axis.set_ylabel("of the first of each")
             axis.set_title(f"{model['title']}: " + ("peak memory, MiB" if what == "memory" else "time, s"), fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
     known = [s for s in COLOURS if s in shown]
@@ -90,7 +92,7 @@ def gantt(report, folder):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_xlim(0, max(ends) * 1.08)
     axes[1].set_xlabel(f"ms; {model['title']}, streamed, a prompt of {model['work']['streamed']['prompt']} tokens in steps "
-                       f"of {model['rows_per_step']}")
+                       f"of {model['work']['streamed']['rows']}")
     save(figure, folder, "ablation-gantt")
 
 

@@ -39,6 +39,7 @@ class Ablation(unittest.TestCase):
     def test_every_strategy_has_a_row_with_all_figures(self):
         self.assertEqual(set(self.rows), {(c, s) for c in ("whole", "streamed") for s in
                                           ("baseline", "memory", "loading", "all")}
+                         | {("managed", s) for s in ("memory", "together")}
                          | {("replicas", s) for s in ("baseline", "sharing", "all")})
         for row in self.rows.values():
             for key in ("peak_bytes", "resident_bytes", "elapsed_s", "first_token_s", "decode_tok_s", "perplexity"):
