@@ -68,6 +68,18 @@ def bars(report, folder):
     save(figure, folder, "ablation")
 
 
+def first_token(spans, work):
+    """When the last step of the prompt ended. A step's first group is before the last one of the step before."""
+    left, before, end = -(-work["prompt"] // work["rows"]), None, 0.0
+    for _, group, begin, seconds in (s for s in spans if s[0] == "compute"):
+        if before is not None and group <= before:
+            left -= 1
+            if left == 0:
+                break
+        before, end = group, begin + seconds
+    return end
+
+
 def gantt(report, folder):
     """The last model's prompt: reading and computing, the baseline above the runtime, on one scale of time."""
     model = report["models"][-1]
@@ -80,10 +92,7 @@ def gantt(report, folder):
         for row, (kind, colour) in enumerate((("compute", "#4c78a8"), ("load", "#f58518"))):
             pieces = [((s[2] - begin) * 1e3, s[3] * 1e3) for s in spans if s[0] == kind]
             axis.broken_barh(pieces, (row - 0.38, 0.76), color=colour, edgecolor="white", linewidth=0.3)
-        # What follows the prompt's steps is decoding, one token after another.
-        order = [s for s in spans if s[0] == "compute"]
-        widest = max(s[3] for s in order)
-        ends.append(max((s[2] + s[3] - begin) * 1e3 for s in order if s[3] > widest / 4))
+        ends.append(1e3 * (first_token(spans, model["work"]["streamed"]) - begin))
         axis.axvline(ends[-1], color="#333333", linewidth=0.8, linestyle=":")
         axis.annotate(f"first token: {ends[-1]:.0f} ms", (ends[-1], 1.38), xytext=(0, 4), textcoords="offset points",
                       fontsize=8, ha="right")
