@@ -27,7 +27,7 @@ struct compute_state {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
     }
-    follow(with.weights, {});
+    follow(with.weights, std::exchange(with.kept, {}));
   }
 
   compute_actor::behavior_type behaviour() {
@@ -45,6 +45,13 @@ struct compute_state {
           auto waiting = self->make_response_promise<weights_resident>();
           awaiting.push_back(waiting);
           need_groups(); // what failed before is tried again
+          answer_awaiting();
+          return waiting;
+        },
+        [this](const share_weights&) -> caf::result<weights_shared> {
+          auto waiting = self->make_response_promise<weights_shared>();
+          sharing.push_back(waiting);
+          need_groups();
           answer_awaiting();
           return waiting;
         },
@@ -103,10 +110,10 @@ struct compute_state {
     }
   }
 
-  /// `late`: for a step that is over.
+  /// `late`: for a step that was given up, and with it whatever was handed out for it.
   void arrived(const group_ready& m, bool late) {
     if (late)
-      return tell(self, with.prefetcher, release_group{m.group});
+      return;
     take(m.group, m.weights);
     asked[m.group] = false;
     answer_awaiting();
@@ -121,6 +128,8 @@ struct compute_state {
       failure = why;
     for (auto& waiting : std::exchange(awaiting, {}))
       waiting.deliver(to_caf(why));
+    for (auto& waiting : std::exchange(sharing, {}))
+      waiting.deliver(to_caf(why));
     advance();
   }
 
@@ -130,18 +139,35 @@ struct compute_state {
         return;
     for (auto& waiting : std::exchange(awaiting, {}))
       waiting.deliver(weights_resident{});
+    for (auto& waiting : std::exchange(sharing, {})) {
+      weights_shared answer{weights->arrangement, weights->leases};
+      for (std::size_t g = 0; g < answer.leases.size(); ++g)
+        if (weights->arrangement->streams(g))
+          answer.leases[g].reset();
+      waiting.deliver(std::move(answer));
+    }
   }
 
   /// Gives streamed groups back whose job is done.
   void release_before(std::size_t end) {
-    for (std::size_t g = 0; g < end; ++g) {
-      if (!weights->arrangement->streams(g) || !there[g])
-        continue;
-      weights->memory[g] = nullptr;
-      weights->leases[g].reset();
-      there[g] = false;
-      tell(self, with.prefetcher, release_group{g});
-    }
+    for (std::size_t g = 0; g < end; ++g)
+      if (drop(g))
+        tell(self, with.prefetcher, release_group{g});
+  }
+
+  void drop_streamed() {
+    for (std::size_t g = 0; g < there.size(); ++g)
+      (void)drop(g);
+  }
+
+  /// Lets go of a streamed group, if it is there.
+  bool drop(std::size_t g) {
+    if (!weights->arrangement->streams(g) || !there[g])
+      return false;
+    weights->memory[g] = nullptr;
+    weights->leases[g].reset();
+    there[g] = false;
+    return true;
   }
 
   // -- another prefetcher ---------------------------------------------------------------------------------------------
@@ -239,7 +265,7 @@ struct compute_state {
         p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
       });
     if (failure) {
-      release_before(there.size());
+      drop_streamed();
       tell(self, with.prefetcher, abandon_step{});
       return settle([this](auto& p) { p.deliver(to_caf(*failure)); });
     }
@@ -300,6 +326,7 @@ struct compute_state {
   std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
   std::size_t steps = 0;   ///< that ended
   std::vector<caf::typed_response_promise<weights_resident>> awaiting;
+  std::vector<caf::typed_response_promise<weights_shared>> sharing;
 
   struct suspension {
     std::shared_ptr<const weight_arrangement> next;

@@ -13,6 +13,7 @@ struct compute_setup {
   prefetcher_actor prefetcher;
   std::shared_ptr<transfer_meter> meter;
   tracer* trace = nullptr;
+  std::vector<lease> kept{}; ///< groups that are there already, by index
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and

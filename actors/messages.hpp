@@ -99,8 +99,8 @@ struct release_group {
   std::size_t group = 0;
 };
 
-/// Compute -> prefetcher: the step failed, all streamed groups were released, and the next one begins at the first.
-/// Streamed groups that are waited for are answered with cancelled.
+/// Compute -> prefetcher: the step failed, and the next one begins at the first group. Whatever streamed groups were
+/// handed out, also those that are still on their way to compute, count as released; who waits for one gets cancelled.
 struct abandon_step {};
 
 /// Anyone (the ledger's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
@@ -130,6 +130,14 @@ struct segment_done {
 struct await_weights {};
 struct weights_resident {};
 
+/// A replica -> compute. Answered with `weights_shared` when every group that stays is in memory; fails as
+/// `need_group`.
+struct share_weights {};
+struct weights_shared {
+  std::shared_ptr<const weight_arrangement> weights;
+  std::vector<lease> leases; ///< by group; empty for what is streamed
+};
+
 /// Supervisor -> compute: another prefetcher will follow, with `next`. Answered with `weights_suspended` when no job is
 /// out (and, where the arrangement changes, between two steps); nothing is computed until `resume_weights`.
 struct suspend_weights {
@@ -147,9 +155,10 @@ struct resume_weights {
   std::vector<lease> kept;
 };
 
-using compute_actor = typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done),
-                                  caf::result<weights_resident>(await_weights),
-                                  caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
+using compute_actor =
+    typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done),
+                caf::result<weights_resident>(await_weights), caf::result<weights_shared>(share_weights),
+                caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
 
 /// Scheduler -> sampler. Answered with `token_drawn`.
 struct draw_token {

@@ -78,6 +78,8 @@ struct prefetcher_state {
     }
     g.waiting.push_back(promise);
     if (with.weights->streams(index)) {
+      for (; slots_refused > 0; --slots_refused)
+        add_slot();
       unblock();
     } else if (!g.asked && std::find(staying.begin() + static_cast<std::ptrdiff_t>(next_staying), staying.end(),
                                      index) == staying.end()) {
@@ -103,13 +105,13 @@ struct prefetcher_state {
     return std::find_if(ring.begin(), ring.end(), [index](const slot& s) { return s.group == index; });
   }
 
-  template <class F>
-  void acquire(memory_request request, F granted) {
+  template <class F, class G>
+  void acquire(memory_request request, F granted, G refused) {
     ask(self, with.memory, acquire_memory{std::move(request)})
         .then([granted](const memory_granted& m) { granted(m.bytes); },
-              [this](const caf::error& e) {
+              [refused](const caf::error& e) {
                 if (!is_gone(e))
-                  fail_all(from_caf(e));
+                  refused(from_caf(e));
               });
   }
 
@@ -126,10 +128,13 @@ struct prefetcher_state {
       if (with.weights->mapping)
         request.outside = outside_memory{const_cast<std::byte*>(with.weights->mapped[index]),
                                          std::const_pointer_cast<packed_mapping>(with.weights->mapping)};
-      acquire(std::move(request), [this, index](const lease& memory) {
-        groups[index].weights = memory;
-        load(index, memory, [this, index](const error* failure) { staying_arrived(index, failure); });
-      });
+      acquire(
+          std::move(request),
+          [this, index](const lease& memory) {
+            groups[index].weights = memory;
+            load(index, memory, [this, index](const error* failure) { staying_arrived(index, failure); });
+          },
+          [this, index](const error& why) { staying_arrived(index, &why); });
     }
   }
 
@@ -170,11 +175,22 @@ struct prefetcher_state {
   // ---------------------------------------------------------------------------------------------------------
 
   void add_slot() {
-    acquire({with.device, with.weights->plan.slot_bytes, purpose::ring, priority::normal}, [this](const lease& memory) {
-      ring.push_back({memory, std::nullopt});
-      *with.slots = ring.size();
-      fill();
-    });
+    acquire(
+        {with.device, with.weights->plan.slot_bytes, purpose::ring, priority::normal},
+        [this](const lease& memory) {
+          ring.push_back({memory, std::nullopt});
+          *with.slots = ring.size();
+          fill();
+        },
+        [this](const error& why) { slot_refused(why); });
+  }
+
+  /// Which no plan that fits leads to. It is asked for again with the next step.
+  void slot_refused(const error& why) {
+    ++slots_refused;
+    for (const auto g : circle)
+      if (!groups[g].waiting.empty() && slot_of(g) == ring.end())
+        settle(g, &why);
   }
 
   /// Fills the free slots with the streamed groups that a step needs next; behind the last one comes the first again,
@@ -196,6 +212,10 @@ struct prefetcher_state {
     }
   }
 
+  [[nodiscard]] std::size_t position_of(std::size_t index) const {
+    return static_cast<std::size_t>(std::find(circle.begin(), circle.end(), index) - circle.begin());
+  }
+
   /// The next group in the circle that no slot has, if there is one.
   std::optional<std::size_t> next_of_circle() {
     for (std::size_t tries = 0; tries < circle.size(); ++tries) {
@@ -211,15 +231,17 @@ struct prefetcher_state {
     auto& s = *slot_of(index);
     s.loading = false;
     const bool stale = std::exchange(s.stale, false);
-    if (failure || (stale && groups[index].waiting.empty())) {
+    if (failure) {
       free_slot(s);
-      if (failure)
-        settle(index, failure);
-    } else {
-      settle(index, nullptr);
+      cursor = position_of(index);
+      settle(index, failure);
+      return; // who waited gives the step up; who comes later has it tried again
     }
-    if (!failure) // else the step fails, and says so
-      fill();
+    if (stale) // even if it is waited for by now: out of its turn it would keep a slot from those before it
+      free_slot(s);
+    else
+      settle(index, nullptr);
+    fill();
     unblock();
   }
 
@@ -233,8 +255,7 @@ struct prefetcher_state {
     const auto s = slot_of(index);
     if (s == ring.end() || !s->held)
       return;
-    const auto at = std::find(circle.begin(), circle.end(), index) - circle.begin() + 1;
-    const std::size_t next = circle[static_cast<std::size_t>(at) % circle.size()];
+    const std::size_t next = circle[(position_of(index) + 1) % circle.size()];
     depth.released(s->delivered, depth_clock::now(), groups[next].ready);
     free_slot(*s);
     adjust_depth();
@@ -252,15 +273,16 @@ struct prefetcher_state {
     for (const auto& s : ring)
       if (!s.group || s.loading || s.held)
         return fill();
-    start_over(static_cast<std::size_t>(awaited - circle.begin()));
+    start_over(static_cast<std::size_t>(awaited - circle.begin()), false);
   }
 
-  void start_over(std::size_t at) {
+  /// `all`: what compute was given, too.
+  void start_over(std::size_t at, bool all) {
     cursor = at;
     for (auto& s : ring) {
-      if (s.loading)
-        s.stale = true;
-      else if (s.group && !s.held)
+      if (s.loading) // among the first that are needed it comes just right
+        s.stale = (position_of(*s.group) + circle.size() - at) % circle.size() >= ring.size();
+      else if (s.group && (!s.held || all))
         free_slot(s);
     }
     fill();
@@ -271,7 +293,7 @@ struct prefetcher_state {
     for (const auto g : circle)
       for (auto& promise : std::exchange(groups[g].waiting, {}))
         promise.deliver(to_caf(why));
-    start_over(0);
+    start_over(0, true);
   }
 
   /// Between two fillings, so that a slot that goes is empty.
@@ -300,7 +322,7 @@ struct prefetcher_state {
       return;
     for (auto s = ring.rbegin(); s != ring.rend(); ++s)
       if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
-        cursor = static_cast<std::size_t>(std::find(circle.begin(), circle.end(), *s->group) - circle.begin());
+        cursor = position_of(*s->group);
         free_slot(*s);
         break;
       }
@@ -318,13 +340,6 @@ struct prefetcher_state {
     return promise;
   }
 
-  /// A lease was refused, which no plan that fits leads to.
-  void fail_all(const error& why) {
-    for (std::size_t g = 0; g < groups.size(); ++g)
-      if (!groups[g].waiting.empty())
-        settle(g, &why);
-  }
-
   prefetcher_actor::pointer self;
   prefetcher_setup with;
   std::vector<group_state> groups;
@@ -334,6 +349,7 @@ struct prefetcher_state {
   std::vector<std::size_t> circle; ///< groups that are streamed, in the order of need
   std::size_t cursor = 0;          ///< of the circle: what is loaded next
   std::vector<slot> ring;
+  std::size_t slots_refused = 0;
   ring_depth depth;
 };
 

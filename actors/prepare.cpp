@@ -8,15 +8,25 @@ namespace tropilla {
 namespace {
 
 constexpr std::size_t default_context = 4096;
+
+} // namespace
+
+std::size_t choose_context(std::size_t wanted, const llama_config& model) {
+  const std::size_t context = wanted > 0 ? wanted : std::min(model.context, default_context);
+  if (context < 2 || context > model.context)
+    throw error(errc::invalid_argument,
+                fmt::format("the context must be 2 to {} tokens, what the model was trained for, not {}", model.context,
+                            context));
+  return context;
+}
+
+namespace {
+
 constexpr std::size_t default_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
 
 run_shape choose_shape(const runtime_config& config, const llama_config& model) {
   run_shape s;
-  s.context = config.context ? config.context : std::min(model.context, default_context);
-  if (s.context < 2 || s.context > model.context)
-    throw error(errc::invalid_argument,
-                fmt::format("the context must be 2 to {} tokens, what the model was trained for, not {}", model.context,
-                            s.context));
+  s.context = choose_context(config.context, model);
   s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.context);
   s.logit_rows = std::clamp<std::size_t>(config.logit_rows, 1, s.step_rows);
   return s;
@@ -32,6 +42,11 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
+  out.kv_pages = plan.kv_pages;
+  out.kv_page_tokens = kv_page_tokens;
+  out.prefill_rows = shape.step_rows;
+  out.ring_slots = plan.ring_slots;
+  out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = weights.layout.decode_bytes();
   for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
     out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.gathers_embedding() ? 'G' : 'R';

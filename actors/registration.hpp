@@ -35,6 +35,8 @@
   X(shrink_ring)                                                                                                       \
   X(gather_rows)                                                                                                       \
   X(rows_gathered)                                                                                                     \
+  X(share_weights)                                                                                                     \
+  X(weights_shared)                                                                                                    \
   X(suspend_weights)                                                                                                   \
   X(weights_suspended)                                                                                                 \
   X(resume_weights)                                                                                                    \

@@ -121,6 +121,10 @@ void runtime::set_budget(std::size_t bytes, std::string_view device) {
   impl_->set_budget(bytes, device);
 }
 
+runtime runtime::replicate(std::size_t context) const {
+  return runtime(std::make_shared<impl>(impl_, context));
+}
+
 std::size_t runtime::threads() const noexcept {
   return impl_->dev->lanes();
 }

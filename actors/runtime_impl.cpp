@@ -10,7 +10,9 @@
 #include "actors/supervisor.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <fmt/format.h>
+#include <future>
 
 namespace tropilla {
 namespace {
@@ -25,6 +27,39 @@ lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose 
   if (auto* refused = std::get_if<refusal>(&answer))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(answer));
+}
+
+/// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
+lease take_soon(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
+  constexpr std::chrono::seconds long_enough{10};
+  const auto answer = std::make_shared<std::promise<arbiter::grant>>();
+  auto granted = answer->get_future();
+  const auto ticket = ledger.acquire({std::string(device), bytes, why, priority::urgent},
+                                     [answer](arbiter::grant g) { answer->set_value(std::move(g)); });
+  if (granted.wait_for(long_enough) != std::future_status::ready)
+    (void)ledger.cancel(ticket); // answers, if it is not answered at this moment
+  auto g = granted.get();
+  if (auto* refused = std::get_if<refusal>(&g))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(g));
+}
+
+/// Of what a replica adds: its weights are the original's, but for a ring.
+memory_plan make_replica_plan(const weight_arrangement& weights, const plan_input& input) {
+  auto plan = make_plan(input);
+  plan.streamed = weights.plan.streamed;
+  plan.ring_slots = weights.plan.ring_slots;
+  plan.slot_bytes = weights.plan.slot_bytes;
+  std::erase_if(plan.items, [](const plan_item& item) { return item.why == purpose::weights; });
+  for (std::size_t i = 0; i < plan.ring_slots; ++i)
+    plan.items.push_back({purpose::ring, fmt::format("slot {}", i), plan.slot_bytes});
+  plan.total = 0;
+  plan.by_purpose = {};
+  for (const auto& item : plan.items) {
+    plan.by_purpose[static_cast<std::size_t>(item.why)] += item.bytes;
+    plan.total += item.bytes;
+  }
+  return plan;
 }
 
 model_facts facts_of(const gguf_file& file, const llama_config& c) {
@@ -63,12 +98,30 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
     own_system.emplace();
     system = &own_system->get();
   }
-  try {
-    spawn_cast(prepared.file, prepared.weights);
-  } catch (...) {
-    shut_down();
-    throw;
-  }
+  spawn_cast(prepared.weights, {}, [&] { read_texts(prepared.file); });
+}
+
+runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
+    : config(from->config), original(std::move(from)), dev(original->dev), input(original->input),
+      facts(original->facts), ledger(original->ledger), tok(original->tok), chat(original->chat),
+      chat_failure(original->chat_failure), hooks_(original->hooks_), replicas_(original->replicas_) {
+  const std::lock_guard lock(original->changing_); // the budget stays as it is from now on
+  config.trace.clear();
+  config.on_progress = nullptr;
+  if (context > 0)
+    input.shape.context = config.context = choose_context(context, input.model);
+  input.shape.step_rows = std::min(input.shape.step_rows, input.shape.context);
+  input.shape.logit_rows = std::min(input.shape.logit_rows, input.shape.step_rows);
+  auto shared = cast::ask_and_wait<cast::weights_shared>(*original->system, original->compute, cast::share_weights{});
+  auto weights = std::make_shared<weight_arrangement>(*shared.weights);
+  weights->plan = make_replica_plan(
+      *shared.weights, make_plan_input(weights->layout, input.shape, *dev, weights->loading.staging_bytes()));
+  weights->spare_bytes = 0;
+  report = describe(*weights, input.shape, original->ledger->usage(std::string(dev->name())).budget);
+  take_leases(*weights);
+  own_system.emplace();
+  system = &own_system->get();
+  spawn_cast(weights, shared.leases, [] {});
 }
 
 void runtime::impl::add_device(std::size_t budget) {
@@ -87,6 +140,7 @@ void runtime::impl::add_device(std::size_t budget) {
   };
   ledger = arbiter::make();
   ledger->add_device(setup);
+  ledger->refuse_acquisition(hooks_.refuse_acquisition);
 }
 
 void runtime::impl::take_leases(const weight_arrangement& weights) {
@@ -94,17 +148,18 @@ void runtime::impl::take_leases(const weight_arrangement& weights) {
   kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
   activations = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
   workspace = take(*ledger, dev->name(), workspace_bytes(weights.layout, input.shape, *dev), purpose::workspace);
+  // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
   space = std::make_unique<llama_workspace>(weights.layout, input.shape, *dev, activations.data(),
-                                            plan.activations.offsets, workspace.data());
+                                            plan.activations.offsets, workspace.data(), !original);
 }
 
 cast::weight_crew runtime::impl::hire(const std::shared_ptr<const weight_arrangement>& weights,
                                       const std::vector<lease>& kept) {
   cast::weight_crew out;
   // Not before the step at hand is done: what it waits for may not fit the new budget.
-  if (ledger->usage(std::string(dev->name())).budget != weights->budget)
+  if (!original && ledger->usage(std::string(dev->name())).budget != weights->budget)
     ledger->set_budget(std::string(dev->name()), weights->budget);
-  lease staging = take(*ledger, dev->name(), weights->loading.staging_bytes(), purpose::staging);
+  lease staging = take_soon(*ledger, dev->name(), weights->loading.staging_bytes(), purpose::staging);
   out.memory_manager = cast::spawn_memory_manager(*system, ledger);
   weight_loader_setup loading;
   loading.dev = dev.get();
@@ -131,11 +186,8 @@ cast::weight_crew runtime::impl::hire(const std::shared_ptr<const weight_arrange
   return out;
 }
 
-void runtime::impl::spawn_cast(const gguf_file& file, const std::shared_ptr<const weight_arrangement>& weights) {
-  crew->set(hire(weights, {}));
-  compute = cast::spawn_compute(*system, {weights, space.get(), dev.get(), crew->get().prefetcher, meter, trace.get()});
-  // From here on weights are being read; the vocabulary is built meanwhile.
-  tok = std::make_unique<tokenizer>(file);
+void runtime::impl::read_texts(const gguf_file& file) {
+  tok = std::make_shared<const tokenizer>(file);
   try {
     chat = chat_template::from_model(file, *tok, config.chat_template);
   } catch (const error& e) {
@@ -143,6 +195,14 @@ void runtime::impl::spawn_cast(const gguf_file& file, const std::shared_ptr<cons
       throw;
     chat_failure = e; // raw prompts need no template
   }
+}
+
+void runtime::impl::spawn_cast(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept,
+                               const std::function<void()>& meanwhile) try {
+  crew->set(hire(weights, kept));
+  compute =
+      cast::spawn_compute(*system, {weights, space.get(), dev.get(), crew->get().prefetcher, meter, trace.get(), kept});
+  meanwhile(); // weights are being read
 
   const std::size_t page_bytes = kv_page_bytes(input.model);
   const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
@@ -162,9 +222,12 @@ void runtime::impl::spawn_cast(const gguf_file& file, const std::shared_ptr<cons
                 compute,
                 weights,
                 crew,
-                [this](const std::shared_ptr<const weight_arrangement>& next, const std::vector<lease>& kept) {
-                  return hire(next, kept);
+                [this](const std::shared_ptr<const weight_arrangement>& next, const std::vector<lease>& leases) {
+                  return hire(next, leases);
                 }});
+} catch (...) {
+  shut_down();
+  throw;
 }
 
 void runtime::impl::shut_down() noexcept {
@@ -229,7 +292,13 @@ void runtime::impl::set_budget(std::size_t bytes, std::string_view name) {
     throw error(errc::invalid_argument, fmt::format("there is no device {}, only {}", name, dev->name()));
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
+  if (original)
+    throw error(errc::invalid_argument, "a replica has the budget of the runtime that it was made from: change that");
   const std::lock_guard lock(changing_);
+  if (const auto others = replicas_.use_count() - 1; others > 0)
+    throw error(errc::invalid_argument, fmt::format("{} replicas use the weights that are in memory: the budget can "
+                                                    "change when they are closed",
+                                                    others));
   const auto next = arrange(input, bytes);
   require_fits(next->plan, bytes);
   if (bytes > reserved_)

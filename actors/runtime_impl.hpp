@@ -29,17 +29,24 @@ struct prepared_model {
   [[nodiscard]] static prepared_model open(const runtime_config& config);
 };
 
+/// Tokens: those that are wanted or, for 0, as many as a run has without a word. Throws `error` (invalid_argument).
+[[nodiscard]] std::size_t choose_context(std::size_t wanted, const llama_config& model);
+
 /// An arrangement for people.
 [[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);
 
 /// What tests put in the place of the real thing.
 struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
+  std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
 };
 
 struct runtime::impl {
   /// `external` is the embedding program's system, or null for one of our own.
   impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});
+  /// A replica: a cast of its own over the device, the ledger and the weights of `original`, which it keeps alive as
+  /// far as memory goes. `context`: tokens, 0 for as many as the original has.
+  impl(std::shared_ptr<impl> original, std::size_t context);
   ~impl();
 
   /// Ends the cast, gives all leases back and writes the trace; what is running fails with cancelled. Idempotent.
@@ -65,14 +72,15 @@ struct runtime::impl {
   std::unique_ptr<tracer> trace;
 
   // The order of these is the order of construction; the cast is gone before any of them.
-  std::unique_ptr<device> dev;
+  std::shared_ptr<impl> original; ///< of a replica, else null
+  std::shared_ptr<device> dev;
   arrangement_input input;
   plan_report report; ///< of the arrangement that it opened with
   model_facts facts;
   std::shared_ptr<arbiter> ledger;
   lease kv, activations, workspace;
   std::unique_ptr<llama_workspace> space;
-  std::unique_ptr<tokenizer> tok;
+  std::shared_ptr<const tokenizer> tok;
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
@@ -90,13 +98,16 @@ struct runtime::impl {
 private:
   void add_device(std::size_t budget);
   void take_leases(const weight_arrangement& weights);
-  void spawn_cast(const gguf_file& file, const std::shared_ptr<const weight_arrangement>& weights);
+  void read_texts(const gguf_file& file);
+  void spawn_cast(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept,
+                  const std::function<void()>& meanwhile);
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& weights,
                                        const std::vector<lease>& kept);
 
   runtime_hooks hooks_;
-  std::size_t reserved_ = 0; ///< bytes of address space
-  std::mutex changing_;      ///< one change of the budget at a time
+  std::size_t reserved_ = 0;                                              ///< bytes of address space
+  std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
+  std::mutex changing_;                                                   ///< one change of the budget at a time
 };
 
 /// How the engine actor opens a runtime's parts in a system that it did not make.

@@ -40,13 +40,13 @@ TESTS = ("prefill", "decode")
 BEGIN, END = "<!-- compare_peer: begin -->", "<!-- compare_peer: end -->"
 
 
-def fail(sentence):
-    print(f"compare_peer: {sentence}", file=sys.stderr)
-    sys.exit(2)
-
-
 def say(sentence):
-    print(f"compare_peer: {sentence}", file=sys.stderr, flush=True)
+    print(f"{pathlib.Path(sys.argv[0]).stem}: {sentence}", file=sys.stderr, flush=True)
+
+
+def fail(sentence):
+    say(sentence)
+    sys.exit(2)
 
 
 def run(command, what, **more):
@@ -61,6 +61,14 @@ def run(command, what, **more):
 # -- the peer: this file again, in the environment that has xllamacpp ------------------------------------------------
 
 
+def disk_reads(pid="self"):
+    """Bytes that a process has had read from disks, by faults of mapped pages, too."""
+    for line in open(f"/proc/{pid}/io"):
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
 def peer_worker(job):
     """Loads, warms up, measures one prefill and one decode. Prints a JSON object into job["result"]."""
     import xllamacpp
@@ -73,6 +81,9 @@ def peer_worker(job):
     parameters.warmup = True
     parameters.cpuparams.n_threads = job["threads"]
     parameters.cpuparams_batch.n_threads = job["threads"]
+    for name, value in job.get("parameters", {}).items():
+        if hasattr(parameters, name):  # versions differ in what they have
+            setattr(parameters, name, value)
     server = xllamacpp.Server(parameters)
     generator = random.Random(1)
     prompt = [generator.randrange(job["vocabulary"]) for _ in range(job["prefill"])]
@@ -86,15 +97,20 @@ def peer_worker(job):
 
     complete(prompt, 1)
     complete(prompt[:2], 9)
+    read = [disk_reads()]
     first = complete(prompt, 1)
+    read.append(disk_reads())
     # Its clock of generation starts with the first token, which the prompt's pass gave: n steps are n + 1 tokens.
     second = complete(prompt[:1], job["decode"] + 1)
+    read.append(disk_reads())
     if first["prompt_n"] != job["prefill"] or second["predicted_n"] != job["decode"] + 1:
         raise RuntimeError(f"asked for {job['prefill']} and {job['decode'] + 1} tokens, computed {first['prompt_n']} "
                            f"and {second['predicted_n']}")
     result = {
         "prefill": first["prompt_n"] * 1000.0 / first["prompt_ms"],
         "decode": (second["predicted_n"] - 1) * 1000.0 / second["predicted_ms"],
+        # Of the whole request: its decode has one pass more than the steps that are timed, the prompt's.
+        "prefill_read_bytes": read[1] - read[0], "decode_read_bytes": read[2] - read[1],
         "system": str(xllamacpp.get_system_info()).strip(),
     }
     pathlib.Path(job["result"]).write_text(json.dumps(result))
@@ -294,13 +310,13 @@ def as_markdown(report):
     return "\n".join(lines) + "\n"
 
 
-def update_page(page, markdown):
+def update_page(page, markdown, begin=BEGIN, end=END):
     """Puts the table between the two marks of a page."""
     text = page.read_text()
-    if BEGIN not in text or END not in text:
-        fail(f"{page} lacks the lines {BEGIN} and {END} that the table goes between")
-    head, rest = text.split(BEGIN, 1)
-    page.write_text(f"{head}{BEGIN}\n{markdown}{END}{rest.split(END, 1)[1]}")
+    if begin not in text or end not in text:
+        fail(f"{page} lacks the lines {begin} and {end} that the table goes between")
+    head, rest = text.split(begin, 1)
+    page.write_text(f"{head}{begin}\n{markdown}{end}{rest.split(end, 1)[1]}")
 
 
 def parse_arguments():

@@ -7,6 +7,7 @@
 // The file's pages are dropped from the page cache before each figure (posix_fadvise), so that the disk is measured,
 // and each reads the next 192 MiB of the file, because a disk may remember, too. The best of three rounds: what the
 // disk can do, not what the neighbours let it.
+#include "src/io/read_speed.hpp"
 #include "src/io/row_gatherer.hpp"
 #include "tropilla/error.hpp"
 
@@ -64,30 +65,10 @@ std::size_t& position() {
 
 /// GB/s of consecutive reads.
 double bandwidth(const std::filesystem::path& path, const reader_options& how, std::size_t bytes) {
-  const std::size_t whole = std::filesystem::file_size(path) / bytes;
-  if (whole == 0)
-    throw error(errc::invalid_argument, "the file is shorter than a read");
-  const std::size_t reads = std::min(whole, most_bytes / bytes);
-  const auto memory = allocate(bytes * how.depth);
   drop_cached(path);
-  const auto reader = make_file_reader({&path, 1}, how);
-  std::size_t next = 0;
-  const auto submit = [&](std::size_t slot) {
-    const std::size_t index = (position() / bytes + next++) % whole;
-    reader->submit({0, index * bytes, memory.get() + slot * bytes, bytes, slot, 0});
-  };
-  const auto start = std::chrono::steady_clock::now();
-  while (next < std::min(how.depth, reads))
-    submit(next);
-  for (std::size_t done = 0; done < reads; ++done) {
-    const auto c = reader->wait();
-    check(c.failure);
-    if (next < reads)
-      submit(c.tag);
-  }
-  const double seconds = seconds_since(start);
-  position() += reads * bytes;
-  return static_cast<double>(reads * bytes) / 1e9 / seconds;
+  const read_speed found = measure_reads(path, how, {bytes, position() / bytes, most_bytes});
+  position() += found.bytes;
+  return found.bytes_per_second() / 1e9;
 }
 
 /// Milliseconds to gather rows, best of three.

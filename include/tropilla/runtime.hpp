@@ -137,6 +137,11 @@ public:
   /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device or a budget
   /// beyond the addresses that were reserved (a quarter more than everything needs).
   void set_budget(std::size_t bytes, std::string_view device = {});
+  /// Another runtime over the same device, ledger and weights: it computes in turn with this one and adds its own KV
+  /// pages for `context` tokens (0: as many as this one has), buffers and, where groups are streamed, a ring, inside
+  /// the same budget, but not a byte of weights that stay. Waits until they are loaded. The two may be closed in any
+  /// order. Throws `error`: over_budget when the budget has no room for what it adds, invalid_argument for the context.
+  [[nodiscard]] runtime replicate(std::size_t context = 0) const;
   [[nodiscard]] std::size_t threads() const noexcept;
   [[nodiscard]] std::string_view isa() const noexcept;
 
@@ -144,6 +149,7 @@ private:
   friend class generation;
   friend struct runtime_access;
   struct impl;
+  explicit runtime(std::shared_ptr<impl> i) noexcept : impl_(std::move(i)) {}
   std::shared_ptr<impl> impl_;
 };
 

@@ -98,13 +98,18 @@ struct plan_report {
   std::vector<plan_line> lines;
   std::size_t total_bytes = 0;
   std::size_t budget_bytes = 0;
-  std::size_t context = 0;      ///< tokens that have KV pages
-  std::size_t weight_bytes = 0; ///< that a decode step reads
+  std::size_t context = 0;        ///< tokens that have KV pages
+  std::size_t kv_pages = 0;       ///< for them
+  std::size_t kv_page_tokens = 0; ///< of each page
+  std::size_t prefill_rows = 0;   ///< most tokens of a prompt that one step computes
+  std::size_t weight_bytes = 0;   ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
   /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
   /// anything is streamed, the output head is cut into tiles, a letter each.
   std::string residency;
   std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads
+  std::size_t ring_slots = 0;     ///< that streamed groups pass through; 0: all stay
+  std::size_t slot_bytes = 0;     ///< of each: the largest streamed group
 };
 
 /// A device's bytes for one purpose at one moment.

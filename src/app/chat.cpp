@@ -1,16 +1,22 @@
 // `tropilla chat`: a conversation at the terminal, or line by line from a pipe.
 #include "src/app/command.hpp"
 
+#include "memory/arbiter.hpp"
 #include "src/app/chat_input.hpp"
 #include "src/app/files.hpp"
 #include "src/app/line_editor.hpp"
+#include "src/app/line_watcher.hpp"
+#include "src/app/memory_table.hpp"
 #include "src/app/reply.hpp"
 #include "src/app/text.hpp"
 
 #include <fmt/format.h>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
+#include <utility>
 
 namespace tropilla::app {
 namespace {
@@ -32,8 +38,8 @@ Usage: tropilla chat -m FILE [options]
       --stats           figures after each answer       -q, --quiet             no greeting, no bar
 
 Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a
-long message, Ctrl-C stops an answer, Ctrl-D leaves. Earlier lines are kept in
-~/.local/state/tropilla/history.
+long message, what is typed during an answer is the next one, Ctrl-C stops an answer, Ctrl-D
+leaves. Earlier lines are kept in ~/.local/state/tropilla/history.
 
 Example:
   tropilla chat -m model.gguf --temp 0 --system "You are brief."
@@ -43,10 +49,14 @@ constexpr std::string_view inner_help =
     R"(/system TEXT   what the assistant is told first; begins a new conversation. Alone: shows it
 /reset         begins a new conversation
 /stats         what the last answer cost, and how full the context is
+/memory        each device's budget, bytes in use, peak, fragmentation and waiters; bytes by purpose
+/budget SIZE   gives the device another budget: /budget 500MiB. Alone: shows it
 /save FILE     writes the conversation: JSON where FILE ends in .json, else Markdown
 /quit          leaves (so does Ctrl-D)
 //text         the message /text
 \ at the end of a line goes on in the next; """ begins and ends a message of several lines
+While an answer streams, /memory, /budget, /stats and /quit (and Ctrl-D) are obeyed at once; other
+lines wait until it ended, and are the next messages and commands
 Up and Down go through earlier lines, Ctrl-R searches them, Tab completes a command;
 Ctrl-C stops an answer)";
 
@@ -98,7 +108,7 @@ public:
     greet();
     std::string line;
     for (;;) {
-      switch (editor_.read(prompt(), line)) {
+      switch (next_line(line)) {
       case line_end::interrupt:
         interrupt();
         continue;
@@ -131,10 +141,20 @@ private:
                      model_.plan().context, fmt::format("{} threads", model_.threads())));
   }
 
+  std::string sign() const { return joiner_.unfinished() ? "... " : "> "; }
+
   /// libedit counts what is between \1 and \1 as no columns.
-  std::string prompt() const {
-    const std::string sign = joiner_.unfinished() ? "... " : "> ";
-    return screen_.colour ? fmt::format("\1\x1b[1;32m\1{}\1\x1b[0m\1", sign) : sign;
+  std::string prompt() const { return screen_.colour ? fmt::format("\1\x1b[1;32m\1{}\1\x1b[0m\1", sign()) : sign(); }
+
+  /// What was typed during the last answer, shown as if it were typed now, then what is typed.
+  line_end next_line(std::string& line) {
+    if (auto waited = ahead_.next()) {
+      line = without_controls(*waited);
+      around_.out.write(fmt::format("{}{}\n", screen_.paint("1;32", sign()), line));
+      return line_end::line;
+    }
+    editor_.push_back(std::exchange(begun_, {}));
+    return editor_.read(prompt(), line);
   }
 
   void interrupt() {
@@ -159,9 +179,13 @@ private:
     } catch (const error& e) {
       if (!talks_to_person_)
         throw;
-      say(fmt::format("{} {}", screen_.red("tropilla:"), without_controls(e.what())));
-      return true;
+      complain(e);
+      return !leaving_;
     }
+  }
+
+  void complain(const error& e) const {
+    say(fmt::format("{} {}", screen_.red("tropilla:"), without_controls(e.what())));
   }
 
   bool obey(const chat_input& input) {
@@ -169,7 +193,7 @@ private:
     case chat_command::message:
       if (input.text.find_first_not_of(" \t\n") != std::string::npos)
         answer(input.text);
-      return true;
+      return !leaving_;
     case chat_command::help:
       tell(inner_help);
       return true;
@@ -181,7 +205,9 @@ private:
       tell("(a new conversation)");
       return true;
     case chat_command::stats:
-      show_statistics();
+    case chat_command::memory:
+    case chat_command::budget:
+      tell(figures(input));
       return true;
     case chat_command::save:
       save(input.text);
@@ -217,14 +243,21 @@ private:
     tell(fmt::format("({} messages written to {})", messages_.size(), escape(name)));
   }
 
-  void show_statistics() {
-    if (!last_) {
-      tell("(no answer yet)");
-      return;
+  /// What /stats, /memory and /budget say. On the watcher's thread while an answer streams: `last_` and `used_` change
+  /// only after it.
+  std::string figures(const chat_input& input) {
+    if (input.command == chat_command::stats)
+      return last_ ? fmt::format("{}\n{}\ncontext  {} of {} tokens", summary_line(*last_, model_),
+                                 details(*last_, model_), used_, model_.plan().context)
+                   : "(no answer has ended yet)";
+    if (input.command == chat_command::budget) {
+      if (!input.text.empty())
+        model_.set_budget(parse_bytes(input.text));
+      return budget_lines(model_.memory());
     }
-    tell(summary_line(*last_, model_));
-    tell(details(*last_, model_));
-    tell(fmt::format("context  {} of {} tokens", used_, model_.plan().context));
+    std::string text = memory_table(model_.memory()).aligned();
+    text.pop_back(); // `tell` ends the line
+    return text;
   }
 
   void answer(const std::string& text) {
@@ -240,6 +273,8 @@ private:
         throw error(errc::context_full, fmt::format("{} (/reset begins a new conversation)", e.what()));
       throw;
     }
+    if (leaving_)
+      return;
     const generation_statistics& s = last_->statistics;
     used_ = s.prompt_tokens + s.generated_tokens;
     if (s.finish == finish_reason::context)
@@ -253,18 +288,64 @@ private:
   }
 
   finished_reply stream() {
-    generation_options options = options_.reply.generation;
-    generation reply = model_.chat(messages_, options);
-    char last = '\n';
+    generation reply = model_.chat(messages_, options_.reply.generation);
+    at_line_start_ = true;
     const auto show = [&](std::string_view piece) {
-      last = piece.back();
+      const std::lock_guard lock(screen_mutex_);
+      at_line_start_ = piece.back() == '\n';
       around_.out.write(screen_.interactive ? without_controls(piece) : std::string(piece));
     };
+    std::optional<line_watcher> watcher;
+    if (talks_to_person_)
+      watcher.emplace(STDIN_FILENO, begun_,
+                      line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
+                                             .closed = [&] { leave_meanwhile(reply); }});
     finished_reply done = read_reply(reply, around_, show, [] {});
+    watcher.reset();
     done.first_token_seconds = done.statistics.first_token_seconds; // of this answer, not since the program began
-    if (last != '\n')
+    if (!at_line_start_)
       around_.out.write("\n");
+    else if (talks_to_person_)
+      around_.out.write(fresh_line(inspect_terminal(STDOUT_FILENO).width)); // half a line may have been typed
     return done;
+  }
+
+  /// A line that was typed while `reply` streams, on the watcher's thread: a budget that takes effect with the next
+  /// step keeps nobody from reading what comes until then.
+  void take_meanwhile(const std::string& line, generation& reply) {
+    try {
+      const auto command = ahead_.take(line);
+      if (command && command->command == chat_command::quit)
+        leave_meanwhile(reply);
+      else if (command)
+        interject([&, text = figures(*command)] { tell(text); });
+      else
+        note_line_end();
+    } catch (const error& e) {
+      interject([&] { complain(e); });
+    }
+  }
+
+  void leave_meanwhile(generation& reply) {
+    leaving_ = true; // read once the watcher is gone
+    reply.cancel();
+  }
+
+  /// Shows something on lines of its own between the pieces of a reply.
+  void interject(const std::function<void()>& show) noexcept {
+    const std::lock_guard lock(screen_mutex_);
+    at_line_start_ = true;
+    try {
+      around_.out.write(fresh_line(inspect_terminal(STDOUT_FILENO).width));
+      show();
+    } catch (...) { // a screen that takes nothing any more: the reply's thread meets it, too
+    }
+  }
+
+  /// Enter, echoed by the terminal, began a line.
+  void note_line_end() {
+    const std::lock_guard lock(screen_mutex_);
+    at_line_start_ = true;
   }
 
   /// What is not the model's words: beside them on a terminal, and out of them in a pipe.
@@ -282,6 +363,11 @@ private:
   bool talks_to_person_;
   line_editor editor_;
   line_joiner joiner_;
+  typeahead ahead_;
+  std::string begun_; ///< of a line that was typed during the last answer
+  bool leaving_ = false;
+  std::mutex screen_mutex_;   ///< while an answer streams: its pieces and what is said between them
+  bool at_line_start_ = true; ///< the cursor, as far as the answer is concerned
   std::string system_;
   std::vector<chat_message> messages_;
   std::optional<finished_reply> last_;

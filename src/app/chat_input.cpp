@@ -13,14 +13,21 @@ namespace {
 
 constexpr std::string_view fence = "\"\"\"";
 
-constexpr std::array<std::pair<std::string_view, chat_command>, 8> commands{{{"/help", chat_command::help},
-                                                                             {"/system", chat_command::system},
-                                                                             {"/reset", chat_command::reset},
-                                                                             {"/stats", chat_command::stats},
-                                                                             {"/save", chat_command::save},
-                                                                             {"/quit", chat_command::quit},
-                                                                             {"/exit", chat_command::quit},
-                                                                             {"/?", chat_command::help}}};
+constexpr std::array<std::pair<std::string_view, chat_command>, 10> commands{{{"/help", chat_command::help},
+                                                                              {"/system", chat_command::system},
+                                                                              {"/reset", chat_command::reset},
+                                                                              {"/stats", chat_command::stats},
+                                                                              {"/memory", chat_command::memory},
+                                                                              {"/budget", chat_command::budget},
+                                                                              {"/save", chat_command::save},
+                                                                              {"/quit", chat_command::quit},
+                                                                              {"/exit", chat_command::quit},
+                                                                              {"/?", chat_command::help}}};
+
+bool is_for_now(chat_command command) {
+  return command == chat_command::memory || command == chat_command::budget || command == chat_command::stats ||
+         command == chat_command::quit;
+}
 
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view blanks = " \t\r\n";
@@ -101,6 +108,28 @@ chat_input parse_chat_input(std::string_view text) {
   throw error(errc::invalid_argument,
               fmt::format("there is no command {}{}; /help lists them, and // begins a message with a slash",
                           escape(shorten(word, 40)), near.empty() ? "" : fmt::format(" (did you mean {}?)", near)));
+}
+
+std::optional<chat_input> typeahead::take(std::string_view line) {
+  if (lines_.empty())
+    joiner_.clear(); // the rest of what waited was typed at a prompt
+  const bool begins = !joiner_.unfinished() && !line.starts_with(fence);
+  const auto message = joiner_.take(line);
+  if (begins && message) {
+    chat_input input = parse_chat_input(*message);
+    if (is_for_now(input.command))
+      return input;
+  }
+  lines_.emplace_back(line);
+  return std::nullopt;
+}
+
+std::optional<std::string> typeahead::next() {
+  if (lines_.empty())
+    return std::nullopt;
+  std::string line = std::move(lines_.front());
+  lines_.pop_front();
+  return line;
 }
 
 std::vector<std::string> complete_chat_command(std::string_view prefix) {

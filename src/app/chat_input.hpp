@@ -1,6 +1,7 @@
 /// What a person typed in `tropilla chat`: lines put together to messages, and the commands among them.
 #pragma once
 
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,7 +31,7 @@ private:
 };
 
 /// The commands of the console.
-enum class chat_command { message, help, system, reset, stats, save, quit };
+enum class chat_command { message, help, system, reset, stats, memory, budget, save, quit };
 
 /// One complete input: a message for the model, or a command with the text after it.
 struct chat_input {
@@ -41,6 +42,22 @@ struct chat_input {
 /// A text that begins with one slash is a command; `//x` is the message `/x`. A block never is a command, which the
 /// caller sees to. Throws `error` (invalid_argument) for a command that there is not, naming the nearest.
 [[nodiscard]] chat_input parse_chat_input(std::string_view text);
+
+/// Lines that came while a reply streams: a few commands are for now, everything else waits until the reply ended. One
+/// thread at a time.
+class typeahead {
+public:
+  /// Takes one line without its line end. Returns the command to obey at once (/memory, /budget, /stats, /quit);
+  /// nothing when the line waits, as each line of a long message does. Throws as `parse_chat_input`: then the line is
+  /// forgotten. @pre the message that is being answered is complete
+  [[nodiscard]] std::optional<chat_input> take(std::string_view line);
+  /// The line that has waited longest.
+  [[nodiscard]] std::optional<std::string> next();
+
+private:
+  std::deque<std::string> lines_;
+  line_joiner joiner_; ///< follows the lines that wait
+};
 
 /// The commands that begin with `prefix` ("/sa"), for completion.
 [[nodiscard]] std::vector<std::string> complete_chat_command(std::string_view prefix);

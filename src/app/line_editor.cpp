@@ -12,13 +12,14 @@
 #include <system_error>
 #include <termios.h>
 #include <unistd.h>
+#include <utility>
 
 namespace tropilla::app {
 namespace {
 
 constexpr int lines_kept = 1000;
 
-/// Replaces the word at the cursor by what all candidates share; a second look is not needed for seven commands.
+/// Replaces the word at the cursor by what all candidates share; a second look is not needed for so few commands.
 unsigned char complete(EditLine* editor, int) {
   const LineInfo* line = el_line(editor);
   const std::string_view before(line->buffer, static_cast<std::size_t>(line->cursor - line->buffer));
@@ -44,6 +45,7 @@ struct line_editor::impl {
   std::filesystem::path file;
   std::string prompt;
   std::string last;
+  std::string begun; ///< of the next line, without an editor
   bool interrupted = false;
 
   ~impl() {
@@ -144,8 +146,8 @@ struct line_editor::impl {
     return line_end::line;
   }
 
-  static line_end read_plain(std::string& line) {
-    line.clear();
+  line_end read_plain(std::string& line) {
+    line = std::exchange(begun, {});
     int c = 0;
     while ((c = std::getc(stdin)) != EOF && c != '\n')
       line += static_cast<char>(c);
@@ -168,6 +170,15 @@ line_end line_editor::read(const std::string& prompt, std::string& line) {
     return impl_->read_plain(line);
   impl_->prompt = prompt;
   return impl_->edit(line);
+}
+
+void line_editor::push_back(const std::string& text) {
+  if (text.empty())
+    return;
+  if (impl_->editor)
+    el_push(impl_->editor, text.c_str());
+  else
+    impl_->begun += text;
 }
 
 void line_editor::remember(const std::string& line) {

@@ -28,6 +28,8 @@ public:
 
   /// Shows `prompt` and waits. `line` has no line end, and is valid UTF-8 only where the input is.
   [[nodiscard]] line_end read(const std::string& prompt, std::string& line);
+  /// The next line begins with `text`, which was typed before, as if it were typed now.
+  void push_back(const std::string& text);
   /// Adds to the history and its file; empty lines and the one that was added last are not repeated.
   void remember(const std::string& line);
 

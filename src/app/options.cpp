@@ -20,6 +20,8 @@ namespace {
   throw error(errc::invalid_argument, fmt::format("{} must be {}, not \"{}\"", names, expected, escape(found)));
 }
 
+const std::string only_device = "host:0";
+
 /// What a person calls an option: its longest name.
 std::string option_title(const std::string& names) {
   const std::size_t dashes = names.find("--");
@@ -134,13 +136,19 @@ void option_binder::number(const std::string& names, double& value, double least
   });
 }
 
-void option_binder::bytes(const std::string& names, std::size_t& value) {
+void option_binder::device_bytes(const std::string& names, std::size_t& value) {
   add(names, [&value, title = option_title(names)](const std::string& text) {
+    const std::size_t sign = text.find('=');
+    const std::string device = sign == std::string::npos ? only_device : text.substr(0, sign);
     try {
-      value = parse_bytes(text);
+      if (device == only_device)
+        value = parse_bytes(sign == std::string::npos ? text : text.substr(sign + 1));
     } catch (const error&) {
-      bad_value(title, "a size like 300MiB or 1.5GiB", text);
+      bad_value(title, "a size like 300MiB or host:0=1.5GiB", text);
     }
+    if (device != only_device)
+      throw error(errc::invalid_argument, fmt::format("{}: there is no device \"{}\"; this version computes on {}",
+                                                      title, escape(device), only_device));
   });
 }
 
@@ -210,7 +218,7 @@ void model_options::bind(option_binder& binder) {
   binder.text("-m,--model", model);
   binder.count("-t,--threads", threads, 1, 1024);
   binder.count("--ctx", context, 1, std::numeric_limits<std::int32_t>::max());
-  binder.bytes("--budget", budget);
+  binder.device_bytes("--budget", budget);
   binder.flag("--precise", precise);
   binder.choice("--io", io, {"mmap", "direct", "buffered"});
   binder.flag("--no-cache", no_cache);

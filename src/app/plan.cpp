@@ -2,12 +2,14 @@
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"
+#include "src/app/machine_speed.hpp"
 #include "src/app/table.hpp"
-#include "src/app/text.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <unistd.h>
 
 namespace tropilla::app {
@@ -16,7 +18,8 @@ namespace {
 using json = nlohmann::ordered_json;
 
 constexpr std::string_view help =
-    R"(Shows the bytes that a run would hold, by device and purpose, before anything loads.
+    R"(Shows the bytes that a run would hold, by device and purpose, before anything loads, and how fast
+this machine would be: disk, memory and arithmetic are measured for about 0.3 s.
 
 Usage: tropilla plan -m FILE [options]
 
@@ -30,21 +33,24 @@ Usage: tropilla plan -m FILE [options]
       --template NAME, --trace FILE, -q, --quiet: as for run
       --all           every line of the plan instead of sums
       --json          one object with all lines
+      --no-measure    no prediction: the same output every time
       --config FILE   options from TOML
 
 Example:
-  tropilla plan -m model.gguf --ctx 2048
+  tropilla plan -m model.gguf --ctx 2048 --budget 1GiB
 )";
 
 struct plan_options {
   model_options model;
   bool all = false;
   bool json = false;
+  bool no_measure = false;
 
   void bind(option_binder& b) {
     model.bind(b);
     b.flag("--all", all);
     b.flag("--json", json);
+    b.flag("--no-measure", no_measure);
   }
 };
 
@@ -68,14 +74,65 @@ std::vector<purpose_sum> sums_of(const plan_report& plan) {
   return sums;
 }
 
-json as_json(const plan_report& plan) {
+/// What a plan costs and what the machine gives.
+struct forecast {
+  step_cost cost;
+  machine_speed speed;
+  prediction predicted;
+};
+
+bool fits(const plan_report& plan) {
+  return plan.total_bytes <= plan.budget_bytes;
+}
+
+/// Nothing for a plan that can't run.
+std::optional<forecast> look_ahead(const plan_options& options, const runtime_config& config, const plan_report& plan) {
+  if (options.no_measure || !fits(plan))
+    return std::nullopt;
+  forecast f;
+  f.cost = cost_of(config, plan);
+  f.speed = measure_machine(config, plan);
+  f.predicted = predict(f.cost, f.speed);
+  return f;
+}
+
+json measured(double per_second) {
+  return per_second > 0 ? json(per_second) : json();
+}
+
+json as_json(const forecast& f) {
+  json out = {{"decode_tok_s", nullptr},
+              {"prefill_tok_s", nullptr},
+              {"prefill_tokens", f.cost.prefill_rows},
+              {"binds", {{"decode", nullptr}, {"prefill", nullptr}}},
+              {"read_bytes_s", measured(f.speed.read_bytes)},
+              {"memory_bytes_s", measured(f.speed.memory_bytes)},
+              {"operations_s", measured(f.speed.operations)}};
+  const auto set = [&](const char* pass, const std::optional<pass_prediction>& p) {
+    if (!p)
+      return;
+    out[fmt::format("{}_tok_s", pass)] = p->tokens_per_second;
+    out["binds"][pass] = to_string(p->binds);
+  };
+  set("decode", f.predicted.decode);
+  set("prefill", f.predicted.prefill);
+  return out;
+}
+
+json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
   json out = {{"total_bytes", plan.total_bytes},
               {"budget_bytes", plan.budget_bytes},
-              {"fits", plan.total_bytes <= plan.budget_bytes},
+              {"fits", fits(plan)},
+              {"left_bytes", fits(plan) ? plan.budget_bytes - plan.total_bytes : 0},
               {"context", plan.context},
+              {"kv_pages", plan.kv_pages},
+              {"kv_page_tokens", plan.kv_page_tokens},
               {"weight_bytes", plan.weight_bytes},
               {"residency", plan.residency},
-              {"streamed_bytes", plan.streamed_bytes}};
+              {"streamed_bytes", plan.streamed_bytes},
+              {"ring_slots", plan.ring_slots},
+              {"slot_bytes", plan.slot_bytes},
+              {"predicted", ahead ? as_json(*ahead) : json()}};
   out["purposes"] = json::array();
   for (const purpose_sum& s : sums_of(plan))
     out["purposes"].push_back({{"device", s.device}, {"purpose", s.purpose}, {"parts", s.parts}, {"bytes", s.bytes}});
@@ -103,22 +160,35 @@ table as_table(const plan_report& plan, bool all) {
   return t;
 }
 
+std::string as_text(const plan_report& plan) {
+  std::string out = fmt::format("\nContext of {} tokens: {} KV pages of {}. A decode step reads {} of weights.\n",
+                                plan.context, plan.kv_pages, plan.kv_page_tokens, format_bytes(plan.weight_bytes));
+  if (plan.ring_slots > 0)
+    out += fmt::format("Embedding, layers, output: {} ({}R stays, S is streamed, {} per step,\n"
+                       "through a ring of {} slots of {}).\n",
+                       plan.residency, plan.residency.front() == 'G' ? "G: rows gathered, " : "",
+                       format_bytes(plan.streamed_bytes), plan.ring_slots, format_bytes(plan.slot_bytes));
+  out += fmt::format("Budget {}", format_bytes(plan.budget_bytes));
+  return out + (fits(plan)
+                    ? fmt::format(", of which {} are left.\n", format_bytes(plan.budget_bytes - plan.total_bytes))
+                    : fmt::format(", {} too little.\n", format_bytes(plan.total_bytes - plan.budget_bytes)));
+}
+
 void execute(const plan_options& options, surroundings& around) {
-  const plan_report plan = runtime::plan(options.model.to_config());
-  const bool fits = plan.total_bytes <= plan.budget_bytes;
+  const runtime_config config = options.model.to_config();
+  const plan_report plan = runtime::plan(config);
   if (options.json) {
-    around.out.write(as_json(plan).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    const auto ahead = look_ahead(options, config, plan);
+    around.out.write(as_json(plan, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
     around.out.write(
         as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
-    around.out.write(fmt::format("\nContext of {} tokens; a decode step reads {} of weights; budget {}.\n",
-                                 plan.context, format_bytes(plan.weight_bytes), format_bytes(plan.budget_bytes)));
-    if (plan.streamed_bytes > 0)
-      around.out.write(fmt::format("Embedding, layers, output: {} (R stays, S is streamed: {} of the file per step).\n",
-                                   plan.residency, format_bytes(plan.streamed_bytes)));
+    around.out.write(as_text(plan));
+    if (const auto ahead = look_ahead(options, config, plan)) // after the table, which needs no measuring
+      around.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
   }
-  if (!fits)
+  if (!fits(plan))
     throw error(errc::over_budget,
                 fmt::format("the plan needs {} more than the budget of {}; the smallest that works is {} ({} bytes)",
                             format_bytes(plan.total_bytes - plan.budget_bytes), format_bytes(plan.budget_bytes),

@@ -60,6 +60,12 @@ terminal_facts inspect_terminal(int descriptor) {
   return facts;
 }
 
+std::string fresh_line(std::size_t width) {
+  // As many blanks as there are columns: from the start they fill the line, from anywhere else they reach the next.
+  // After the last column a terminal goes on to the next line only with one more character.
+  return std::string(width, ' ').append(to_line_start_and_clear);
+}
+
 void output::write(std::string_view text) {
   if (write_all(STDOUT_FILENO, text))
     return;

@@ -26,6 +26,10 @@ struct terminal_facts {
 
 [[nodiscard]] terminal_facts inspect_terminal(int descriptor);
 
+/// Brings the cursor of a terminal of `width` columns to the start of a line: of a new one, unless it is at a start.
+/// For when keys were echoed meanwhile, and only the terminal knows where the cursor is.
+[[nodiscard]] std::string fresh_line(std::size_t width);
+
 /// Standard output, checked: a script must learn that its file is incomplete. One thread.
 class output {
 public:

@@ -80,13 +80,15 @@ void forward_output(ops& o, const llama_layout& layout, const llama_workspace& s
 } // namespace
 
 llama_workspace::llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev,
-                                 std::byte* activations, std::span<const std::size_t> offsets, std::byte* workspace)
+                                 std::byte* activations, std::span<const std::size_t> offsets, std::byte* workspace,
+                                 bool gives_scratch)
     : shape_(shape), kinds_(activation_kinds(layout)) {
   for (std::size_t i = 0; i < buffer_count; ++i)
     places_[i] = activations + offsets[i];
   rope_ = make_rope_table(layout.config.rope, shape.context, workspace);
   const auto rope_bytes = rope_table_bytes(layout.config.rope, shape.context);
-  dev.set_scratch(workspace + rope_bytes, workspace_bytes(layout, shape, dev) - rope_bytes);
+  if (gives_scratch)
+    dev.set_scratch(workspace + rope_bytes, workspace_bytes(layout, shape, dev) - rope_bytes);
 }
 
 llama_workspace llama_workspace::over(std::byte* activations, std::span<const std::size_t> offsets, std::size_t rows,

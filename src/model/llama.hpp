@@ -28,9 +28,9 @@ struct step {
 class llama_workspace {
 public:
   /// `activations` has the plan's arena and `offsets` its offsets in the order of `buffer`; `workspace` has
-  /// `workspace_bytes` bytes. Computes the rotary tables and hands the device its scratch.
+  /// `workspace_bytes` bytes. Computes the rotary tables and, unless somebody else did, hands the device its scratch.
   llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev, std::byte* activations,
-                  std::span<const std::size_t> offsets, std::byte* workspace);
+                  std::span<const std::size_t> offsets, std::byte* workspace, bool gives_scratch = true);
 
   /// The same tables over other buffers, for steps of `rows` rows of which `logit_rows` want logits.
   [[nodiscard]] llama_workspace over(std::byte* activations, std::span<const std::size_t> offsets, std::size_t rows,

@@ -349,3 +349,50 @@ TEST_CASE("a budget that changes in the middle of a reply changes nothing in its
   rt.wait_until_loaded();
   CHECK(rt.memory().front().in_use_bytes <= smallest);
 }
+
+TEST_CASE("replicas share the weights: the ledger counts one copy, and each answers alike") {
+  const bool streamed = GENERATE(false, true);
+  auto config = tiny();
+  const std::vector<token_id> prompt{5, 6, 7, 8};
+  const auto all = runtime::plan(config).total_bytes;
+  const auto expected = ids_of(runtime(config).generate(prompt, options(30)));
+  config.budget_bytes = 1;
+  const auto smallest = runtime::plan(config).total_bytes;
+  config.budget_bytes = streamed ? smallest : all;
+  CHECK(code_of([&] { (void)runtime(config).replicate(); }) == errc::over_budget);
+  config.budget_bytes = 4 * all;
+  std::optional<runtime> rt(config);
+  if (streamed) {
+    rt->set_budget(smallest + (all - smallest) / 2);
+    CHECK(code_of([&] { (void)rt->replicate(); }) == errc::over_budget);
+    rt->set_budget(4 * all);
+  }
+  rt->wait_until_loaded();
+  const auto weights = [](const runtime& r) { return r.memory().front().purposes.front().in_use_bytes; };
+  const auto before = weights(*rt);
+  const auto in_use = rt->memory().front().in_use_bytes;
+  CHECK(before > 0);
+
+  std::vector<runtime> replicas;
+  replicas.push_back(rt->replicate());
+  replicas.push_back(rt->replicate(64));
+  CHECK(weights(*rt) == before);
+  CHECK(replicas.front().memory().front().in_use_bytes > in_use);
+  std::vector<std::vector<token_id>> got(3);
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] { got[0] = ids_of(rt->generate(prompt, options(30))); });
+  for (std::size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] { got[i + 1] = ids_of(replicas[i].generate(prompt, options(30))); });
+  for (auto& t : threads)
+    t.join();
+  for (const auto& reply : got)
+    CHECK(reply == expected);
+  CHECK(weights(*rt) == before);
+  CHECK(code_of([&] { rt->set_budget(2 * all); }) == errc::invalid_argument);
+  CHECK(code_of([&] { replicas.front().set_budget(2 * all); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt->replicate(1); }) == errc::invalid_argument);
+  replicas.pop_back();
+  rt.reset(); // whoever is left has all that it needs
+  CHECK(ids_of(replicas.front().generate(prompt, options(30))) == expected);
+  CHECK(weights(replicas.front()) == before);
+}

@@ -1,68 +1,24 @@
 #!/usr/bin/env python3
-"""The program as people and scripts use it: options and their layers, output, the console, mistakes.
+"""The program as people and scripts use it: options and their layers, output, mistakes, faults.
 
     tests/app/test_cli.py --bin build/release/bin/tropilla [Class[.test]...]
 
 The models are random ones that the program writes itself (`tropilla synth`). Run by ctest (label app), a class at a
 time.
 """
-import argparse
 import fcntl
 import json
 import os
-import pathlib
-import pty
 import re
-import select
 import signal
 import struct
 import subprocess
-import sys
-import tempfile
 import time
-import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from program import Program, ROOT, main, program
+
 COMMANDS = ["run", "chat", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache"]
-PROGRAM = None  # set by main
 TEXT = "Llamas hum, é and 你好.\n" * 40
-
-
-class Program(unittest.TestCase):
-    """A scratch folder with a small model, and ways to call the program in it."""
-
-    @classmethod
-    def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = pathlib.Path(folder.name)
-        cls.model = cls.folder / "mini.gguf"
-        cls.environment = {k: v for k, v in os.environ.items() if not k.startswith("TROPILLA_")}
-        cls.environment.update(HOME=str(cls.folder), XDG_STATE_HOME=str(cls.folder / "state"), LC_ALL="C.UTF-8")
-        cls.environment.pop("NO_COLOR", None)
-        cls.environment.pop("XDG_CACHE_HOME", None)
-        subprocess.run([PROGRAM, "synth", "--shape", "mini", "-o", cls.model, "-q"], check=True, env=cls.environment)
-
-    def call(self, *arguments, stdin=b"", **environment):
-        return subprocess.run([PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=120,
-                              cwd=self.folder, env={**self.environment, **environment})
-
-    def succeed(self, *arguments, **more):
-        done = self.call(*arguments, **more)
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
-        return done.stdout.decode()
-
-    def as_json(self, *arguments, **more):
-        return json.loads(self.succeed(*arguments, **more))
-
-    def refuse(self, *arguments, says, **more):
-        """Status 2, nothing on standard output, one sentence that says why."""
-        done = self.call(*arguments, **more)
-        sentence = done.stderr.decode()
-        self.assertEqual(done.returncode, 2, sentence)
-        self.assertEqual(done.stdout, b"")
-        self.assertRegex(sentence, r"\Atropilla: [^\n]+\n\Z")
-        self.assertRegex(sentence, says)
 
 
 class Help(Program):
@@ -175,7 +131,7 @@ class Mistakes(Program):
         self.refuse("run", "-m", self.model, "--trace", absent / "t.json", "-n", 1, "hi", says="No such file or directory")
         if os.path.exists("/dev/full"):
             with open("/dev/full", "wb") as full:
-                done = subprocess.run([PROGRAM, "plan", "-m", self.model], stdout=full, stderr=subprocess.PIPE,
+                done = subprocess.run([program(), "plan", "-m", self.model], stdout=full, stderr=subprocess.PIPE,
                                       env=self.environment)
             self.assertEqual(done.returncode, 2)
             self.assertIn(b"No space left on device", done.stderr)
@@ -242,6 +198,38 @@ class Output(Program):
             self.assertIn(tensor["name"], table)
         plan = self.as_json("plan", "-m", self.model, "--json")
         self.assertEqual(plan["total_bytes"], sum(line["bytes"] for line in plan["lines"]))
+
+    def test_plan_shows_pages_ring_and_what_is_left(self):
+        def plan(*more):
+            return self.as_json("plan", "-m", self.model, "--ctx", 100, "--json", "--no-measure", *more)
+        whole = plan("--budget", "1GiB")
+        self.assertEqual((whole["kv_pages"], whole["kv_page_tokens"]), (4, 32))
+        self.assertEqual(whole["left_bytes"], (1 << 30) - whole["total_bytes"])
+        self.assertEqual((whole["ring_slots"], whole["slot_bytes"]), (0, 0))
+        self.assertIsNone(whole["predicted"])
+        less = f"{whole['total_bytes'] - 1}B"
+        tight = plan("--budget", less)
+        ring = sum(line["bytes"] for line in tight["lines"] if line["purpose"] == "streaming ring")
+        self.assertEqual(tight["ring_slots"] * tight["slot_bytes"], ring)
+        self.assertGreater(tight["ring_slots"], 1)
+        text = [self.succeed("plan", "-m", self.model, "--ctx", 100, "--no-measure", "--budget", less) for _ in "12"]
+        self.assertEqual(text[0], text[1])
+        self.assertNotIn("predicted", text[0])
+        for sentence in (r"Context of 100 tokens: 4 KV pages of 32\.", rf"{tight['residency']} \(.*R stays, S is streamed",
+                         r"ring of \d slots of .*B\)\.", r"\nBudget .*, of which .* are left\.\n\Z"):
+            self.assertRegex(text[0], sentence)
+
+    def test_plan_predicts_from_measured_speeds(self):
+        predicted = self.as_json("plan", "-m", self.model, "--json")["predicted"]
+        self.assertGreater(predicted["memory_bytes_s"], 0)
+        self.assertGreater(predicted["operations_s"], 0)
+        self.assertIn("read_bytes_s", predicted)  # null where the model is shorter than a read
+        for which in ("decode", "prefill"):
+            self.assertGreater(predicted[f"{which}_tok_s"], 0)
+            self.assertIn(predicted["binds"][which], ("memory", "compute"))
+        text = self.succeed("plan", "-m", self.model)
+        self.assertRegex(text, r"\npredicted  decode \S+ tok/s: .* binds \(.*\)\n +prefill of 512: \S+ tok/s: .* binds")
+        self.assertRegex(self.succeed("plan", "-m", self.model, TROPILLA_NO_MEASURE="1"), r"are left\.\n\Z")
 
     def test_bench_has_one_object_per_test_in_every_format(self):
         arguments = ["bench", "-m", self.model, "-p", "16,32", "-n", "4", "-r", "2", "-q", "-t", "1"]
@@ -332,7 +320,7 @@ class Output(Program):
         self.assertGreater(len(names), 4)
 
     def test_a_reader_that_goes_away_ends_the_program_quietly(self):
-        reader = subprocess.Popen([PROGRAM, "run", "-m", self.model, "-n", "100000", "--ignore-eos", "-q", "hi"],
+        reader = subprocess.Popen([program(), "run", "-m", self.model, "-n", "100000", "--ignore-eos", "-q", "hi"],
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment)
         reader.stdout.read(1)
         reader.stdout.close()
@@ -341,7 +329,7 @@ class Output(Program):
         reader.stderr.close()
 
     def test_an_interrupt_ends_a_reply_with_its_figures(self):
-        child = subprocess.Popen([PROGRAM, "run", "-m", self.model, "-n", "1000000", "--ignore-eos", "hi"],
+        child = subprocess.Popen([program(), "run", "-m", self.model, "-n", "1000000", "--ignore-eos", "hi"],
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment)
         child.stdout.read(1)
         child.send_signal(signal.SIGINT)
@@ -393,148 +381,31 @@ class Layers(Program):
                     self.assertIn("KiB", done.stderr.decode())  # all options parsed; then the budget is refused
 
 
-class Terminal:
-    """The program at a pseudo terminal, as a person has it."""
+class Faults(Program):
+    def test_processes_that_pack_at_once_leave_one_entry(self):
+        cache = self.folder / "at once"
+        environment = {**self.environment, "XDG_CACHE_HOME": str(cache)}
+        command = [program(), "run", "-m", self.model, "-n", "9", "-q", "x"]
+        processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(4)]
+        texts = {p.communicate(timeout=60)[0] for p in processes}
+        self.assertEqual([p.returncode for p in processes], [0] * 4)
+        self.assertEqual(len(texts), 1)
+        entries = self.as_json("cache", "ls", "--json", XDG_CACHE_HOME=str(cache))
+        self.assertEqual([e["state"] for e in entries], ["complete"])
 
-    def __init__(self, arguments, environment, folder):
-        self.text = ""
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            os.execve(PROGRAM, [PROGRAM, *map(str, arguments)], environment)
-
-    def read_until(self, pattern, seconds=20):
-        """What came up to and with the pattern."""
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.text)):
-            if not select.select([self.fd], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise AssertionError(f"no {pattern!r} in {self.text!r}")
-            try:
-                self.text += os.read(self.fd, 65536).decode(errors="replace")
-            except OSError:  # how Linux says that the other side is closed
-                raise AssertionError(f"ended without {pattern!r} in {self.text!r}") from None
-        seen, self.text = self.text[: found.end()], self.text[found.end():]
-        return seen
-
-    def type(self, keys):
-        os.write(self.fd, keys.encode())
-
-    def say(self, line, then):
-        """Types a line; what came up to and with the pattern `then`."""
-        self.type(line + "\r")
-        return self.read_until(then)
-
-    def status(self):
-        try:
-            while select.select([self.fd], [], [], 20)[0]:
-                self.text += os.read(self.fd, 65536).decode(errors="replace")
-        except OSError:
-            pass
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(status)
-
-
-class Console(Program):
-    prompt = r"> $"
-
-    def open(self, *arguments, **environment):
-        return Terminal(["chat", "-m", self.model, "--temp", "0", "-n", "8", *arguments],
-                        {**self.environment, "TERM": "xterm", "NO_COLOR": "1", **environment}, self.folder)
-
-    def begin(self, *arguments):
-        """A console at its first prompt."""
-        t = self.open(*arguments)
-        t.read_until(self.prompt)
-        return t
-
-    def leave(self, t, keys="\x04"):
-        t.type(keys)
-        self.assertEqual(t.status(), 0)
-
-    def test_a_conversation_with_commands(self):
-        t = self.open("--ignore-eos")
-        self.assertIn("/help lists the commands", t.read_until(self.prompt))
-        self.assertIn("/save FILE", t.say("/help", self.prompt))
-        self.assertIn("stopped after 8 tokens", t.say("hello", r"tokens; -n[^>]*> $"))
-        self.assertRegex(t.say("/stats", r"of \d+ tokens[^>]*> $"), r"\d+ tokens in, 8 out")
-        t.say("/system Be brief.", r"new conversation[^>]*> $")
-        t.say("/save talk.json", r"1 messages written[^>]*> $")
-        self.assertEqual(json.loads((self.folder / "talk.json").read_text()),
-                         [{"role": "system", "content": "Be brief."}])
-        self.assertIn("there is no command /nonsense", t.say("/nonsense", r"slash[^>]*> $"))
-        self.leave(t, "/quit\r")
-
-    def test_interrupt_stops_the_answer_and_not_the_program(self):
-        t = self.begin("--ignore-eos", "-n", "1000000", "--ctx", "2048")
-        t.say("go on", r"go on\r\n[^\r]*\S")
-        t.type("\x03")
-        t.read_until(r"\(stopped\)[^>]*> $")
-        t.type("half a line\x03")
-        t.read_until(r"leaves\)[^>]*> $")
-        t.say("/reset", r"new conversation[^>]*> $")
-        self.leave(t)
-
-    def test_earlier_lines_come_back_with_the_arrow_and_in_the_next_session(self):
-        t = self.begin()
-        t.say("/system Remember é.", r"new conversation[^>]*> $")
-        t.say("/system", r"Remember é\.\r\n[^>]*> $")
-        t.say("\x1b[A\x1b[A", r"new conversation[^>]*> $")  # twice up: the line that set it
-        self.leave(t, "/quit\r")
-        t = self.begin()
-        t.type("\x1b[A")
-        t.read_until("/quit")
-        t.type("\x1b[A")
-        t.read_until("Remember é")
-        self.leave(t, "\x03\x04")
-
-    def test_long_messages_end_where_they_should(self):
-        t = self.begin()
-        t.say('"""', r"\.\.\. $")
-        t.say("/quit", r"\.\.\. $")  # text, inside of a block
-        t.say('"""', self.prompt)
-        t.say("one\\", r"\.\.\. $")
-        t.say("two", self.prompt)
-        t.say("/save long.json", r"messages written[^>]*> $")
-        said = [m["content"] for m in json.loads((self.folder / "long.json").read_text()) if m["role"] == "user"]
-        self.assertEqual(said, ["/quit", "one\ntwo"])
-        self.leave(t)
-
-    def test_lines_of_a_pipe_are_messages(self):
-        done = self.call("chat", "-m", self.model, "-n", 4, "-q", "--temp", 0,
-                         stdin=b'hello\n/save piped.json\n"""\nunfinished\n')
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
-        saved = json.loads((self.folder / "piped.json").read_text())
-        self.assertEqual([m["role"] for m in saved], ["user", "assistant"])
-        self.assertTrue(done.stdout.decode().startswith(saved[1]["content"]))
-        self.assertNotIn(b"\x1b", done.stdout + done.stderr)
-        self.refuse("chat", "-m", self.model, "-q", stdin=b"/nonsense\n", says="there is no command /nonsense")
-        self.refuse("chat", "-m", self.model, "-q", stdin=b"\xff\n", says="UTF-8")
-
-    def test_colours_obey_no_color(self):
-        t = self.open(NO_COLOR="")
-        self.assertIn("\x1b[", t.read_until(r"> \S*$"))
-        self.leave(t)
-        t = self.open()
-        self.assertNotRegex(t.read_until(self.prompt), r"\x1b\[[0-9;]*[1-9]m")
-        self.leave(t)
-
-    def test_a_full_context_says_how_to_go_on(self):
-        t = self.begin("--ctx", "64", "--ignore-eos", "-n", "1000")
-        t.say("hello", r"context of 64 tokens is full; /reset begins[^>]*> $")
-        t.say("again", r"/reset begins a new conversation\)[^>]*> $")
-        t.say("/reset", r"new conversation\)[^>]*> $")
-        self.leave(t)
-
-
-def main():
-    global PROGRAM
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin/tropilla")
-    parser.add_argument("tests", nargs="*")
-    options, rest = parser.parse_known_args()
-    PROGRAM = str(options.bin.resolve())
-    unittest.main(argv=[sys.argv[0], *rest, *options.tests])
+    def test_an_interrupt_at_any_moment_leaves_no_half_of_anything(self):
+        smallest = self.as_json("plan", "-m", self.model, "--budget", 2 ** 40, "--json")["total_bytes"] - 900_000
+        for moment in range(24):
+            cache = self.folder / f"interrupted {moment}"
+            environment = {**self.environment, "XDG_CACHE_HOME": str(cache)}
+            command = [program(), "run", "-m", self.model, "-n", "400", "--budget", str(smallest), "--ignore-eos", "x"]
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            time.sleep(moment * 0.004)  # from before main to the middle of the reply
+            process.send_signal(signal.SIGINT)
+            words = process.communicate(timeout=60)[1]
+            self.assertIn(process.returncode, (0, 130, -signal.SIGINT), words)  # the last: before it could listen
+            left = list((cache / "tropilla" / "packed").glob("*.part")) if process.returncode >= 0 else []
+            self.assertEqual(left, [])
 
 
 if __name__ == "__main__":

@@ -78,6 +78,53 @@ TEST_CASE("an unknown command is an error that names the nearest") {
   CHECK_THROWS_WITH(parse_chat_input("/\x1b[2J"), !Catch::Contains("\x1b"));
 }
 
+TEST_CASE("memory and budget are commands, the latter with a size") {
+  CHECK(parse_chat_input("/memory").command == chat_command::memory);
+  CHECK(parse_chat_input("/budget").text.empty());
+  const auto budget = parse_chat_input("/budget  1.5 GiB ");
+  CHECK(budget.command == chat_command::budget);
+  CHECK(budget.text == "1.5 GiB");
+}
+
+TEST_CASE("while a reply streams some commands are for now and other lines wait in order") {
+  typeahead ahead;
+  CHECK_FALSE(ahead.take("hello"));
+  CHECK(ahead.take("/memory")->command == chat_command::memory);
+  CHECK(ahead.take("/stats\r")->command == chat_command::stats);
+  CHECK(ahead.take("/budget 300MiB")->text == "300MiB");
+  CHECK(ahead.take("/quit")->command == chat_command::quit);
+  CHECK_FALSE(ahead.take("/reset"));
+  CHECK_FALSE(ahead.take("//memory"));
+  CHECK(ahead.next() == "hello");
+  CHECK(ahead.next() == "/reset");
+  CHECK(ahead.next() == "//memory");
+  CHECK_FALSE(ahead.next());
+}
+
+TEST_CASE("inside of a long message that waits nothing is a command") {
+  typeahead ahead;
+  for (const char* line : {R"(""")", "/quit", R"(""")", "a\\", "/quit"})
+    CHECK_FALSE(ahead.take(line));
+  CHECK(ahead.take("/quit"));
+  CHECK(ahead.next() == R"(""")");
+  CHECK_FALSE(ahead.take("b")); // a reply to what went is streaming: the rest still waits
+  CHECK_FALSE(ahead.take(R"("""/quit""")"));
+  CHECK(ahead.take("/quit"));
+}
+
+TEST_CASE("a long message that began before the reply's end goes on at the prompt") {
+  typeahead ahead;
+  CHECK_FALSE(ahead.take(R"(""")"));
+  CHECK(ahead.next() == R"(""")"); // whose end is typed at the prompt
+  CHECK(ahead.take("/memory"));    // during the next reply
+}
+
+TEST_CASE("a mistyped command does not wait") {
+  typeahead ahead;
+  CHECK_THROWS_AS(ahead.take("/memroy"), error);
+  CHECK_FALSE(ahead.next());
+}
+
 TEST_CASE("commands are completed from their beginnings") {
   CHECK(complete_chat_command("/s") == texts{"/system", "/stats", "/save"});
   CHECK(complete_chat_command("/quit") == texts{"/quit"});

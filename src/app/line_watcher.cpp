@@ -1,0 +1,81 @@
+// A thread that polls the terminal and an eventfd that ends it.
+#include "src/app/line_watcher.hpp"
+
+#include "src/app/files.hpp"
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <utility>
+
+namespace tropilla::app {
+namespace {
+
+// Nothing tells a program that the shell put it in the foreground again; nobody sees that this takes a moment.
+constexpr int background_poll_ms = 250;
+
+} // namespace
+
+line_watcher::line_watcher(int terminal, std::string& begun, handlers h)
+    : terminal_(terminal), begun_(begun), handlers_(std::move(h)), stop_(::eventfd(0, EFD_CLOEXEC)) {
+  if (stop_ < 0)
+    throw_system_error("watch", "standard input", errno);
+  thread_ = std::thread([this] { watch(); });
+}
+
+line_watcher::~line_watcher() {
+  const std::uint64_t one = 1;
+  while (::write(stop_, &one, sizeof one) < 0 && errno == EINTR) {
+  }
+  thread_.join();
+  ::close(stop_);
+}
+
+bool line_watcher::in_foreground() const noexcept {
+  const pid_t owner = ::tcgetpgrp(terminal_);
+  return owner < 0 || owner == ::getpgrp(); // < 0: not the terminal that controls the process
+}
+
+void line_watcher::watch() {
+  // Between looking and reading, the shell may put the program in the background: then reading fails, and does not stop
+  // the program.
+  sigset_t background;
+  sigemptyset(&background);
+  sigaddset(&background, SIGTTIN);
+  ::pthread_sigmask(SIG_BLOCK, &background, nullptr);
+
+  std::array<pollfd, 2> waits{pollfd{stop_, POLLIN, 0}, pollfd{terminal_, POLLIN, 0}};
+  std::array<char, 4096> bytes{};
+  for (;;) {
+    const bool foreground = in_foreground();
+    const int ready = ::poll(waits.data(), foreground ? 2 : 1, foreground ? -1 : background_poll_ms);
+    if (ready < 0 && errno != EINTR)
+      return;
+    if (ready > 0 && waits[0].revents != 0)
+      return; // a line that is there, too, is for whoever reads next
+    if (ready <= 0 || waits[1].revents == 0)
+      continue;
+    const ssize_t n = ::read(terminal_, bytes.data(), bytes.size());
+    if (n < 0 && (errno == EINTR || errno == EAGAIN || !in_foreground()))
+      continue;
+    if (n <= 0) {
+      handlers_.closed();
+      return;
+    }
+    feed({bytes.data(), static_cast<std::size_t>(n)});
+  }
+}
+
+void line_watcher::feed(std::string_view bytes) {
+  for (const char c : bytes)
+    if (c == '\n' || c == '\r') // Enter is \r when it came in an editor's mode
+      handlers_.line(std::exchange(begun_, {}));
+    else
+      begun_ += c;
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,271 @@
+// What happens when reads fail, members of the cast are killed and leases are refused: the same text, or an error that
+// says why, and afterwards everything as it was.
+#include "actors/runtime_impl.hpp"
+#include "tests/support/faulty_reader.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+#include <random>
+#include <thread>
+
+using namespace tropilla;
+
+namespace {
+
+runtime_config streamed_config(bool cached, const char* name) {
+  runtime_config c;
+  c.model = testing::tiny_model();
+  c.threads = 2;
+  c.context = 256;
+  c.budget_bytes = 1;
+  c.io = "direct";
+  c.budget_bytes = runtime::plan(c).total_bytes;
+  c.io = "";
+  if (cached)
+    c.packed_cache = testing::scratch() / "packed-faults" / name;
+  return c;
+}
+
+/// A runtime with its insides open.
+struct open_runtime {
+  explicit open_runtime(runtime_config config, runtime_hooks hooks = {})
+      : parts(std::make_shared<runtime_access::parts>(std::move(config), nullptr, std::move(hooks))) {}
+
+  std::shared_ptr<reply_channel> start(std::size_t tokens = 40) const {
+    auto channel = std::make_shared<reply_channel>();
+    generation_options o;
+    o.max_tokens = tokens;
+    o.ignore_eos = true;
+    (void)parts->submit({5, 6, 7, 8}, o, false, channel);
+    return channel;
+  }
+  /// The ids of what is left of a reply. Throws what it failed with.
+  static std::vector<token_id> rest(reply_channel& channel) {
+    std::vector<token_id> ids;
+    while (const auto p = channel.next_piece())
+      if (p->id >= 0)
+        ids.push_back(p->id);
+    return ids;
+  }
+  [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return rest(*start(tokens)); }
+  /// All groups that stay are there, and so is the ring: the level that the ledger has to return to.
+  [[nodiscard]] std::size_t level() const {
+    (void)cast::ask_and_wait<cast::weights_resident>(*parts->system, parts->compute, cast::await_weights{});
+    return parts->ledger->usage("host:0").in_use;
+  }
+
+  std::shared_ptr<runtime_access::parts> parts;
+};
+
+runtime_hooks spoiled(testing::fault_script& script) {
+  runtime_hooks hooks;
+  hooks.make_reader = [&script](std::span<const std::filesystem::path> files, const reader_options& options) {
+    return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), script);
+  };
+  return hooks;
+}
+
+std::size_t descriptors() {
+  const std::filesystem::directory_iterator it("/proc/self/fd");
+  return static_cast<std::size_t>(std::distance(begin(it), end(it)));
+}
+
+} // namespace
+
+TEST_CASE("who brings weights may be killed in the middle of a reply, which goes on with the same text") {
+  const bool streamed = GENERATE(true, false);
+  auto config = streamed_config(true, "killed");
+  if (!streamed)
+    config.budget_bytes = 0;
+  const auto expected = open_runtime(config).reply();
+  std::mt19937 random(4);
+  for (int round = 0; round < 24; ++round) {
+    INFO("round " << round);
+    open_runtime rt(config);
+    const auto level = round % 2 ? rt.level() : 0; // or in the middle of loading
+    const auto channel = rt.start();
+    std::vector<token_id> got;
+    for (std::size_t n = random() % 30; got.size() < n;)
+      got.push_back(channel->next_piece()->id);
+    const auto crew = rt.parts->crew->get();
+    const caf::actor members[] = {caf::actor_cast<caf::actor>(crew.memory_manager),
+                                  caf::actor_cast<caf::actor>(crew.loader),
+                                  caf::actor_cast<caf::actor>(crew.prefetcher)};
+    caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
+    if (random() % 3 == 0)
+      caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
+    const auto left = open_runtime::rest(*channel);
+    got.insert(got.end(), left.begin(), left.end());
+    CHECK(got == expected);
+    CHECK(rt.reply() == expected);
+    if (level > 0)
+      CHECK(rt.level() == level);
+  }
+}
+
+TEST_CASE("those who bring weights are not replaced for ever") {
+  open_runtime rt(streamed_config(false, ""));
+  caf::scoped_actor self(*rt.parts->system);
+  cast::cast_health health;
+  for (int i = 0; i < 1000 && health.down.empty(); ++i) {
+    const auto loader = rt.parts->crew->get().loader;
+    caf::anon_send_exit(loader, caf::exit_reason::kill);
+    self->wait_for(loader);
+    health = cast::ask_and_wait<cast::cast_health>(*rt.parts->system, rt.parts->supervisor, cast::query_health{});
+    std::this_thread::yield();
+  }
+  REQUIRE_FALSE(health.down.empty());
+  CHECK_THROWS_AS(rt.reply(), error);
+}
+
+TEST_CASE("a read that fails or ends early fails the reply with the reason, and the next one succeeds") {
+  const auto fault = GENERATE(testing::read_fault::short_read, testing::read_fault::io_failure);
+  const bool cached = GENERATE(true, false);
+  const auto config = streamed_config(cached, "reads");
+  const auto expected = open_runtime(config).reply();
+  for (const std::size_t read : {0, 1, 5, 13, 14, 15, 16, 17, 40, 77}) {
+    INFO("read " << read);
+    testing::fault_script script;
+    script.at(read, fault);
+    open_runtime rt(config, spoiled(script));
+    std::string failure;
+    std::vector<token_id> got;
+    try {
+      got = rt.reply();
+    } catch (const error& e) {
+      CHECK(e.code() == errc::io_error);
+      failure = e.what();
+    }
+    if (failure.empty()) // it hit what was read ahead for nobody, or a group that was read again
+      CHECK(got == expected);
+    else
+      CHECK_THAT(failure, Catch::Contains("can't read"));
+    const auto second = rt.reply();
+    CHECK(second == expected);
+    const auto level = rt.level();
+    const auto third = rt.reply();
+    CHECK(third == expected);
+    CHECK(rt.level() == level);
+    CHECK(level <= config.budget_bytes);
+  }
+}
+
+TEST_CASE("a read that hangs holds its reply up, and nothing else") {
+  const auto config = streamed_config(true, "hangs");
+  const auto expected = open_runtime(config).reply();
+  testing::fault_script script;
+  script.at(30, testing::read_fault::hang);
+  open_runtime rt(config, spoiled(script));
+  const auto channel = rt.start();
+  script.wait_until_hanging();
+  CHECK(rt.parts->memory().front().in_use_bytes <= config.budget_bytes);
+  script.release();
+  CHECK(open_runtime::rest(*channel) == expected);
+}
+
+TEST_CASE("a runtime closes while a read hangs as soon as that returns") {
+  testing::fault_script script;
+  script.at(20, testing::read_fault::hang);
+  auto rt = std::make_unique<open_runtime>(streamed_config(false, ""), spoiled(script));
+  const auto channel = rt->start();
+  script.wait_until_hanging();
+  std::thread closing([&] { rt->parts->shut_down(); });
+  script.release();
+  closing.join();
+  CHECK_THROWS_AS(open_runtime::rest(*channel), error);
+}
+
+TEST_CASE("whichever acquisition is refused, the error says so and nothing is lost") {
+  const bool streamed = GENERATE(true, false);
+  auto config = streamed_config(true, "refused");
+  if (!streamed)
+    config.budget_bytes = 0;
+  const auto expected = open_runtime(config).reply(6);
+  const auto files = descriptors();
+  std::size_t refused = 0;
+  for (std::uint64_t n = 1; n <= 200; ++n) {
+    INFO("acquisition " << n);
+    runtime_hooks hooks;
+    hooks.refuse_acquisition = n;
+    std::shared_ptr<arbiter> ledger;
+    try {
+      const open_runtime rt(config, hooks);
+      ledger = rt.parts->ledger;
+      const auto got = rt.reply(6);
+      CHECK(got == expected);
+    } catch (const error& e) {
+      CHECK(e.code() == errc::over_budget);
+      ++refused;
+      if (ledger)
+        CHECK(ledger->usage("host:0").in_use == 0);
+    }
+  }
+  CHECK(refused >= 4); // what the runtime holds itself; what the prefetcher asks for it may get at a second try
+  CHECK(descriptors() <= files);
+}
+
+TEST_CASE("a model that is replaced while it streams goes on being read as it was, one that is cut short is an error") {
+  const auto path = testing::scratch() / "replaced.gguf";
+  std::filesystem::copy_file(testing::tiny_model(), path, std::filesystem::copy_options::overwrite_existing);
+  auto config = streamed_config(false, "");
+  config.model = path;
+  const auto expected = open_runtime(config).reply();
+
+  open_runtime rt(config);
+  auto channel = rt.start();
+  REQUIRE(channel->next_piece());
+  const auto other = testing::scratch() / "other.gguf";
+  std::filesystem::copy_file(testing::tiny_model(tensor_type::q8_0), other);
+  std::filesystem::rename(other, path);
+  auto got = open_runtime::rest(*channel);
+  CHECK(std::equal(got.begin(), got.end(), expected.begin() + 1, expected.end()));
+
+  std::filesystem::copy_file(testing::tiny_model(), path, std::filesystem::copy_options::overwrite_existing);
+  open_runtime cut(config);
+  channel = cut.start(200);
+  REQUIRE(channel->next_piece());
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) / 4);
+  try {
+    (void)open_runtime::rest(*channel);
+    FAIL("it read what is not there");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::io_error);
+    CHECK_THAT(e.what(), Catch::Contains("replaced.gguf"));
+  }
+  CHECK_THROWS_AS(cut.reply(), error); // and again, without hanging
+}
+
+TEST_CASE("runtimes that pack the same model at once leave one entry and answer alike") {
+  auto config = streamed_config(true, "at-once");
+  std::filesystem::remove_all(config.packed_cache);
+  const auto expected = open_runtime(streamed_config(false, "")).reply();
+  std::vector<std::vector<token_id>> got(4);
+  std::vector<std::thread> threads;
+  for (auto& reply : got)
+    threads.emplace_back([&] { reply = open_runtime(config).reply(); });
+  for (auto& t : threads)
+    t.join();
+  for (const auto& reply : got)
+    CHECK(reply == expected);
+  const auto entries = packed_cache::list(config.packed_cache);
+  REQUIRE(entries.size() == 1);
+  CHECK(entries.front().what == packed_entry::state::complete);
+}
+
+TEST_CASE("a cache that can't be written costs a notice and nothing else") {
+  auto config = streamed_config(false, "");
+  const auto expected = open_runtime(config).reply();
+  const auto blocked = testing::scratch() / "a-file";
+  {
+    std::FILE* f = std::fopen(blocked.c_str(), "w");
+    std::fclose(f);
+  }
+  config.packed_cache = blocked / "packed";
+  std::atomic<int> notices = 0;
+  config.on_notice = [&](std::string_view sentence) {
+    CHECK(sentence.find("not kept packed") != std::string_view::npos);
+    ++notices;
+  };
+  CHECK(open_runtime(config).reply() == expected);
+  CHECK(notices == 1);
+}

@@ -1,0 +1,44 @@
+// A ledger's numbers as rows.
+#include "src/app/memory_table.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace tropilla;
+using namespace tropilla::app;
+
+namespace {
+
+memory_report report(std::string device) {
+  memory_report m;
+  m.device = std::move(device);
+  m.budget_bytes = 300 << 20;
+  m.in_use_bytes = 200 << 20;
+  m.peak_bytes = 250 << 20;
+  m.purposes = {{"weights", 150 << 20, 160 << 20}, {"KV pages", 50 << 20, 90 << 20}};
+  return m;
+}
+
+} // namespace
+
+TEST_CASE("the memory table has a row for each device and one for each of its purposes") {
+  memory_report busy = report("host:0");
+  busy.fragmentation = 0.125;
+  busy.waiters = 2;
+  busy.waiting_bytes = 3 << 20;
+  const std::vector<memory_report> devices{busy, report("cuda:0")};
+  CHECK(memory_table(devices).aligned() == R"(device         budget     in use       peak  fragmentation        waiters
+host:0      300.0 MiB  200.0 MiB  250.0 MiB          12.5%  2 for 3.0 MiB
+  weights              150.0 MiB  160.0 MiB
+  KV pages              50.0 MiB   90.0 MiB
+cuda:0      300.0 MiB  200.0 MiB  250.0 MiB           0.0%              0
+  weights              150.0 MiB  160.0 MiB
+  KV pages              50.0 MiB   90.0 MiB
+)");
+}
+
+TEST_CASE("budgets are a line for each device") {
+  const std::vector<memory_report> devices{report("host:0"), report("cuda:0")};
+  CHECK(budget_lines(devices) ==
+        "host:0: budget 300.0 MiB, 200.0 MiB in use\ncuda:0: budget 300.0 MiB, 200.0 MiB in use");
+  CHECK(budget_lines({}).empty());
+}
