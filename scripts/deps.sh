@@ -12,7 +12,7 @@ packages=(
   catch2
   python3 python3-pip ca-certificates
 )
-test_packages=(clang libclang-rt-dev llvm clang-format shellcheck python3-venv)
+test_packages=(clang libclang-rt-dev llvm clang-format shellcheck python3-venv python3-matplotlib)
 
 case "${1:-}" in
   "") ;;

@@ -91,6 +91,16 @@ llama_workspace::llama_workspace(const llama_layout& layout, const run_shape& sh
     dev.set_scratch(workspace + rope_bytes, workspace_bytes(layout, shape, dev) - rope_bytes);
 }
 
+llama_workspace llama_workspace::over(std::byte* activations, std::span<const std::size_t> offsets, std::size_t rows,
+                                      std::size_t logit_rows) const {
+  llama_workspace other(*this);
+  for (std::size_t i = 0; i < buffer_count; ++i)
+    other.places_[i] = activations + offsets[i];
+  other.shape_.step_rows = rows;
+  other.shape_.logit_rows = logit_rows;
+  return other;
+}
+
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t first, std::size_t last) {
   const auto page_layer_bytes = kv_layer_bytes(layout.config.attention.kv_heads, layout.config.attention.key_size,

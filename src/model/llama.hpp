@@ -32,6 +32,10 @@ public:
   llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev, std::byte* activations,
                   std::span<const std::size_t> offsets, std::byte* workspace, bool gives_scratch = true);
 
+  /// The same tables over other buffers, for steps of `rows` rows of which `logit_rows` want logits.
+  [[nodiscard]] llama_workspace over(std::byte* activations, std::span<const std::size_t> offsets, std::size_t rows,
+                                     std::size_t logit_rows) const;
+
   [[nodiscard]] float* floats(buffer b) const { return reinterpret_cast<float*>(at(b)); }
   [[nodiscard]] std::byte* at(buffer b) const { return places_[static_cast<std::size_t>(b)]; }
   [[nodiscard]] activation as_activation(buffer b, activation_kind kind, std::size_t rows, std::size_t width) const {

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""bench/ablation.py: on a small model, one round, the strategies compute the same and hold what they say.
+
+    tests/scripts/test_ablation.py --bin build/release/bin
+
+Times are not looked at. Run by ctest (label scripts).
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = ROOT / "build/release/bin"
+
+
+class Ablation(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        home = pathlib.Path(folder.name)
+        subprocess.run([BIN / "tropilla", "synth", "-q", "--shape", "mini", "--type", "Q4_0", "-o", home / "mini.gguf"],
+                       check=True)
+        cls.page = home / "page.md"
+        cls.page.write_text("before\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nafter\n")
+        # A context whose keys and values are larger than the loader's staging, as those of real models are.
+        subprocess.run([sys.executable, ROOT / "bench/ablation.py", "-m", home / "mini.gguf", "--rounds", "1", "--rows", "32",
+                        "--context", "8192", "--score", "48", "-n", "4", "--idle-wait", "0", "--settle", "1",
+                        "--packed", home / "packed", "--build", BIN.parent, "--json", home / "report.json",
+                        "--update", cls.page], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cls.report = json.loads((home / "report.json").read_text())
+        cls.model = cls.report["models"][0]
+        cls.rows = {(r["case"], r["strategy"]): r for r in cls.model["rows"]}
+
+    def test_every_strategy_has_a_row_with_all_figures(self):
+        self.assertEqual(set(self.rows), {(c, s) for c in ("whole", "streamed") for s in
+                                          ("baseline", "memory", "loading", "all")}
+                         | {("managed", s) for s in ("memory", "together")}
+                         | {("replicas", s) for s in ("baseline", "sharing", "all")})
+        for row in self.rows.values():
+            for key in ("peak_bytes", "resident_bytes", "elapsed_s", "first_token_s", "decode_tok_s", "perplexity"):
+                self.assertGreater(row[key], 0, key)
+
+    def test_perplexity_and_tokens_are_the_same_to_the_last_digit(self):
+        self.assertEqual({row["perplexity"] for row in self.rows.values()}, {self.model["perplexity"]})
+        self.assertTrue(self.model["perplexity_same"] and self.model["tokens_same"])
+
+    def test_all_strategies_together_hold_less_than_the_baseline(self):
+        for case in ("whole", "streamed", "replicas"):
+            self.assertLess(self.rows[case, "all"]["peak_bytes"], self.rows[case, "baseline"]["peak_bytes"], case)
+
+    def test_replicas_share_one_copy_of_the_weights(self):
+        copies = {s: round(self.rows["replicas", s]["weight_copies"], 2) for s in ("baseline", "sharing", "all")}
+        self.assertEqual(copies, {"baseline": 3.0, "sharing": 1.0, "all": 1.0})
+
+    def test_loads_and_computes_were_traced(self):
+        for strategy in ("baseline", "all"):
+            self.assertEqual({s[0] for s in self.model["spans"][strategy]}, {"load", "compute"})
+
+    def test_the_table_is_put_into_the_page(self):
+        text = self.page.read_text()
+        self.assertIn("| streamed: asynchronous loading |", text)
+        self.assertNotIn("\nold\n", text)
+        self.assertTrue(text.startswith("before\n") and text.endswith("after\n"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--bin", type=pathlib.Path, default=BIN)
+    known, rest = parser.parse_known_args()
+    BIN = known.bin.resolve()
+    unittest.main(argv=[sys.argv[0], *rest])
