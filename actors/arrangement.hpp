@@ -40,6 +40,7 @@ struct weight_arrangement {
 struct arrangement_input {
   llama_config model;
   run_shape shape;
+  layer_range layers; ///< of this device
   const device* dev = nullptr;
   std::vector<std::filesystem::path> files;
   std::filesystem::path packed_folder;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <optional>
 
 namespace tropilla::cast {
@@ -21,8 +22,18 @@ struct compute_state {
     std::vector<const std::byte*> memory; ///< of the groups that are there
   };
 
+  /// Copies what the device before computed.
+  static void take_over(ops& o, const loaded_weights& w, const llama_workspace& space, const step& work,
+                        const float* from) {
+    std::vector<std::size_t> rows(work.ids.size());
+    std::iota(rows.begin(), rows.end(), std::size_t{0});
+    o.gather_rows(from, w.arrangement->layout.config.width, rows, space.floats(buffer::hidden));
+  }
+
   compute_state(compute_actor::pointer s, compute_setup setup)
-      : self(s), with(std::move(setup)), here(std::make_shared<conductor>(s->system())) {
+      : self(s), with(std::move(setup)),
+        pages(std::make_shared<const std::vector<std::byte*>>(std::exchange(with.pages, {}))),
+        here(std::make_shared<conductor>(s->system())) {
     if (with.trace) {
       row = with.trace->make_row("actor compute");
       stream_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " compute");
@@ -221,8 +232,15 @@ struct compute_state {
   caf::typed_response_promise<step_computed> begin(const run_step& m) {
     const trace_span span(with.trace, row, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
     promise = self->make_response_promise<step_computed>();
-    current = m.work;
-    next = 0;
+    // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
+    auto mine = std::make_shared<step>(*m.work);
+    for (auto& rows : mine->sequences)
+      rows.kv.pages = pages->data();
+    mine->keeps = pages; // a job that is out may outlive this
+    current = std::move(mine);
+    hidden = m.hidden;
+    next = weights->arrangement->layout.begin_group();
+    handed_on = false;
     times.compute = 0;
     failure.reset();
     const auto answer = *promise;
@@ -235,11 +253,13 @@ struct compute_state {
   void start() {
     const auto& layout = weights->arrangement->layout;
     const bool output = !current->logit_rows.empty();
-    step_end = output ? layout.groups.size() : layout.norm_group();
+    step_end = output ? layout.end_group() : std::min(layout.end_group(), layout.norm_group());
     if (weights->arrangement->plan.ring_slots > 0)
       tell(self, with.prefetcher, begin_step{output});
     if (next == 0)
       gather();
+    else
+      rows_there = true;
     need_groups();
     advance();
   }
@@ -270,6 +290,8 @@ struct compute_state {
   void advance() {
     if (!current || busy || suspended)
       return;
+    if (next == step_end && with.next)
+      return hand_on();
     if (next == step_end)
       return settle([this](auto& p) {
         p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
@@ -291,14 +313,31 @@ struct compute_state {
       enqueue(std::exchange(next, last), last);
   }
 
+  /// The next device goes on, and its answer is ours.
+  void hand_on() {
+    if (std::exchange(handed_on, true))
+      return;
+    ask(self, with.next, run_step{current, with.space->floats(buffer::hidden)})
+        .then(
+            [this](const step_computed& m) {
+              settle([&](auto& p) {
+                p.deliver(step_computed{m.logits, {times.compute + m.times.compute, m.times.load + load_since_last()}});
+              });
+            },
+            [this](const caf::error& e) { settle([&](auto& p) { p.deliver(e); }); });
+  }
+
   void enqueue(std::size_t first, std::size_t last) {
     busy = true;
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
-    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began](ops& o) {
+    const float* const from = first == weights->arrangement->layout.begin_group() ? hidden : nullptr;
+    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from](ops& o) {
       if (o.lane() == 0)
         *began = clock::now();
+      if (from)
+        take_over(o, *w, *space, *work, from);
       forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);
     });
     // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
@@ -329,6 +368,7 @@ struct compute_state {
 
   compute_actor::pointer self;
   compute_setup with;
+  std::shared_ptr<const std::vector<std::byte*>> pages;
   std::shared_ptr<conductor> here; ///< of the compute stream's thread, which may outlive this
   std::shared_ptr<loaded_weights> weights;
   std::vector<bool> there; ///< by group: in memory, or without bytes
@@ -347,11 +387,13 @@ struct compute_state {
 
   std::shared_ptr<const step> current;
   std::optional<caf::typed_response_promise<step_computed>> promise;
-  std::optional<error> failure; ///< of the current step
-  bool rows_there = false;      ///< of the embedding
-  std::size_t step_end = 0;     ///< of the groups that the current step needs
-  std::size_t next = 0;         ///< first group of the step that is not enqueued
-  bool busy = false;            ///< a job is out
+  std::optional<error> failure;  ///< of the current step
+  const float* hidden = nullptr; ///< of the device before
+  bool handed_on = false;        ///< the next device computes
+  bool rows_there = false;       ///< of the embedding
+  std::size_t step_end = 0;      ///< of the groups that the current step needs
+  std::size_t next = 0;          ///< first group of the step that is not enqueued
+  bool busy = false;             ///< a job is out
   step_times times;
   std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;

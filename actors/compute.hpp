@@ -13,11 +13,15 @@ struct compute_setup {
   prefetcher_actor prefetcher;
   std::shared_ptr<transfer_meter> meter;
   tracer* trace = nullptr;
-  std::vector<lease> kept{}; ///< groups that are there already, by index
+  std::vector<lease> kept{};       ///< groups that are there already, by index
+  std::vector<std::byte*> pages{}; ///< KV page starts of this device
+  compute_actor next{};            ///< of the device that has the layers after these; empty: this one gives the logits
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
 /// gives each back when its job is done. A step runs in as few jobs as the arriving weights allow: one, when all stay.
+///
+/// Of several devices each computes its layers and hands the step on to the next one.
 ///
 /// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
 [[nodiscard]] compute_actor spawn_compute(caf::actor_system& system, compute_setup setup);

@@ -121,6 +121,7 @@ using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::
 /// Scheduler -> compute. Answered with `step_computed`; fails as `need_group` does. One at a time.
 struct run_step {
   std::shared_ptr<const step> work;
+  const float* hidden = nullptr; ///< [ids, width] from the device before; stays valid until the answer. Null: embed
 };
 struct step_computed {
   const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`

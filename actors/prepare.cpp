@@ -48,29 +48,94 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = weights.layout.decode_bytes();
-  for (std::size_t g = 0; g < plan.streamed.size(); ++g) {
+  for (std::size_t g = weights.layout.begin_group(); g < weights.layout.end_group(); ++g) {
     out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.gathers_embedding() ? 'G' : 'R';
     out.streamed_bytes += plan.streamed[g] ? weights.layout.groups[g].bytes : 0;
   }
   return out;
 }
 
+plan_report add_up(const std::vector<plan_report>& parts) {
+  plan_report out = parts.front();
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    const auto& p = parts[i];
+    out.lines.insert(out.lines.end(), p.lines.begin(), p.lines.end());
+    out.total_bytes += p.total_bytes;
+    out.budget_bytes += p.budget_bytes;
+    out.weight_bytes += p.weight_bytes;
+    out.residency += " " + p.residency;
+    out.streamed_bytes += p.streamed_bytes;
+    out.ring_slots += p.ring_slots;
+    out.slot_bytes = std::max(out.slot_bytes, p.slot_bytes);
+  }
+  return out;
+}
+
+namespace {
+
+/// The devices that a configuration names; one, when it names none.
+std::vector<device_budget> devices_of(const runtime_config& config, const llama_config& model) {
+  auto devices = config.devices;
+  if (devices.empty())
+    devices.push_back({"host:0", config.budget_bytes});
+  if (devices.size() > model.layers)
+    throw error(errc::invalid_argument, fmt::format("{} devices can't share {} layers", devices.size(), model.layers));
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const std::string expected = fmt::format("host:{}", i);
+    if (devices[i].name != expected)
+      throw error(errc::invalid_argument, fmt::format("device {} must be {}, not \"{}\": this version computes on the "
+                                                      "host, whose devices are numbered from 0",
+                                                      i + 1, expected, devices[i].name));
+    if (devices.size() > 1 && devices[i].bytes == 0)
+      throw error(errc::invalid_argument, fmt::format("{} needs a budget of its own", expected));
+  }
+  return devices;
+}
+
+/// As many layers for each device as its share of the budgets, and at least one.
+std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices, std::size_t layers) {
+  double all = 0, so_far = 0;
+  for (const auto& d : devices)
+    all += static_cast<double>(d.bytes);
+  std::vector<layer_range> out;
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    so_far += static_cast<double>(devices[i].bytes);
+    const std::size_t after = devices.size() - 1 - i;
+    const auto wanted = static_cast<std::size_t>(static_cast<double>(layers) * so_far / std::max(all, 1.0) + 0.5);
+    const std::size_t last = after == 0 ? layers : std::clamp(wanted, first + 1, layers - after);
+    out.push_back({first, last});
+    first = last;
+  }
+  return out;
+}
+
+} // namespace
+
 prepared_model prepared_model::open(const runtime_config& config) {
   prepared_model m;
   m.file = gguf_file::open(config.model);
-  m.input.model = llama_config::read(m.file);
-  host_options host;
-  host.threads = config.threads;
-  host.precise = config.precise;
-  host.isa = config.isa;
-  m.dev = make_host_device(host);
-  m.input.shape = choose_shape(config, m.input.model);
-  m.input.dev = m.dev.get();
-  m.input.files = m.file.files;
-  m.input.packed_folder = config.packed_cache;
-  m.input.io = config.io;
-  m.weights = arrange(m.input, config.budget_bytes);
-  m.report = describe(*m.weights, m.input.shape, config.budget_bytes);
+  m.model = llama_config::read(m.file);
+  m.shape = choose_shape(config, m.model);
+  const auto devices = devices_of(config, m.model);
+  const auto ranges = divide_layers(devices, m.model.layers);
+  std::vector<plan_report> reports;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    host_options host;
+    host.name = devices[i].name;
+    host.threads = config.threads;
+    if (host.threads == 0 && devices.size() > 1)
+      host.threads = std::max<std::size_t>(1, usable_cores() / devices.size());
+    host.precise = config.precise;
+    host.isa = config.isa;
+    part p;
+    p.dev = make_host_device(host);
+    p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
+    p.weights = arrange(p.input, devices[i].bytes);
+    reports.push_back(describe(*p.weights, m.shape, devices[i].bytes));
+    m.parts.push_back(std::move(p));
+  }
+  m.report = add_up(reports);
   return m;
 }
 

@@ -103,7 +103,8 @@ std::string runtime::detokenize(std::span<const token_id> ids, bool special) con
 }
 
 void runtime::wait_until_loaded() {
-  (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, impl_->compute, cast::await_weights{});
+  for (const auto& part : impl_->parts)
+    (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, part->compute, cast::await_weights{});
 }
 
 const model_facts& runtime::model() const noexcept {
@@ -126,10 +127,13 @@ runtime runtime::replicate(std::size_t context) const {
 }
 
 std::size_t runtime::threads() const noexcept {
-  return impl_->dev->lanes();
+  std::size_t threads = 0;
+  for (const auto& part : impl_->parts)
+    threads += part->dev->lanes();
+  return threads;
 }
 std::string_view runtime::isa() const noexcept {
-  return impl_->dev->isa();
+  return impl_->parts.front()->dev->isa();
 }
 
 } // namespace tropilla

@@ -1,9 +1,9 @@
 /// What a runtime is made of, from the file's header to the cast. Internal: shared by `runtime` and the engine actor.
 #pragma once
 
+#include "actors/device_part.hpp"
 #include "actors/messages.hpp"
 #include "actors/reply_channel.hpp"
-#include "actors/supervisor.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/model/chat_template.hpp"
 #include "src/trace/trace.hpp"
@@ -17,29 +17,25 @@
 
 namespace tropilla {
 
-/// A model opened as far as its header, and the bytes that running it would take.
+/// A model opened as far as its header, and the bytes that running it would take, by device.
 struct prepared_model {
+  struct part {
+    std::shared_ptr<device> dev;
+    arrangement_input input;
+    std::shared_ptr<const weight_arrangement> weights;
+  };
   gguf_file file;
-  std::unique_ptr<device> dev;
-  arrangement_input input;
-  std::shared_ptr<const weight_arrangement> weights;
+  llama_config model;
+  run_shape shape;
+  std::vector<part> parts;
   plan_report report;
 
   /// Throws `error` as `runtime`'s constructor, but not over_budget.
   [[nodiscard]] static prepared_model open(const runtime_config& config);
 };
 
-/// Tokens: those that are wanted or, for 0, as many as a run has without a word. Throws `error` (invalid_argument).
-[[nodiscard]] std::size_t choose_context(std::size_t wanted, const llama_config& model);
-
-/// An arrangement for people.
-[[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);
-
-/// What tests put in the place of the real thing.
-struct runtime_hooks {
-  reader_factory make_reader = make_file_reader;
-  std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
-};
+/// One report of several devices'.
+[[nodiscard]] plan_report add_up(const std::vector<plan_report>& parts);
 
 struct runtime::impl {
   /// `external` is the embedding program's system, or null for one of our own.
@@ -73,41 +69,31 @@ struct runtime::impl {
 
   // The order of these is the order of construction; the cast is gone before any of them.
   std::shared_ptr<impl> original; ///< of a replica, else null
-  std::shared_ptr<device> dev;
-  arrangement_input input;
-  plan_report report; ///< of the arrangement that it opened with
+  plan_report report;             ///< of the arrangements that it opened with
   model_facts facts;
+  std::size_t vocabulary = 0;
   std::shared_ptr<arbiter> ledger;
-  lease kv, activations, workspace;
-  std::unique_ptr<llama_workspace> space;
+  std::vector<std::shared_ptr<device_part>> parts; ///< in the order of the layers
   std::shared_ptr<const tokenizer> tok;
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
-  std::shared_ptr<transfer_meter> meter = std::make_shared<transfer_meter>();
-  std::shared_ptr<cast::crew_on_duty> crew = std::make_shared<cast::crew_on_duty>();
-  reclaim_registration ring_reclaimer; ///< of the crew's ring
-  cast::compute_actor compute;
   cast::sampler_actor sampler;
   cast::scheduler_actor scheduler;
-  cast::supervisor_actor supervisor;
 
   std::atomic<request_id> next_request = 1;
   std::atomic<bool> closed = false;
 
 private:
-  void add_device(std::size_t budget);
-  void take_leases(const weight_arrangement& weights);
   void read_texts(const gguf_file& file);
-  void spawn_cast(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept,
-                  const std::function<void()>& meanwhile);
-  [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& weights,
-                                       const std::vector<lease>& kept);
+  [[nodiscard]] part_surroundings surroundings();
+  /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
+  /// read.
+  void spawn_cast(const std::function<void()>& meanwhile);
 
   runtime_hooks hooks_;
-  std::size_t reserved_ = 0;                                              ///< bytes of address space
-  std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
-  std::mutex changing_;                                                   ///< one change of the budget at a time
+  std::mutex progress_mutex_;
+  std::vector<load_progress> progress_; ///< by part
 };
 
 /// How the engine actor opens a runtime's parts in a system that it did not make.

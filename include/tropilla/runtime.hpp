@@ -27,14 +27,17 @@ namespace tropilla {
 
 struct runtime_config {
   std::filesystem::path model{}; ///< a GGUF file; any part of a split one
-  std::size_t threads = 0;       ///< 0: the cores that this process may use
+  std::size_t threads = 0;       ///< of each device; 0: the cores that this process may use, divided between them
   std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
   std::size_t budget_bytes = 0;  ///< layers that don't fit are streamed for every step; 0: the plan's total
-  bool precise = false;          ///< activations stay float32: slower, for comparisons
-  std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
-  std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"
-  std::size_t prefill_rows = 0;  ///< tokens per prefill step; 0: 512
-  std::size_t logit_rows = 1;    ///< rows per step that may ask for logits: `score` is faster with more
+  /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
+  /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
+  std::vector<device_budget> devices{};
+  bool precise = false;         ///< activations stay float32: slower, for comparisons
+  std::string isa{};            ///< "": the best that the machine has; "scalar", "avx2", "avx512"
+  std::string chat_template{};  ///< "": the model's own; "llama3", "chatml"
+  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512
+  std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
   /// Folder of packed weights, made where needed: what one start packs, the next maps or reads. "": none.
   std::filesystem::path packed_cache{};
   std::string io{}; ///< how weights are read: "mmap", "direct" (O_DIRECT), "buffered"; "": as suits the plan

@@ -112,6 +112,12 @@ struct plan_report {
   std::size_t slot_bytes = 0;     ///< of each: the largest streamed group
 };
 
+/// What may be leased on a device.
+struct device_budget {
+  std::string name; ///< "host:0"
+  std::size_t bytes = 0;
+};
+
 /// A device's bytes for one purpose at one moment.
 struct purpose_report {
   std::string purpose; ///< "weights", "KV pages", ...

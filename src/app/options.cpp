@@ -20,8 +20,6 @@ namespace {
   throw error(errc::invalid_argument, fmt::format("{} must be {}, not \"{}\"", names, expected, escape(found)));
 }
 
-const std::string only_device = "host:0";
-
 /// What a person calls an option: its longest name.
 std::string option_title(const std::string& names) {
   const std::size_t dashes = names.find("--");
@@ -136,19 +134,21 @@ void option_binder::number(const std::string& names, double& value, double least
   });
 }
 
-void option_binder::device_bytes(const std::string& names, std::size_t& value) {
-  add(names, [&value, title = option_title(names)](const std::string& text) {
-    const std::size_t sign = text.find('=');
-    const std::string device = sign == std::string::npos ? only_device : text.substr(0, sign);
-    try {
-      if (device == only_device)
-        value = parse_bytes(sign == std::string::npos ? text : text.substr(sign + 1));
-    } catch (const error&) {
-      bad_value(title, "a size like 300MiB or host:0=1.5GiB", text);
+void option_binder::device_bytes(const std::string& names, std::vector<device_budget>& values) {
+  add(names, [&values, title = option_title(names)](const std::string& text) {
+    values.clear();
+    for (std::size_t at = 0; at <= text.size();) {
+      const std::size_t end = std::min(text.find(',', at), text.size());
+      const std::string one = text.substr(at, end - at);
+      const std::size_t sign = one.find('=');
+      try {
+        values.push_back({sign == std::string::npos ? "host:0" : one.substr(0, sign),
+                          parse_bytes(sign == std::string::npos ? one : one.substr(sign + 1))});
+      } catch (const error&) {
+        bad_value(title, "a size like 300MiB, or one per device: host:0=300MiB,host:1=1GiB", text);
+      }
+      at = end + 1;
     }
-    if (device != only_device)
-      throw error(errc::invalid_argument, fmt::format("{}: there is no device \"{}\"; this version computes on {}",
-                                                      title, escape(device), only_device));
   });
 }
 
@@ -234,7 +234,10 @@ runtime_config model_options::to_config() const {
   config.model = expand_home(model);
   config.threads = threads;
   config.context = context;
-  config.budget_bytes = budget;
+  if (budget.size() == 1 && budget.front().name == "host:0")
+    config.budget_bytes = budget.front().bytes;
+  else
+    config.devices = budget;
   config.precise = precise;
   config.isa = isa;
   config.chat_template = chat_template;

@@ -38,8 +38,8 @@ public:
   void count(const std::string& names, std::size_t& value, std::size_t least = 0,
              std::size_t most = std::numeric_limits<std::size_t>::max());
   void number(const std::string& names, double& value, double least, double most);
-  /// "300MiB", or with the device: "host:0=300MiB".
-  void device_bytes(const std::string& names, std::size_t& value);
+  /// "300MiB", or with devices: "host:0=300MiB,host:1=1GiB".
+  void device_bytes(const std::string& names, std::vector<device_budget>& values);
   /// One of some words; `""` in `words` stands for the default and is not offered.
   void choice(const std::string& names, std::string& value, std::vector<std::string> words);
   /// Words without a name, in order.
@@ -85,7 +85,7 @@ struct model_options {
   std::string model;
   std::size_t threads = 0;
   std::size_t context = 0;
-  std::size_t budget = 0;
+  std::vector<device_budget> budget;
   bool precise = false;
   bool quiet = false; ///< no progress
   bool no_cache = false;

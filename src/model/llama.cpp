@@ -115,7 +115,7 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
     } else {
       sequences = s.sequences;
       for (auto& rows : sequences)
-        rows.kv.layer_offset = (g - 1) * page_layer_bytes;
+        rows.kv.layer_offset = (g - 1 - layout.range.first) * page_layer_bytes;
       forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]), sequences);
     }
   }

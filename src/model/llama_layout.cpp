@@ -69,7 +69,10 @@ std::size_t row_groups_of_tile(const packed_layout& head, std::size_t most_bytes
 
 /// Adds groups and the sections that they are parts of.
 struct layout_builder {
-  explicit layout_builder(llama_config c) { out.config = std::move(c); }
+  layout_builder(llama_config c, layer_range range) {
+    out.config = std::move(c);
+    out.range = {range.first, std::min(range.last, out.config.layers)};
+  }
 
   /// A group that is a section of its own.
   void add_section(group_builder&& b) {
@@ -80,15 +83,21 @@ struct layout_builder {
   }
 
   void add_embedding(weight_form form) {
+    if (!out.has_input())
+      return out.groups.push_back(group_builder("embedding").build());
     if (form == weight_form::whole)
       return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)));
-    if (!out.config.output) // its section all the same: the head's tiles are parts of it
+    if (head_is_embedding()) // its section all the same: the head's tiles are parts of it
       out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding)});
     out.groups.push_back(group_builder("embedding").build());
   }
 
   void add_layers() {
     for (std::size_t i = 0; i < out.config.layers; ++i) {
+      if (i < out.range.first || i >= out.range.last) {
+        out.groups.push_back(group_builder("layer " + std::to_string(i)).build());
+        continue;
+      }
       const auto& l = out.config.layer_sources[i];
       group_builder b("layer " + std::to_string(i));
       b.vector(l.attn_norm).matrix(l.attn_q).matrix(l.attn_k).matrix(l.attn_v).matrix(l.attn_output);
@@ -97,31 +106,39 @@ struct layout_builder {
     }
   }
 
+  /// One copy serves as both.
+  [[nodiscard]] bool head_is_embedding() const { return !out.config.output && out.has_input() && out.has_output(); }
+  [[nodiscard]] const weight_source& head() const {
+    return out.config.output ? *out.config.output : out.config.token_embedding;
+  }
+
   void add_output(weight_form form, std::size_t most_tile_bytes) {
+    if (!out.has_output())
+      return out.groups.push_back(group_builder("output norm").build());
     add_section(std::move(group_builder("output norm").vector(out.config.output_norm)));
     if (form == weight_form::tiled)
       return add_tiles(most_tile_bytes);
-    if (out.config.output)
-      add_section(std::move(group_builder("head").matrix(*out.config.output)));
+    if (!head_is_embedding())
+      add_section(std::move(group_builder("head").matrix(head())));
   }
 
   void add_tiles(std::size_t most_bytes) {
-    const auto& head = out.config.output ? *out.config.output : out.config.token_embedding;
-    const auto layout = make_packed_layout(head.type, head.rows, head.columns);
+    const auto& matrix = head();
+    const auto layout = make_packed_layout(matrix.type, matrix.rows, matrix.columns);
     std::size_t section = 0;
-    if (out.config.output) {
+    if (!head_is_embedding()) {
       section = out.sections.size();
-      out.sections.push_back({"head", packed_bytes(head)});
+      out.sections.push_back({"head", packed_bytes(matrix)});
     }
     if (most_bytes == 0)
       for (const auto& g : out.groups)
         most_bytes = std::max(most_bytes, g.bytes);
     out.tile_rows = row_groups_of_tile(layout, most_bytes) * packed_row_group;
-    for (std::size_t first = 0, i = 0; first < head.rows; first += out.tile_rows, ++i) {
-      auto tile = head;
-      tile.rows = std::min(out.tile_rows, head.rows - first);
-      const std::size_t row = row_bytes(head.type, head.columns);
-      tile.offset = head.offset + first * row;
+    for (std::size_t first = 0, i = 0; first < matrix.rows; first += out.tile_rows, ++i) {
+      auto tile = matrix;
+      tile.rows = std::min(out.tile_rows, matrix.rows - first);
+      const std::size_t row = row_bytes(matrix.type, matrix.columns);
+      tile.offset = matrix.offset + first * row;
       tile.bytes = tile.rows * row;
       group_builder b("head " + std::to_string(i), section, first / packed_row_group * layout.group_bytes);
       out.groups.push_back(b.matrix(tile).build());
@@ -148,8 +165,8 @@ activation_kind kind_for(bool full, bool quantised) {
 
 } // namespace
 
-llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t most_tile_bytes) {
-  layout_builder b(std::move(config));
+llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t most_tile_bytes, layer_range range) {
+  layout_builder b(std::move(config), range);
   b.add_embedding(form);
   b.add_layers();
   b.add_output(form, most_tile_bytes);
@@ -179,10 +196,10 @@ std::size_t llama_layout::file_bytes() const {
 }
 
 std::size_t llama_layout::decode_bytes() const {
-  std::size_t sum = 0;
-  for (const auto& g : groups)
-    sum += g.bytes;
-  return config.output ? sum - groups.front().bytes : sum;
+  std::size_t sum = first_head_group() == groups.size() && has_output() ? groups.front().bytes : 0; // it is the head
+  for (std::size_t g = 1; g < groups.size(); ++g)
+    sum += groups[g].bytes;
+  return sum;
 }
 
 activation_kinds_of_model activation_kinds(const llama_layout& layout) {
@@ -211,6 +228,7 @@ std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const r
   const auto& c = layout.config;
   const auto& a = c.attention;
   const auto rows = shape.step_rows;
+  const auto logit_rows = layout.has_output() ? shape.logit_rows : 0;
   auto floats = [](std::size_t r, std::size_t width) { return r * width * sizeof(float); };
   const auto kinds = activation_kinds(layout);
   const std::size_t qkv = (a.heads + a.kv_heads) * a.key_size + a.kv_heads * a.value_size;
@@ -225,26 +243,27 @@ std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const r
       {"attention result", dev.activation_bytes(kinds.attn_result, rows, a.heads * a.value_size), 5, 6},
       {"ffn input", dev.activation_bytes(kinds.ffn_input, rows, c.width), 7, 8},
       {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 8, 9},
-      {"head rows", floats(shape.logit_rows, c.width), 10, 11},
-      {"head input", dev.activation_bytes(kinds.head_input, shape.logit_rows, c.width), 11, 12},
-      {"logits", floats(shape.logit_rows, c.vocabulary), 12, 13},
+      {"head rows", floats(logit_rows, c.width), 10, 11},
+      {"head input", dev.activation_bytes(kinds.head_input, logit_rows, c.width), 11, 12},
+      {"logits", floats(logit_rows, c.vocabulary), 12, 13},
   };
 }
 
-std::size_t kv_page_bytes(const llama_config& c) {
-  return c.layers * kv_layer_bytes(c.attention.kv_heads, c.attention.key_size, c.attention.value_size);
+std::size_t kv_page_bytes(const llama_layout& layout) {
+  const auto& a = layout.config.attention;
+  return (layout.range.last - layout.range.first) * kv_layer_bytes(a.kv_heads, a.key_size, a.value_size);
 }
 
 plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                            std::size_t staging_bytes) {
-  const auto& c = layout.config;
   plan_input in;
   in.device = dev.name();
   in.alignment = group_alignment;
   for (std::size_t i = 0; i < layout.groups.size(); ++i)
     in.groups.push_back({layout.groups[i].name, layout.groups[i].bytes,
-                         i > 0 && i != layout.norm_group() && (i < layout.norm_group() || layout.tile_rows > 0)});
-  in.kv_page_bytes = kv_page_bytes(c);
+                         layout.groups[i].bytes > 0 && i > 0 && i != layout.norm_group() &&
+                             (i < layout.norm_group() || layout.tile_rows > 0)});
+  in.kv_page_bytes = kv_page_bytes(layout);
   in.kv_page_tokens = kv_page_tokens;
   in.context = shape.context;
   in.activations = forward_buffers(layout, shape, dev);

@@ -52,6 +52,13 @@ struct weight_section {
 
 enum class weight_form : std::uint8_t { whole, tiled };
 
+/// The layers [first, last) that a device has. Who has the first has the embedding, too, who has the last the output; a
+/// tied matrix lies on both where these are two.
+struct layer_range {
+  std::size_t first = 0;
+  std::size_t last = static_cast<std::size_t>(-1); ///< or the model's number of layers, if that is less
+};
+
 /// Typed views into loaded groups.
 struct layer_weights {
   const float* attn_norm = nullptr;
@@ -65,17 +72,23 @@ struct llama_layout {
   std::vector<weight_group_layout> groups;
   std::vector<weight_section> sections;
   std::size_t tile_rows = 0; ///< of the head's groups but the last
+  layer_range range;         ///< groups of other devices have neither tensors nor bytes
 
   /// Throws `error` (unsupported) when a matrix can't be packed.
   /// `most_tile_bytes`: of a tile of the head, as far as one can be so small; 0: the largest layer's.
   [[nodiscard]] static llama_layout make(llama_config config, weight_form form = weight_form::whole,
-                                         std::size_t most_tile_bytes = 0);
+                                         std::size_t most_tile_bytes = 0, layer_range range = {});
 
   [[nodiscard]] std::size_t norm_group() const noexcept { return config.layers + 1; }
   /// The groups from here on are parts of the head, in the order of its rows; none: group 0 is the head, too.
   [[nodiscard]] std::size_t first_head_group() const noexcept { return config.layers + 2; }
   /// The embedding's rows are not in memory.
-  [[nodiscard]] bool gathers_embedding() const noexcept { return groups.front().tensors.empty(); }
+  [[nodiscard]] bool gathers_embedding() const noexcept { return has_input() && groups.front().tensors.empty(); }
+  [[nodiscard]] bool has_input() const noexcept { return range.first == 0; }
+  [[nodiscard]] bool has_output() const noexcept { return range.last == config.layers; }
+  /// The device's groups: [begin_group, end_group).
+  [[nodiscard]] std::size_t begin_group() const noexcept { return has_input() ? 0 : range.first + 1; }
+  [[nodiscard]] std::size_t end_group() const noexcept { return has_output() ? groups.size() : range.last + 1; }
   [[nodiscard]] const weight_source& embedding_source() const noexcept { return config.token_embedding; }
   /// The only matrix of a group: the embedding, the head or a tile of it.
   [[nodiscard]] packed_matrix matrix(std::size_t group, const std::byte* memory) const;
@@ -122,8 +135,8 @@ struct activation_kinds_of_model {
 [[nodiscard]] std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape,
                                                            const device& dev);
 
-/// Bytes of one KV page, all layers.
-[[nodiscard]] std::size_t kv_page_bytes(const llama_config& config);
+/// Bytes of one KV page, all of the device's layers.
+[[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout);
 
 /// Everything that `make_plan` needs for a run on one device, but its budget. `staging_bytes` is the loader's.
 /// Layers and tiles of the head may be streamed; the rest stays. Blocks begin at multiples of `group_alignment`.

@@ -22,13 +22,14 @@ runtime_config tiny() {
 }
 
 /// Ends one member of a running cast and returns what a request meets then.
-template <class Handle>
-errc after_losing(Handle runtime_access::parts::*member) {
+template <class Member>
+errc after_losing(Member member) {
   runtime_access::parts cast_of_one(tiny(), nullptr);
-  (void)cast::ask_and_wait<cast::weights_resident>(*cast_of_one.system, cast_of_one.compute, cast::await_weights{});
+  (void)cast::ask_and_wait<cast::weights_resident>(*cast_of_one.system, cast_of_one.parts.front()->compute,
+                                                   cast::await_weights{});
   caf::scoped_actor self(*cast_of_one.system);
-  caf::anon_send_exit(cast_of_one.*member, caf::exit_reason::kill);
-  self->wait_for(cast_of_one.*member);
+  caf::anon_send_exit(member(cast_of_one), caf::exit_reason::kill);
+  self->wait_for(member(cast_of_one));
   const auto channel = std::make_shared<reply_channel>();
   generation_options o;
   o.max_tokens = 5;
@@ -75,9 +76,9 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
 
 TEST_CASE("a member that ends fails the requests that need it, and nothing hangs") {
   using parts = runtime_access::parts;
-  CHECK(after_losing(&parts::compute) == errc::device_failed);
-  CHECK(after_losing(&parts::sampler) == errc::device_failed);
-  CHECK(after_losing(&parts::scheduler) == errc::device_failed);
+  CHECK(after_losing([](parts& p) { return p.parts.front()->compute; }) == errc::device_failed);
+  CHECK(after_losing([](parts& p) { return p.sampler; }) == errc::device_failed);
+  CHECK(after_losing([](parts& p) { return p.scheduler; }) == errc::device_failed);
 }
 
 TEST_CASE("the supervisor reports who is down") {
@@ -87,7 +88,8 @@ TEST_CASE("the supervisor reports who is down") {
   self->wait_for(cast_of_one.sampler);
   cast::cast_health health;
   while (health.down.empty()) // the news and the question may cross
-    health = cast::ask_and_wait<cast::cast_health>(*cast_of_one.system, cast_of_one.supervisor, cast::query_health{});
+    health = cast::ask_and_wait<cast::cast_health>(*cast_of_one.system, cast_of_one.parts.front()->supervisor,
+                                                   cast::query_health{});
   CHECK_THAT(health.down.front(), Catch::Contains("sampler"));
 }
 

@@ -50,7 +50,8 @@ struct open_runtime {
   [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return rest(*start(tokens)); }
   /// All groups that stay are there, and so is the ring: the level that the ledger has to return to.
   [[nodiscard]] std::size_t level() const {
-    (void)cast::ask_and_wait<cast::weights_resident>(*parts->system, parts->compute, cast::await_weights{});
+    (void)cast::ask_and_wait<cast::weights_resident>(*parts->system, parts->parts.front()->compute,
+                                                     cast::await_weights{});
     return parts->ledger->usage("host:0").in_use;
   }
 
@@ -79,7 +80,7 @@ TEST_CASE("who brings weights may be killed in the middle of a reply, which goes
     config.budget_bytes = 0;
   const auto expected = open_runtime(config).reply();
   std::mt19937 random(4);
-  for (int round = 0; round < 24; ++round) {
+  for (int round = 0; round < 16; ++round) {
     INFO("round " << round);
     open_runtime rt(config);
     const auto level = round % 2 ? rt.level() : 0; // or in the middle of loading
@@ -87,7 +88,7 @@ TEST_CASE("who brings weights may be killed in the middle of a reply, which goes
     std::vector<token_id> got;
     for (std::size_t n = random() % 30; got.size() < n;)
       got.push_back(channel->next_piece()->id);
-    const auto crew = rt.parts->crew->get();
+    const auto crew = rt.parts->parts.front()->crew->get();
     const caf::actor members[] = {caf::actor_cast<caf::actor>(crew.memory_manager),
                                   caf::actor_cast<caf::actor>(crew.loader),
                                   caf::actor_cast<caf::actor>(crew.prefetcher)};
@@ -108,10 +109,11 @@ TEST_CASE("those who bring weights are not replaced for ever") {
   caf::scoped_actor self(*rt.parts->system);
   cast::cast_health health;
   for (int i = 0; i < 1000 && health.down.empty(); ++i) {
-    const auto loader = rt.parts->crew->get().loader;
+    const auto loader = rt.parts->parts.front()->crew->get().loader;
     caf::anon_send_exit(loader, caf::exit_reason::kill);
     self->wait_for(loader);
-    health = cast::ask_and_wait<cast::cast_health>(*rt.parts->system, rt.parts->supervisor, cast::query_health{});
+    health = cast::ask_and_wait<cast::cast_health>(*rt.parts->system, rt.parts->parts.front()->supervisor,
+                                                   cast::query_health{});
     std::this_thread::yield();
   }
   REQUIRE_FALSE(health.down.empty());

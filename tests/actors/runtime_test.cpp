@@ -402,3 +402,58 @@ TEST_CASE("replicas share the weights: the ledger counts one copy, and each answ
   CHECK(ids_of(replicas.front().generate(prompt, options(30))) == expected);
   CHECK(weights(replicas.front()) == before);
 }
+
+TEST_CASE("layers on several devices give the text of one, each within its budget") {
+  const bool tied = GENERATE(true, false);
+  const bool streamed = GENERATE(false, true);
+  auto config = tiny(1);
+  config.model = testing::tiny_model(tensor_type::q4_0, tied);
+  config.packed_cache = testing::scratch() / "packed-devices";
+  config.prefill_rows = 7;
+  std::vector<token_id> prompt(40);
+  std::iota(prompt.begin(), prompt.end(), 1);
+  const auto expected = ids_of(runtime(config).generate(prompt, options(20)));
+  for (const std::size_t devices : {2, 3, 4}) {
+    INFO(devices << " devices" << (tied ? ", tied" : ", untied") << (streamed ? ", streamed" : ""));
+    config.devices.clear();
+    for (std::size_t i = 0; i < devices; ++i)
+      config.devices.push_back({"host:" + std::to_string(i), std::size_t{1} << 30});
+    if (streamed) { // the least that works, on each
+      for (auto& d : config.devices)
+        d.bytes = 1;
+      const auto plan = runtime::plan(config);
+      for (auto& d : config.devices) {
+        d.bytes = 0;
+        for (const auto& line : plan.lines)
+          d.bytes += line.device == d.name ? line.bytes : 0;
+      }
+    }
+    runtime rt(config);
+    CHECK(rt.threads() == devices);
+    CHECK(std::count(rt.plan().residency.begin(), rt.plan().residency.end(), ' ') ==
+          static_cast<std::ptrdiff_t>(devices - 1));
+    CHECK(ids_of(rt.generate(prompt, options(20))) == expected);
+    if (!streamed) {
+      CHECK(code_of([&] { rt.set_budget(std::size_t{1} << 29); }) == errc::invalid_argument);
+      CHECK(code_of([&] { rt.set_budget(1, "host:1"); }) == errc::over_budget);
+      rt.set_budget(std::size_t{1} << 29, "host:1");
+    }
+    CHECK(ids_of(rt.generate(prompt, options(20))) == expected);
+    rt.wait_until_loaded();
+    const auto memory = rt.memory();
+    REQUIRE(memory.size() == devices);
+    for (std::size_t i = 0; i < devices; ++i) {
+      CHECK(memory[i].device == config.devices[i].name);
+      CHECK(memory[i].peak_bytes <= config.devices[i].bytes);
+      CHECK(memory[i].in_use_bytes > 0);
+    }
+    if (!streamed) {
+      auto replica = rt.replicate(128);
+      CHECK(ids_of(replica.generate(prompt, options(20))) == expected);
+    }
+  }
+  config.devices.resize(5, {"host:4", 1});
+  CHECK(code_of([&] { runtime rt(config); }) == errc::invalid_argument); // four layers
+  config.devices = {{"host:0", 1 << 30}, {"cuda:0", 1 << 30}};
+  CHECK(code_of([&] { runtime rt(config); }) == errc::invalid_argument);
+}

@@ -382,6 +382,17 @@ class Layers(Program):
 
 
 class Faults(Program):
+    def test_layers_divide_between_devices(self):
+        run = ("run", "-m", self.model, "-n", 9, "-q", "x")
+        text = self.succeed(*run)
+        self.assertEqual(self.succeed(*run, "--budget", "host:0=64MiB,host:1=32MiB"), text)
+        plan = self.as_json("plan", "-m", self.model, "--budget", "host:0=64MiB,host:1=32MiB", "--json", "--no-measure")
+        self.assertEqual({line["device"] for line in plan["lines"]}, {"host:0", "host:1"})
+        for budget, words in (("host:1=1GiB", "must be host:0"), ("host:0=1GiB,host:0=1GiB", "must be host:1"),
+                              ("host:0=1GiB,", "a size like"), ("host:0=1KiB,host:1=1GiB", "budget of host:0"),
+                              ("cuda:0=1GiB", "must be host:0")):
+            self.refuse(*run, "--budget", budget, says=words)
+
     def test_processes_that_pack_at_once_leave_one_entry(self):
         cache = self.folder / "at once"
         environment = {**self.environment, "XDG_CACHE_HOME": str(cache)}

@@ -47,7 +47,7 @@ public:
     space = std::make_unique<llama_workspace>(layout, shape, *dev, activations[0].get(), plan.activations.offsets,
                                               activations[1].get());
     for (std::size_t p = 0; p * kv_page_tokens < shape.context; ++p) {
-      page_memory.emplace_back(kv_page_bytes(layout.config));
+      page_memory.emplace_back(kv_page_bytes(layout));
       pages.push_back(page_memory.back().get());
     }
   }

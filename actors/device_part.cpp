@@ -1,0 +1,226 @@
+// Leases, actors and the budget of one device.
+#include "actors/device_part.hpp"
+
+#include "actors/compute.hpp"
+#include "actors/loader.hpp"
+#include "actors/memory_manager.hpp"
+#include "actors/prefetcher.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <fmt/format.h>
+#include <future>
+
+namespace tropilla {
+namespace {
+
+/// Address space is free, and a pool that is filled to its last byte can't find the last block: reserve a quarter more.
+std::size_t reservation_for(std::size_t budget) {
+  return budget + budget / 4 + (std::size_t{64} << 20);
+}
+
+lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
+  auto answer = ledger.try_acquire({std::string(device), bytes, why, priority::urgent});
+  if (auto* refused = std::get_if<refusal>(&answer))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(answer));
+}
+
+/// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
+lease take_soon(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
+  constexpr std::chrono::seconds long_enough{10};
+  const auto answer = std::make_shared<std::promise<arbiter::grant>>();
+  auto granted = answer->get_future();
+  const auto ticket = ledger.acquire({std::string(device), bytes, why, priority::urgent},
+                                     [answer](arbiter::grant g) { answer->set_value(std::move(g)); });
+  if (granted.wait_for(long_enough) != std::future_status::ready)
+    (void)ledger.cancel(ticket); // answers, if it is not answered at this moment
+  auto g = granted.get();
+  if (auto* refused = std::get_if<refusal>(&g))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(g));
+}
+
+/// Of what a replica adds: its weights are the original's, but for a ring.
+memory_plan make_replica_plan(const weight_arrangement& weights, const plan_input& input) {
+  auto plan = make_plan(input);
+  plan.streamed = weights.plan.streamed;
+  plan.ring_slots = weights.plan.ring_slots;
+  plan.slot_bytes = weights.plan.slot_bytes;
+  std::erase_if(plan.items, [](const plan_item& item) { return item.why == purpose::weights; });
+  for (std::size_t i = 0; i < plan.ring_slots; ++i)
+    plan.items.push_back({purpose::ring, fmt::format("slot {}", i), plan.slot_bytes});
+  plan.total = 0;
+  plan.by_purpose = {};
+  for (const auto& item : plan.items) {
+    plan.by_purpose[static_cast<std::size_t>(item.why)] += item.bytes;
+    plan.total += item.bytes;
+  }
+  return plan;
+}
+
+} // namespace
+
+device_part::device_part(arrangement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_arrangement> w,
+                         const part_surroundings& around)
+    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger), around_(around) {
+  input.dev = dev.get();
+  add_device(weights->budget, around);
+  take_leases();
+}
+
+device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, const part_surroundings& around)
+    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(around),
+      replicas_(original_->replicas_) {
+  const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
+  if (context > 0)
+    input.shape.context = choose_context(context, input.model);
+  input.shape.step_rows = std::min(input.shape.step_rows, input.shape.context);
+  input.shape.logit_rows = std::min(input.shape.logit_rows, input.shape.step_rows);
+  auto shared =
+      cast::ask_and_wait<cast::weights_shared>(*original_->around_.system, original_->compute, cast::share_weights{});
+  auto mine = std::make_shared<weight_arrangement>(*shared.weights);
+  mine->plan = make_replica_plan(*shared.weights,
+                                 make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes()));
+  mine->spare_bytes = 0;
+  weights = std::move(mine);
+  kept_ = std::move(shared.leases);
+  take_leases();
+}
+
+device_part::~device_part() = default;
+
+void device_part::add_device(std::size_t budget, const part_surroundings& around) {
+  // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
+  reserved_ = reservation_for(std::max(budget, arrange(input, 0)->plan.total));
+  device_setup setup;
+  setup.name = dev->name();
+  setup.base = dev->reserve(reserved_);
+  setup.reservation_bytes = reserved_;
+  setup.budget = budget;
+  setup.alignment = group_alignment;
+  setup.host_memory = true;
+  setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
+    d->trim(base + offset, bytes);
+  };
+  ledger->add_device(setup);
+  ledger->refuse_acquisition(around.hooks.refuse_acquisition);
+}
+
+void device_part::take_leases() {
+  const auto& plan = weights->plan;
+  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
+  activations_ = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
+  workspace_ = take(*ledger, dev->name(), workspace_bytes(weights->layout, input.shape, *dev), purpose::workspace);
+  // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
+  space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
+                                             plan.activations.offsets, workspace_.data(), !original_);
+  const std::size_t page_bytes = kv_page_bytes(weights->layout);
+  const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
+  for (std::size_t i = 0; i * kv_page_tokens < input.shape.context; ++i)
+    pages.push_back(kv.data() + i * stride);
+}
+
+void device_part::start(const part_surroundings& around, cast::compute_actor next) {
+  around_ = around;
+  auto kept = std::exchange(kept_, {});
+  crew->set(hire(weights, kept));
+  compute = cast::spawn_compute(*around_.system, {weights, space_.get(), dev.get(), crew->get().prefetcher, meter_,
+                                                  around_.trace, std::move(kept), pages, std::move(next)});
+}
+
+void device_part::watch(std::vector<std::pair<std::string, caf::actor>> others,
+                        const cast::scheduler_actor& scheduler) {
+  others.emplace_back("compute", caf::actor_cast<caf::actor>(compute));
+  supervisor = cast::spawn_supervisor(*around_.system,
+                                      {std::move(others), scheduler, compute, weights, crew,
+                                       [this](const std::shared_ptr<const weight_arrangement>& next,
+                                              const std::vector<lease>& leases) { return hire(next, leases); }});
+}
+
+cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangement>& next,
+                                    const std::vector<lease>& kept) {
+  cast::weight_crew out;
+  // Not before the step at hand is done: what it waits for may not fit the new budget.
+  if (!original_ && ledger->usage(std::string(dev->name())).budget != next->budget)
+    ledger->set_budget(std::string(dev->name()), next->budget);
+  lease staging = take_soon(*ledger, dev->name(), next->loading.staging_bytes(), purpose::staging);
+  out.memory_manager = cast::spawn_memory_manager(*around_.system, ledger);
+  weight_loader_setup loading;
+  loading.dev = dev.get();
+  loading.trace = around_.trace;
+  loading.files = input.files;
+  loading.packed_folder = next->mapping ? "" : input.packed_folder;
+  loading.meter = meter_;
+  loading.make_reader = around_.hooks.make_reader;
+  loading.notice = around_.on_notice;
+  out.loader =
+      cast::spawn_loader(*around_.system, {next, std::move(staging), std::move(loading), around_.on_progress, kept});
+  const auto slots = std::make_shared<std::atomic<std::size_t>>(0);
+  out.prefetcher = cast::spawn_prefetcher(
+      *around_.system, {std::string(dev->name()), next, out.memory_manager, out.loader, around_.trace, slots, kept});
+  // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
+  ring_reclaimer_ = ledger->add_reclaimer(
+      std::string(dev->name()), reclaimable::prefetch_window,
+      [slots, slot_bytes = next->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
+        const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
+        const std::size_t wanted = slot_bytes > 0 ? std::min(spare, (bytes + slot_bytes - 1) / slot_bytes) : 0;
+        for (std::size_t i = 0; i < wanted; ++i)
+          cast::tell_from_outside(to, cast::shrink_ring{});
+        return wanted * slot_bytes;
+      });
+  return out;
+}
+
+void device_part::set_budget(std::size_t bytes) {
+  if (original_)
+    throw error(errc::invalid_argument, "a replica has the budget of the runtime that it was made from: change that");
+  const std::lock_guard lock(changing_);
+  if (const auto others = replicas_.use_count() - 1; others > 0)
+    throw error(errc::invalid_argument, fmt::format("{} replicas use the weights that are in memory: the budget can "
+                                                    "change when they are closed",
+                                                    others));
+  const auto next = arrange(input, bytes);
+  require_fits(next->plan, bytes);
+  if (bytes > reserved_)
+    throw error(errc::invalid_argument,
+                fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
+                            format_bytes(reserved_), format_bytes(bytes)));
+  (void)cast::ask_and_wait<cast::weights_changed>(*around_.system, supervisor, cast::change_weights{next});
+}
+
+plan_report device_part::report() const {
+  return describe(*weights, input.shape, original_ ? ledger->usage(name()).budget : weights->budget);
+}
+
+namespace {
+
+template <class Handle>
+void end(caf::scoped_actor& self, const Handle& member) {
+  if (!member)
+    return;
+  cast::send_exit(member);
+  self->wait_for(member);
+}
+
+} // namespace
+
+void device_part::end_supervisor(caf::scoped_actor& self) {
+  end(self, supervisor);
+}
+
+void device_part::end_compute(caf::scoped_actor& self) {
+  end(self, compute);
+  // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
+  dev->compute_stream().synchronize();
+}
+
+void device_part::end_crew(caf::scoped_actor& self) {
+  const auto last = crew->get();
+  end(self, last.prefetcher);
+  end(self, last.loader);
+  end(self, last.memory_manager);
+  ring_reclaimer_.reset();
+}
+
+} // namespace tropilla

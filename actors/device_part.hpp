@@ -1,0 +1,90 @@
+/// One device of a runtime: its layers' weights, pages and buffers, and the actors that serve it.
+#pragma once
+
+#include "actors/messages.hpp"
+#include "actors/supervisor.hpp"
+#include "src/trace/trace.hpp"
+#include "tropilla/runtime.hpp"
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace tropilla {
+
+/// What tests put in the place of the real thing.
+struct runtime_hooks {
+  reader_factory make_reader = make_file_reader;
+  std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
+};
+
+/// What the parts of a runtime share. Outlives them.
+struct part_surroundings {
+  std::shared_ptr<arbiter> ledger;
+  caf::actor_system* system = nullptr;
+  tracer* trace = nullptr;
+  runtime_hooks hooks;
+  std::function<void(const load_progress&)> on_progress; ///< of one part; may be empty
+  std::function<void(std::string_view)> on_notice;
+};
+
+class device_part {
+public:
+  /// Adds the device to the ledger and takes its leases, but for weights. Throws `error`.
+  device_part(arrangement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_arrangement> weights,
+              const part_surroundings& around);
+  /// A replica's: over the device and the weights of `original`, which is kept alive.
+  device_part(std::shared_ptr<device_part> original, std::size_t context, const part_surroundings& around);
+  ~device_part();
+
+  /// Hires the crew and spawns compute; weights are being read from here on. `next`: of the device with the following
+  /// layers, empty for the last.
+  void start(const part_surroundings& around, cast::compute_actor next);
+  /// Spawns the supervisor, which also watches `others`.
+  void watch(std::vector<std::pair<std::string, caf::actor>> others, const cast::scheduler_actor& scheduler);
+
+  /// As `runtime::set_budget`.
+  void set_budget(std::size_t bytes);
+  [[nodiscard]] plan_report report() const;
+  [[nodiscard]] std::string name() const { return std::string(dev->name()); }
+
+  /// Ends the supervisor; then, when nobody asks any more, compute; then the crew.
+  void end_supervisor(caf::scoped_actor& self);
+  void end_compute(caf::scoped_actor& self);
+  void end_crew(caf::scoped_actor& self);
+
+  std::shared_ptr<device> dev;
+  arrangement_input input;
+  std::shared_ptr<const weight_arrangement> weights; ///< that it opened with
+  std::shared_ptr<arbiter> ledger;
+  lease kv;
+  std::vector<std::byte*> pages; ///< starts, in `kv`
+  std::shared_ptr<cast::crew_on_duty> crew = std::make_shared<cast::crew_on_duty>();
+  cast::compute_actor compute;
+  cast::supervisor_actor supervisor;
+
+private:
+  void add_device(std::size_t budget, const part_surroundings& around);
+  void take_leases();
+  [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
+                                       const std::vector<lease>& kept);
+
+  std::shared_ptr<device_part> original_; ///< of a replica's, else null
+  part_surroundings around_;
+  lease activations_, workspace_;
+  std::unique_ptr<llama_workspace> space_;
+  std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
+  std::vector<lease> kept_; ///< of the original, until the first crew is hired
+  reclaim_registration ring_reclaimer_;
+  std::size_t reserved_ = 0;                                              ///< bytes of address space
+  std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
+  std::mutex changing_;                                                   ///< one change of the budget at a time
+};
+
+/// An arrangement for people.
+[[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);
+
+/// Tokens: those that are wanted or, for 0, as many as a run has without a word. Throws `error` (invalid_argument).
+[[nodiscard]] std::size_t choose_context(std::size_t wanted, const llama_config& model);
+
+} // namespace tropilla
