@@ -125,7 +125,7 @@ TEST_CASE("a read that fails or ends early fails the reply with the reason, and 
   const bool cached = GENERATE(true, false);
   const auto config = streamed_config(cached, "reads");
   const auto expected = open_runtime(config).reply();
-  for (const std::size_t read : {0, 1, 5, 13, 14, 15, 16, 17, 40, 77}) {
+  for (const std::size_t read : {0, 5, 14, 16, 40}) {
     INFO("read " << read);
     testing::fault_script script;
     script.at(read, fault);

@@ -302,6 +302,8 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
   for (std::size_t budget = smallest; budget < all; budget += (all - smallest) / 5) {
     config.budget_bytes = budget;
     for (const char* io : {"", "direct", "buffered", "mmap"}) {
+      if (!cached && *io != '\0')
+        continue; // the ways of reading differ where packed weights are read
       config.io = io;
       runtime rt(config);
       INFO(rt.plan().residency << " " << io);
