@@ -76,8 +76,7 @@ struct compute_state {
     };
   }
 
-  // -- weights
-  // ------------------------------------------------------------------------------------------------------------
+  // -- weights ----
 
   /// Begins with an arrangement and those of its groups that are there.
   void follow(std::shared_ptr<const weight_arrangement> arrangement, const std::vector<lease>& kept) {
@@ -226,8 +225,7 @@ struct compute_state {
       need_groups();
   }
 
-  // -- steps
-  // ------------------------------------------------------------------------------------------------------------
+  // -- steps ----
 
   caf::typed_response_promise<step_computed> begin(const run_step& m) {
     const trace_span span(with.trace, row, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));

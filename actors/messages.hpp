@@ -180,8 +180,7 @@ struct token_drawn {
 
 using sampler_actor = typed_actor<caf::result<token_drawn>(draw_token)>;
 
-// -- requests: clients speak to the scheduler
-// --------------------------------------------------------------------------
+// -- requests: clients speak to the scheduler ----
 
 /// A client -> scheduler. Results go to the request's sink. Fails (and leaves the sink alone) with invalid_argument,
 /// context_full, or device_failed when a member of the cast is gone.

@@ -118,8 +118,7 @@ struct prefetcher_state {
               });
   }
 
-  // -- groups that stay
-  // -------------------------------------------------------------------------------------------------
+  // -- groups that stay ----
 
   /// Keeps `window` of them on their way. Leases are asked for in order, too, so that none waits behind a later one.
   void fetch_staying() {
@@ -174,8 +173,7 @@ struct prefetcher_state {
               });
   }
 
-  // -- the ring
-  // ---------------------------------------------------------------------------------------------------------
+  // -- the ring ----
 
   void add_slot() {
     acquire(
@@ -338,8 +336,7 @@ struct prefetcher_state {
     drop_slot();
   }
 
-  // -- the rest
-  // -----------------------------------------------------------------------------------------------------------
+  // -- the rest ----
 
   caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
     auto promise = self->make_response_promise<rows_gathered>();

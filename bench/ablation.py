@@ -18,11 +18,11 @@ import datetime
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+from compare_peer import fail, median, run, say, wait_until_idle
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TITLES = {"smollm2": "SmolLM2-135M", "llama-3.2-1b": "1B shape"}
@@ -44,28 +44,6 @@ NAMES = {"baseline": "baseline", "memory": "memory management", "loading": "asyn
 CLAIMED = {"together": "-20%, -15%", "memory": "-30%, -10%", "loading": "-20%, -15%", "sharing": "no copies"}
 # What the project aims at: the change of memory and of time.
 GOALS = {"memory": (-0.35, -0.12), "loading": (-0.25, -0.30)}
-
-
-def fail(sentence):
-    print(f"ablation: {sentence}", file=sys.stderr)
-    sys.exit(2)
-
-
-def say(sentence):
-    print(f"ablation: {sentence}", file=sys.stderr, flush=True)
-
-
-def run(command, what):
-    """Standard output of a command; its own words and a sentence when it fails."""
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        print(done.stderr[-2000:], file=sys.stderr)
-        fail(f"{what} ended with status {done.returncode} (its last words are above)")
-    return done.stdout
-
-
-def median(values):
-    return statistics.median(list(values))
 
 
 # -- models and workloads --------------------------------------------------------------------------------------------
@@ -95,7 +73,7 @@ class Bench:
         """A measurement that does not depend on which strategy ran before: see --settle."""
         settle = self.options.settle * MIB or max(512 * MIB, 2 * self.path.stat().st_size)
         run([self.program, "--settle", settle], "bench_ablation --settle")
-        busy = wait_until_idle(self.options)
+        busy = wait_until_idle(self.options) > 0
         return {**self.measure(strategy, case, more), "busy": busy}
 
     def rows_that_balance(self, strategy):
@@ -131,27 +109,6 @@ def open_models(options):
             if not path.is_file():
                 fail(f"there is no file {path}, and no known model of that name ({', '.join(MODELS)})")
         yield Bench(name, path, options)
-
-
-def busy_cores(seconds=0.3):
-    """Cores that anybody used meanwhile."""
-
-    def read():
-        fields = [int(f) for f in open("/proc/stat").readline().split()[1:]]
-        return sum(fields[:8]) - fields[3] - fields[4]
-
-    before = read()
-    time.sleep(seconds)
-    return (read() - before) / os.sysconf("SC_CLK_TCK") / seconds
-
-
-def wait_until_idle(options):
-    """Whether others were busy when patience ended."""
-    until = time.monotonic() + options.idle_wait
-    while busy_cores() > options.idle_cores:
-        if time.monotonic() > until:
-            return True
-    return False
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------

@@ -383,8 +383,7 @@ struct weight_loader::impl {
     recorded = now; // reads of two groups overlap; what is shown may not
   }
 
-  // -- packing
-  // ----------------------------------------------------------------------------------------------------------
+  // -- packing ----
 
   [[nodiscard]] std::byte* slot_memory(std::size_t slot) const {
     return with.staging + slot * with.shape.slot_bytes;
@@ -417,8 +416,7 @@ struct weight_loader::impl {
     });
   }
 
-  // -- rows
-  // ---------------------------------------------------------------------------------------------------------------
+  // -- rows ----
 
   void gather(const std::vector<token_id>& ids, float* out, const done_callback& done) {
     std::optional<error> failure;
