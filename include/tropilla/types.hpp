@@ -20,18 +20,51 @@ struct chat_message {
   std::string content;
 };
 
-/// How the next token is drawn from the logits. The same seed gives the same text, whatever the number of threads.
+/// Added to a token's logit before anything else; minus infinity bans it.
+struct logit_bias {
+  token_id token = -1;
+  float bias = 0;
+};
+
+/// How the next token is drawn from the logits: bias and bans, penalties, temperature, top-k, typical, top-p, min-p, in
+/// this order. The same seed gives the same text, whatever the number of threads and whatever else is computed.
 struct sampling_options {
   double temperature = 0.0; ///< 0: greedy (the arg-max; ties go to the lower id)
   std::size_t top_k = 0;    ///< keep the k likeliest; 0: all
   double top_p = 1.0;       ///< keep the likeliest that together have this probability
+  double min_p = 0.0;       ///< keep those with at least this share of the likeliest one's probability; 0: all
+  /// Keep those whose surprise is closest to what is expected, that together have this probability (Meister et al.,
+  /// "Locally Typical Sampling", 2022); 1: all.
+  double typical_p = 1.0;
+  /// Of tokens that the prompt or the reply has: positive logits are divided by it, negative ones multiplied (Keskar et
+  /// al., "CTRL", 2019); 1: none.
+  double repetition_penalty = 1.0;
+  double frequency_penalty = 0.0; ///< taken from a token's logit once for each time that the reply has it
+  double presence_penalty = 0.0;  ///< taken from a token's logit when the reply has it
+  std::size_t penalty_window = 0; ///< penalties count the last so many tokens of prompt and reply; 0: all
+  std::vector<logit_bias> bias{};
+  std::vector<token_id> banned{}; ///< never drawn
   std::uint64_t seed = 0;
 };
 
 struct generation_options {
   std::size_t max_tokens = 256; ///< of the reply; it also ends where the context does
   sampling_options sampling{};
+  std::vector<token_id> stop_tokens{}; ///< end the reply as the model's own do
+  std::vector<std::string> stop{};     ///< text that ends the reply and is not part of it, across tokens too
+  /// With each piece the log-probability of its token and of the n likeliest, at most 20; 0: none.
+  std::size_t logprobs = 0;
   bool ignore_eos = false; ///< go on past the tokens that end a reply (benchmarks)
+  /// Replies to the same prompt, which is computed once. The first is what a request for one would give; each other
+  /// draws from a seed of its own.
+  std::size_t outputs = 1;
+  int priority = 0;            ///< among requests that wait, and when memory runs out: higher ones are served first
+  double deadline_seconds = 0; ///< from submission: among equal priorities the earliest is served first; 0: none
+  double timeout_seconds = 0;  ///< from submission: then the reply fails with `timed_out`; 0: none
+  /// At the context's end: false ends the reply; true forgets half of the tokens behind the first `context_keep`,
+  /// computes the rest again in their new places, and goes on.
+  bool context_shift = false;
+  std::size_t context_keep = 0;
 };
 
 enum class finish_reason : std::uint8_t {
@@ -44,13 +77,22 @@ enum class finish_reason : std::uint8_t {
 /// "stop", "length", "context", "cancelled".
 [[nodiscard]] std::string_view to_string(finish_reason reason) noexcept;
 
+/// A token and the logarithm of its probability, as the model gave it: before temperature, penalties and filters.
+struct token_logprob {
+  token_id id = -1;
+  float logprob = 0;
+};
+
 /// A generated token with the text that it completes: whole UTF-8 characters, possibly none.
 struct piece {
   token_id id = -1; ///< -1: the rest of the text at the end of a reply, no token of its own
   std::string text;
+  std::vector<token_logprob> logprobs{}; ///< where asked for: of the token itself, then of the likeliest
+  std::size_t output = 0;                ///< which of the request's replies it belongs to
+  std::optional<finish_reason> finish{}; ///< with the last piece of an output that came to its end: why
 };
 
-/// What a reply cost. Times in seconds.
+/// What a reply cost; of all outputs together, where there are several. Times in seconds.
 struct generation_statistics {
   std::size_t prompt_tokens = 0;
   std::size_t reused_tokens = 0; ///< of the prompt, whose KV was still there
@@ -98,7 +140,9 @@ struct plan_report {
   std::vector<plan_line> lines;
   std::size_t total_bytes = 0;
   std::size_t budget_bytes = 0;
-  std::size_t context = 0;        ///< tokens that have KV pages
+  std::size_t context = 0;        ///< tokens of a sequence, at most
+  std::size_t sequences = 0;      ///< computed together, at most
+  std::size_t kv_tokens = 0;      ///< that have KV pages, of all sequences
   std::size_t kv_pages = 0;       ///< for them
   std::size_t kv_page_tokens = 0; ///< of each page
   std::size_t prefill_rows = 0;   ///< most tokens of a prompt that one step computes
@@ -135,6 +179,16 @@ struct memory_report {
   std::size_t waiters = 0;              ///< requests that wait for bytes
   std::size_t waiting_bytes = 0;        ///< that they want
   double fragmentation = 0; ///< share of the pool's free bytes that its largest free block can't serve, 0 to 1
+};
+
+/// How busy a runtime is.
+struct load_report {
+  std::size_t active = 0;       ///< sequences that are computed together
+  std::size_t waiting = 0;      ///< sequences that have no pages yet
+  std::size_t pages_in_use = 0; ///< KV pages
+  std::size_t pages_cached = 0; ///< KV pages of no sequence, which prompts that begin alike use again
+  std::size_t preemptions = 0;  ///< how often a sequence gave up its pages to another, so far
+  std::size_t restarts = 0;     ///< how often a member of the cast was replaced, so far
 };
 
 /// How far the weights have come. Bytes as stored in the file.

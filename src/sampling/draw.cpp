@@ -1,9 +1,8 @@
-// Greedy and random choice of the next token.
+// Modified logits, then the greedy or random choice of the next token.
 #include "src/sampling/draw.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <fmt/format.h>
 
 namespace tropilla {
 namespace {
@@ -42,14 +41,6 @@ token_id arg_max(std::span<const float> logits) {
 
 } // namespace
 
-void check_sampling(const sampling_options& options) {
-  if (!(options.temperature >= 0) || std::isinf(options.temperature))
-    throw error(errc::invalid_argument,
-                fmt::format("the temperature must be 0 (greedy) or a positive number, not {}", options.temperature));
-  if (!(options.top_p > 0 && options.top_p <= 1))
-    throw error(errc::invalid_argument, fmt::format("top-p must be above 0 and at most 1, not {}", options.top_p));
-}
-
 double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept {
   std::uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15ULL;
   for (int round = 0; round < 2; ++round) { // twice: neighbouring seeds must not give neighbouring sequences
@@ -61,7 +52,62 @@ double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept {
   return static_cast<double>(z >> 11) * 0x1.0p-53;
 }
 
-token_id token_drawer::draw(std::span<const float> logits, const sampling_options& options, std::uint64_t index) {
+/// The logits with bias, bans and penalties, in a copy where there are any.
+std::span<const float> token_drawer::modified(std::span<const float> logits, const sampling_options& options,
+                                              const token_history& history) {
+  const bool penalised =
+      options.repetition_penalty != 1 || options.frequency_penalty != 0 || options.presence_penalty != 0;
+  if (options.bias.empty() && options.banned.empty() && !penalised)
+    return logits;
+  modified_.assign(logits.begin(), logits.end());
+  for (const auto& b : options.bias)
+    modified_[static_cast<std::size_t>(b.token)] += b.bias;
+  for (const auto id : options.banned)
+    modified_[static_cast<std::size_t>(id)] = -INFINITY;
+  if (!penalised)
+    return modified_;
+  for (const auto& [id, count] : history.tokens()) {
+    double x = static_cast<double>(modified_[static_cast<std::size_t>(id)]);
+    x = x > 0 ? x / options.repetition_penalty : x * options.repetition_penalty;
+    if (count.reply > 0)
+      x -= options.presence_penalty + options.frequency_penalty * count.reply;
+    modified_[static_cast<std::size_t>(id)] = static_cast<float>(x);
+  }
+  return modified_;
+}
+
+void token_drawer::keep_likeliest(std::size_t count) {
+  const auto likelier = [](const candidate& a, const candidate& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  };
+  if (count > 0 && count < candidates_.size()) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
+                     likelier);
+    candidates_.resize(count);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), likelier);
+}
+
+void token_drawer::keep_typical(double share) {
+  double sum = 0, entropy = 0;
+  for (const auto& c : candidates_)
+    sum += c.weight;
+  for (const auto& c : candidates_)
+    entropy -= c.weight > 0 ? c.weight / sum * std::log(c.weight / sum) : 0;
+  const auto distance = [&](const candidate& c) { return std::abs(-std::log(c.weight / sum) - entropy); };
+  std::stable_sort(candidates_.begin(), candidates_.end(),
+                   [&](const candidate& a, const candidate& b) { return distance(a) < distance(b); });
+  double kept = 0;
+  std::size_t count = 0;
+  while (count < candidates_.size() && (count == 0 || kept < share * sum))
+    kept += candidates_[count++].weight;
+  candidates_.resize(count);
+  keep_likeliest(0);
+}
+
+token_id token_drawer::draw(std::span<const float> given, const sampling_options& options, std::uint64_t index,
+                            const token_history& history) {
+  const auto logits = modified(given, options, history);
   const token_id best = arg_max(logits);
   if (best < 0 || options.temperature == 0 || options.top_k == 1)
     return best;
@@ -72,32 +118,26 @@ token_id token_drawer::draw(std::span<const float> logits, const sampling_option
   candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i)
     if (logits[i] >= floor)
-      candidates_.push_back({logits[i], static_cast<token_id>(i)});
+      candidates_.push_back({logits[i], static_cast<token_id>(i), 0});
+  keep_likeliest(options.top_k);
+  for (auto& c : candidates_)
+    c.weight = std::exp((static_cast<double>(c.logit) - static_cast<double>(top)) / options.temperature);
+  if (options.typical_p < 1)
+    keep_typical(options.typical_p);
 
-  const auto likelier = [](const candidate& a, const candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-  };
-  if (options.top_k > 0 && options.top_k < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(options.top_k),
-                     candidates_.end(), likelier);
-    candidates_.resize(options.top_k);
-  }
-  std::sort(candidates_.begin(), candidates_.end(), likelier);
-
-  const auto weight = [&](const candidate& c) {
-    return std::exp((static_cast<double>(c.logit) - static_cast<double>(top)) / options.temperature);
-  };
   double sum = 0;
   for (const auto& c : candidates_)
-    sum += weight(c);
+    sum += c.weight;
   double kept = 0;
   std::size_t count = 0;
   while (count < candidates_.size() && (count == 0 || kept < options.top_p * sum))
-    kept += weight(candidates_[count++]);
+    kept += candidates_[count++].weight;
+  while (count > 1 && candidates_[count - 1].weight < options.min_p * candidates_.front().weight)
+    kept -= candidates_[--count].weight;
 
   double left = uniform_draw(options.seed, index) * kept;
   for (std::size_t i = 0; i < count; ++i)
-    if ((left -= weight(candidates_[i])) < 0)
+    if ((left -= candidates_[i].weight) < 0)
       return candidates_[i].id;
   return candidates_[count - 1].id;
 }

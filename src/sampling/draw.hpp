@@ -1,6 +1,7 @@
-/// Logits to a token: greedy, temperature, top-k, top-p.
+/// Logits to a token, as `sampling_options` says.
 #pragma once
 
+#include "src/sampling/token_history.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstdint>
@@ -8,9 +9,6 @@
 #include <vector>
 
 namespace tropilla {
-
-/// Throws `error` (invalid_argument) for a negative or NaN temperature or a top-p outside (0, 1].
-void check_sampling(const sampling_options& options);
 
 /// A uniform number in [0, 1) for the `index`-th token of a sequence: stateless, so that a sequence draws the same
 /// numbers whatever else is in the batch. SplitMix64 (Steele et al., "Fast Splittable Pseudorandom Number Generators",
@@ -20,15 +18,23 @@ void check_sampling(const sampling_options& options);
 /// Draws tokens; keeps its scratch between calls. One thread at a time.
 class token_drawer {
 public:
-  /// The token, or -1 when no logit is a number. NaN logits are never drawn; ties go to the lower id.
-  /// Order of the filters: temperature, top-k, top-p.
-  [[nodiscard]] token_id draw(std::span<const float> logits, const sampling_options& options, std::uint64_t index);
+  /// The token, or -1 when no logit is a number or all are banned. NaN logits are never drawn; ties go to the lower id.
+  /// A function of its arguments alone: `index` is the token's number in its reply. @pre checked options.
+  [[nodiscard]] token_id draw(std::span<const float> logits, const sampling_options& options, std::uint64_t index,
+                              const token_history& history = {});
 
 private:
   struct candidate {
     float logit;
     token_id id;
+    double weight; ///< e^((logit - largest) / temperature)
   };
+  [[nodiscard]] std::span<const float> modified(std::span<const float> logits, const sampling_options& options,
+                                                const token_history& history);
+  void keep_likeliest(std::size_t count);
+  void keep_typical(double share);
+
+  std::vector<float> modified_;
   std::vector<candidate> candidates_;
 };
 
