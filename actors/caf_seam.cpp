@@ -23,24 +23,22 @@ caf::error to_caf(const error& e) {
 #endif
 }
 
-error from_caf(const caf::error& e) {
+bool is_gone(const caf::error& e) {
 #if CAF_MAJOR_VERSION < 1
-  if (e.category() == category && e.context().match_elements<std::string>())
-    return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
+  return e.category() != category || !e.context().match_elements<std::string>();
 #else
-  if (e.category() == caf::type_id_v<caf_code> && e.context().match_elements<std::string>())
-    return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
+  return e.category() != caf::type_id_v<caf_code> || !e.context().match_elements<std::string>();
 #endif
-  return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
+}
+
+error from_caf(const caf::error& e) {
+  if (is_gone(e))
+    return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
+  return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
 }
 
 std::string render(const caf::error& reason) {
-  const auto mine = from_caf(reason);
-#if CAF_MAJOR_VERSION < 1
-  return reason.category() == category ? std::string(mine.what()) : caf::to_string(reason);
-#else
-  return reason.category() == caf::type_id_v<caf_code> ? std::string(mine.what()) : caf::to_string(reason);
-#endif
+  return is_gone(reason) ? caf::to_string(reason) : std::string(from_caf(reason).what());
 }
 
 #if CAF_MAJOR_VERSION < 1

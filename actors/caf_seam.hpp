@@ -9,6 +9,7 @@
 
 #include <caf/all.hpp>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -71,6 +72,16 @@ void tell(Self* self, const Handle& to, Message&& m) {
 #endif
 }
 
+/// Sends an actor a notice from itself, later.
+template <class Self, class Message>
+void tell_later(Self* self, std::chrono::nanoseconds wait, Message&& m) {
+#if CAF_MAJOR_VERSION < 1
+  self->delayed_send(self, wait, std::forward<Message>(m));
+#else
+  self->mail(std::forward<Message>(m)).delay(std::chrono::duration_cast<caf::timespan>(wait)).send(self);
+#endif
+}
+
 /// Sends a notice from a thread that is no actor (a stream's, a client's).
 template <class Handle, class Message>
 void tell_from_outside(const Handle& to, Message&& m) {
@@ -108,6 +119,14 @@ private:
 /// A failed request as CAF carries it, and back. Foreign errors (an actor that is gone) become `device_failed`.
 [[nodiscard]] caf::error to_caf(const error& e);
 [[nodiscard]] error from_caf(const caf::error& e);
+/// No answer of an actor, but the news that it has ended.
+[[nodiscard]] bool is_gone(const caf::error& e);
+
+/// Thrown by `ask_and_wait` when whoever was asked has ended.
+class member_gone : public error {
+public:
+  using error::error;
+};
 
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
@@ -156,13 +175,19 @@ Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
   caf::scoped_actor self{system};
   std::optional<Answer> answer;
   std::optional<error> failure;
+  bool gone = false;
   const auto on_answer = [&](Answer& a) { answer.emplace(std::move(a)); };
-  const auto on_error = [&](caf::error& e) { failure.emplace(from_caf(e)); };
+  const auto on_error = [&](caf::error& e) {
+    failure.emplace(from_caf(e));
+    gone = is_gone(e);
+  };
 #if CAF_MAJOR_VERSION < 1
   self->request(to, caf::infinite, std::forward<Message>(m)).receive(on_answer, on_error);
 #else
   self->mail(std::forward<Message>(m)).request(to, caf::infinite).receive(on_answer, on_error);
 #endif
+  if (gone)
+    throw member_gone(failure->code(), failure->what());
   if (failure)
     throw error(*failure);
   return std::move(*answer);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <numeric>
 #include <optional>
 
@@ -44,9 +45,15 @@ struct compute_state {
   compute_actor::behavior_type behaviour() {
     need_groups();
     return {
-        [this](const run_step& m) -> caf::result<step_computed> { return begin(m); },
+        [this](const run_step& m) -> caf::result<step_computed> {
+          auto wanted = self->make_response_promise<step_computed>();
+          in_line.push_back({m, wanted});
+          begin_next();
+          return wanted;
+        },
         [this](const segment_done& m) {
           busy = false;
+          ++*with.progress;
           times.compute += m.seconds;
           release_before(next);
           if (!suspend_if_wanted())
@@ -184,8 +191,13 @@ struct compute_state {
 
   /// Answers who wants compute to stand still, as soon as it may: a step keeps its arrangement. True when it does.
   bool suspend_if_wanted() {
-    if (busy || suspended)
-      return suspended;
+    if (busy)
+      return false;
+    if (suspended) { // by a supervisor that ended, with the leases that it got
+      for (auto& s : std::exchange(suspensions, {}))
+        s.promise.deliver(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
+      return true;
+    }
     auto it = std::find_if(suspensions.begin(), suspensions.end(),
                            [this](const suspension& s) { return s.next == weights->arrangement; });
     if (it == suspensions.end() && !current)
@@ -223,28 +235,27 @@ struct compute_state {
       start();
     else
       need_groups();
+    begin_next();
   }
 
   // -- steps ----
 
-  caf::typed_response_promise<step_computed> begin(const run_step& m) {
+  void begin_next() {
+    if (current || in_line.empty())
+      return;
+    const run_step m = std::move(in_line.front().asked);
+    promise = std::move(in_line.front().promise);
+    in_line.pop_front();
     const trace_span span(with.trace, row, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
-    promise = self->make_response_promise<step_computed>();
     // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
-    auto mine = std::make_shared<step>(*m.work);
-    for (auto& rows : mine->sequences)
-      rows.kv.pages = pages->data();
-    mine->keeps = pages; // a job that is out may outlive this
-    current = std::move(mine);
+    current = bind_pages(*m.work, *pages);
     hidden = m.hidden;
     next = weights->arrangement->layout.begin_group();
     handed_on = false;
     times.compute = 0;
     failure.reset();
-    const auto answer = *promise;
     if (!suspended)
       start();
-    return answer;
   }
 
   /// Has brought what the current step needs from where it stands.
@@ -315,7 +326,7 @@ struct compute_state {
   void hand_on() {
     if (std::exchange(handed_on, true))
       return;
-    ask(self, with.next, run_step{current, with.space->floats(buffer::hidden)})
+    ask(self, with.next->get(), run_step{current, with.space->floats(buffer::hidden)})
         .then(
             [this](const step_computed& m) {
               settle([&](auto& p) {
@@ -330,10 +341,14 @@ struct compute_state {
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
-    const float* const from = first == weights->arrangement->layout.begin_group() ? hidden : nullptr;
-    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from](ops& o) {
+    const bool begins = first == weights->arrangement->layout.begin_group();
+    const float* const from = begins ? hidden : nullptr;
+    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
+                       copied = begins ? pages : nullptr](ops& o) {
       if (o.lane() == 0)
         *began = clock::now();
+      if (copied)
+        copy_pages(o, *work, *copied, kv_page_bytes(w->arrangement->layout));
       if (from)
         take_over(o, *w, *space, *work, from);
       forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);
@@ -356,7 +371,8 @@ struct compute_state {
     for (std::size_t g = 0; g < asked.size(); ++g)
       asked[g] = asked[g] && !weights->arrangement->streams(g);
     deliver(p);
-    (void)suspend_if_wanted();
+    if (!suspend_if_wanted())
+      begin_next();
   }
 
   double load_since_last() {
@@ -383,6 +399,11 @@ struct compute_state {
   std::vector<suspension> suspensions;
   bool suspended = false;
 
+  struct step_in_line {
+    run_step asked;
+    caf::typed_response_promise<step_computed> promise;
+  };
+  std::deque<step_in_line> in_line;
   std::shared_ptr<const step> current;
   std::optional<caf::typed_response_promise<step_computed>> promise;
   std::optional<error> failure;  ///< of the current step

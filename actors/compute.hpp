@@ -2,6 +2,7 @@
 #pragma once
 
 #include "actors/messages.hpp"
+#include "actors/role.hpp"
 #include "src/trace/trace.hpp"
 
 namespace tropilla::cast {
@@ -13,9 +14,11 @@ struct compute_setup {
   prefetcher_actor prefetcher;
   std::shared_ptr<transfer_meter> meter;
   tracer* trace = nullptr;
-  std::vector<lease> kept{};       ///< groups that are there already, by index
-  std::vector<std::byte*> pages{}; ///< KV page starts of this device
-  compute_actor next{};            ///< of the device that has the layers after these; empty: this one gives the logits
+  std::shared_ptr<std::atomic<std::uint64_t>> progress{}; ///< counts its jobs
+  std::vector<lease> kept{};                              ///< groups that are there already, by index
+  std::vector<std::byte*> pages{};                        ///< KV page starts of this device
+  /// Of the device that has the layers after these; null: this one gives the logits.
+  std::shared_ptr<const role<compute_actor>> next{};
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
@@ -24,6 +27,7 @@ struct compute_setup {
 /// Of several devices each computes its layers and hands the step on to the next one.
 ///
 /// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
+/// When compute itself ends, a job may still be out, and its successor's come after it.
 [[nodiscard]] compute_actor spawn_compute(caf::actor_system& system, compute_setup setup);
 
 } // namespace tropilla::cast

@@ -74,11 +74,11 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
       replicas_(original_->replicas_) {
   const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
   if (context > 0)
-    input.shape.context = choose_context(context, input.model);
+    input.shape.kv_tokens = input.shape.context = choose_context(context, input.model);
   input.shape.step_rows = std::min(input.shape.step_rows, input.shape.context);
   input.shape.logit_rows = std::min(input.shape.logit_rows, input.shape.step_rows);
   auto shared =
-      cast::ask_and_wait<cast::weights_shared>(*original_->around_.system, original_->compute, cast::share_weights{});
+      cast::ask_role<cast::weights_shared>(*original_->around_.system, *original_->compute, cast::share_weights{});
   auto mine = std::make_shared<weight_arrangement>(*shared.weights);
   mine->plan = make_replica_plan(*shared.weights,
                                  make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes()));
@@ -117,25 +117,30 @@ void device_part::take_leases() {
                                              plan.activations.offsets, workspace_.data(), !original_);
   const std::size_t page_bytes = kv_page_bytes(weights->layout);
   const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
-  for (std::size_t i = 0; i * kv_page_tokens < input.shape.context; ++i)
+  for (std::size_t i = 0; i < plan.kv_pages; ++i)
     pages.push_back(kv.data() + i * stride);
 }
 
-void device_part::start(const part_surroundings& around, cast::compute_actor next) {
+void device_part::start(const part_surroundings& around, std::shared_ptr<const cast::role<cast::compute_actor>> next) {
   around_ = around;
+  next_ = std::move(next);
   auto kept = std::exchange(kept_, {});
-  crew->set(hire(weights, kept));
-  compute = cast::spawn_compute(*around_.system, {weights, space_.get(), dev.get(), crew->get().prefetcher, meter_,
-                                                  around_.trace, std::move(kept), pages, std::move(next)});
+  crew->set(hire(weights, kept), weights);
+  hire_compute(std::move(kept));
 }
 
-void device_part::watch(std::vector<std::pair<std::string, caf::actor>> others,
-                        const cast::scheduler_actor& scheduler) {
-  others.emplace_back("compute", caf::actor_cast<caf::actor>(compute));
-  supervisor = cast::spawn_supervisor(*around_.system,
-                                      {std::move(others), scheduler, compute, weights, crew,
-                                       [this](const std::shared_ptr<const weight_arrangement>& next,
-                                              const std::vector<lease>& leases) { return hire(next, leases); }});
+void device_part::hire_compute(std::vector<lease> kept) {
+  compute->set(cast::spawn_compute(*around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher,
+                                                     meter_, around_.trace, progress_, std::move(kept), pages, next_}));
+}
+
+void device_part::supervise(std::vector<cast::supervised_member> others,
+                            std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler) {
+  supervisor->set(
+      cast::spawn_supervisor(*around_.system, {std::move(others), std::move(scheduler), compute, crew, progress_,
+                                               [this](const std::shared_ptr<const weight_arrangement>& next,
+                                                      const std::vector<lease>& leases) { return hire(next, leases); },
+                                               [this] { hire_compute({}); }}));
 }
 
 cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangement>& next,
@@ -186,7 +191,7 @@ void device_part::set_budget(std::size_t bytes) {
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
                             format_bytes(reserved_), format_bytes(bytes)));
-  (void)cast::ask_and_wait<cast::weights_changed>(*around_.system, supervisor, cast::change_weights{next});
+  (void)cast::ask_role<cast::weights_changed>(*around_.system, *supervisor, cast::change_weights{next});
 }
 
 plan_report device_part::report() const {
@@ -206,11 +211,13 @@ void end(caf::scoped_actor& self, const Handle& member) {
 } // namespace
 
 void device_part::end_supervisor(caf::scoped_actor& self) {
-  end(self, supervisor);
+  supervisor->close();
+  end(self, supervisor->get());
 }
 
 void device_part::end_compute(caf::scoped_actor& self) {
-  end(self, compute);
+  compute->close();
+  end(self, compute->get());
   // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }

@@ -38,10 +38,11 @@ public:
   ~device_part();
 
   /// Hires the crew and spawns compute; weights are being read from here on. `next`: of the device with the following
-  /// layers, empty for the last.
-  void start(const part_surroundings& around, cast::compute_actor next);
-  /// Spawns the supervisor, which also watches `others`.
-  void watch(std::vector<std::pair<std::string, caf::actor>> others, const cast::scheduler_actor& scheduler);
+  /// layers, null for the last.
+  void start(const part_surroundings& around, std::shared_ptr<const cast::role<cast::compute_actor>> next);
+  /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
+  void supervise(std::vector<cast::supervised_member> others,
+                 std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
 
   /// As `runtime::set_budget`.
   void set_budget(std::size_t bytes);
@@ -60,21 +61,25 @@ public:
   lease kv;
   std::vector<std::byte*> pages; ///< starts, in `kv`
   std::shared_ptr<cast::crew_on_duty> crew = std::make_shared<cast::crew_on_duty>();
-  cast::compute_actor compute;
-  cast::supervisor_actor supervisor;
+  std::shared_ptr<cast::role<cast::compute_actor>> compute = std::make_shared<cast::role<cast::compute_actor>>();
+  std::shared_ptr<cast::role<cast::supervisor_actor>> supervisor =
+      std::make_shared<cast::role<cast::supervisor_actor>>();
 
 private:
   void add_device(std::size_t budget, const part_surroundings& around);
   void take_leases();
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);
+  void hire_compute(std::vector<lease> kept);
 
   std::shared_ptr<device_part> original_; ///< of a replica's, else null
   part_surroundings around_;
   lease activations_, workspace_;
   std::unique_ptr<llama_workspace> space_;
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
-  std::vector<lease> kept_; ///< of the original, until the first crew is hired
+  std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
+  std::shared_ptr<const cast::role<cast::compute_actor>> next_; ///< of the device with the following layers, or null
+  std::vector<lease> kept_;                                     ///< of the original, until the first crew is hired
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas

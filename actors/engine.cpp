@@ -20,7 +20,10 @@ public:
 
   void bind(request_id id) noexcept { id_ = id; }
 
-  void token(piece p) override { tell_from_outside(client_, reply_piece{tag_, std::move(p)}); }
+  bool token(piece p) override {
+    tell_from_outside(client_, reply_piece{tag_, std::move(p)});
+    return true;
+  }
   void logits(std::size_t, std::size_t, std::span<const float>) override {} // engines do not score
   void finished(const generation_statistics& s) override {
     tell_from_outside(client_, reply_finished{tag_, s});
@@ -74,13 +77,12 @@ struct engine_state {
     running.emplace(id, running_reply{m.client, m.tag});
     if (clients.insert(client.address()).second)
       others.watch(self, client, [this, address = client.address()](const caf::error&) { client_gone(address); });
-    ask(self, parts->scheduler, submit_request{std::move(request)})
-        .then([](const request_accepted&) {},
-              [this, id, client = m.client, tag = m.tag](const caf::error& e) {
-                const auto why = from_caf(e);
-                tell(self, client, reply_failed{tag, why.code(), why.what()});
-                forget(id);
-              });
+    try {
+      (void)parts->submit(std::move(request)); // short, and the engine has a thread of its own
+    } catch (const error& e) {
+      tell(self, m.client, reply_failed{m.tag, e.code(), e.what()});
+      forget(id);
+    }
   }
 
   [[nodiscard]] std::vector<token_id> encode(const generate_reply& m) const {

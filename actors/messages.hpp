@@ -9,7 +9,7 @@
 #include "kernels/device.hpp"
 #include "memory/arbiter.hpp"
 #include "src/model/llama.hpp"
-#include "src/schedule/sequencer.hpp"
+#include "src/schedule/batcher.hpp"
 
 #include <cstddef>
 #include <memory>
@@ -118,7 +118,8 @@ using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 
-/// Scheduler -> compute. Answered with `step_computed`; fails as `need_group` does. One at a time.
+/// Scheduler -> compute. Answered with `step_computed`; fails as `need_group` does. One at a time: what comes while one
+/// is computed (from a scheduler that took over) waits.
 struct run_step {
   std::shared_ptr<const step> work;
   const float* hidden = nullptr; ///< [ids, width] from the device before; stays valid until the answer. Null: embed
@@ -167,18 +168,17 @@ using compute_actor =
                 caf::result<weights_resident>(await_weights), caf::result<weights_shared>(share_weights),
                 caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
 
-/// Scheduler -> sampler. Answered with `token_drawn`.
-struct draw_token {
-  const float* logits = nullptr; ///< [vocabulary]; stays valid until the answer
+/// Scheduler -> sampler. Answered with `tokens_drawn`.
+struct draw_tokens {
+  const float* logits = nullptr; ///< [rows, vocabulary]; stays valid until the answer
   std::size_t vocabulary = 0;
-  sampling_options sampling;
-  std::uint64_t index = 0; ///< of the token in its reply
+  std::vector<draw_job> jobs;
 };
-struct token_drawn {
-  token_id token = -1; ///< -1: no logit was finite
+struct tokens_drawn {
+  std::vector<drawn_token> tokens; ///< in the order of the jobs
 };
 
-using sampler_actor = typed_actor<caf::result<token_drawn>(draw_token)>;
+using sampler_actor = typed_actor<caf::result<tokens_drawn>(draw_tokens)>;
 
 // -- requests: clients speak to the scheduler ----
 
@@ -196,19 +196,36 @@ struct cancel_request {
   request_id id = 0;
 };
 
-/// A client that scores -> scheduler: it has read the logits of the last step.
+/// A client that scores -> scheduler: it has read the logits of the last step. Answered with `request_accepted`.
 struct logits_read {
   request_id id = 0;
 };
 
-/// Supervisor -> scheduler: a member of the cast ended, everything that needs it fails.
+/// Anyone -> scheduler. Answered with `batch_state`.
+struct query_batch {};
+struct batch_state {
+  batch_usage usage;
+};
+
+/// Supervisor -> scheduler: another member holds a role; what failed with the one before is asked for again.
+struct member_replaced {};
+
+/// Supervisor -> scheduler: a member of the cast ended and is not replaced, everything that needs it fails.
 struct member_down {
   std::string member;
   std::string reason;
 };
 
+/// Whoever opens the runtime -> scheduler: supervisors were spawned, which it is to watch.
+struct supervisors_spawned {};
+
+/// The scheduler to itself: a request's time may be over.
+struct look_at_clock {};
+
 using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
-                                    caf::result<void>(logits_read), caf::result<void>(member_down)>;
+                                    caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
+                                    caf::result<void>(member_replaced), caf::result<void>(member_down),
+                                    caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock)>;
 
 // -- supervision ------------------------------------------------------------------------------------------------------
 

@@ -14,11 +14,6 @@ constexpr std::size_t window = 3;
 /// One is computed with while the other is filled.
 constexpr std::size_t least_slots = 2;
 
-/// An actor that the answer was to come from is gone: its supervisor replaces it, and this one, too.
-bool is_gone(const caf::error& e) {
-  return from_caf(e).code() == errc::device_failed;
-}
-
 } // namespace
 
 struct prefetcher_state {
@@ -113,7 +108,7 @@ struct prefetcher_state {
     ask(self, with.memory, acquire_memory{std::move(request)})
         .then([granted](const memory_granted& m) { granted(m.bytes); },
               [refused](const caf::error& e) {
-                if (!is_gone(e))
+                if (!is_gone(e)) // else its supervisor replaces it, and this one, too
                   refused(from_caf(e));
               });
   }

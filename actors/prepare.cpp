@@ -22,13 +22,24 @@ std::size_t choose_context(std::size_t wanted, const llama_config& model) {
 
 namespace {
 
+constexpr std::size_t most_sequences = 1024;
+constexpr std::size_t default_contexts = 4;    // few sequences are as long as they may be
 constexpr std::size_t default_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
 
 run_shape choose_shape(const runtime_config& config, const llama_config& model) {
   run_shape s;
   s.context = choose_context(config.context, model);
-  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.context);
-  s.logit_rows = std::clamp<std::size_t>(config.logit_rows, 1, s.step_rows);
+  if (config.sequences < 1 || config.sequences > most_sequences)
+    throw error(errc::invalid_argument,
+                fmt::format("1 to {} sequences can be computed together, not {}", most_sequences, config.sequences));
+  s.sequences = config.sequences;
+  if (config.kv_tokens > 0 && config.kv_tokens < s.context)
+    throw error(errc::invalid_argument,
+                fmt::format("{} tokens with KV pages are fewer than the context of {}", config.kv_tokens, s.context));
+  s.kv_tokens = config.kv_tokens > 0 ? config.kv_tokens : s.context * std::min(s.sequences, default_contexts);
+  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.kv_tokens);
+  s.step_rows = std::max(s.step_rows, s.sequences);
+  s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
   return s;
 }
 
@@ -42,7 +53,9 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   out.context = shape.context;
+  out.sequences = shape.sequences;
   out.kv_pages = plan.kv_pages;
+  out.kv_tokens = plan.kv_pages * kv_page_tokens;
   out.kv_page_tokens = kv_page_tokens;
   out.prefill_rows = shape.step_rows;
   out.ring_slots = plan.ring_slots;
@@ -119,7 +132,6 @@ prepared_model prepared_model::open(const runtime_config& config) {
   m.shape = choose_shape(config, m.model);
   const auto devices = devices_of(config, m.model);
   const auto ranges = divide_layers(devices, m.model.layers);
-  std::vector<plan_report> reports;
   for (std::size_t i = 0; i < devices.size(); ++i) {
     host_options host;
     host.name = devices[i].name;
@@ -132,9 +144,21 @@ prepared_model prepared_model::open(const runtime_config& config) {
     p.dev = make_host_device(host);
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
     p.weights = arrange(p.input, devices[i].bytes);
-    reports.push_back(describe(*p.weights, m.shape, devices[i].bytes));
     m.parts.push_back(std::move(p));
   }
+  // Weights that stay are worth more than pages for many sequences, which can wait for each other.
+  const auto streams = [](const part& p) { return p.weights->plan.ring_slots > 0; };
+  while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
+    m.shape.kv_tokens -= m.shape.context;
+    m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens);
+    for (std::size_t i = 0; i < devices.size(); ++i) {
+      m.parts[i].input.shape = m.shape;
+      m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
+    }
+  }
+  std::vector<plan_report> reports;
+  for (std::size_t i = 0; i < devices.size(); ++i)
+    reports.push_back(describe(*m.parts[i].weights, m.shape, devices[i].bytes));
   m.report = add_up(reports);
   return m;
 }

@@ -20,13 +20,18 @@
   X(run_step)                                                                                                          \
   X(step_computed)                                                                                                     \
   X(segment_done)                                                                                                      \
-  X(draw_token)                                                                                                        \
-  X(token_drawn)                                                                                                       \
+  X(draw_tokens)                                                                                                       \
+  X(tokens_drawn)                                                                                                      \
   X(submit_request)                                                                                                    \
   X(request_accepted)                                                                                                  \
   X(cancel_request)                                                                                                    \
   X(logits_read)                                                                                                       \
+  X(query_batch)                                                                                                       \
+  X(batch_state)                                                                                                       \
+  X(member_replaced)                                                                                                   \
   X(member_down)                                                                                                       \
+  X(supervisors_spawned)                                                                                               \
+  X(look_at_clock)                                                                                                     \
   X(query_health)                                                                                                      \
   X(cast_health)                                                                                                       \
   X(reply_over)                                                                                                        \

@@ -14,6 +14,9 @@ namespace tropilla {
 /// The scheduler pushes, one client waits. Any thread on either side.
 class reply_channel final : public reply_sink {
 public:
+  /// `most_unread`: pieces, beyond which the reply is to end.
+  explicit reply_channel(std::size_t most_unread = static_cast<std::size_t>(-1)) : most_unread_(most_unread) {}
+
   /// What a scored sequence's step gave.
   struct logit_rows {
     std::size_t first = 0;
@@ -21,8 +24,13 @@ public:
     std::span<const float> values;
   };
 
-  void token(piece p) override {
-    push([&] { pieces_.push_back(std::move(p)); });
+  bool token(piece p) override {
+    bool room = false;
+    push([&] {
+      pieces_.push_back(std::move(p));
+      room = pieces_.size() < most_unread_;
+    });
+    return room;
   }
   void logits(std::size_t first, std::size_t rows, std::span<const float> values) override {
     push([&] { logits_ = logit_rows{first, rows, values}; });
@@ -78,6 +86,7 @@ private:
     changed_.notify_all();
   }
 
+  std::size_t most_unread_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<piece> pieces_;

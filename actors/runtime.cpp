@@ -21,12 +21,23 @@ std::string_view to_string(finish_reason reason) noexcept {
 
 struct generation::impl {
   std::shared_ptr<runtime::impl> owner;
-  std::shared_ptr<reply_channel> channel = std::make_shared<reply_channel>();
+  std::shared_ptr<reply_channel> channel;
+  std::shared_ptr<std::atomic<bool>> abandoned;
   request_id id = 0;
 
+  impl(std::shared_ptr<runtime::impl> of, std::vector<token_id> prompt, const generation_options& options, bool score)
+      : owner(std::move(of)), channel(std::make_shared<reply_channel>(owner->config.unread_pieces)) {
+    auto request = owner->make_request(std::move(prompt), options, score, channel);
+    abandoned = owner->give_up_flag(request);
+    id = owner->submit(std::move(request));
+  }
   ~impl() {
     if (!channel->ended())
-      owner->cancel(id);
+      cancel();
+  }
+  void cancel() noexcept {
+    *abandoned = true;
+    owner->cancel(id);
   }
 };
 
@@ -42,7 +53,7 @@ std::optional<piece> generation::next() {
   return impl_->channel->next_piece();
 }
 void generation::cancel() noexcept {
-  impl_->owner->cancel(impl_->id);
+  impl_->cancel();
 }
 const generation_statistics& generation::statistics() const noexcept {
   return impl_->channel->statistics();
@@ -63,10 +74,7 @@ plan_report runtime::plan(const runtime_config& config) {
 }
 
 generation runtime::generate(std::vector<token_id> prompt, const generation_options& options) {
-  auto g = std::make_shared<generation::impl>();
-  g->owner = impl_;
-  g->id = impl_->submit(std::move(prompt), options, false, g->channel);
-  return generation(std::move(g));
+  return generation(std::make_shared<generation::impl>(impl_, std::move(prompt), options, false));
 }
 
 generation runtime::generate(std::string_view prompt, const generation_options& options, bool special) {
@@ -81,16 +89,64 @@ generation runtime::chat(std::initializer_list<chat_message> messages, const gen
   return chat(std::span(messages.begin(), messages.size()), options);
 }
 
+struct reply_ticket::impl {
+  std::weak_ptr<runtime::impl> owner;
+  std::shared_ptr<std::atomic<bool>> abandoned;
+  request_id id = 0;
+};
+
+void reply_ticket::cancel() const noexcept {
+  *impl_->abandoned = true;
+  if (const auto owner = impl_->owner.lock())
+    owner->cancel(impl_->id);
+}
+
+namespace {
+
+class callback_sink final : public reply_sink {
+public:
+  explicit callback_sink(reply_callbacks c) : callbacks_(std::move(c)) {}
+
+  bool token(piece p) override { return !callbacks_.on_piece || callbacks_.on_piece(std::move(p)); }
+  void logits(std::size_t, std::size_t, std::span<const float>) override {} // nobody scores into callbacks
+  void finished(const generation_statistics& s) override {
+    if (callbacks_.on_finished)
+      callbacks_.on_finished(s);
+  }
+  void failed(const error& why) override {
+    if (callbacks_.on_failed)
+      callbacks_.on_failed(why);
+  }
+
+private:
+  reply_callbacks callbacks_;
+};
+
+} // namespace
+
+reply_ticket runtime::submit(std::vector<token_id> prompt, const generation_options& options,
+                             reply_callbacks callbacks) {
+  auto ticket = std::make_shared<reply_ticket::impl>();
+  ticket->owner = impl_;
+  auto request =
+      impl_->make_request(std::move(prompt), options, false, std::make_shared<callback_sink>(std::move(callbacks)));
+  ticket->abandoned = impl_->give_up_flag(request);
+  ticket->id = impl_->submit(std::move(request));
+  return reply_ticket(std::move(ticket));
+}
+
+std::vector<token_id> runtime::encode(std::span<const chat_message> messages) const {
+  return impl_->encode(messages);
+}
+
 void runtime::score(std::span<const token_id> ids,
                     const std::function<void(std::size_t, std::span<const float>)>& row) {
-  generation::impl g;
-  g.owner = impl_;
-  g.id = impl_->submit({ids.begin(), ids.end()}, {}, true, g.channel);
+  const generation::impl g(impl_, {ids.begin(), ids.end()}, {}, true);
   while (const auto step = g.channel->next_logits()) {
     const std::size_t width = step->values.size() / step->rows;
     for (std::size_t r = 0; r < step->rows; ++r)
       row(step->first + r, step->values.subspan(r * width, width));
-    cast::tell_from_outside(impl_->scheduler, cast::logits_read{g.id});
+    (void)cast::ask_role<cast::request_accepted>(*impl_->system, *impl_->scheduler, cast::logits_read{g.id});
   }
 }
 
@@ -104,7 +160,7 @@ std::string runtime::detokenize(std::span<const token_id> ids, bool special) con
 
 void runtime::wait_until_loaded() {
   for (const auto& part : impl_->parts)
-    (void)cast::ask_and_wait<cast::weights_resident>(*impl_->system, part->compute, cast::await_weights{});
+    (void)cast::ask_role<cast::weights_resident>(*impl_->system, *part->compute, cast::await_weights{});
 }
 
 const model_facts& runtime::model() const noexcept {
@@ -116,6 +172,10 @@ const plan_report& runtime::plan() const noexcept {
 
 std::vector<memory_report> runtime::memory() const {
   return impl_->memory();
+}
+
+load_report runtime::load() const {
+  return impl_->load();
 }
 
 void runtime::set_budget(std::size_t bytes, std::string_view device) {

@@ -95,21 +95,59 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
         }
         config.on_progress(all);
       };
-    parts[i]->start(around, i + 1 < parts.size() ? parts[i + 1]->compute : cast::compute_actor{});
+    parts[i]->start(around, i + 1 < parts.size() ? parts[i + 1]->compute : nullptr);
   }
   meanwhile();
 
-  auto& first = *parts.front();
-  sampler = cast::spawn_sampler(*system, trace.get());
-  scheduler = cast::spawn_scheduler(
-      *system, {tok.get(), first.input.shape, vocabulary, first.pages, first.kv, first.compute, sampler, trace.get()});
-  std::vector<std::pair<std::string, caf::actor>> others{{"sampler", caf::actor_cast<caf::actor>(sampler)},
-                                                         {"scheduler", caf::actor_cast<caf::actor>(scheduler)}};
-  for (const auto& part : parts)
-    part->watch(std::exchange(others, {}), scheduler);
+  batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length);
+  hire_sampler();
+  hire_scheduler();
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    (void)supervise(i);
+  cast::tell_from_outside(scheduler->get(), cast::supervisors_spawned{});
 } catch (...) {
   shut_down();
   throw;
+}
+
+void runtime::impl::hire_sampler() {
+  sampler->set(cast::spawn_sampler(*system, trace.get()));
+}
+
+void runtime::impl::hire_scheduler() {
+  cast::scheduler_setup setup{batch,   vocabulary, parts.front()->input.shape.context, parts.front()->compute,
+                              sampler, trace.get()};
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
+    setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
+  }
+  scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));
+}
+
+bool runtime::impl::supervise(std::size_t part) {
+  const std::lock_guard lock(supervising_);
+  if (closed)
+    return false;
+  std::vector<cast::supervised_member> others;
+  if (part == 0) {
+    const auto get_sampler = [this] { return caf::actor_cast<caf::actor>(sampler->get()); };
+    others.push_back({"sampler", get_sampler, [this, get_sampler] {
+                        hire_sampler();
+                        return get_sampler();
+                      }});
+    const auto get_scheduler = [this] { return caf::actor_cast<caf::actor>(scheduler->get()); };
+    others.push_back({"scheduler", get_scheduler,
+                      [this, get_scheduler] {
+                        hire_scheduler();
+                        return get_scheduler();
+                      },
+                      [this](const error& why) {
+                        scheduler->close();
+                        batch->fail_all(why);
+                      }});
+  }
+  parts[part]->supervise(std::move(others), scheduler);
+  return true;
 }
 
 void runtime::impl::shut_down() noexcept {
@@ -117,16 +155,22 @@ void runtime::impl::shut_down() noexcept {
     return;
   caf::scoped_actor self{*system};
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
-  const auto end = [&](const auto& member) {
-    if (!member)
-      return;
-    cast::send_exit(member);
-    self->wait_for(member);
+  const auto end = [&](const auto& role) {
+    role->close();
+    if (const auto member = role->get()) {
+      cast::send_exit(member);
+      self->wait_for(member);
+    }
   };
+  {
+    const std::lock_guard lock(supervising_); // whoever was spawning one is done now, and nobody begins
+  }
   for (const auto& part : parts)
     part->end_supervisor(self);
   end(scheduler);
   end(sampler);
+  if (batch)
+    batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
   for (const auto& part : parts)
     part->end_compute(self);
   for (const auto& part : parts)
@@ -193,10 +237,22 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   return request;
 }
 
-request_id runtime::impl::submit(std::vector<token_id> prompt, const generation_options& options, bool score,
-                                 std::shared_ptr<reply_sink> sink) {
-  auto request = make_request(std::move(prompt), options, score, std::move(sink));
-  return cast::ask_and_wait<cast::request_accepted>(*system, scheduler, cast::submit_request{std::move(request)}).id;
+std::shared_ptr<std::atomic<bool>> runtime::impl::give_up_flag(sequence_request& request) {
+  auto flag = std::make_shared<std::atomic<bool>>(false);
+  request.abandoned = flag;
+  return flag;
+}
+
+request_id runtime::impl::submit(sequence_request request) {
+  return cast::ask_role<cast::request_accepted>(*system, *scheduler, cast::submit_request{std::move(request)}).id;
+}
+
+load_report runtime::impl::load() const {
+  const auto usage = cast::ask_role<cast::batch_state>(*system, *scheduler, cast::query_batch{}).usage;
+  load_report out{usage.active, usage.waiting, usage.pages_in_use, usage.pages_cached, usage.preemptions, 0};
+  for (const auto& part : parts)
+    out.restarts += cast::ask_role<cast::cast_health>(*system, *part->supervisor, cast::query_health{}).restarts;
+  return out;
 }
 
 } // namespace tropilla

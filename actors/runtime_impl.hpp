@@ -58,9 +58,11 @@ struct runtime::impl {
   void set_budget(std::size_t bytes, std::string_view name);
 
   /// Hands a request to the scheduler and waits until it is accepted. Throws as `runtime::generate`.
-  [[nodiscard]] request_id submit(std::vector<token_id> prompt, const generation_options& options, bool score,
-                                  std::shared_ptr<reply_sink> sink);
-  void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler, cast::cancel_request{id}); }
+  [[nodiscard]] request_id submit(sequence_request request);
+  /// What ends a request when it is set; a `cancel` lets the scheduler look.
+  [[nodiscard]] static std::shared_ptr<std::atomic<bool>> give_up_flag(sequence_request& request);
+  [[nodiscard]] load_report load() const;
+  void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler->get(), cast::cancel_request{id}); }
 
   runtime_config config;
   std::optional<cast::system> own_system;
@@ -78,8 +80,9 @@ struct runtime::impl {
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
-  cast::sampler_actor sampler;
-  cast::scheduler_actor scheduler;
+  std::shared_ptr<batcher> batch;
+  std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
+  std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
 
   std::atomic<request_id> next_request = 1;
   std::atomic<bool> closed = false;
@@ -90,8 +93,13 @@ private:
   /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
   /// read.
   void spawn_cast(const std::function<void()>& meanwhile);
+  void hire_sampler();
+  void hire_scheduler();
+  /// Spawns a supervisor for a part; the first part's watches sampler and scheduler, too. False: the runtime is closed.
+  bool supervise(std::size_t part);
 
   runtime_hooks hooks_;
+  std::mutex supervising_; ///< held while a supervisor is spawned
   std::mutex progress_mutex_;
   std::vector<load_progress> progress_; ///< by part
 };

@@ -1,4 +1,4 @@
-// A shell around the sequencer: it says what to compute, the actor sends it.
+// A shell around the batcher: it says what to compute, the actor sends it.
 #include "actors/scheduler.hpp"
 
 #include <optional>
@@ -7,28 +7,34 @@ namespace tropilla::cast {
 
 struct scheduler_state {
   static inline const char* actor_name = "scheduler";
-  using clock = sequencer::clock;
+  using clock = batcher::clock;
 
   scheduler_state(scheduler_actor::pointer s, scheduler_setup setup)
-      : self(s), with(std::move(setup)), queue(*with.tok, with.shape, with.pages) {
+      : self(s), with(std::move(setup)), queue(*with.queue) {
     if (with.trace)
       row = with.trace->make_row("actor scheduler");
   }
 
-  ~scheduler_state() {
-    queue.fail_all(down ? *down : error(errc::cancelled, "the runtime was closed before the reply ended"));
-  }
-
   scheduler_actor::behavior_type behaviour() {
+    watch_supervisors();
+    queue.logits_lost(); // of a scheduler that ended
+    resume();
     return {
         [this](const submit_request& m) -> caf::result<request_accepted> { return submit(m.request); },
         [this](const cancel_request& m) {
-          queue.cancel(m.id);
+          queue.cancel(m.id, clock::now());
           proceed();
         },
-        [this](const logits_read& m) {
+        [this](const logits_read& m) -> caf::result<request_accepted> {
           queue.logits_consumed(m.id, clock::now());
           proceed();
+          return request_accepted{m.id};
+        },
+        [this](const query_batch&) -> caf::result<batch_state> { return batch_state{queue.usage()}; },
+        [this](const member_replaced&) {
+          ++replacements;
+          if (std::exchange(waiting_for_member, false))
+            resume();
         },
         [this](const member_down& m) {
           if (!down)
@@ -36,7 +42,25 @@ struct scheduler_state {
                          "the " + m.member + " ended unexpectedly (" + m.reason + "); open the runtime again");
           queue.fail_all(*down);
         },
+        [this](const supervisors_spawned&) { watch_supervisors(); },
+        [this](const look_at_clock&) {
+          alarm.reset();
+          proceed();
+        },
     };
+  }
+
+  void watch_supervisors() {
+    for (const auto& s : with.supervisors)
+      if (const auto supervisor = s.get())
+        watch(s, supervisor);
+  }
+
+  void watch(const scheduler_setup::watched_supervisor& s, const caf::actor& supervisor) {
+    others.watch(self, supervisor, [this, s](const caf::error&) {
+      if (const auto next = s.replace())
+        watch(s, next);
+    });
   }
 
   caf::result<request_accepted> submit(const sequence_request& request) {
@@ -44,51 +68,84 @@ struct scheduler_state {
     if (down)
       return to_caf(*down);
     try {
-      check_request(request, with.vocabulary, with.shape.context);
+      check_request(request, with.vocabulary, with.context);
+      queue.submit(request);
     } catch (const error& e) {
       return to_caf(e);
     }
-    queue.submit(request);
     proceed();
     return request_accepted{request.id};
   }
 
+  /// Sends the step that is at hand again, or the next one.
+  void resume() {
+    if (const auto work = queue.step_at_hand())
+      send(work);
+    else
+      proceed();
+  }
+
   /// Sends the next step, if there is one.
   void proceed() {
-    const auto work = queue.next_step(clock::now());
-    if (!work)
-      return;
+    if (const auto work = queue.next_step(clock::now()))
+      send(work);
+    set_alarm();
+  }
+
+  void send(const std::shared_ptr<const step>& work) {
     const std::size_t logits = work->logit_rows.size() * with.vocabulary;
-    ask(self, with.compute, run_step{work})
+    ask(self, with.compute->get(), run_step{work})
         .then([this, logits](const step_computed& m) { computed(m, logits); },
-              [this](const caf::error& e) {
-                queue.step_failed(from_caf(e));
-                proceed();
-              });
+              [this, known = replacements](const caf::error& e) { not_computed(e, known); });
   }
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(with.trace, row, "step_computed");
-    const auto then = queue.step_done({m.logits, logits}, m.times, clock::now());
-    if (!then.sample)
+    const auto& jobs = queue.step_done({m.logits, logits}, m.times, clock::now());
+    if (jobs.empty())
       return proceed();
-    ask(self, with.sampler, draw_token{m.logits, with.vocabulary, then.sampling, then.draw_index})
+    ask(self, with.sampler->get(), draw_tokens{m.logits, with.vocabulary, jobs})
         .then(
-            [this](const token_drawn& drawn) {
-              const trace_span emitted(with.trace, row, "token_drawn", "token", drawn.token);
-              queue.sampled(drawn.token, clock::now());
+            [this](const tokens_drawn& answer) {
+              const trace_span emitted(with.trace, row, "tokens_drawn", "tokens",
+                                       static_cast<std::int64_t>(answer.tokens.size()));
+              queue.drawn(answer.tokens, clock::now());
               proceed();
             },
-            [this](const caf::error& e) {
-              queue.step_failed(from_caf(e));
-              proceed();
+            [this, known = replacements](const caf::error& e) {
+              queue.logits_lost();
+              not_computed(e, known);
             });
+  }
+
+  /// A member that ended is replaced, which may have happened before the news of its end came.
+  void not_computed(const caf::error& why, std::size_t known_replacements) {
+    if (!is_gone(why)) {
+      queue.step_failed(from_caf(why), clock::now());
+      return proceed();
+    }
+    if (replacements != known_replacements)
+      return resume();
+    waiting_for_member = true;
+  }
+
+  void set_alarm() {
+    const auto next = queue.next_timeout();
+    if (!next || (alarm && *alarm <= *next))
+      return;
+    alarm = next;
+    const auto wait = *next - clock::now();
+    tell_later(self, std::max(wait, clock::duration::zero()), look_at_clock{});
   }
 
   scheduler_actor::pointer self;
   scheduler_setup with;
-  sequencer queue;
+  batcher& queue;
+  watcher others;
   std::optional<error> down;
+  bool waiting_for_member = false;
+  std::size_t replacements = 0;
+  std::optional<clock::time_point> alarm; ///< when this looks at the clock
   tracer::row row = 0;
 };
 

@@ -2,19 +2,27 @@
 #pragma once
 
 #include "actors/messages.hpp"
+#include "actors/role.hpp"
 #include "src/trace/trace.hpp"
+
+#include <functional>
+#include <memory>
+#include <vector>
 
 namespace tropilla::cast {
 
 struct scheduler_setup {
-  const tokenizer* tok = nullptr; ///< outlives the actor
-  run_shape shape;
+  std::shared_ptr<batcher> queue; ///< survives the actor: whoever takes over goes on where it stood
   std::size_t vocabulary = 0;
-  std::vector<std::byte*> pages; ///< KV page starts
-  lease kv;                      ///< what the pages lie in
-  compute_actor compute;
-  sampler_actor sampler;
+  std::size_t context = 0;
+  std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
+  std::shared_ptr<const role<sampler_actor>> sampler;
   tracer* trace = nullptr;
+  /// Who watches the others is watched by the scheduler: gives the supervisor (or none yet), and replaces it.
+  struct watched_supervisor {
+    std::function<caf::actor()> get, replace;
+  };
+  std::vector<watched_supervisor> supervisors{};
 };
 
 [[nodiscard]] scheduler_actor spawn_scheduler(caf::actor_system& system, scheduler_setup setup);

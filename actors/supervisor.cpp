@@ -1,7 +1,6 @@
 // Monitors, replaces and reports.
 #include "actors/supervisor.hpp"
 
-#include <chrono>
 #include <deque>
 #include <optional>
 
@@ -10,80 +9,118 @@ namespace {
 
 // What ends again and again has a cause that a new start does not remove.
 constexpr std::size_t most_restarts = 8;
-constexpr std::chrono::seconds restart_window{10};
 
 } // namespace
 
 struct supervisor_state {
   static inline const char* actor_name = "supervisor";
-  using clock = std::chrono::steady_clock;
 
   supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
 
   supervisor_actor::behavior_type behaviour() {
-    for (const auto& [name, member] : with.members)
-      others.watch(self, member, [this, n = name](const caf::error& reason) { report(n, render(reason)); });
+    for (const auto& m : with.members)
+      watch(m, m.get());
     watch_crew();
+    watch_compute();
     return {
         [this](const query_health&) -> caf::result<cast_health> { return health; },
         [this](const change_weights& m) -> caf::result<weights_changed> { return change(m.next); },
     };
   }
 
+  /// Counts a new start; false when there were too many without a job being computed between.
+  bool may_restart() {
+    const auto now = with.progress->load();
+    if (std::exchange(progress_seen, now) != now)
+      restarts = 0;
+    if (restarts == most_restarts)
+      return false;
+    ++restarts;
+    ++health.restarts;
+    return true;
+  }
+
   void report(const std::string& name, const std::string& reason) {
     health.down.push_back(name + ": " + reason);
-    if (name != "scheduler")
-      tell(self, with.scheduler, member_down{name, reason});
+    tell(self, with.scheduler->get(), member_down{name, reason});
   }
+
+  // -- sampler and scheduler ------------------------------------------------------------------------------------------
+
+  void watch(const supervised_member& m, const caf::actor& holder) {
+    others.watch(self, holder, [this, m](const caf::error& reason) {
+      if (!may_restart()) {
+        report(m.name, render(reason));
+        if (m.give_up)
+          m.give_up(error(errc::device_failed, "the " + m.name + " ended unexpectedly (" + render(reason) +
+                                                   ") again and again; open the runtime again"));
+        return;
+      }
+      watch(m, m.replace());
+      tell(self, with.scheduler->get(), member_replaced{});
+    });
+  }
+
+  // -- crew and compute -----------------------------------------------------------------------------------------------
 
   void watch_crew() {
     const auto crew = with.crew->get();
     on_duty = 3;
-    const auto watch = [this](const char* name, const caf::actor& member) {
+    const auto watch_member = [this](const char* name, const caf::actor& member) {
       others.watch(self, member, [this, name](const caf::error& reason) { crew_member_down(name, reason); });
     };
-    watch("memory manager", caf::actor_cast<caf::actor>(crew.memory_manager));
-    watch("loader", caf::actor_cast<caf::actor>(crew.loader));
-    watch("prefetcher", caf::actor_cast<caf::actor>(crew.prefetcher));
+    watch_member("memory manager", caf::actor_cast<caf::actor>(crew.memory_manager));
+    watch_member("loader", caf::actor_cast<caf::actor>(crew.loader));
+    watch_member("prefetcher", caf::actor_cast<caf::actor>(crew.prefetcher));
+  }
+
+  void watch_compute() {
+    others.watch(self, caf::actor_cast<caf::actor>(with.compute->get()),
+                 [this](const caf::error& reason) { compute_down(reason); });
   }
 
   void crew_member_down(const char* name, const caf::error& reason) {
     --on_duty;
-    if (exchange) // expected
+    if (exchange || rebuilding) // expected
       return hire_when_gone();
     if (restarting)
       return;
-    const auto now = clock::now();
-    while (!restarts.empty() && now - restarts.front() > restart_window)
-      restarts.pop_front();
-    if (restarts.size() == most_restarts)
+    if (!may_restart())
       return report(name, render(reason));
-    restarts.push_back(now);
-    ++health.restarts;
     restarting = true;
-    suspend(with.weights);
+    suspend(with.crew->weights());
   }
 
-  // -- another crew
-  // -------------------------------------------------------------------------------------------------------
+  void compute_down(const caf::error& reason) {
+    if (!may_restart())
+      return report("compute", render(reason));
+    exchange.reset(); // what was kept went with it
+    rebuilding = true;
+    dismiss_crew();
+  }
 
   caf::typed_response_promise<weights_changed> change(std::shared_ptr<const weight_arrangement> next) {
     auto promise = self->make_response_promise<weights_changed>();
     changes.push_back({std::move(next), promise});
-    if (changes.size() == 1)
+    if (changes.size() == 1 && !rebuilding)
       suspend(changes.front().next);
     return promise;
   }
 
   void suspend(const std::shared_ptr<const weight_arrangement>& next) {
-    ask(self, with.compute, suspend_weights{next})
-        .then([this](const weights_suspended& m) { dismiss(m); },
-              [this](const caf::error& e) { fail_change(from_caf(e)); });
+    ask(self, with.compute->get(), suspend_weights{next})
+        .then(
+            [this](const weights_suspended& m) {
+              if (rebuilding)
+                return;
+              exchange.emplace(m);
+              dismiss_crew();
+            },
+            [](const caf::error&) {}); // compute ended: that is seen to when it is heard of
   }
 
-  /// Compute stands still: the crew leaves, and its leases come back.
-  void dismiss(const weights_suspended& m) {
-    exchange.emplace(m);
+  /// Compute stands still, or is gone: the crew leaves, and its leases come back.
+  void dismiss_crew() {
     const auto crew = with.crew->get();
     send_exit(crew.prefetcher);
     send_exit(crew.loader);
@@ -94,32 +131,46 @@ struct supervisor_state {
   void hire_when_gone() {
     if (on_duty > 0)
       return;
-    const auto then = *std::exchange(exchange, std::nullopt);
-    const bool changed = !changes.empty() && changes.front().next == then.next;
-    if (changed)
-      with.weights = then.next;
     restarting = false;
-    // A suspension that was overtaken by a change may answer for an arrangement that is no more.
-    const auto kept = then.next == with.weights ? then.kept : std::vector<lease>{};
     try {
-      with.crew->set(with.hire(with.weights, kept));
+      if (std::exchange(rebuilding, false))
+        rebuild();
+      else if (exchange)
+        go_on(*std::exchange(exchange, std::nullopt));
     } catch (const error& e) {
       report("weight crew", e.what());
-      return fail_change(e);
+      for (auto& c : std::exchange(changes, {}))
+        c.promise.deliver(to_caf(e));
     }
+  }
+
+  void hire(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept) {
+    with.crew->set(with.hire(weights, kept), weights);
     watch_crew();
-    tell(self, with.compute, resume_weights{with.weights, with.crew->get().prefetcher, kept});
+  }
+
+  void rebuild() {
+    hire(with.crew->weights(), {});
+    with.hire_compute();
+    watch_compute();
+    tell(self, with.scheduler->get(), member_replaced{});
+    if (!changes.empty())
+      suspend(changes.front().next);
+  }
+
+  void go_on(const weights_suspended& then) {
+    const bool changed = !changes.empty() && changes.front().next == then.next;
+    const auto weights = changed ? then.next : with.crew->weights();
+    // A suspension that was overtaken by a change may answer for an arrangement that is no more.
+    const auto kept = then.next == weights ? then.kept : std::vector<lease>{};
+    hire(weights, kept);
+    tell(self, with.compute->get(), resume_weights{weights, with.crew->get().prefetcher, kept});
     if (!changed)
       return;
     changes.front().promise.deliver(weights_changed{});
     changes.pop_front();
     if (!changes.empty())
       suspend(changes.front().next);
-  }
-
-  void fail_change(const error& why) {
-    for (auto& c : std::exchange(changes, {}))
-      c.promise.deliver(to_caf(why));
   }
 
   struct change_in_line {
@@ -132,9 +183,11 @@ struct supervisor_state {
   watcher others;
   cast_health health;
   std::size_t on_duty = 0;                   ///< of the crew, how many are not known to be down
-  std::optional<weights_suspended> exchange; ///< the crew is leaving
-  bool restarting = false;
-  std::deque<clock::time_point> restarts;
+  std::optional<weights_suspended> exchange; ///< compute stands still, the crew is leaving
+  bool rebuilding = false;                   ///< compute is gone, the crew is leaving
+  bool restarting = false;                   ///< compute was asked to stand still because one of the crew is gone
+  std::size_t restarts = 0;                  ///< since a job was computed
+  std::uint64_t progress_seen = 0;
   std::deque<change_in_line> changes; ///< the first is under way
 };
 

@@ -1,15 +1,18 @@
-/// Watches the cast. Those who bring weights (memory manager, loader, prefetcher) are replaced when one of them ends
-/// unexpectedly, and the step at hand goes on. Whoever else ends is reported to the scheduler, which fails the requests
-/// that need it.
+/// Watches the cast and replaces who ends unexpectedly. When one of those who bring weights (memory manager, loader,
+/// prefetcher) ends, all three are replaced, and the step at hand goes on; when compute ends, it is replaced with them,
+/// and the step is computed again; a scheduler takes over the batch of the one before. Who ends again and again without
+/// anything being computed between is not replaced any more: what needs it fails with the reason.
 #pragma once
 
 #include "actors/messages.hpp"
+#include "actors/role.hpp"
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace tropilla::cast {
@@ -21,32 +24,48 @@ struct weight_crew {
   prefetcher_actor prefetcher;
 };
 
-/// The crew of the moment, for whoever has to end it after the supervisor ended.
+/// The crew of the moment and what it works by, for whoever has to end it, or to take over, after the supervisor ended.
 class crew_on_duty {
 public:
-  void set(weight_crew crew) {
+  void set(weight_crew crew, std::shared_ptr<const weight_arrangement> weights) {
     const std::lock_guard lock(mutex_);
     crew_ = std::move(crew);
+    weights_ = std::move(weights);
   }
   [[nodiscard]] weight_crew get() const {
     const std::lock_guard lock(mutex_);
     return crew_;
   }
+  [[nodiscard]] std::shared_ptr<const weight_arrangement> weights() const {
+    const std::lock_guard lock(mutex_);
+    return weights_;
+  }
 
 private:
   mutable std::mutex mutex_;
   weight_crew crew_;
+  std::shared_ptr<const weight_arrangement> weights_;
+};
+
+/// A member of the cast that is not one device's: how it is found, replaced, and given up.
+struct supervised_member {
+  std::string name;
+  std::function<caf::actor()> get;
+  std::function<caf::actor()> replace;
+  std::function<void(const error&)> give_up{}; ///< may be empty
 };
 
 struct supervisor_setup {
-  std::vector<std::pair<std::string, caf::actor>> members; ///< by name, all but the crew
-  scheduler_actor scheduler;
-  compute_actor compute;
-  std::shared_ptr<const weight_arrangement> weights;
-  std::shared_ptr<crew_on_duty> crew; ///< with the first crew in it
+  std::vector<supervised_member> members; ///< that no other supervisor watches
+  std::shared_ptr<const role<scheduler_actor>> scheduler;
+  std::shared_ptr<const role<compute_actor>> compute;
+  std::shared_ptr<crew_on_duty> crew;
+  std::shared_ptr<const std::atomic<std::uint64_t>> progress; ///< counts jobs that were computed
   /// Spawns a crew for an arrangement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
   std::function<weight_crew(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept)>
       hire;
+  /// Spawns another compute, over the crew on duty.
+  std::function<void()> hire_compute;
 };
 
 [[nodiscard]] supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup);

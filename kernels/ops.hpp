@@ -52,6 +52,15 @@ struct rope_table {
 /// Tokens per page of the KV cache.
 inline constexpr std::size_t kv_page_tokens = 32;
 
+/// A page of the KV cache; every device of a run has pages under the same numbers.
+using page_number = std::uint32_t;
+
+/// Keys and values to copy before a step: `to` is about to be written behind what it shares with `from`.
+struct page_copy {
+  page_number from = 0;
+  page_number to = 0;
+};
+
 /// One layer's view of one sequence's paged KV cache, half precision.
 /// A page holds, for the layer at `layer_offset`: for each kv head, keys transposed `[head_size, 32]`,
 /// then for each kv head values `[32, head_size]`; all as IEEE half. `kv_layer_bytes` gives the size.
@@ -121,6 +130,10 @@ public:
 
   /// Copies chosen rows: `out[i] = x[rows[i]]`, `width` floats each.
   virtual void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) = 0;
+
+  /// Copies `bytes`, a multiple of 64. Copies of the same size may follow each other's results without more ado: a
+  /// lane has the same part of each.
+  virtual void copy(const std::byte* from, std::byte* to, std::size_t bytes) = 0;
 };
 
 } // namespace tropilla

@@ -25,6 +25,8 @@ std::string_view to_string(errc code) noexcept {
     return "device_failed";
   case errc::internal:
     return "internal";
+  case errc::busy:
+    return "busy";
   }
   return "internal";
 }

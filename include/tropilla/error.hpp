@@ -20,6 +20,7 @@ enum class errc : std::uint8_t {
   timed_out,            ///< a deadline passed
   device_failed,        ///< a device or an actor died and could not be restarted
   internal,             ///< a bug in tropilla
+  busy,                 ///< the queue is full; the same request may succeed later
 };
 
 /// The name of a code, as printed in JSON: "malformed_file".

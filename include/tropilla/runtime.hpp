@@ -38,6 +38,12 @@ struct runtime_config {
   std::string chat_template{};  ///< "": the model's own; "llama3", "chatml"
   std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512
   std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
+  std::size_t sequences = 16;   ///< replies that are computed together, at most; others wait in a queue
+  /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are
+  /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
+  std::size_t kv_tokens = 0;
+  std::size_t queue_length = 4096;  ///< requests that may wait; more are refused with `busy`
+  std::size_t unread_pieces = 4096; ///< of a reply that its client does not read: then it is ended
   /// Folder of packed weights, made where needed: what one start packs, the next maps or reads. "": none.
   std::filesystem::path packed_cache{};
   std::string io{}; ///< how weights are read: "mmap", "direct" (O_DIRECT), "buffered"; "": as suits the plan
@@ -98,6 +104,27 @@ private:
   std::optional<piece> current_;
 };
 
+/// What is called while a reply comes, on a thread of the runtime: quick, and without throwing or waiting.
+struct reply_callbacks {
+  std::function<bool(piece)> on_piece; ///< false ends the reply
+  /// Then one of these, once.
+  std::function<void(const generation_statistics&)> on_finished;
+  std::function<void(const error&)> on_failed;
+};
+
+/// A reply that callbacks receive. Copyable; letting it go changes nothing.
+class reply_ticket {
+public:
+  /// Ends the reply; `on_finished` still comes, unless the reply had ended. Any thread.
+  void cancel() const noexcept;
+
+private:
+  friend class runtime;
+  struct impl;
+  explicit reply_ticket(std::shared_ptr<impl> i) : impl_(std::move(i)) {}
+  std::shared_ptr<impl> impl_;
+};
+
 /// Any thread may call any member function.
 class runtime {
 public:
@@ -121,6 +148,12 @@ public:
   [[nodiscard]] generation chat(std::span<const chat_message> messages, const generation_options& options = {});
   [[nodiscard]] generation chat(std::initializer_list<chat_message> messages, const generation_options& options = {});
 
+  /// Generates without a thread that waits: the reply goes to callbacks. Throws as `generate`, and `busy` when the
+  /// queue is full.
+  reply_ticket submit(std::vector<token_id> prompt, const generation_options& options, reply_callbacks callbacks);
+  /// Ids of a conversation through the chat template, for `generate` and `submit`.
+  [[nodiscard]] std::vector<token_id> encode(std::span<const chat_message> messages) const;
+
   /// Logits at every position of `ids`, in order: `row(position, logits)` on the calling thread; the span is valid
   /// during the call. Throws as `generate`.
   void score(std::span<const token_id> ids, const std::function<void(std::size_t, std::span<const float>)>& row);
@@ -135,6 +168,7 @@ public:
   [[nodiscard]] const model_facts& model() const noexcept;
   [[nodiscard]] const plan_report& plan() const noexcept;
   [[nodiscard]] std::vector<memory_report> memory() const;
+  [[nodiscard]] load_report load() const;
   /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts from the next step
   /// on, and as many groups of weights stay as it has room for. Blocks until then. Throws `error`, and nothing changes:
   /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device or a budget
@@ -150,6 +184,7 @@ public:
 
 private:
   friend class generation;
+  friend class reply_ticket;
   friend struct runtime_access;
   struct impl;
   explicit runtime(std::shared_ptr<impl> i) noexcept : impl_(std::move(i)) {}

@@ -103,4 +103,11 @@ void host_ops::gather_rows(const float* x, std::size_t width, std::span<const st
   lane_.barrier();
 }
 
+void host_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
+  constexpr std::size_t line = 64;
+  const auto [first, last] = part_of(bytes / line);
+  std::memcpy(to + first * line, from + first * line, (last - first) * line);
+  lane_.barrier();
+}
+
 } // namespace tropilla::host

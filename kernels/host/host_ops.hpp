@@ -66,6 +66,7 @@ public:
   void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate, const packed_matrix& up,
                     const activation& out) override;
   void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
+  void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
 
 private:
   /// This lane's part of `count` pieces: contiguous, the same in every call.

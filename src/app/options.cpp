@@ -218,6 +218,8 @@ void model_options::bind(option_binder& binder) {
   binder.text("-m,--model", model);
   binder.count("-t,--threads", threads, 1, 1024);
   binder.count("--ctx", context, 1, std::numeric_limits<std::int32_t>::max());
+  binder.count("--parallel", parallel, 1, 1024);
+  binder.count("--kv", kv_tokens, 1, std::numeric_limits<std::int32_t>::max());
   binder.device_bytes("--budget", budget);
   binder.flag("--precise", precise);
   binder.choice("--io", io, {"mmap", "direct", "buffered"});
@@ -228,12 +230,14 @@ void model_options::bind(option_binder& binder) {
   binder.flag("-q,--quiet", quiet);
 }
 
-runtime_config model_options::to_config() const {
+runtime_config model_options::to_config(std::size_t sequences) const {
   require_model(model);
   runtime_config config;
   config.model = expand_home(model);
   config.threads = threads;
   config.context = context;
+  config.sequences = parallel > 0 ? parallel : sequences;
+  config.kv_tokens = kv_tokens;
   if (budget.size() == 1 && budget.front().name == "host:0")
     config.budget_bytes = budget.front().bytes;
   else

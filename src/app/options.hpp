@@ -85,6 +85,8 @@ struct model_options {
   std::string model;
   std::size_t threads = 0;
   std::size_t context = 0;
+  std::size_t parallel = 0;  ///< sequences that are computed together; 0: as the command does
+  std::size_t kv_tokens = 0; ///< of all sequences
   std::vector<device_budget> budget;
   bool precise = false;
   bool quiet = false; ///< no progress
@@ -95,8 +97,9 @@ struct model_options {
   std::string trace;
 
   void bind(option_binder& binder);
-  /// Throws `error` (invalid_argument) when no model was named, saying how to.
-  [[nodiscard]] runtime_config to_config() const;
+  /// For so many sequences at once unless --parallel says otherwise. Throws `error` (invalid_argument) when no model
+  /// was named, saying how to.
+  [[nodiscard]] runtime_config to_config(std::size_t sequences = 1) const;
 };
 
 /// Throws `error` (invalid_argument) when `model` is empty, saying how to name one.

@@ -101,6 +101,24 @@ llama_workspace llama_workspace::over(std::byte* activations, std::span<const st
   return other;
 }
 
+std::shared_ptr<const step> bind_pages(const step& s, std::span<std::byte* const> starts) {
+  auto bound = std::make_shared<step>(s);
+  bound->page_starts.clear(); // of the device before
+  for (const auto page : s.pages)
+    bound->page_starts.push_back(starts[page]);
+  std::byte* const* next = bound->page_starts.data();
+  for (auto& rows : bound->sequences) {
+    rows.kv.pages = next;
+    next += (rows.position + rows.rows + kv_page_tokens - 1) / kv_page_tokens;
+  }
+  return bound;
+}
+
+void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes) {
+  for (const auto& c : s.copies)
+    o.copy(starts[c.from], starts[c.to], page_bytes);
+}
+
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t first, std::size_t last) {
   const auto page_layer_bytes = kv_layer_bytes(layout.config.attention.kv_heads, layout.config.attention.key_size,

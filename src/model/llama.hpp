@@ -18,11 +18,19 @@ namespace tropilla {
 
 /// One pass over the layers: some rows of some sequences.
 struct step {
-  std::vector<token_id> ids;            ///< one per row
-  std::vector<sequence_rows> sequences; ///< cover the rows in order; their pages stay valid during the step
-  std::vector<std::size_t> logit_rows;  ///< rows whose logits are wanted, in ascending order
-  std::shared_ptr<const void> keeps{};  ///< what the sequences' views point into
+  std::vector<token_id> ids;             ///< one per row
+  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
+  std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
+  std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
+  std::vector<page_copy> copies{};       ///< to make first, in this order
+  std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' views point into
 };
+
+/// A step for the device whose pages begin at `starts`, by number.
+[[nodiscard]] std::shared_ptr<const step> bind_pages(const step& s, std::span<std::byte* const> starts);
+
+/// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every lane of a compute job.
+void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes);
 
 /// The buffers and tables of one device, over leased memory that it does not own.
 class llama_workspace {

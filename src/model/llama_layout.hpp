@@ -102,9 +102,11 @@ struct llama_layout {
 
 /// The limits that size a run's buffers.
 struct run_shape {
-  std::size_t context = 0;    ///< tokens
+  std::size_t context = 0;    ///< tokens of a sequence, at most
   std::size_t step_rows = 0;  ///< most rows of a step
   std::size_t logit_rows = 0; ///< most rows of a step that want logits
+  std::size_t sequences = 1;  ///< most in a step
+  std::size_t kv_tokens = 0;  ///< that have KV pages, of all sequences; at least `context`, also when it is less
 };
 
 /// The buffers of a forward pass, by their place in the arena.

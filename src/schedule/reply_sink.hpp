@@ -14,7 +14,8 @@ class reply_sink {
 public:
   virtual ~reply_sink() = default;
 
-  virtual void token(piece p) = 0;
+  /// False: the client reads too slowly (or is gone), and its reply should end.
+  [[nodiscard]] virtual bool token(piece p) = 0;
   /// Logits `[rows, vocabulary]` of positions `first` onwards of a scored sequence. Valid until the client has told
   /// the scheduler that it is done with them.
   virtual void logits(std::size_t first, std::size_t rows, std::span<const float> values) = 0;

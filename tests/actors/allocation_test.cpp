@@ -53,7 +53,7 @@ TEST_CASE("a token takes no block from the pool, and leaves nothing on the heap"
     generation_options o;
     o.max_tokens = 220;
     o.ignore_eos = true;
-    (void)parts.submit({1, 2, 3}, o, false, channel);
+    (void)parts.submit(parts.make_request({1, 2, 3}, o, false, channel));
     std::int64_t heap = 0, level = 0;
     std::uint64_t blocks = 0;
     for (int token = 0; channel->next_piece(); ++token) {

@@ -4,6 +4,7 @@
 #include "tests/support/tiny_model.hpp"
 
 #include <catch2/catch.hpp>
+#include <thread>
 
 using namespace tropilla;
 
@@ -19,28 +20,6 @@ runtime_config tiny() {
   c.threads = 1;
   c.context = 128;
   return c;
-}
-
-/// Ends one member of a running cast and returns what a request meets then.
-template <class Member>
-errc after_losing(Member member) {
-  runtime_access::parts cast_of_one(tiny(), nullptr);
-  (void)cast::ask_and_wait<cast::weights_resident>(*cast_of_one.system, cast_of_one.parts.front()->compute,
-                                                   cast::await_weights{});
-  caf::scoped_actor self(*cast_of_one.system);
-  caf::anon_send_exit(member(cast_of_one), caf::exit_reason::kill);
-  self->wait_for(member(cast_of_one));
-  const auto channel = std::make_shared<reply_channel>();
-  generation_options o;
-  o.max_tokens = 5;
-  try {
-    (void)cast_of_one.submit({1, 2, 3}, o, false, channel);
-    while (channel->next_piece()) {
-    }
-  } catch (const error& e) {
-    return e.code();
-  }
-  return {};
 }
 
 } // namespace
@@ -74,23 +53,43 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
   self->wait_for(manager);
 }
 
-TEST_CASE("a member that ends fails the requests that need it, and nothing hangs") {
-  using parts = runtime_access::parts;
-  CHECK(after_losing([](parts& p) { return p.parts.front()->compute; }) == errc::device_failed);
-  CHECK(after_losing([](parts& p) { return p.sampler; }) == errc::device_failed);
-  CHECK(after_losing([](parts& p) { return p.scheduler; }) == errc::device_failed);
-}
-
-TEST_CASE("the supervisor reports who is down") {
+TEST_CASE("who ends again and again is given up, and requests that need it fail") {
+  const auto who = GENERATE(0, 1, 2);
   runtime_access::parts cast_of_one(tiny(), nullptr);
+  auto& part = *cast_of_one.parts.front();
   caf::scoped_actor self(*cast_of_one.system);
-  cast::send_exit(cast_of_one.sampler);
-  self->wait_for(cast_of_one.sampler);
+  const auto member = [&]() -> caf::actor {
+    switch (who) {
+    case 0:
+      return caf::actor_cast<caf::actor>(cast_of_one.sampler->get());
+    case 1:
+      return caf::actor_cast<caf::actor>(cast_of_one.scheduler->get());
+    default:
+      return caf::actor_cast<caf::actor>(part.compute->get());
+    }
+  };
   cast::cast_health health;
-  while (health.down.empty()) // the news and the question may cross
-    health = cast::ask_and_wait<cast::cast_health>(*cast_of_one.system, cast_of_one.parts.front()->supervisor,
-                                                   cast::query_health{});
-  CHECK_THAT(health.down.front(), Catch::Contains("sampler"));
+  while (health.down.empty()) {
+    const auto holder = member();
+    caf::anon_send_exit(holder, caf::exit_reason::kill);
+    self->wait_for(holder);
+    health = cast::ask_role<cast::cast_health>(*cast_of_one.system, *part.supervisor, cast::query_health{});
+    std::this_thread::yield();
+  }
+  CHECK(health.restarts == 8);
+  const std::string_view names[] = {"sampler", "scheduler", "compute"};
+  CHECK_THAT(health.down.front(), Catch::Contains(std::string(names[who])));
+  const auto channel = std::make_shared<reply_channel>();
+  generation_options o;
+  o.max_tokens = 5;
+  try {
+    (void)cast_of_one.submit(cast_of_one.make_request({1, 2, 3}, o, false, channel));
+    while (channel->next_piece()) {
+    }
+    FAIL("it answered without its " << names[who]);
+  } catch (const error& e) {
+    CHECK(e.code() == errc::device_failed);
+  }
 }
 
 TEST_CASE("closing gives every byte back, also in the middle of a reply") {
@@ -101,7 +100,7 @@ TEST_CASE("closing gives every byte back, also in the middle of a reply") {
     const auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = 100;
-    (void)parts.submit({1, 2, 3}, o, false, channel);
+    (void)parts.submit(parts.make_request({1, 2, 3}, o, false, channel));
     parts.shut_down();
     const auto weights = static_cast<std::size_t>(purpose::weights);
     CHECK(ledger->usage("host:0").by_purpose[weights] == 0);

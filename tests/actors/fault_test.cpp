@@ -36,7 +36,7 @@ struct open_runtime {
     generation_options o;
     o.max_tokens = tokens;
     o.ignore_eos = true;
-    (void)parts->submit({5, 6, 7, 8}, o, false, channel);
+    (void)parts->submit(parts->make_request({5, 6, 7, 8}, o, false, channel));
     return channel;
   }
   /// The ids of what is left of a reply. Throws what it failed with.
@@ -50,8 +50,7 @@ struct open_runtime {
   [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return rest(*start(tokens)); }
   /// All groups that stay are there, and so is the ring: the level that the ledger has to return to.
   [[nodiscard]] std::size_t level() const {
-    (void)cast::ask_and_wait<cast::weights_resident>(*parts->system, parts->parts.front()->compute,
-                                                     cast::await_weights{});
+    (void)cast::ask_role<cast::weights_resident>(*parts->system, *parts->parts.front()->compute, cast::await_weights{});
     return parts->ledger->usage("host:0").in_use;
   }
 
@@ -112,8 +111,8 @@ TEST_CASE("those who bring weights are not replaced for ever") {
     const auto loader = rt.parts->parts.front()->crew->get().loader;
     caf::anon_send_exit(loader, caf::exit_reason::kill);
     self->wait_for(loader);
-    health = cast::ask_and_wait<cast::cast_health>(*rt.parts->system, rt.parts->parts.front()->supervisor,
-                                                   cast::query_health{});
+    health = cast::ask_role<cast::cast_health>(*rt.parts->system, *rt.parts->parts.front()->supervisor,
+                                               cast::query_health{});
     std::this_thread::yield();
   }
   REQUIRE_FALSE(health.down.empty());

@@ -24,6 +24,13 @@ runtime_config tiny(std::size_t threads = 2) {
   return c;
 }
 
+/// A runtime whose plan leaves pages for one sequence alone, so that its sizes are those of weights.
+runtime_config tiny_single() {
+  auto c = tiny();
+  c.sequences = 1;
+  return c;
+}
+
 generation_options options(std::size_t tokens, double temperature = 0, std::uint64_t seed = 0) {
   generation_options o;
   o.max_tokens = tokens;
@@ -272,7 +279,7 @@ TEST_CASE("a trace names the cast and its streams") {
 TEST_CASE("a model that is larger than its budget streams, and answers alike") {
   const bool tied = GENERATE(true, false);
   const bool cached = GENERATE(false, true);
-  auto config = tiny();
+  auto config = tiny_single();
   config.model = testing::tiny_model(tensor_type::q4_0, tied);
   config.prefill_rows = 7; // a long prompt takes several steps, of which the last alone needs the output
   if (cached)
@@ -323,7 +330,7 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
 }
 
 TEST_CASE("a budget that changes in the middle of a reply changes nothing in its text") {
-  auto config = tiny();
+  auto config = tiny_single();
   const bool cached = GENERATE(false, true);
   if (cached)
     config.packed_cache = testing::scratch() / "packed-budget";
@@ -360,7 +367,7 @@ TEST_CASE("a budget that changes in the middle of a reply changes nothing in its
 
 TEST_CASE("replicas share the weights: the ledger counts one copy, and each answers alike") {
   const bool streamed = GENERATE(false, true);
-  auto config = tiny();
+  auto config = tiny_single();
   const std::vector<token_id> prompt{5, 6, 7, 8};
   const auto all = runtime::plan(config).total_bytes;
   const auto expected = ids_of(runtime(config).generate(prompt, options(30)));

@@ -1,0 +1,59 @@
+/// Who holds a role in the cast at the moment, for those who speak to it while members come and go.
+#pragma once
+
+#include "actors/caf_seam.hpp"
+
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+
+namespace tropilla::cast {
+
+/// Any thread.
+template <class Handle>
+class role {
+public:
+  [[nodiscard]] Handle get() const {
+    const std::lock_guard lock(mutex_);
+    return holder_;
+  }
+  void set(Handle holder) {
+    const std::lock_guard lock(mutex_);
+    holder_ = std::move(holder);
+    changed_.notify_all();
+  }
+  /// Nobody will follow; the last holder stays, for late callers.
+  void close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+  /// Blocks until somebody other than `old` holds it; false when nobody will.
+  [[nodiscard]] bool wait_for_another(const Handle& old) const {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || holder_ != old; });
+    return holder_ != old;
+  }
+
+private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  Handle holder_;
+  bool closed_ = false;
+};
+
+/// Asks whoever holds a role, and after it ended its successor. Blocks; from a thread that is no actor. Throws `error`.
+template <class Answer, class Handle, class Message>
+Answer ask_role(caf::actor_system& system, const role<Handle>& to, const Message& m) {
+  for (;;) {
+    const auto holder = to.get();
+    try {
+      return ask_and_wait<Answer>(system, holder, Message(m));
+    } catch (const member_gone&) {
+      if (!to.wait_for_another(holder))
+        throw;
+    }
+  }
+}
+
+} // namespace tropilla::cast

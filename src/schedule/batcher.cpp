@@ -1,0 +1,452 @@
+// Who is computed next; what becomes of what was computed.
+#include "src/schedule/batcher.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <fmt/format.h>
+#include <utility>
+
+namespace tropilla {
+namespace {
+
+double seconds(batcher::clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
+
+batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
+  if (wait <= 0)
+    return batcher::clock::time_point::max();
+  return from + std::chrono::duration_cast<batcher::clock::duration>(std::chrono::duration<double>(wait));
+}
+
+std::size_t pages_for(std::size_t tokens) {
+  return (tokens + kv_page_tokens - 1) / kv_page_tokens;
+}
+
+error overrun() {
+  return {errc::cancelled, "the client reads more slowly than the reply comes, and its queue is full: the reply ended"};
+}
+
+} // namespace
+
+batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting)
+    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), pages_(pages_for(shape.kv_tokens)) {}
+
+batcher::~batcher() = default;
+
+batch_usage batcher::usage() const noexcept {
+  return {active_.size(), waiting_.size(), pages_.in_use(), pages_.cached(), preemptions_};
+}
+
+// -- requests come and go
+// ----------------------------------------------------------------------------------------------
+
+void batcher::submit(sequence_request request) {
+  if (waiting_.size() >= most_waiting_)
+    throw error(errc::busy,
+                fmt::format("{} requests wait already and the queue holds no more; try again later", waiting_.size()));
+  const auto id = request.id;
+  const auto& o = request.options;
+  const auto deadline = after(request.submitted, o.deadline_seconds);
+  const auto timeout = after(request.submitted, o.timeout_seconds);
+  auto r = std::make_shared<shared_request>(std::move(request), arrivals_++);
+  r->deadline = deadline;
+  r->timeout = timeout;
+  r->stats.prompt_tokens = r->request.prompt.size();
+  r->outputs.push_back(std::make_shared<sequence>(r, 0));
+  r->unfinished = r->request.score ? 1 : r->request.options.outputs;
+  waiting_.insert(r->outputs.front());
+  requests_.emplace(id, std::move(r));
+}
+
+void batcher::cancel(request_id id, clock::time_point now) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end())
+    return;
+  const auto r = it->second;
+  r->cancelled = true;
+  if (!busy_with(*r))
+    end_request(r, now);
+}
+
+void batcher::fail_all(const error& why) {
+  for (auto& [id, r] : std::exchange(requests_, {}))
+    r->request.sink->failed(why);
+  for (const auto& s : active_)
+    pages_.release(s->path);
+  active_.clear();
+  waiting_.clear();
+  copies_.clear();
+  draws_.clear();
+  in_step_.clear();
+  computing_.reset();
+  done_.reset();
+  reading_.reset();
+  pages_ = kv_pages(pages_.size()); // a step may have been half done
+}
+
+/// Its pages or logits are in use.
+bool batcher::busy_with(const shared_request& r) {
+  return std::ranges::any_of(r.outputs, [](const sequence_ptr& s) { return s->in_step > 0; });
+}
+
+/// Ends a request before its outputs do: it was cancelled, or something failed.
+void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_point now) {
+  requests_.erase(r->request.id);
+  if (reading_ == r->request.id)
+    reading_.reset();
+  const auto outputs = std::exchange(r->outputs, {}); // they refer to each other
+  for (const auto& s : outputs) {
+    waiting_.erase(s);
+    deactivate(s);
+  }
+  if (r->failure)
+    return r->request.sink->failed(*r->failure);
+  auto& stats = r->stats;
+  stats.finish = finish_reason::cancelled;
+  if (r->first_token)
+    stats.decode_seconds = seconds(now - *r->first_token);
+  else if (r->began)
+    stats.prefill_seconds = seconds(now - *r->began);
+  r->request.sink->finished(stats);
+}
+
+/// Ends what was given up, timed out or failed, as far as nothing of it is being computed.
+void batcher::settle_endings(clock::time_point now) {
+  std::vector<std::shared_ptr<shared_request>> due;
+  for (const auto& [id, r] : requests_) {
+    if (r->request.abandoned && *r->request.abandoned)
+      r->cancelled = true;
+    if (now >= r->timeout && !r->failure)
+      r->failure = error(errc::timed_out, fmt::format("the reply took longer than its limit of {} seconds; {} of its "
+                                                      "tokens had come",
+                                                      r->request.options.timeout_seconds, r->stats.generated_tokens));
+    if ((r->cancelled || r->failure) && !busy_with(*r))
+      due.push_back(r);
+  }
+  for (const auto& r : due)
+    end_request(r, now);
+}
+
+std::optional<batcher::clock::time_point> batcher::next_timeout() const {
+  auto first = clock::time_point::max();
+  for (const auto& [id, r] : requests_)
+    first = std::min(first, r->timeout);
+  return first == clock::time_point::max() ? std::nullopt : std::optional(first);
+}
+
+// -- pages
+// -------------------------------------------------------------------------------------------------------------
+
+/// Admits who goes first, as long as there are pages for its tokens and one for each that is active to grow on.
+void batcher::admit(clock::time_point now) {
+  while (!waiting_.empty() && active_.size() < shape_.sequences) {
+    const auto s = *waiting_.begin();
+    const std::span<const token_id> known(s->tokens.data(), s->scored() ? 0 : s->tokens.size() - 1);
+    const auto found = pages_.matching(known);
+    const std::size_t wanted = pages_for(std::min(s->tokens.size() + 1, shape_.context)) - found.pages;
+    if (!active_.empty() && wanted + found.idle_pages + active_.size() > pages_.available())
+      return;
+    waiting_.erase(waiting_.begin());
+    activate(s, now);
+  }
+}
+
+void batcher::activate(const sequence_ptr& s, clock::time_point now) {
+  auto& r = *s->shared;
+  if (!s->scored()) { // the last token is always computed: its logits are wanted
+    std::optional<page_copy> copy;
+    s->path = pages_.find({s->tokens.data(), s->tokens.size() - 1}, copy);
+    if (copy)
+      copies_.push_back(*copy);
+  }
+  if (!r.began) {
+    r.began = now;
+    r.stats.reused_tokens = s->path.tokens;
+  }
+  s->active = true;
+  active_.insert(std::ranges::upper_bound(active_, s, before{}), s);
+}
+
+void batcher::deactivate(const sequence_ptr& s) {
+  if (!std::exchange(s->active, false))
+    return;
+  pages_.release(s->path);
+  active_.erase(std::ranges::find(active_, s));
+}
+
+/// Gives its pages up; what is on them is found again if nobody needs them meanwhile.
+void batcher::preempt(const sequence_ptr& s) {
+  ++preemptions_;
+  deactivate(s);
+  waiting_.insert(s);
+}
+
+/// A page for the next token, if need be from who goes last. False: it was its own.
+bool batcher::make_room(const sequence_ptr& s) {
+  while (s->path.tokens == s->path.pages.size() * kv_page_tokens && !pages_.extend(s->path)) {
+    const auto last = active_.back();
+    preempt(last);
+    if (last == s)
+      return false;
+  }
+  return true;
+}
+
+/// Up to `rows`, as there are pages.
+std::size_t batcher::rows_with_pages(sequence& s, std::size_t rows) {
+  while (s.path.pages.size() * kv_page_tokens < s.path.tokens + rows)
+    if (!pages_.extend(s.path))
+      return s.path.pages.size() * kv_page_tokens - s.path.tokens;
+  return rows;
+}
+
+// -- steps
+// -------------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
+  settle_endings(now);
+  if (computing_ || done_ || reading_)
+    return nullptr;
+  admit(now);
+  while (!active_.empty()) {
+    computing_ = compose();
+    if (computing_)
+      break;
+    preempt(active_.back()); // only prompts, each of which holds pages that another needs
+  }
+  if (computing_)
+    computing_->copies = copies_;
+  return computing_;
+}
+
+std::shared_ptr<step> batcher::compose() {
+  // Who is scored has a step of its own, in turn with the others'.
+  const auto scored = std::ranges::find_if(active_, [](const sequence_ptr& s) { return s->scored(); });
+  const bool others = std::ranges::any_of(active_, [](const sequence_ptr& s) { return !s->scored(); });
+  if (scored != active_.end() && !(others && scored_last_)) {
+    scored_last_ = true;
+    return compose_scored(*scored);
+  }
+  scored_last_ = false;
+  auto work = std::make_shared<step>();
+  const auto decoding = active_; // some of them may have to give up their pages to others
+  for (const auto& s : decoding)
+    if (s->active && !s->scored() && s->pending() == 1 && work->logit_rows.size() < shape_.logit_rows && make_room(s))
+      add_rows(*work, s, 1);
+  // Who decodes waits for the whole step: it takes only half as much of prompts then.
+  std::size_t most = shape_.step_rows - work->ids.size();
+  if (!work->ids.empty())
+    most = std::min(most, std::max<std::size_t>(shape_.step_rows / 2, 1));
+  for (const auto& s : active_) {
+    if (s->scored() || s->in_step > 0 || s->pending() < 2 || most == 0)
+      continue;
+    std::size_t rows = rows_with_pages(*s, std::min(most, s->pending()));
+    if (rows == s->pending() && work->logit_rows.size() == shape_.logit_rows)
+      --rows;
+    if (rows > 0)
+      add_rows(*work, s, rows);
+    most -= rows;
+  }
+  return work->ids.empty() ? nullptr : work;
+}
+
+std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
+  const std::size_t wanted = std::min({shape_.step_rows, shape_.logit_rows, s->pending()});
+  std::size_t rows = rows_with_pages(*s, wanted);
+  if (rows == 0)
+    rows = make_room(s) ? rows_with_pages(*s, wanted) : 0;
+  if (rows == 0)
+    return nullptr;
+  auto work = std::make_shared<step>();
+  add_rows(*work, s, rows);
+  work->logit_rows.clear();
+  for (std::size_t row = 0; row < rows; ++row)
+    work->logit_rows.push_back(row);
+  return work;
+}
+
+void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
+  const std::size_t position = s->path.tokens;
+  const auto first = s->tokens.begin() + static_cast<std::ptrdiff_t>(position);
+  work.sequences.push_back({work.ids.size(), rows, position, {}});
+  work.ids.insert(work.ids.end(), first, first + static_cast<std::ptrdiff_t>(rows));
+  const auto pages = s->path.pages.begin();
+  work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(pages_for(position + rows)));
+  if (rows == s->pending())
+    work.logit_rows.push_back(work.ids.size() - 1);
+  s->in_step = rows;
+  in_step_.push_back(s);
+}
+
+const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, const step_times& times,
+                                                clock::time_point now) {
+  draws_.clear();
+  if (!computing_)
+    return draws_;
+  done_ = std::exchange(computing_, nullptr);
+  for (const auto& c : std::exchange(copies_, {}))
+    pages_.copied(c);
+  std::size_t logit_row = 0;
+  for (std::size_t i = 0; i < in_step_.size(); ++i) {
+    const auto& s = in_step_[i];
+    const auto& rows = done_->sequences[i];
+    auto& r = *s->shared;
+    (s->generated > 0 ? r.stats.compute_seconds : r.stats.prefill_compute_seconds) += times.compute;
+    (s->generated > 0 ? r.stats.load_seconds : r.stats.prefill_load_seconds) += times.load;
+    if (s->path.tokens == rows.position) // else it was computed for the second time
+      pages_.append(s->path, {s->tokens.data() + rows.position, rows.rows});
+    if (s->scored()) {
+      reading_ = r.request.id;
+      r.request.sink->logits(rows.position, rows.rows, logits);
+    } else if (s->pending() == 0) {
+      if (r.outputs.size() == 1)
+        start_outputs(s->shared);
+      for (const auto& output : s->generated == 0 ? r.outputs : std::vector{s})
+        draws_.push_back({logit_row, output});
+      ++logit_row;
+    }
+  }
+  if (draws_.empty())
+    end_step(now);
+  return draws_;
+}
+
+/// All outputs of a request begin with its prompt, which was computed once.
+void batcher::start_outputs(const std::shared_ptr<shared_request>& r) {
+  for (std::size_t i = 1; i < r->request.options.outputs; ++i)
+    r->outputs.push_back(std::make_shared<sequence>(r, i));
+}
+
+void batcher::end_step(clock::time_point now) {
+  for (const auto& s : std::exchange(in_step_, {}))
+    s->in_step = 0;
+  draws_.clear();
+  done_.reset();
+  settle_endings(now);
+}
+
+void batcher::step_failed(const error& why, clock::time_point now) {
+  if (!computing_ && !done_)
+    return;
+  for (const auto& s : in_step_)
+    s->shared->failure = why;
+  for (const auto& c : std::exchange(copies_, {})) { // nobody knows how far they came
+    for (const auto& s : active_)
+      if (std::ranges::find(s->path.pages, c.to) != s->path.pages.end())
+        s->shared->failure = why;
+    pages_.spoil(c.to);
+    pages_.copied(c);
+  }
+  computing_.reset();
+  end_step(now);
+}
+
+void batcher::logits_lost() {
+  if (!done_)
+    return;
+  draws_.clear();
+  computing_ = std::exchange(done_, nullptr);
+}
+
+void batcher::logits_consumed(request_id id, clock::time_point now) {
+  if (reading_ != id)
+    return;
+  reading_.reset();
+  const auto it = requests_.find(id);
+  if (it != requests_.end() && it->second->outputs.front()->pending() == 0)
+    finish(it->second->outputs.front(), {}, finish_reason::stop, now);
+}
+
+// -- tokens
+// ------------------------------------------------------------------------------------------------------------
+
+void batcher::drawn(std::span<const drawn_token> tokens, clock::time_point now) {
+  if (!done_ || tokens.size() != draws_.size())
+    return;
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    accept(std::const_pointer_cast<sequence>(draws_[i].of), tokens[i], now);
+  end_step(now);
+}
+
+void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::time_point now) {
+  auto& r = *s->shared;
+  const auto& o = r.request.options;
+  if (r.cancelled || r.failure)
+    return;
+  if (drawn.token < 0) {
+    r.failure = error(errc::malformed_file, "the model gave no finite logits; its weights are damaged");
+    return;
+  }
+  if (!r.first_token) {
+    r.first_token = now;
+    r.stats.first_token_seconds = seconds(now - r.request.submitted);
+    r.stats.prefill_seconds = seconds(now - r.began.value_or(now));
+  }
+  if (o.max_tokens == 0)
+    return finish(s, {}, finish_reason::length, now);
+  ++s->generated;
+  ++r.stats.generated_tokens;
+  piece p;
+  p.id = drawn.token;
+  p.output = s->output;
+  p.logprobs = drawn.logprobs;
+  const bool stop_token = std::ranges::find(o.stop_tokens, drawn.token) != o.stop_tokens.end();
+  if (stop_token || (!o.ignore_eos && tokenizer_.ends_generation(drawn.token)))
+    return finish(s, std::move(p), finish_reason::stop, now);
+  p.text = s->stop.push(s->text.push(tokenizer_.piece(drawn.token)));
+  if (s->stop.matched())
+    return finish(s, std::move(p), finish_reason::stop, now);
+  if (s->generated >= o.max_tokens)
+    return finish(s, std::move(p), finish_reason::length, now);
+  s->tokens.push_back(drawn.token);
+  s->history.push(drawn.token);
+  if (s->tokens.size() > shape_.context) {
+    if (!o.context_shift)
+      return finish(s, std::move(p), finish_reason::context, now);
+    shift_context(s);
+  }
+  send(s, std::move(p));
+  if (!s->active)
+    waiting_.insert(s); // an output that begins, or whose context moved
+}
+
+/// Forgets half of the tokens behind those that are kept, and has the rest computed again in their new places.
+void batcher::shift_context(const sequence_ptr& s) {
+  const auto keep = static_cast<std::ptrdiff_t>(s->shared->request.options.context_keep);
+  const auto dropped = (std::ssize(s->tokens) - keep) / 2;
+  s->tokens.erase(s->tokens.begin() + keep, s->tokens.begin() + keep + dropped);
+  deactivate(s);
+}
+
+void batcher::send(const sequence_ptr& s, piece p) {
+  if (!s->shared->request.sink->token(std::move(p)))
+    s->shared->failure = overrun();
+}
+
+void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, clock::time_point now) {
+  const auto r = s->shared;
+  if (!s->scored()) {
+    if (!s->stop.matched()) {
+      last.text += s->stop.push(s->text.finish());
+      last.text += s->stop.finish();
+    }
+    last.output = s->output;
+    last.finish = reason;
+    send(s, std::move(last));
+  }
+  deactivate(s);
+  if (--r->unfinished > 0)
+    return;
+  auto& stats = r->stats;
+  stats.finish = reason;
+  if (r->first_token)
+    stats.decode_seconds = seconds(now - *r->first_token);
+  else
+    stats.prefill_seconds = seconds(now - r->began.value_or(now));
+  requests_.erase(r->request.id);
+  r->request.sink->finished(stats);
+  r->outputs.clear(); // they refer to each other
+}
+
+} // namespace tropilla

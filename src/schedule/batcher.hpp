@@ -1,0 +1,126 @@
+/// Decides what the next step computes: the queue of requests, and the state machine of those that are active.
+///
+/// Continuous batching (Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models", 2022):
+/// sequences join and leave between steps. A step has a row for every sequence that decodes, and as many rows of
+/// prompts as its size leaves (Agrawal et al., "Sarathi-Serve", 2024). A sequence is admitted when there are pages for
+/// its tokens; when pages run out, the sequence that would be served last gives up its own and is computed again later.
+///
+/// No actors, no devices: it is told what happened and says what to do. One thread at a time.
+#pragma once
+
+#include "src/model/llama.hpp"
+#include "src/schedule/sequence.hpp"
+
+#include <map>
+#include <set>
+#include <span>
+
+namespace tropilla {
+
+/// What a step cost, in seconds.
+struct step_times {
+  double compute = 0; ///< the device was busy
+  double load = 0;    ///< weights were being read, since the step before ended
+};
+
+/// A token to draw from one row of a step's logits.
+struct draw_job {
+  std::size_t row = 0;
+  std::shared_ptr<const sequence> of; ///< its sampling, history and number of the token
+};
+
+struct drawn_token {
+  token_id token = -1; ///< -1: no logit was a number
+  std::vector<token_logprob> logprobs{};
+};
+
+/// How full it is.
+struct batch_usage {
+  std::size_t active = 0;
+  std::size_t waiting = 0;
+  std::size_t pages_in_use = 0;
+  std::size_t pages_cached = 0; ///< not in use, but found by prompts that begin alike
+  std::size_t preemptions = 0;  ///< so far
+};
+
+class batcher {
+public:
+  using clock = sequence::clock;
+
+  /// `most_waiting`: requests in the queue, beyond which new ones are refused.
+  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting);
+  ~batcher();
+
+  /// @pre checked by `check_request`. Throws `error` (busy) when the queue is full.
+  void submit(sequence_request request);
+  /// Ends a request; unknown ids are ignored (the reply may have ended meanwhile).
+  void cancel(request_id id, clock::time_point now);
+  /// Fails everything.
+  void fail_all(const error& why);
+
+  /// The next step, or null when there is nothing to compute now, or one is out. It is out until `step_done` and, where
+  /// there are tokens to draw, `drawn`, or until `step_failed`. May be computed more than once: the same bits result.
+  [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
+  /// The step that is out and not done, for whoever takes over from a scheduler that ended; or null.
+  [[nodiscard]] std::shared_ptr<const step> step_at_hand() const noexcept { return computing_; }
+  /// What is to be drawn from the logits of the step that is done; empty when nothing is.
+  [[nodiscard]] const std::vector<draw_job>& step_done(std::span<const float> logits, const step_times& times,
+                                                       clock::time_point now);
+  void step_failed(const error& why, clock::time_point now);
+  /// In the order of the jobs.
+  void drawn(std::span<const drawn_token> tokens, clock::time_point now);
+  /// The logits of the last step were lost before all tokens were drawn: it is at hand again.
+  void logits_lost();
+  /// The client of a scored sequence is done with the logits of its last step.
+  void logits_consumed(request_id id, clock::time_point now);
+
+  /// When `next_step` should be called at the latest, for a request's timeout.
+  [[nodiscard]] std::optional<clock::time_point> next_timeout() const;
+  [[nodiscard]] bool idle() const noexcept { return requests_.empty(); }
+  [[nodiscard]] batch_usage usage() const noexcept;
+
+private:
+  using shared_request = sequence::shared_request;
+  using sequence_ptr = std::shared_ptr<sequence>;
+  struct before {
+    bool operator()(const sequence_ptr& a, const sequence_ptr& b) const noexcept { return goes_before(*a, *b); }
+  };
+
+  void settle_endings(clock::time_point now);
+  [[nodiscard]] static bool busy_with(const shared_request& r);
+  void end_request(const std::shared_ptr<shared_request>& r, clock::time_point now);
+  void admit(clock::time_point now);
+  void activate(const sequence_ptr& s, clock::time_point now);
+  void deactivate(const sequence_ptr& s);
+  void preempt(const sequence_ptr& s);
+  [[nodiscard]] std::shared_ptr<step> compose();
+  [[nodiscard]] std::shared_ptr<step> compose_scored(const sequence_ptr& s);
+  [[nodiscard]] bool make_room(const sequence_ptr& s);
+  [[nodiscard]] std::size_t rows_with_pages(sequence& s, std::size_t rows);
+  void add_rows(step& work, const sequence_ptr& s, std::size_t rows);
+  static void start_outputs(const std::shared_ptr<shared_request>& r);
+  void end_step(clock::time_point now);
+  void accept(const sequence_ptr& s, const drawn_token& drawn, clock::time_point now);
+  void shift_context(const sequence_ptr& s);
+  void finish(const sequence_ptr& s, piece last, finish_reason reason, clock::time_point now);
+  static void send(const sequence_ptr& s, piece p);
+
+  const tokenizer& tokenizer_;
+  run_shape shape_;
+  std::size_t most_waiting_;
+  kv_pages pages_;
+  std::map<request_id, std::shared_ptr<shared_request>> requests_;
+  std::set<sequence_ptr, before> waiting_;
+  std::vector<sequence_ptr> active_;  ///< in order
+  std::vector<page_copy> copies_;     ///< for the next step, or the one that is out
+  std::vector<sequence_ptr> in_step_; ///< whose rows the step that is out has, in order
+  std::shared_ptr<step> computing_;
+  std::shared_ptr<step> done_; ///< drawn from now
+  std::vector<draw_job> draws_;
+  std::optional<request_id> reading_; ///< the scored request whose client reads the logits
+  bool scored_last_ = false;
+  std::uint64_t arrivals_ = 0;
+  std::size_t preemptions_ = 0;
+};
+
+} // namespace tropilla

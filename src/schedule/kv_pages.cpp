@@ -1,0 +1,243 @@
+// The tree of pages, its hash, and the order in which unused ones go.
+#include "src/schedule/kv_pages.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <xxhash.h>
+
+namespace tropilla {
+namespace {
+
+std::uint64_t hash_of(std::uint32_t parent, std::span<const token_id> block) {
+  return XXH64(block.data(), block.size_bytes(), parent);
+}
+
+std::size_t common_beginning(std::span<const token_id> a, std::span<const token_id> b) {
+  const std::size_t n = std::min(a.size(), b.size());
+  return static_cast<std::size_t>(std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(n), b.begin()).first -
+                                  a.begin());
+}
+
+} // namespace
+
+kv_pages::kv_pages(std::size_t pages) : nodes_(pages) {
+  for (std::size_t n = pages; n-- > 0;) {
+    nodes_[n].tokens.reserve(kv_page_tokens);
+    free_.push_back(static_cast<std::uint32_t>(n));
+  }
+  full_.reserve(pages);
+}
+
+std::uint32_t& kv_pages::children_of(std::uint32_t parent) {
+  return parent == none ? root_child_ : nodes_[parent].first_child;
+}
+
+std::uint32_t kv_pages::full_child(std::uint32_t parent, std::span<const token_id> block) const {
+  const auto [first, last] = full_.equal_range(hash_of(parent, block));
+  for (auto it = first; it != last; ++it)
+    if (const auto& n = nodes_[it->second]; n.parent == parent && std::ranges::equal(n.tokens, block))
+      return it->second;
+  return none;
+}
+
+std::pair<std::uint32_t, std::size_t> kv_pages::closest_child(std::uint32_t parent,
+                                                              std::span<const token_id> tokens) const {
+  std::pair<std::uint32_t, std::size_t> best{none, 0};
+  for (auto n = parent == none ? root_child_ : nodes_[parent].first_child; n != none; n = nodes_[n].next_sibling)
+    if (const auto common = common_beginning(nodes_[n].tokens, tokens); common > best.second)
+      best = {n, common};
+  return best;
+}
+
+kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<page_copy>& copy) {
+  path p;
+  std::uint32_t parent = none;
+  while (tokens.size() - p.tokens >= kv_page_tokens) {
+    const auto n = full_child(parent, tokens.subspan(p.tokens, kv_page_tokens));
+    if (n == none)
+      break;
+    use(n);
+    p.pages.push_back(n);
+    p.tokens += kv_page_tokens;
+    parent = n;
+  }
+  const auto [close, common] = closest_child(parent, tokens.subspan(p.tokens));
+  if (close == none)
+    return p;
+  use(close); // before a page is taken: this one must not be it
+  auto& found = nodes_[close];
+  if (found.uses == 1 && common == found.tokens.size() && common < kv_page_tokens) {
+    p.pages.push_back(close);
+    p.tokens += common;
+    return p;
+  }
+  const auto fresh = take();
+  if (fresh == none) {
+    unuse(close);
+    return p;
+  }
+  link(fresh, parent);
+  nodes_[fresh].tokens.assign(found.tokens.begin(), found.tokens.begin() + static_cast<std::ptrdiff_t>(common));
+  p.pages.push_back(fresh);
+  p.tokens += common;
+  copy = page_copy{close, fresh};
+  return p;
+}
+
+kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens) const {
+  beginning out;
+  std::uint32_t parent = none;
+  while (tokens.size() - out.tokens >= kv_page_tokens) {
+    const auto n = full_child(parent, tokens.subspan(out.tokens, kv_page_tokens));
+    if (n == none)
+      break;
+    parent = n;
+    out.tokens += kv_page_tokens;
+    ++out.pages;
+    out.idle_pages += nodes_[n].uses == 0;
+  }
+  out.tokens += closest_child(parent, tokens.subspan(out.tokens)).second;
+  return out;
+}
+
+void kv_pages::copied(const page_copy& c) {
+  unuse(c.from);
+  for (auto p = nodes_[c.from].parent; p != none && nodes_[p].uses == 0; p = nodes_[p].parent) {
+    remove_idle(p); // parents go after their children
+    add_idle(p);
+  }
+}
+
+bool kv_pages::extend(path& p) {
+  const auto n = take();
+  if (n == none)
+    return false;
+  link(n, p.pages.empty() ? none : p.pages.back());
+  p.pages.push_back(n);
+  return true;
+}
+
+void kv_pages::append(path& p, std::span<const token_id> tokens) {
+  while (!tokens.empty()) {
+    const std::size_t index = p.tokens / kv_page_tokens;
+    assert(index < p.pages.size());
+    const auto n = p.pages[index];
+    auto& here = nodes_[n];
+    assert(here.tokens.size() == p.tokens % kv_page_tokens);
+    const std::size_t count = std::min(tokens.size(), kv_page_tokens - here.tokens.size());
+    here.tokens.insert(here.tokens.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
+    p.tokens += count;
+    tokens = tokens.subspan(count);
+    if (here.tokens.size() < kv_page_tokens)
+      continue;
+    const auto same = full_child(here.parent, here.tokens);
+    if (same == none) {
+      full_.emplace(hash_of(here.parent, here.tokens), n);
+    } else if (here.uses == 1) {
+      // Computed twice at the same time: the bits are the same, so one of them is enough.
+      use(same);
+      while (here.first_child != none) { // the path's own pages behind it
+        const auto child = here.first_child;
+        auto& c = nodes_[child];
+        here.first_child = c.next_sibling;
+        if (here.first_child != none)
+          nodes_[here.first_child].previous_sibling = none;
+        c.next_sibling = c.previous_sibling = none;
+        link(child, same);
+      }
+      p.pages[index] = same;
+      here.tokens.clear();
+      unuse(n);
+    }
+  }
+}
+
+void kv_pages::release(path& p) {
+  for (std::size_t i = p.pages.size(); i-- > 0;) // children are forgotten before parents
+    unuse(p.pages[i]);
+  p.pages.clear();
+  p.tokens = 0;
+}
+
+void kv_pages::spoil(page_number n) {
+  assert(nodes_[n].tokens.size() < kv_page_tokens);
+  nodes_[n].tokens.clear();
+}
+
+std::uint32_t kv_pages::take() {
+  if (free_.empty() && oldest_ != none)
+    forget(oldest_);
+  if (free_.empty())
+    return none;
+  const auto n = free_.back();
+  free_.pop_back();
+  nodes_[n].uses = 1;
+  return n;
+}
+
+void kv_pages::use(std::uint32_t n) {
+  if (nodes_[n].uses++ == 0)
+    remove_idle(n);
+}
+
+void kv_pages::unuse(std::uint32_t n) {
+  auto& here = nodes_[n];
+  assert(here.uses > 0);
+  if (--here.uses > 0)
+    return;
+  add_idle(n);
+  if (here.tokens.empty())
+    forget(n); // nothing to be found on it
+}
+
+void kv_pages::link(std::uint32_t n, std::uint32_t parent) {
+  auto& first = children_of(parent);
+  nodes_[n].parent = parent;
+  nodes_[n].next_sibling = first;
+  nodes_[n].previous_sibling = none;
+  if (first != none)
+    nodes_[first].previous_sibling = n;
+  first = n;
+}
+
+/// An idle page becomes a free one.
+void kv_pages::forget(std::uint32_t n) {
+  auto& here = nodes_[n];
+  assert(here.uses == 0 && here.first_child == none);
+  remove_idle(n);
+  if (here.tokens.size() == kv_page_tokens) {
+    const auto [first, last] = full_.equal_range(hash_of(here.parent, here.tokens));
+    for (auto it = first; it != last; ++it)
+      if (it->second == n) {
+        full_.erase(it);
+        break;
+      }
+  }
+  if (here.previous_sibling != none)
+    nodes_[here.previous_sibling].next_sibling = here.next_sibling;
+  else
+    children_of(here.parent) = here.next_sibling;
+  if (here.next_sibling != none)
+    nodes_[here.next_sibling].previous_sibling = here.previous_sibling;
+  here.parent = here.next_sibling = here.previous_sibling = none;
+  here.tokens.clear();
+  free_.push_back(n);
+}
+
+void kv_pages::add_idle(std::uint32_t n) {
+  nodes_[n].older = newest_;
+  nodes_[n].newer = none;
+  (newest_ == none ? oldest_ : nodes_[newest_].newer) = n;
+  newest_ = n;
+  ++idle_count_;
+}
+
+void kv_pages::remove_idle(std::uint32_t n) {
+  auto& here = nodes_[n];
+  (here.older == none ? oldest_ : nodes_[here.older].newer) = here.newer;
+  (here.newer == none ? newest_ : nodes_[here.newer].older) = here.older;
+  here.older = here.newer = none;
+  --idle_count_;
+}
+
+} // namespace tropilla

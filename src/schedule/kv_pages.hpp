@@ -1,0 +1,96 @@
+/// Which KV page holds what: pages that sequences write, and pages that stay for whoever begins alike.
+///
+/// Pages form a tree: the path from the root to a page spells the tokens whose keys and values lie on it, so that
+/// sequences with a common beginning share the pages of it. Full pages are found by the hash of their tokens and their
+/// parent (as Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023,
+/// section 4, share blocks; the tree is SGLang's, Zheng et al., 2024) and compared token by token; the last, partial one
+/// by its longest common beginning. A page that nobody uses stays until its place is wanted, the longest unused first,
+/// and children before parents.
+///
+/// Numbers, not bytes: every device has pages of its own under the same numbers. No locks: one thread at a time.
+#pragma once
+
+#include "kernels/ops.hpp"
+#include "tropilla/types.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+namespace tropilla {
+
+class kv_pages {
+public:
+  explicit kv_pages(std::size_t pages);
+
+  /// The pages of one sequence, in order of position. Movable handle: every use is given back by `release`.
+  struct path {
+    std::vector<page_number> pages;
+    std::size_t tokens = 0; ///< whose keys and values are on them
+  };
+
+  /// The longest path whose tokens are the beginning of `tokens`. Its pages are used from now on.
+  /// `copy`: the last page is new, and what it shares with another has to be copied to it; `from` stays in use until
+  /// `copied`. A partial page that nobody uses is taken over without a copy.
+  [[nodiscard]] path find(std::span<const token_id> tokens, std::optional<page_copy>& copy);
+  void copied(const page_copy& c);
+
+  /// What `find` would find, without using or changing anything.
+  struct beginning {
+    std::size_t tokens = 0;
+    std::size_t pages = 0;      ///< full ones, that need no new page
+    std::size_t idle_pages = 0; ///< of these, how many count as available now
+  };
+  [[nodiscard]] beginning matching(std::span<const token_id> tokens) const;
+
+  /// Adds an empty page to a path's end; false when every page is in use.
+  [[nodiscard]] bool extend(path& p);
+  /// The next tokens of the path have been computed: they can be found from now on.
+  /// @pre the path has pages for them. Where somebody else computed a page alike, the path goes on with that one.
+  void append(path& p, std::span<const token_id> tokens);
+  /// The pages are no longer used by this path; what was appended stays to be found.
+  void release(path& p);
+  /// Nobody knows what is on the page `n` of a path: its tokens are not to be found. @pre no other path uses it.
+  void spoil(page_number n);
+
+  /// Pages that a new use could take: free ones and those that only wait to be found.
+  [[nodiscard]] std::size_t available() const noexcept { return free_.size() + idle_count_; }
+  [[nodiscard]] std::size_t in_use() const noexcept { return nodes_.size() - available(); }
+  [[nodiscard]] std::size_t cached() const noexcept { return idle_count_; } ///< unused, but to be found
+  [[nodiscard]] std::size_t size() const noexcept { return nodes_.size(); }
+
+private:
+  static constexpr std::uint32_t none = ~std::uint32_t{0};
+
+  struct node {
+    std::vector<token_id> tokens;
+    std::uint32_t parent = none;
+    std::uint32_t first_child = none, next_sibling = none, previous_sibling = none;
+    std::uint32_t newer = none, older = none; ///< among the idle ones
+    std::uint32_t uses = 0;
+  };
+
+  [[nodiscard]] std::uint32_t full_child(std::uint32_t parent, std::span<const token_id> block) const;
+  [[nodiscard]] std::pair<std::uint32_t, std::size_t> closest_child(std::uint32_t parent,
+                                                                    std::span<const token_id> tokens) const;
+  [[nodiscard]] std::uint32_t& children_of(std::uint32_t parent);
+  [[nodiscard]] std::uint32_t take();
+  void use(std::uint32_t n);
+  void unuse(std::uint32_t n);
+  void link(std::uint32_t n, std::uint32_t parent);
+  void forget(std::uint32_t n);
+  void add_idle(std::uint32_t n);
+  void remove_idle(std::uint32_t n);
+
+  std::vector<node> nodes_; ///< by page number
+  std::vector<std::uint32_t> free_;
+  std::uint32_t root_child_ = none;
+  std::uint32_t oldest_ = none, newest_ = none; ///< of the idle ones
+  std::size_t idle_count_ = 0;
+  std::unordered_multimap<std::uint64_t, std::uint32_t> full_; ///< by hash of parent and tokens
+};
+
+} // namespace tropilla

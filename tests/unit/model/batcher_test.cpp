@@ -1,0 +1,593 @@
+// The state machine of batches, driven by hand: no device, no actors.
+#include "src/schedule/batcher.hpp"
+
+#include "tests/support/tiny_model.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <random>
+
+using namespace tropilla;
+
+namespace {
+
+struct recording_sink final : reply_sink {
+  bool token(piece p) override {
+    pieces.push_back(std::move(p));
+    return pieces.size() < most;
+  }
+  void logits(std::size_t first, std::size_t rows, std::span<const float>) override {
+    scored.emplace_back(first, rows);
+  }
+  void finished(const generation_statistics& s) override {
+    CHECK_FALSE(ended());
+    end = s;
+  }
+  void failed(const error& why) override {
+    CHECK_FALSE(ended());
+    failure = why;
+  }
+  [[nodiscard]] bool ended() const { return end || failure; }
+  [[nodiscard]] std::vector<token_id> ids(std::size_t output = 0) const {
+    std::vector<token_id> out;
+    for (const auto& p : pieces)
+      if (p.output == output && p.id >= 0)
+        out.push_back(p.id);
+    return out;
+  }
+
+  std::vector<piece> pieces;
+  std::vector<std::pair<std::size_t, std::size_t>> scored;
+  std::optional<generation_statistics> end;
+  std::optional<error> failure;
+  std::size_t most = 1000000;
+};
+
+/// What the model of these tests says after some tokens: any function of all of them will do.
+token_id model_says(std::span<const token_id> tokens, std::uint64_t seed) {
+  std::uint64_t h = seed + 17;
+  for (const auto t : tokens)
+    h = (h ^ static_cast<std::uint64_t>(t)) * 0x9E3779B97F4A7C15ULL + 1;
+  return static_cast<token_id>(65 + (h >> 33) % 26);
+}
+
+run_shape shape_of(std::size_t context, std::size_t step_rows, std::size_t sequences, std::size_t kv_tokens) {
+  run_shape s;
+  s.context = context;
+  s.step_rows = step_rows;
+  s.logit_rows = std::max<std::size_t>(sequences, 4);
+  s.sequences = sequences;
+  s.kv_tokens = kv_tokens;
+  return s;
+}
+
+/// A batcher with a device made of vectors, and a clock that it moves by hand.
+struct table_top {
+  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t most_waiting = 1000)
+      : shape(s), queue(tok, shape, most_waiting), pages(s.kv_tokens / kv_page_tokens) {}
+
+  std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
+                                         bool score = false) {
+    sequence_request r;
+    r.id = id;
+    r.prompt = std::move(prompt);
+    r.options = std::move(options);
+    r.score = score;
+    auto sink = std::make_shared<recording_sink>();
+    r.sink = sink;
+    r.submitted = now;
+    queue.submit(std::move(r));
+    return sink;
+  }
+  std::shared_ptr<recording_sink> submit(request_id id, std::size_t prompt, generation_options options = {},
+                                         bool score = false) {
+    return submit(id, some_prompt(prompt), std::move(options), score);
+  }
+  static std::vector<token_id> some_prompt(std::size_t n, token_id first = 1) {
+    std::vector<token_id> out;
+    for (std::size_t i = 0; i < n; ++i)
+      out.push_back(first + static_cast<token_id>(i % 200));
+    return out;
+  }
+
+  /// Computes a step as a device does: copies, then rows, then what the model says behind the rows that are asked.
+  void compute(const tropilla::step& one) {
+    for (const auto& c : one.copies)
+      pages[c.to] = pages[c.from];
+    said.clear();
+    auto page = one.pages.begin();
+    for (const auto& rows : one.sequences) {
+      const std::span mine(page, (rows.position + rows.rows + kv_page_tokens - 1) / kv_page_tokens);
+      page += static_cast<std::ptrdiff_t>(mine.size());
+      for (std::size_t r = 0; r < rows.rows; ++r) {
+        const std::size_t at = rows.position + r;
+        pages[mine[at / kv_page_tokens]][at % kv_page_tokens] = one.ids[rows.first_row + r];
+        if (std::ranges::find(one.logit_rows, rows.first_row + r) == one.logit_rows.end())
+          continue;
+        std::vector<token_id> seen;
+        for (std::size_t t = 0; t <= at; ++t)
+          seen.push_back(pages[mine[t / kv_page_tokens]][t % kv_page_tokens]);
+        said.push_back(std::move(seen));
+      }
+    }
+    CHECK(page == one.pages.end());
+    CHECK(one.ids.size() <= shape.step_rows);
+    CHECK(one.logit_rows.size() <= shape.logit_rows);
+  }
+
+  /// One step: its rows, 0 when there is none. The clock moves by a second. Tokens are still to be drawn.
+  std::size_t step() {
+    work = queue.next_step(now);
+    if (!work)
+      return 0;
+    compute(*work);
+    now += std::chrono::seconds(1);
+    jobs = queue.step_done({}, {0.75, 0.5}, now);
+    return work->ids.size();
+  }
+  void draw(token_id token) { queue.drawn(std::vector<drawn_token>(jobs.size(), {token, {}}), now); }
+  /// What the model says.
+  void draw() {
+    if (jobs.empty())
+      return;
+    std::vector<drawn_token> tokens;
+    for (const auto& job : jobs)
+      tokens.push_back({model_says(said.at(job.row), job.of->sampling.seed), {}});
+    queue.drawn(tokens, now);
+  }
+  /// Until nothing is left to do.
+  void run() {
+    while (step() > 0)
+      draw();
+  }
+
+  gguf_file file = gguf_file::open(testing::tiny_model());
+  tokenizer tok{file};
+  run_shape shape;
+  batcher queue;
+  std::vector<std::array<token_id, kv_page_tokens>> pages;
+  batcher::clock::time_point now{};
+  std::shared_ptr<const tropilla::step> work;
+  std::vector<draw_job> jobs;
+  std::vector<std::vector<token_id>> said; ///< by row of logits, the tokens that the row sees
+};
+
+generation_options tokens(std::size_t n) {
+  generation_options o;
+  o.max_tokens = n;
+  o.ignore_eos = true;
+  return o;
+}
+
+/// What a reply is, whatever else happens.
+std::vector<token_id> expected(std::vector<token_id> prompt, std::size_t n, std::uint64_t seed = 0) {
+  std::vector<token_id> out;
+  for (; n > 0; --n) {
+    out.push_back(model_says(prompt, seed));
+    prompt.push_back(out.back());
+  }
+  return out;
+}
+
+} // namespace
+
+TEST_CASE("a prompt goes in as steps of the chunk's size and asks for a token after the last") {
+  table_top t;
+  const auto sink = t.submit(1, 40);
+  CHECK(t.step() == 16);
+  CHECK(t.jobs.empty());
+  CHECK(t.step() == 16);
+  CHECK(t.step() == 8);
+  CHECK(t.work->sequences.front().position == 32);
+  CHECK(t.jobs.size() == 1);
+  CHECK(t.queue.next_step(t.now) == nullptr); // not before the token is drawn
+  t.draw(65);
+  REQUIRE(sink->pieces.size() == 1);
+  CHECK(sink->pieces[0].id == 65);
+  CHECK(t.step() == 1);
+  CHECK(t.work->sequences.front().position == 40);
+}
+
+TEST_CASE("a reply ends at max_tokens with its statistics") {
+  table_top t;
+  const auto sink = t.submit(1, 10, tokens(3));
+  for (int i = 0; i < 3; ++i) {
+    CHECK(t.step() > 0);
+    t.draw(70 + i);
+  }
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::length);
+  CHECK(sink->pieces.back().finish == finish_reason::length);
+  CHECK(sink->end->generated_tokens == 3);
+  CHECK(sink->end->prompt_tokens == 10);
+  CHECK(sink->end->prefill_seconds == Approx(1));
+  CHECK(sink->end->decode_seconds == Approx(2));
+  CHECK(sink->end->compute_seconds == Approx(1.5));
+  CHECK(sink->end->load_seconds == Approx(1.0));
+  CHECK(sink->end->decode_rate() == Approx(1));
+  CHECK(t.queue.idle());
+}
+
+TEST_CASE("a token that ends the reply stops it, unless that is ignored") {
+  table_top t;
+  const auto eos = t.tok.eos();
+  REQUIRE(eos >= 0);
+  const auto sink = t.submit(1, 4);
+  t.step();
+  t.draw(eos);
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::stop);
+  REQUIRE(sink->pieces.size() == 1);
+  CHECK(sink->pieces[0].text.empty());
+  const auto going_on = t.submit(2, 4, tokens(2));
+  t.step();
+  t.draw(eos);
+  CHECK_FALSE(going_on->end);
+}
+
+TEST_CASE("a token of the request's own ends it, too") {
+  table_top t;
+  auto o = tokens(5);
+  o.stop_tokens = {71};
+  const auto sink = t.submit(1, 4, o);
+  t.step();
+  t.draw(70);
+  t.step();
+  t.draw(71);
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::stop);
+  CHECK(sink->ids() == std::vector<token_id>{70, 71});
+}
+
+TEST_CASE("a reply ends where the context does, after its last token fits") {
+  table_top t;
+  const auto sink = t.submit(1, 60, tokens(1000));
+  t.run();
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::context);
+  CHECK(sink->ids().size() == 5); // 60 in the cache; four more are computed there, the fifth is only told
+}
+
+TEST_CASE("a context that shifts forgets half of what is not kept, and the reply goes on") {
+  table_top t(shape_of(64, 16, 2, 128));
+  auto o = tokens(40);
+  o.context_shift = true;
+  o.context_keep = 10;
+  const auto prompt = table_top::some_prompt(60);
+  const auto sink = t.submit(1, prompt, o);
+  t.run();
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::length);
+  std::vector<token_id> context = prompt, want;
+  while (want.size() < 40) {
+    want.push_back(model_says(context, 0));
+    context.push_back(want.back());
+    if (context.size() > 64)
+      context.erase(context.begin() + 10, context.begin() + 10 + (65 - 10) / 2);
+  }
+  CHECK(sink->ids() == want);
+}
+
+TEST_CASE("a prompt that begins as another sequence did reuses its pages") {
+  table_top t;
+  t.submit(1, 20, tokens(1));
+  t.run();
+  const auto longer = t.submit(2, 30, tokens(1));
+  CHECK(t.step() == 10);
+  CHECK(t.work->sequences.front().position == 20);
+  t.draw();
+  REQUIRE(longer->end);
+  CHECK(longer->end->reused_tokens == 20);
+  const auto same = t.submit(3, 30, tokens(1)); // all of it is there, but the last token's logits are wanted
+  CHECK(t.step() == 1);
+  t.draw();
+  REQUIRE(same->end);
+  CHECK(same->end->reused_tokens == 29);
+  CHECK(same->ids() == expected(table_top::some_prompt(30), 1));
+}
+
+TEST_CASE("sequences join and leave between steps, and share each with the prompts that arrive") {
+  table_top t(shape_of(128, 16, 4, 512));
+  const auto a = t.submit(1, table_top::some_prompt(10, 1), tokens(6));
+  CHECK(t.step() == 10);
+  t.draw();
+  const auto b = t.submit(2, table_top::some_prompt(30, 300), tokens(2));
+  CHECK(t.step() == 1 + 8); // who decodes waits for no more than half of a step
+  CHECK(t.work->sequences.size() == 2);
+  CHECK(t.jobs.size() == 1);
+  t.draw();
+  CHECK(t.step() == 1 + 8);
+  t.draw();
+  const auto c = t.submit(3, table_top::some_prompt(3, 600), tokens(1));
+  CHECK(t.step() == 1 + 8);
+  t.draw();
+  CHECK(t.step() == 1 + 6 + 2); // the rest of b, and a beginning of c
+  CHECK(t.jobs.size() == 2);
+  t.draw();
+  CHECK(t.step() == 1 + 1 + 1);
+  t.draw();
+  CHECK(a->end);
+  CHECK(b->end);
+  CHECK(c->end);
+  CHECK(a->ids() == expected(table_top::some_prompt(10, 1), 6));
+  CHECK(b->ids() == expected(table_top::some_prompt(30, 300), 2));
+  CHECK(c->ids() == expected(table_top::some_prompt(3, 600), 1));
+  CHECK(t.queue.idle());
+  CHECK(t.queue.usage().pages_in_use == 0);
+}
+
+TEST_CASE("priorities go first, then deadlines, then who came first") {
+  table_top t(shape_of(64, 64, 1, 64));
+  t.submit(1, 4, tokens(1));
+  auto o = tokens(1);
+  const auto plain = t.submit(2, 4, o);
+  o.deadline_seconds = 50;
+  const auto late = t.submit(3, 4, o);
+  o.deadline_seconds = 20;
+  const auto soon = t.submit(4, 4, o);
+  o = tokens(1);
+  o.priority = 1;
+  const auto important = t.submit(5, 4, o);
+  std::vector<int> order;
+  for (int i = 0; i < 5; ++i) {
+    t.step();
+    t.draw();
+    order.push_back((important->ended() ? 1000 : 0) + (soon->ended() ? 100 : 0) + (late->ended() ? 10 : 0) +
+                    (plain->ended() ? 1 : 0));
+  }
+  CHECK(order == std::vector<int>{1000, 1100, 1110, 1110, 1111});
+}
+
+TEST_CASE("when pages run out the last in order gives up its own, and its reply stays the same") {
+  table_top t(shape_of(96, 32, 3, 96)); // three pages
+  const auto a = t.submit(1, table_top::some_prompt(20, 1), tokens(40));
+  const auto b = t.submit(2, table_top::some_prompt(20, 300), tokens(40));
+  t.run();
+  CHECK(t.queue.usage().preemptions > 0);
+  CHECK(a->ids() == expected(table_top::some_prompt(20, 1), 40));
+  CHECK(b->ids() == expected(table_top::some_prompt(20, 300), 40));
+}
+
+TEST_CASE("outputs of one prompt share its pages and draw from seeds of their own") {
+  table_top t(shape_of(128, 64, 8, 512));
+  auto o = tokens(5);
+  o.outputs = 3;
+  o.sampling.seed = 9;
+  const auto prompt = table_top::some_prompt(50);
+  const auto sink = t.submit(1, prompt, o);
+  CHECK(t.step() == 50);
+  CHECK(t.jobs.size() == 3);
+  t.draw();
+  CHECK(t.step() == 3);
+  CHECK(t.work->copies.size() == 2);
+  t.draw();
+  t.run();
+  REQUIRE(sink->end);
+  CHECK(sink->end->generated_tokens == 15);
+  CHECK(sink->ids(0) == expected(prompt, 5, 9));
+  CHECK(sink->ids(1).size() == 5);
+  CHECK(sink->ids(1) != sink->ids(0));
+  CHECK(sink->ids(2) != sink->ids(1));
+  CHECK(std::ranges::count_if(sink->pieces, [](const piece& p) { return p.finish.has_value(); }) == 3);
+  CHECK(t.queue.idle());
+}
+
+TEST_CASE("cancelling ends a queued request at once and an active one after its step") {
+  table_top t;
+  const auto active = t.submit(1, 40);
+  const auto queued = t.submit(2, 4);
+  REQUIRE(t.queue.next_step(t.now));
+  t.queue.cancel(2, t.now);
+  REQUIRE(queued->end);
+  CHECK(queued->end->finish == finish_reason::cancelled);
+  t.queue.cancel(1, t.now);
+  CHECK_FALSE(active->end); // its step is out
+  (void)t.queue.step_done({}, {1, 0}, t.now);
+  REQUIRE(active->end);
+  CHECK(active->end->finish == finish_reason::cancelled);
+  t.queue.cancel(77, t.now); // unknown: ignored
+  CHECK(t.queue.idle());
+  CHECK(t.queue.usage().pages_in_use == 0);
+}
+
+TEST_CASE("a client that gives up, or stops reading, ends its reply and holds nothing") {
+  table_top t(shape_of(64, 64, 2, 128));
+  sequence_request r;
+  const auto gone = std::make_shared<std::atomic<bool>>(false);
+  const auto sink = std::make_shared<recording_sink>();
+  r.id = 1;
+  r.prompt = {1, 2, 3};
+  r.options = tokens(50);
+  r.sink = sink;
+  r.abandoned = gone;
+  t.queue.submit(r);
+  const auto slow = t.submit(2, 4, tokens(50));
+  slow->most = 3;
+  for (int i = 0; i < 3; ++i) {
+    t.step();
+    t.draw();
+  }
+  REQUIRE(slow->failure);
+  CHECK(slow->failure->code() == errc::cancelled);
+  *gone = true;
+  CHECK(t.step() == 0);
+  REQUIRE(sink->end);
+  CHECK(sink->end->finish == finish_reason::cancelled);
+  CHECK(t.queue.usage().pages_in_use == 0);
+}
+
+TEST_CASE("a request that takes too long fails, waiting or active, and the others go on") {
+  table_top t(shape_of(64, 64, 1, 64));
+  const auto other = t.submit(1, 4, tokens(20));
+  auto o = tokens(5);
+  o.timeout_seconds = 3;
+  const auto waiting = t.submit(2, 4, o);
+  CHECK(t.queue.next_timeout() == t.now + std::chrono::seconds(3));
+  t.run();
+  REQUIRE(waiting->failure);
+  CHECK(waiting->failure->code() == errc::timed_out);
+  REQUIRE(other->end);
+  const auto active = t.submit(3, 4, o);
+  o.max_tokens = 50;
+  t.run();
+  REQUIRE(active->failure);
+  CHECK(active->ids().size() >= 2);
+  CHECK_FALSE(t.queue.next_timeout());
+}
+
+TEST_CASE("a full queue refuses with the numbers, and takes more when it has room") {
+  table_top t(shape_of(64, 64, 1, 64), 2);
+  t.submit(1, 4, tokens(1));
+  t.submit(2, 4, tokens(1));
+  try {
+    t.submit(3, 4, tokens(1));
+    FAIL("it was accepted");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::busy);
+    CHECK_THAT(e.what(), Catch::Contains("2 requests"));
+  }
+  t.step();
+  CHECK_NOTHROW(t.submit(3, 4, tokens(1)));
+}
+
+TEST_CASE("a failed step fails its requests, and what follows starts from pages that are known") {
+  table_top t;
+  const auto bad = t.submit(1, 10);
+  const auto good = t.submit(2, 10);
+  REQUIRE(t.queue.next_step(t.now));
+  t.queue.step_failed(error(errc::io_error, "the disk is gone"), t.now);
+  REQUIRE(bad->failure);
+  CHECK(bad->failure->code() == errc::io_error);
+  CHECK(t.step() == 10);
+  CHECK(t.work->sequences.front().position == 0);
+  t.draw(-1);
+  REQUIRE(good->failure);
+  CHECK_THAT(std::string(good->failure->what()), Catch::Contains("finite"));
+  CHECK(t.queue.usage().pages_in_use == 0);
+}
+
+TEST_CASE("a step may be computed twice, and its logits be lost") {
+  table_top t(shape_of(64, 16, 2, 128));
+  const auto sink = t.submit(1, 40, tokens(4));
+  for (int i = 0; !sink->end; ++i) {
+    REQUIRE(i < 20);
+    REQUIRE(t.step() > 0);
+    if (t.jobs.empty())
+      continue;
+    t.queue.logits_lost();
+    const auto again = t.queue.step_at_hand();
+    REQUIRE(again == t.work);
+    t.compute(*again);
+    t.jobs = t.queue.step_done({}, {1, 1}, t.now);
+    t.draw();
+  }
+  CHECK(sink->ids() == expected(table_top::some_prompt(40), 4));
+}
+
+TEST_CASE("scoring hands out every row's logits, waits for the reader, and takes turns with replies") {
+  table_top t(shape_of(64, 16, 2, 128));
+  const auto sink = t.submit(1, 10, {}, true);
+  const auto reply = t.submit(2, table_top::some_prompt(3, 50), tokens(2));
+  CHECK(t.step() == 4);
+  CHECK(t.queue.next_step(t.now) == nullptr);
+  t.queue.logits_consumed(1, t.now);
+  CHECK(t.step() == 3);
+  t.draw();
+  CHECK(t.step() == 4);
+  t.queue.logits_consumed(1, t.now);
+  CHECK(t.step() == 1);
+  t.draw();
+  CHECK(reply->end);
+  CHECK(t.step() == 2);
+  CHECK_FALSE(sink->end);
+  t.queue.logits_consumed(1, t.now);
+  REQUIRE(sink->end);
+  CHECK(sink->scored == std::vector<std::pair<std::size_t, std::size_t>>{{0, 4}, {4, 4}, {8, 2}});
+}
+
+TEST_CASE("when all fails, everybody is told") {
+  table_top t;
+  const auto a = t.submit(1, 10);
+  const auto b = t.submit(2, 10);
+  REQUIRE(t.queue.next_step(t.now));
+  t.queue.fail_all(error(errc::device_failed, "compute ended"));
+  CHECK(a->failure);
+  CHECK(b->failure);
+  CHECK(t.queue.idle());
+}
+
+TEST_CASE("a reply does not depend on what else is in the batch, on chunks, on pages or on who leaves") {
+  std::mt19937 random(3);
+  for (int round = 0; round < 60; ++round) {
+    INFO("round " << round);
+    const std::size_t context = 64 + 32 * (random() % 4), sequences = 1 + random() % 6;
+    table_top t(shape_of(context, sequences + random() % 40, sequences, context + 32 * (random() % 8)));
+    struct client {
+      std::vector<token_id> prompt;
+      generation_options options;
+      std::shared_ptr<recording_sink> sink;
+      bool cancelled = false;
+    };
+    std::vector<client> clients;
+    for (request_id next = 1; next <= 40 || !t.queue.idle();) {
+      if (next <= 40 && random() % 2 == 0) {
+        client c;
+        for (std::size_t n = 1 + random() % (context - 1); c.prompt.size() < n;)
+          c.prompt.push_back(static_cast<token_id>(c.prompt.size() < 40 ? 7 : random() % 3));
+        c.options = tokens(1 + random() % 30);
+        c.options.priority = static_cast<int>(random() % 3);
+        c.options.outputs = 1 + (random() % 4 == 0) * (random() % 3);
+        c.options.sampling.seed = random();
+        c.sink = t.submit(next++, c.prompt, c.options);
+        clients.push_back(std::move(c));
+      }
+      if (random() % 30 == 0 && !clients.empty()) {
+        const std::size_t i = random() % clients.size();
+        clients[i].cancelled |= !clients[i].sink->ended();
+        t.queue.cancel(i + 1, t.now);
+      }
+      if (t.step() > 0)
+        t.draw();
+    }
+    CHECK(t.queue.usage().pages_in_use == 0);
+    for (const auto& c : clients) {
+      REQUIRE(c.sink->ended());
+      REQUIRE(c.sink->end);
+      const auto fits = context + 1 - c.prompt.size();
+      const auto want = expected(c.prompt, std::min(c.options.max_tokens, fits), c.options.sampling.seed);
+      const auto got = c.sink->ids();
+      REQUIRE(got.size() <= want.size());
+      CHECK(std::equal(got.begin(), got.end(), want.begin()));
+      CHECK((c.cancelled || got.size() == want.size()));
+    }
+  }
+}
+
+TEST_CASE("requests that can't run are refused with the numbers") {
+  sequence_request r;
+  CHECK_THROWS_WITH(check_request(r, 100, 16), Catch::Contains("empty"));
+  r.prompt = {1, 2, 100};
+  CHECK_THROWS_WITH(check_request(r, 100, 16), Catch::Contains("100"));
+  r.prompt = {1, -1};
+  CHECK_THROWS_AS(check_request(r, 100, 16), error);
+  r.prompt.assign(16, 1);
+  CHECK_THROWS_WITH(check_request(r, 100, 16), Catch::Contains("16") && Catch::Contains("17"));
+  r.prompt.assign(15, 1);
+  CHECK_NOTHROW(check_request(r, 100, 16));
+  r.prompt.assign(16, 1);
+  r.score = true;
+  CHECK_NOTHROW(check_request(r, 100, 16));
+  r.score = false;
+  r.prompt.assign(3, 1);
+  const auto refused = [&](auto change) {
+    auto bad = r;
+    change(bad.options);
+    CHECK_THROWS_AS(check_request(bad, 100, 16), error);
+  };
+  refused([](auto& o) { o.sampling.temperature = -1; });
+  refused([](auto& o) { o.outputs = 0; });
+  refused([](auto& o) { o.outputs = 1000000; });
+  refused([](auto& o) { o.timeout_seconds = -1; });
+  refused([](auto& o) { o.deadline_seconds = std::nan(""); });
+  refused([](auto& o) { o.context_shift = true, o.context_keep = 16; });
+}
