@@ -28,7 +28,7 @@ struct weight_arrangement {
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
   /// Bytes of a group's block: what a direct read fills.
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
-    return (layout.groups[group].bytes + group_alignment - 1) / group_alignment * group_alignment;
+    return to_group_alignment(layout.groups[group].bytes);
   }
   /// Groups of the same index have the same contents in every form up to the norm; behind it only in the same one.
   [[nodiscard]] bool same_group(const weight_arrangement& other, std::size_t group) const {
