@@ -192,33 +192,21 @@ plan_report device_part::report() const {
   return describe(*weights, input.shape, original_ ? ledger->usage(name()).budget : weights->budget);
 }
 
-namespace {
-
-template <class Handle>
-void end(caf::scoped_actor& self, const Handle& member) {
-  if (!member)
-    return;
-  cast::send_exit(member);
-  self->wait_for(member);
+void device_part::end_supervisor() {
+  cast::end_and_wait(*around_.system, supervisor);
 }
 
-} // namespace
-
-void device_part::end_supervisor(caf::scoped_actor& self) {
-  end(self, supervisor);
-}
-
-void device_part::end_compute(caf::scoped_actor& self) {
-  end(self, compute);
+void device_part::end_compute() {
+  cast::end_and_wait(*around_.system, compute);
   // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }
 
-void device_part::end_crew(caf::scoped_actor& self) {
+void device_part::end_crew() {
   const auto last = crew->get();
-  end(self, last.prefetcher);
-  end(self, last.loader);
-  end(self, last.memory_manager);
+  cast::end_and_wait(*around_.system, last.prefetcher);
+  cast::end_and_wait(*around_.system, last.loader);
+  cast::end_and_wait(*around_.system, last.memory_manager);
   ring_reclaimer_.reset();
 }
 

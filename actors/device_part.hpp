@@ -49,9 +49,9 @@ public:
   [[nodiscard]] std::string name() const { return std::string(dev->name()); }
 
   /// Ends the supervisor; then, when nobody asks any more, compute; then the crew.
-  void end_supervisor(caf::scoped_actor& self);
-  void end_compute(caf::scoped_actor& self);
-  void end_crew(caf::scoped_actor& self);
+  void end_supervisor();
+  void end_compute();
+  void end_crew();
 
   std::shared_ptr<device> dev;
   arrangement_input input;

@@ -115,22 +115,15 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
 void runtime::impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
-  caf::scoped_actor self{*system};
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
-  const auto end = [&](const auto& member) {
-    if (!member)
-      return;
-    cast::send_exit(member);
-    self->wait_for(member);
-  };
   for (const auto& part : parts)
-    part->end_supervisor(self);
-  end(scheduler);
-  end(sampler);
+    part->end_supervisor();
+  cast::end_and_wait(*system, scheduler);
+  cast::end_and_wait(*system, sampler);
   for (const auto& part : parts)
-    part->end_compute(self);
+    part->end_compute();
   for (const auto& part : parts)
-    part->end_crew(self);
+    part->end_crew();
   if (trace) {
     try {
       trace->write(config.trace);

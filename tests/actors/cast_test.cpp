@@ -70,8 +70,7 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
                   error);
   usage = cast::ask_and_wait<cast::memory_usage>(system.get(), manager, cast::change_budget{"host:0", 2048});
   CHECK(usage.devices.front().budget == 2048);
-  cast::send_exit(manager);
-  self->wait_for(manager);
+  cast::end_and_wait(system.get(), manager);
 }
 
 TEST_CASE("a member that ends fails the requests that need it, and nothing hangs") {
@@ -83,9 +82,7 @@ TEST_CASE("a member that ends fails the requests that need it, and nothing hangs
 
 TEST_CASE("the supervisor reports who is down") {
   runtime_access::parts cast_of_one(tiny(), nullptr);
-  caf::scoped_actor self(*cast_of_one.system);
-  cast::send_exit(cast_of_one.sampler);
-  self->wait_for(cast_of_one.sampler);
+  cast::end_and_wait(*cast_of_one.system, cast_of_one.sampler);
   cast::cast_health health;
   while (health.down.empty()) // the news and the question may cross
     health = cast::ask_and_wait<cast::cast_health>(*cast_of_one.system, cast_of_one.parts.front()->supervisor,
