@@ -25,6 +25,10 @@ struct weight_arrangement {
   std::shared_ptr<const packed_mapping> mapping;
   std::vector<const std::byte*> mapped; ///< by group; empty without a mapping
 
+  /// Nothing is streamed, gathered or cut: what `arrange` makes without a budget.
+  [[nodiscard]] bool is_whole() const {
+    return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.gathers_embedding();
+  }
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
   /// Bytes of a group's block: what a direct read fills.
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {

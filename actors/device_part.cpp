@@ -62,15 +62,16 @@ memory_plan make_replica_plan(const weight_arrangement& weights, const plan_inpu
 } // namespace
 
 device_part::device_part(arrangement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_arrangement> w,
-                         const part_surroundings& around)
-    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger), around_(around) {
+                         part_surroundings around)
+    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger),
+      around_(std::move(around)) {
   input.dev = dev.get();
-  add_device(weights->budget, around);
+  add_device();
   take_leases();
 }
 
-device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, const part_surroundings& around)
-    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(around),
+device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, part_surroundings around)
+    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(std::move(around)),
       replicas_(original_->replicas_) {
   const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
   if (context > 0)
@@ -90,21 +91,22 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
 
 device_part::~device_part() = default;
 
-void device_part::add_device(std::size_t budget, const part_surroundings& around) {
+void device_part::add_device() {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
-  reserved_ = reservation_for(std::max(budget, arrange(input, 0)->plan.total));
+  const std::size_t everything = weights->is_whole() ? weights->plan.total : arrange(input, 0)->plan.total;
+  reserved_ = reservation_for(std::max(weights->budget, everything));
   device_setup setup;
   setup.name = dev->name();
   setup.base = dev->reserve(reserved_);
   setup.reservation_bytes = reserved_;
-  setup.budget = budget;
+  setup.budget = weights->budget;
   setup.alignment = group_alignment;
   setup.host_memory = true;
   setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
     d->trim(base + offset, bytes);
   };
   ledger->add_device(setup);
-  ledger->refuse_acquisition(around.hooks.refuse_acquisition);
+  ledger->refuse_acquisition(around_.hooks.refuse_acquisition);
 }
 
 void device_part::take_leases() {
@@ -120,8 +122,7 @@ void device_part::take_leases() {
     pages.push_back(kv.data() + i * stride);
 }
 
-void device_part::start(const part_surroundings& around, cast::compute_actor next) {
-  around_ = around;
+void device_part::start(cast::compute_actor next) {
   auto kept = std::exchange(kept_, {});
   crew->set(hire(weights, kept));
   compute = cast::spawn_compute(*around_.system, {weights, space_.get(), dev.get(), crew->get().prefetcher, meter_,

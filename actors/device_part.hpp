@@ -32,14 +32,14 @@ class device_part {
 public:
   /// Adds the device to the ledger and takes its leases, but for weights. Throws `error`.
   device_part(arrangement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_arrangement> weights,
-              const part_surroundings& around);
+              part_surroundings around);
   /// A replica's: over the device and the weights of `original`, which is kept alive.
-  device_part(std::shared_ptr<device_part> original, std::size_t context, const part_surroundings& around);
+  device_part(std::shared_ptr<device_part> original, std::size_t context, part_surroundings around);
   ~device_part();
 
   /// Hires the crew and spawns compute; weights are being read from here on. `next`: of the device with the following
   /// layers, empty for the last.
-  void start(const part_surroundings& around, cast::compute_actor next);
+  void start(cast::compute_actor next);
   /// Spawns the supervisor, which also watches `others`.
   void watch(std::vector<std::pair<std::string, caf::actor>> others, const cast::scheduler_actor& scheduler);
 
@@ -64,7 +64,7 @@ public:
   cast::supervisor_actor supervisor;
 
 private:
-  void add_device(std::size_t budget, const part_surroundings& around);
+  void add_device();
   void take_leases();
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);
