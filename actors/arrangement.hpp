@@ -25,10 +25,14 @@ struct weight_arrangement {
   std::shared_ptr<const packed_mapping> mapping;
   std::vector<const std::byte*> mapped; ///< by group; empty without a mapping
 
+  /// Nothing is streamed, gathered or cut: what `arrange` makes without a budget.
+  [[nodiscard]] bool is_whole() const {
+    return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.gathers_embedding();
+  }
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
   /// Bytes of a group's block: what a direct read fills.
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
-    return (layout.groups[group].bytes + group_alignment - 1) / group_alignment * group_alignment;
+    return to_group_alignment(layout.groups[group].bytes);
   }
   /// Groups of the same index have the same contents in every form up to the norm; behind it only in the same one.
   [[nodiscard]] bool same_group(const weight_arrangement& other, std::size_t group) const {

@@ -199,6 +199,16 @@ void send_exit(const Handle& to) {
   caf::anon_send_exit(to, caf::exit_reason::user_shutdown);
 }
 
+/// Does so from a thread that is no actor, and blocks until the actor has ended. Does nothing for an empty handle.
+template <class Handle>
+void end_and_wait(caf::actor_system& system, const Handle& to) {
+  if (!to)
+    return;
+  caf::scoped_actor self{system};
+  send_exit(to);
+  self->wait_for(to);
+}
+
 /// Tells an actor when others end. Lives in the state of the actor that watches; calls come as its messages do.
 class watcher {
 public:

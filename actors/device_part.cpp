@@ -62,15 +62,16 @@ memory_plan make_replica_plan(const weight_arrangement& weights, const plan_inpu
 } // namespace
 
 device_part::device_part(arrangement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_arrangement> w,
-                         const part_surroundings& around)
-    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger), around_(around) {
+                         part_surroundings around)
+    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger),
+      around_(std::move(around)) {
   input.dev = dev.get();
-  add_device(weights->budget, around);
+  add_device();
   take_leases();
 }
 
-device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, const part_surroundings& around)
-    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(around),
+device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, part_surroundings around)
+    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(std::move(around)),
       replicas_(original_->replicas_) {
   const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
   if (context > 0)
@@ -90,21 +91,22 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
 
 device_part::~device_part() = default;
 
-void device_part::add_device(std::size_t budget, const part_surroundings& around) {
+void device_part::add_device() {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
-  reserved_ = reservation_for(std::max(budget, arrange(input, 0)->plan.total));
+  const std::size_t everything = weights->is_whole() ? weights->plan.total : arrange(input, 0)->plan.total;
+  reserved_ = reservation_for(std::max(weights->budget, everything));
   device_setup setup;
   setup.name = dev->name();
   setup.base = dev->reserve(reserved_);
   setup.reservation_bytes = reserved_;
-  setup.budget = budget;
+  setup.budget = weights->budget;
   setup.alignment = group_alignment;
   setup.host_memory = true;
   setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
     d->trim(base + offset, bytes);
   };
   ledger->add_device(setup);
-  ledger->refuse_acquisition(around.hooks.refuse_acquisition);
+  ledger->refuse_acquisition(around_.hooks.refuse_acquisition);
 }
 
 void device_part::take_leases() {
@@ -115,14 +117,12 @@ void device_part::take_leases() {
   // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
   space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
-  const std::size_t page_bytes = kv_page_bytes(weights->layout);
-  const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
+  const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout));
   for (std::size_t i = 0; i < plan.kv_pages; ++i)
     pages.push_back(kv.data() + i * stride);
 }
 
-void device_part::start(const part_surroundings& around, std::shared_ptr<const cast::role<cast::compute_actor>> next) {
-  around_ = around;
+void device_part::start(std::shared_ptr<const cast::role<cast::compute_actor>> next) {
   next_ = std::move(next);
   auto kept = std::exchange(kept_, {});
   crew->set(hire(weights, kept), weights);
@@ -198,35 +198,21 @@ plan_report device_part::report() const {
   return describe(*weights, input.shape, original_ ? ledger->usage(name()).budget : weights->budget);
 }
 
-namespace {
-
-template <class Handle>
-void end(caf::scoped_actor& self, const Handle& member) {
-  if (!member)
-    return;
-  cast::send_exit(member);
-  self->wait_for(member);
+void device_part::end_supervisor() {
+  cast::end_role(*around_.system, *supervisor);
 }
 
-} // namespace
-
-void device_part::end_supervisor(caf::scoped_actor& self) {
-  supervisor->close();
-  end(self, supervisor->get());
-}
-
-void device_part::end_compute(caf::scoped_actor& self) {
-  compute->close();
-  end(self, compute->get());
+void device_part::end_compute() {
+  cast::end_role(*around_.system, *compute);
   // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }
 
-void device_part::end_crew(caf::scoped_actor& self) {
+void device_part::end_crew() {
   const auto last = crew->get();
-  end(self, last.prefetcher);
-  end(self, last.loader);
-  end(self, last.memory_manager);
+  cast::end_and_wait(*around_.system, last.prefetcher);
+  cast::end_and_wait(*around_.system, last.loader);
+  cast::end_and_wait(*around_.system, last.memory_manager);
   ring_reclaimer_.reset();
 }
 

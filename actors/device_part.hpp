@@ -32,14 +32,14 @@ class device_part {
 public:
   /// Adds the device to the ledger and takes its leases, but for weights. Throws `error`.
   device_part(arrangement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_arrangement> weights,
-              const part_surroundings& around);
+              part_surroundings around);
   /// A replica's: over the device and the weights of `original`, which is kept alive.
-  device_part(std::shared_ptr<device_part> original, std::size_t context, const part_surroundings& around);
+  device_part(std::shared_ptr<device_part> original, std::size_t context, part_surroundings around);
   ~device_part();
 
   /// Hires the crew and spawns compute; weights are being read from here on. `next`: of the device with the following
   /// layers, null for the last.
-  void start(const part_surroundings& around, std::shared_ptr<const cast::role<cast::compute_actor>> next);
+  void start(std::shared_ptr<const cast::role<cast::compute_actor>> next);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
@@ -50,9 +50,9 @@ public:
   [[nodiscard]] std::string name() const { return std::string(dev->name()); }
 
   /// Ends the supervisor; then, when nobody asks any more, compute; then the crew.
-  void end_supervisor(caf::scoped_actor& self);
-  void end_compute(caf::scoped_actor& self);
-  void end_crew(caf::scoped_actor& self);
+  void end_supervisor();
+  void end_compute();
+  void end_crew();
 
   std::shared_ptr<device> dev;
   arrangement_input input;
@@ -66,7 +66,7 @@ public:
       std::make_shared<cast::role<cast::supervisor_actor>>();
 
 private:
-  void add_device(std::size_t budget, const part_surroundings& around);
+  void add_device();
   void take_leases();
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);

@@ -14,14 +14,6 @@ struct memory_manager_state {
     return {
         [this](const acquire_memory& m) -> caf::result<memory_granted> { return acquire(m.request); },
         [this](const query_memory&) -> caf::result<memory_usage> { return memory_usage{ledger->usage()}; },
-        [this](const change_budget& m) -> caf::result<memory_usage> {
-          try {
-            ledger->set_budget(m.device, m.bytes);
-          } catch (const error& e) {
-            return to_caf(e);
-          }
-          return memory_usage{ledger->usage()};
-        },
         [this](const grant_settled& m) { settle(m); },
     };
   }

@@ -35,12 +35,6 @@ struct memory_usage {
   std::vector<device_usage> devices;
 };
 
-/// A client -> memory_manager. Answered with `memory_usage` after the change; fails with invalid_argument.
-struct change_budget {
-  std::string device;
-  std::size_t bytes = 0;
-};
-
 /// The memory_manager to itself, from whatever thread the ledger answered on.
 struct grant_settled {
   std::uint64_t id = 0;
@@ -48,9 +42,8 @@ struct grant_settled {
   std::string refused; ///< why
 };
 
-using memory_manager_actor =
-    typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<memory_usage>(query_memory),
-                caf::result<memory_usage>(change_budget), caf::result<void>(grant_settled)>;
+using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory),
+                                         caf::result<memory_usage>(query_memory), caf::result<void>(grant_settled)>;
 
 // -- weights: compute asks its prefetcher, the prefetcher asks the loader ---------------------------------------------
 

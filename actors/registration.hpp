@@ -8,7 +8,6 @@
   X(memory_granted)                                                                                                    \
   X(query_memory)                                                                                                      \
   X(memory_usage)                                                                                                      \
-  X(change_budget)                                                                                                     \
   X(grant_settled)                                                                                                     \
   X(load_group)                                                                                                        \
   X(group_loaded)                                                                                                      \

@@ -56,4 +56,11 @@ Answer ask_role(caf::actor_system& system, const role<Handle>& to, const Message
   }
 }
 
+/// Ends whoever holds a role, and waits. Nobody follows.
+template <class Handle>
+void end_role(caf::actor_system& system, role<Handle>& of) {
+  of.close();
+  end_and_wait(system, of.get());
+}
+
 } // namespace tropilla::cast

@@ -42,9 +42,10 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
     own_system.emplace();
     system = &own_system->get();
   }
+  progress_.resize(prepared.parts.size());
   for (auto& part : prepared.parts)
     parts.push_back(std::make_shared<device_part>(std::move(part.input), std::move(part.dev), std::move(part.weights),
-                                                  surroundings()));
+                                                  surroundings(parts.size())));
   spawn_cast([&] { read_texts(prepared.file); });
 }
 
@@ -58,15 +59,27 @@ runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
   system = &own_system->get();
   std::vector<plan_report> reports;
   for (const auto& part : original->parts) {
-    parts.push_back(std::make_shared<device_part>(part, context, surroundings()));
+    parts.push_back(std::make_shared<device_part>(part, context, surroundings(parts.size())));
     reports.push_back(parts.back()->report());
   }
   report = add_up(reports);
   spawn_cast([] {});
 }
 
-part_surroundings runtime::impl::surroundings() {
-  return {ledger, system, trace.get(), hooks_, {}, config.on_notice};
+part_surroundings runtime::impl::surroundings(std::size_t part) {
+  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice};
+  if (config.on_progress)
+    around.on_progress = [this, part](const load_progress& now) {
+      const std::lock_guard lock(progress_mutex_);
+      progress_[part] = now;
+      load_progress all;
+      for (const auto& p : progress_) {
+        all.bytes_done += p.bytes_done;
+        all.bytes_total += p.bytes_total;
+      }
+      config.on_progress(all);
+    };
+  return around;
 }
 
 void runtime::impl::read_texts(const gguf_file& file) {
@@ -81,22 +94,8 @@ void runtime::impl::read_texts(const gguf_file& file) {
 }
 
 void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
-  progress_.resize(parts.size());
-  for (std::size_t i = parts.size(); i-- > 0;) {
-    auto around = surroundings();
-    if (config.on_progress)
-      around.on_progress = [this, i](const load_progress& now) {
-        const std::lock_guard lock(progress_mutex_);
-        progress_[i] = now;
-        load_progress all;
-        for (const auto& p : progress_) {
-          all.bytes_done += p.bytes_done;
-          all.bytes_total += p.bytes_total;
-        }
-        config.on_progress(all);
-      };
-    parts[i]->start(around, i + 1 < parts.size() ? parts[i + 1]->compute : nullptr);
-  }
+  for (std::size_t i = parts.size(); i-- > 0;)
+    parts[i]->start(i + 1 < parts.size() ? parts[i + 1]->compute : nullptr);
   meanwhile();
 
   batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length);
@@ -153,28 +152,20 @@ bool runtime::impl::supervise(std::size_t part) {
 void runtime::impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
-  caf::scoped_actor self{*system};
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
-  const auto end = [&](const auto& role) {
-    role->close();
-    if (const auto member = role->get()) {
-      cast::send_exit(member);
-      self->wait_for(member);
-    }
-  };
   {
     const std::lock_guard lock(supervising_); // whoever was spawning one is done now, and nobody begins
   }
   for (const auto& part : parts)
-    part->end_supervisor(self);
-  end(scheduler);
-  end(sampler);
+    part->end_supervisor();
+  cast::end_role(*system, *scheduler);
+  cast::end_role(*system, *sampler);
   if (batch)
     batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
   for (const auto& part : parts)
-    part->end_compute(self);
+    part->end_compute();
   for (const auto& part : parts)
-    part->end_crew(self);
+    part->end_crew();
   if (trace) {
     try {
       trace->write(config.trace);

@@ -89,7 +89,8 @@ struct runtime::impl {
 
 private:
   void read_texts(const gguf_file& file);
-  [[nodiscard]] part_surroundings surroundings();
+  /// What the part of this number gets.
+  [[nodiscard]] part_surroundings surroundings(std::size_t part);
   /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
   /// read.
   void spawn_cast(const std::function<void()>& meanwhile);

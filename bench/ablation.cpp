@@ -6,6 +6,7 @@
 //   bench_ablation --model F --packed DIR --strategy baseline [--streamed] [--replicas N] [options]
 #include "bench/ablation_replica.hpp"
 #include "memory/arbiter.hpp"
+#include "src/model/synth.hpp"
 #include "src/model/tokenizer.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -92,21 +93,10 @@ options parse(int count, char** arguments) {
   return o;
 }
 
-/// The same for every run; which ids they are does not matter to the time.
-std::vector<token_id> some_ids(std::size_t n, std::size_t vocabulary) {
-  std::vector<token_id> ids;
-  std::uint32_t state = 12345;
-  for (std::size_t i = 0; i < n; ++i) {
-    state = state * 1664525U + 1013904223U;
-    ids.push_back(static_cast<token_id>((state >> 8) % vocabulary));
-  }
-  return ids;
-}
-
 /// The first ids of the text, or made-up ones where there is none.
 std::vector<token_id> ids_to_score(const options& o, std::size_t vocabulary) {
   if (o.text.empty())
-    return some_ids(o.score, vocabulary);
+    return synthetic_ids(o.score, vocabulary);
   std::ifstream in(o.text, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(in), {});
   auto ids = tokenizer(gguf_file::open(o.model)).encode(text);
@@ -226,7 +216,7 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
       replicas.back().score(scored.ids(), [&](std::size_t at, auto logits) { scored.row(at, logits); });
       break;
     }
-    auto r = replicas.back().generate(some_ids(o.prompt, config.vocabulary), o.decode);
+    auto r = replicas.back().generate(synthetic_ids(o.prompt, config.vocabulary), o.decode);
     if (!first)
       first = std::move(r);
   }
@@ -289,7 +279,7 @@ json run_runtime(const options& o, bench_clock::time_point began) {
     generation_options how;
     how.max_tokens = o.decode;
     how.ignore_eos = true;
-    auto reply_pieces = rt.generate(some_ids(o.prompt, rt.model().vocabulary), how);
+    auto reply_pieces = rt.generate(synthetic_ids(o.prompt, rt.model().vocabulary), how);
     reply r;
     for (const auto& p : reply_pieces) {
       if (r.tokens.empty())

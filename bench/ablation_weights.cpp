@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t ring_slots = 3;
 
 std::size_t block_bytes(const weight_group_layout& g) {
-  return (g.bytes + group_alignment - 1) / group_alignment * group_alignment;
+  return to_group_alignment(g.bytes);
 }
 
 /// A read that ends some time.

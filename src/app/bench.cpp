@@ -4,6 +4,7 @@
 #include "src/app/ids.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
+#include "src/model/synth.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -93,13 +94,8 @@ std::vector<std::size_t> sizes(const std::string& text, std::string_view option)
 
 /// Runs one reply to its end. Prompts differ in their first token from one call to the next, so that no cache helps.
 generation_statistics measure(runtime& rt, std::size_t prompt, std::size_t reply, std::size_t round) {
-  std::vector<token_id> ids(prompt);
   const std::size_t vocabulary = rt.model().vocabulary;
-  std::uint64_t state = 0x9E3779B97F4A7C15ULL * (round + 1);
-  for (token_id& id : ids) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    id = static_cast<token_id>((state >> 33) % vocabulary);
-  }
+  auto ids = synthetic_ids(prompt, vocabulary, round);
   ids.front() = static_cast<token_id>(round % vocabulary);
   generation_options options;
   options.max_tokens = reply;

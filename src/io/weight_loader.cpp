@@ -25,10 +25,6 @@ using clock = std::chrono::steady_clock;
 /// Reads of packed weights in flight; their destination is where they stay, so more costs no memory.
 constexpr std::size_t packed_depth = 2 * best_read_depth;
 
-std::size_t align_up(std::size_t bytes) {
-  return (bytes + group_alignment - 1) / group_alignment * group_alignment;
-}
-
 /// A group on its way: counts its parts down, keeps the first failure and answers when all are done.
 class flight {
 public:
@@ -78,7 +74,7 @@ struct job {
 
 loader_shape loader_shape::for_model(const llama_layout& layout, std::size_t threads) {
   loader_shape s;
-  s.slot_bytes = align_up(slot_bytes_for(layout, best_read_bytes)) + 2 * group_alignment;
+  s.slot_bytes = to_group_alignment(slot_bytes_for(layout, best_read_bytes)) + 2 * group_alignment;
   s.pack_streams = std::clamp<std::size_t>(threads, 1, 4);
   s.slots = 2 * s.pack_streams + 2;
   if (layout.gathers_embedding())
@@ -248,7 +244,7 @@ struct weight_loader::impl {
   void cut_packed(job& j, const weight_group_layout& group) {
     // The file has bytes up to the next multiple, and so has the destination.
     const std::uint64_t begin = entry->offset(group.section) + group.section_offset;
-    const std::size_t bytes = align_up(group.bytes);
+    const std::size_t bytes = to_group_alignment(group.bytes);
     for (std::size_t at = 0; at < bytes; at += best_read_bytes)
       j.parts.push_back({{0, 0, 0, 0, begin + at, std::min(best_read_bytes, bytes - at)}, j.memory + at});
   }
@@ -368,7 +364,7 @@ struct weight_loader::impl {
 #endif
     // A refusal (Linux before 5.14) costs the first step its page faults; a file that was cut short is told here and
     // not by a signal in the middle of a kernel.
-    if (::madvise(j.memory, align_up(group.bytes), MADV_POPULATE_READ) != 0 && errno != EINVAL)
+    if (::madvise(j.memory, to_group_alignment(group.bytes), MADV_POPULATE_READ) != 0 && errno != EINVAL)
       j.answer->fail(error(errc::io_error, fmt::format("can't read {} from the packed weights in {}: {}; remove them "
                                                        "with `tropilla cache rm --all`",
                                                        group.name, with.packed_folder.string(), std::strerror(errno))));

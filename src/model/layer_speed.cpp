@@ -15,10 +15,6 @@ namespace {
 
 constexpr std::size_t mib = std::size_t{1} << 20;
 
-std::size_t align_up(std::size_t bytes) {
-  return (bytes + 4095) / 4096 * 4096;
-}
-
 class stopwatch {
 public:
   [[nodiscard]] double seconds() const {
@@ -33,14 +29,15 @@ private:
 class made_up_layers {
 public:
   made_up_layers(const llama_layout& layout, device& dev, std::size_t rows, std::size_t copies)
-      : layout_(layout), dev_(dev), stride_(align_up(layout.groups[1].bytes)), copies_(copies) {
+      : layout_(layout), dev_(dev), stride_(to_group_alignment(layout.groups[1].bytes)), copies_(copies) {
     const run_shape shape{rows, rows, 1};
     const auto offsets = assign_offsets(forward_buffers(layout, shape, dev), 64);
     const auto& a = layout.config.attention;
-    const std::size_t page = align_up(kv_layer_bytes(a.kv_heads, a.key_size, a.value_size));
+    const std::size_t page = to_group_alignment(kv_layer_bytes(a.kv_heads, a.key_size, a.value_size));
     const std::size_t pages = (rows + kv_page_tokens - 1) / kv_page_tokens;
-    const std::size_t arena = align_up(offsets.bytes);
-    weights_ = dev.reserve(copies * stride_ + arena + align_up(workspace_bytes(layout, shape, dev)) + pages * page);
+    const std::size_t arena = to_group_alignment(offsets.bytes);
+    weights_ =
+        dev.reserve(copies * stride_ + arena + to_group_alignment(workspace_bytes(layout, shape, dev)) + pages * page);
     std::byte* at = weights_ + copies * stride_;
     for (std::size_t p = 0; p < pages; ++p, at += page)
       pages_.push_back(at);
@@ -124,7 +121,7 @@ double measure_prefill(const llama_layout& layout, device& dev, std::size_t most
 
 double measure_decode(const llama_layout& layout, device& dev, std::size_t bytes, double seconds) {
   const std::size_t one = layout.groups[1].bytes;
-  made_up_layers layers(layout, dev, 1, std::max<std::size_t>(bytes / align_up(one), 1));
+  made_up_layers layers(layout, dev, 1, std::max<std::size_t>(bytes / to_group_alignment(one), 1));
   layers.write(seconds);
   std::vector<double> times;
   const stopwatch clock;

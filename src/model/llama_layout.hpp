@@ -44,6 +44,11 @@ struct weight_group_layout {
 /// Groups begin at multiples of this, in sections and in memory: what O_DIRECT wants.
 inline constexpr std::size_t group_alignment = 4096;
 
+/// Bytes, up to the next multiple of `group_alignment`.
+[[nodiscard]] constexpr std::size_t to_group_alignment(std::size_t bytes) noexcept {
+  return (bytes + group_alignment - 1) / group_alignment * group_alignment;
+}
+
 /// Packed bytes that belong together whatever the form of the layout.
 struct weight_section {
   std::string name; ///< "embedding", "layer 12", "output norm", "head"

@@ -377,4 +377,14 @@ void write_synthetic_model(const std::filesystem::path& path, const synth_option
   file.commit();
 }
 
+std::vector<token_id> synthetic_ids(std::size_t count, std::size_t vocabulary, std::uint64_t seed) {
+  std::vector<token_id> ids(count);
+  std::uint64_t state = 0x9E3779B97F4A7C15ULL * (seed + 1);
+  for (auto& id : ids) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    id = static_cast<token_id>((state >> 33) % vocabulary);
+  }
+  return ids;
+}
+
 } // namespace tropilla

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/tensor_type.hpp"
+#include "tropilla/types.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace tropilla {
 
@@ -41,5 +43,8 @@ struct synth_options {
 /// `progress` (may be empty) gets bytes done and bytes in all. Throws `error` (invalid_argument, io_error).
 void write_synthetic_model(const std::filesystem::path& path, const synth_options& options,
                            const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+
+/// A prompt without a meaning, for benchmarks and tests: the same for the same arguments on every machine.
+[[nodiscard]] std::vector<token_id> synthetic_ids(std::size_t count, std::size_t vocabulary, std::uint64_t seed = 0);
 
 } // namespace tropilla

@@ -53,11 +53,8 @@ struct own_program {
   engine_actor engine = spawn_engine(system, {.model = testing::tiny_model(), .threads = 1, .context = 128});
 
   ~own_program() {
-    caf::scoped_actor self(system);
-    cast::send_exit(engine);
-    self->wait_for(engine);
-    cast::send_exit(client);
-    self->wait_for(client);
+    cast::end_and_wait(system, engine);
+    cast::end_and_wait(system, client);
   }
 
   void ask(std::uint64_t tag, std::vector<token_id> prompt, std::size_t tokens) {
@@ -125,9 +122,7 @@ TEST_CASE("a reply is stopped by its client's word and by its client's end") {
   for (m.tag = 1; m.tag < 20; ++m.tag)
     cast::tell_from_outside(p.engine, m);
   other_box.wait([&] { return !other_box.pieces.empty(); });
-  caf::scoped_actor self(p.system);
-  cast::send_exit(other);
-  self->wait_for(other);
+  cast::end_and_wait(p.system, other);
   while (p.status().running > 0) {
   }
   p.ask(3, {4, 5}, 2); // the way is free

@@ -93,16 +93,6 @@ public:
   std::unique_ptr<llama_workspace> space;
 };
 
-std::vector<token_id> some_ids(std::size_t n, std::size_t vocabulary) {
-  std::vector<token_id> ids;
-  std::uint32_t state = 12345;
-  for (std::size_t i = 0; i < n; ++i) {
-    state = state * 1664525U + 1013904223U;
-    ids.push_back(static_cast<token_id>((state >> 8) % vocabulary));
-  }
-  return ids;
-}
-
 /// Root of the mean squared difference, relative to the reference's spread.
 double relative_error(std::span<const float> ours, const std::vector<std::vector<double>>& reference) {
   double difference = 0, spread = 0;
@@ -130,7 +120,7 @@ TEST_CASE("the forward pass gives the logits of plain double precision loops, fo
   options.threads = 2;
   options.precise = true;
   bench_top precise(path, options, small);
-  const auto ids = some_ids(40, precise.layout.config.vocabulary);
+  const auto ids = synthetic_ids(40, precise.layout.config.vocabulary);
   const auto reference = testing::naive_llama(precise.file).logits(ids);
   INFO(info(type).name);
   CHECK(relative_error(precise.logits(ids, 48), reference) < 2e-3); // keys and values are half precision
@@ -145,7 +135,7 @@ TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the nu
   host_options options;
   options.threads = 1;
   bench_top one(path, options, small);
-  const auto ids = some_ids(70, one.layout.config.vocabulary);
+  const auto ids = synthetic_ids(70, one.layout.config.vocabulary);
   const auto expected = one.logits(ids, 48);
   for (const std::size_t rows : {1, 7, 32, 33}) {
     const auto got = one.logits(ids, rows);
@@ -170,7 +160,7 @@ TEST_CASE("tiles of the head and gathered rows give the logits of the whole, for
   REQUIRE(tiled.layout.groups.size() > whole.layout.groups.size() + 1);
   for (const auto& g : tiled.layout.groups)
     CHECK(g.section_offset % group_alignment == 0);
-  const auto ids = some_ids(40, whole.layout.config.vocabulary);
+  const auto ids = synthetic_ids(40, whole.layout.config.vocabulary);
   const auto expected = whole.logits(ids, 48);
   const auto got = tiled.logits(ids, 17);
   CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
