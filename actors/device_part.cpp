@@ -115,7 +115,7 @@ void device_part::take_leases() {
   // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
   space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
-  const std::size_t page_bytes = kv_page_bytes(weights->layout);
+  const std::size_t page_bytes = kv_page_bytes(weights->layout, input.shape.kv);
   const std::size_t stride = (page_bytes + group_alignment - 1) / group_alignment * group_alignment;
   for (std::size_t i = 0; i * kv_page_tokens < input.shape.context; ++i)
     pages.push_back(kv.data() + i * stride);

@@ -37,7 +37,7 @@ public:
     const run_shape shape{rows, rows, 1};
     const auto offsets = assign_offsets(forward_buffers(layout, shape, dev), 64);
     const auto& a = layout.config.attention;
-    const std::size_t page = align_up(kv_layer_bytes(a.kv_heads, a.key_size, a.value_size));
+    const std::size_t page = align_up(kv_layer_bytes(shape.kv, a.kv_heads, a.key_size, a.value_size));
     const std::size_t pages = (rows + kv_page_tokens - 1) / kv_page_tokens;
     const std::size_t arena = align_up(offsets.bytes);
     weights_ = dev.reserve(copies * stride_ + arena + align_up(workspace_bytes(layout, shape, dev)) + pages * page);
