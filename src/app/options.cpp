@@ -218,6 +218,7 @@ void model_options::bind(option_binder& binder) {
   binder.text("-m,--model", model);
   binder.count("-t,--threads", threads, 1, 1024);
   binder.count("--ctx", context, 1, std::numeric_limits<std::int32_t>::max());
+  binder.choice("--kv-type", kv_type, {"f16", "bf16", "q8_0"});
   binder.device_bytes("--budget", budget);
   binder.flag("--precise", precise);
   binder.choice("--io", io, {"mmap", "direct", "buffered"});
@@ -234,6 +235,7 @@ runtime_config model_options::to_config() const {
   config.model = expand_home(model);
   config.threads = threads;
   config.context = context;
+  config.kv_type = kv_type;
   if (budget.size() == 1 && budget.front().name == "host:0")
     config.budget_bytes = budget.front().bytes;
   else

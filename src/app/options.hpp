@@ -85,6 +85,7 @@ struct model_options {
   std::string model;
   std::size_t threads = 0;
   std::size_t context = 0;
+  std::string kv_type;
   std::vector<device_budget> budget;
   bool precise = false;
   bool quiet = false; ///< no progress
