@@ -244,6 +244,8 @@ class Output(Program):
                 self.assertIn(key, t)
             self.assertGreater(t["tok_s"], 0)
         self.assertEqual(len(self.succeed(*arguments, "-o", "csv").splitlines()), 4)
+        deep = self.as_json(*arguments, "-d", "40", "-o", "json")
+        self.assertEqual([t["test"] for t in deep], ["pp16@d40", "pp32@d40", "tg4@d40"])
         self.assertEqual(len(re.findall(r"(?m)^\|.*(pp16|pp32|tg4).*\|$", self.succeed(*arguments, "-o", "md"))), 3)
 
     def test_eval_scores_full_windows_and_compares(self):
