@@ -40,7 +40,7 @@ struct attention_kernels_of {
 
   /// `out[r][j] (+)= sum over i of a[i * a_step + r * a_stride] * b[i][j]` for R rows and N vectors of columns.
   /// `ahead` is where rows that are laid out as `b` will be read next (0: not known): the processor's own
-  /// prefetching ends at each page of the cache, which is half as long as what memory's latency would need.
+  /// prefetching ends at each page of the cache.
   template <std::size_t R, std::size_t N, bool Accumulate, class Rows>
   static void tile(const float* a, std::size_t a_step, std::size_t a_stride, Rows b, std::size_t count, float* out,
                    std::size_t out_stride, address ahead) noexcept {
@@ -182,31 +182,32 @@ struct attention_kernels_of {
   template <kv_type Type>
   static void chunk_of_one_tile(const attention_chunk_job& job) noexcept {
     using reader = kv_reader<V, Type>;
-    const std::size_t tokens = job.visible[job.vectors - 1];
+    const std::size_t tokens = job.visible[job.vectors - 1], pages = (tokens + page - 1) / page;
     with_rows(job.vectors, [&]<std::size_t R>() {
-      for (std::size_t t = 0; t < tokens; t += page) {
-        const bool last = t + page >= tokens;
-        const address ahead =
-            last ? address_of(job.pages[0] + job.value_offset) : address_of(job.pages[t / page + 1] + job.key_offset);
-        fetch_scales<Type>(ahead, last ? job.value_size : job.key_size);
-        score_page<Type, R>(job, t, tokens, ahead);
+      for (std::size_t p = 0; p < pages; ++p) {
+        const std::size_t soon = p + reader::pages_ahead;
+        const address ahead = soon < pages ? address_of(job.pages[soon] + job.key_offset)
+                                           : address_of(job.pages[smaller(soon - pages, pages - 1)] + job.value_offset);
+        fetch_scales<Type>(ahead, soon < pages ? job.key_size : job.value_size);
+        score_page<Type, R>(job, p * page, tokens, ahead);
       }
     });
     soften_all(job, 0, job.vectors, tokens);
     const std::size_t size = job.value_size;
     with_rows(job.vectors, [&]<std::size_t R>() {
-      for (std::size_t t = 0; t < tokens; t += page) {
-        const bool last = t + page >= tokens;
-        const address ahead = !last                 ? address_of(job.pages[t / page + 1] + job.value_offset)
-                              : job.next != nullptr ? address_of(job.next) + job.key_offset
-                                                    : 0;
-        fetch_scales<Type>(ahead, last ? job.key_size : size);
-        const auto values = reader::values(job.pages[t / page] + job.value_offset, size, 0);
-        const std::size_t count = smaller(page, tokens - t);
-        if (t == 0)
+      for (std::size_t p = 0; p < pages; ++p) {
+        const std::size_t soon = p + reader::pages_ahead;
+        const address ahead = soon < pages                     ? address_of(job.pages[soon] + job.value_offset)
+                              : soon < pages + job.pages_after ? address_of(job.pages[soon] + job.key_offset)
+                                                               : 0;
+        fetch_scales<Type>(ahead, soon < pages ? size : job.key_size);
+        const auto values = reader::values(job.pages[p] + job.value_offset, size, 0);
+        const std::size_t count = smaller(page, tokens - p * page);
+        if (p == 0)
           value_tile<R, false, reader::element_bytes>(job.scores, values, count, size, job.out.o, size, ahead);
         else
-          value_tile<R, true, reader::element_bytes>(job.scores + t, values, count, size, job.out.o, size, ahead);
+          value_tile<R, true, reader::element_bytes>(job.scores + p * page, values, count, size, job.out.o, size,
+                                                     ahead);
       }
     });
   }

@@ -35,7 +35,7 @@ struct attention_chunk_job {
   const std::size_t* visible = nullptr; ///< per vector: tokens of this chunk that it sees, ascending; 0: none
   std::size_t vectors = 0;
   std::byte* const* pages = nullptr; ///< of the chunk
-  const std::byte* next = nullptr;   ///< the page after them, to fetch ahead; may be null
+  std::size_t pages_after = 0;       ///< that follow them in `pages`, to fetch ahead
   std::size_t key_offset = 0;        ///< bytes from a page's start to this head's keys (`kv_head_bytes`)
   std::size_t value_offset = 0;      ///< and to its values
   std::size_t key_size = 0, value_size = 0;

@@ -153,7 +153,9 @@ public:
     job.visible = visible;
     job.vectors = b.rows * group_;
     job.pages = kv.pages + chunk * (attention_chunk / kv_page_tokens);
-    job.next = chunk + 1 < b.chunks() ? job.pages[attention_chunk / kv_page_tokens] : nullptr;
+    const std::size_t all_pages = b.last_position() / kv_page_tokens + 1;
+    const std::size_t end = (chunk + 1) * (attention_chunk / kv_page_tokens);
+    job.pages_after = all_pages > end ? all_pages - end : 0;
     job.key_offset = kv.layer_offset + keys_of(kv.type, shape_, kv_head);
     job.value_offset = kv.layer_offset + values_of(kv.type, shape_, kv_head);
     job.key_size = shape_.key_size;

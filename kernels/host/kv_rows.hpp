@@ -103,11 +103,16 @@ struct q8_value_rows {
 };
 
 /// The keys and values of a head in a page (`kv_head_bytes`). `key_rows` is how many rows of keys are read as one.
+///
+/// `pages_ahead` is how far ahead of reading pages are fetched, 8 KiB of heads of 64. One row behind 4096 tokens, the
+/// 1B shape's 16 layers, one thread of an AMD EPYC with AVX-512: f16 with 1, 2, 3, 4 pages 6.9, 5.2, 5.1, 5.4 ms; q8_0
+/// with 1, 2, 3, 4 pages 5.7, 4.3, 3.9, 3.8 ms. @pre at most a chunk's.
 template <class V, kv_type Type>
 struct kv_reader {
   using element = std::conditional_t<Type == kv_type::f16, std::uint16_t, bf16>;
   static constexpr std::size_t element_bytes = sizeof(element);
   static constexpr std::size_t key_rows = static_cast<std::size_t>(-1);
+  static constexpr std::size_t pages_ahead = 2;
 
   static plain_rows<V, element> keys(const std::byte* head, std::size_t, std::size_t row) noexcept {
     return {reinterpret_cast<const element*>(head) + row * kv_page_tokens, kv_page_tokens};
@@ -122,6 +127,7 @@ struct kv_reader<V, kv_type::q8_0> {
   using element = std::int8_t;
   static constexpr std::size_t element_bytes = 1;
   static constexpr std::size_t key_rows = kv_block;
+  static constexpr std::size_t pages_ahead = 4;
 
   static const std::uint16_t* scales(const std::byte* head, std::size_t size) noexcept {
     return reinterpret_cast<const std::uint16_t*>(head + kv_page_tokens * size);
