@@ -341,14 +341,16 @@ struct compute_state {
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
-    const bool begins = first == weights->arrangement->layout.begin_group();
+    const auto& layout = weights->arrangement->layout;
+    const bool begins = first == layout.begin_group();
     const float* const from = begins ? hidden : nullptr;
     with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
-                       copied = begins ? pages : nullptr](ops& o) {
+                       copied = begins ? pages : nullptr,
+                       page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {
       if (o.lane() == 0)
         *began = clock::now();
       if (copied)
-        copy_pages(o, *work, *copied, kv_page_bytes(w->arrangement->layout));
+        copy_pages(o, *work, *copied, page_bytes);
       if (from)
         take_over(o, *w, *space, *work, from);
       forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);

@@ -40,6 +40,13 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model) 
   s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.kv_tokens);
   s.step_rows = std::max(s.step_rows, s.sequences);
   s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
+  if (!config.kv_type.empty()) {
+    const auto type = kv_type_from_name(config.kv_type);
+    if (!type)
+      throw error(errc::invalid_argument,
+                  fmt::format("keys and values can be stored as f16, bf16 or q8_0, not as \"{}\"", config.kv_type));
+    s.kv = *type;
+  }
   return s;
 }
 
@@ -57,6 +64,7 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.kv_pages = plan.kv_pages;
   out.kv_tokens = plan.kv_pages * kv_page_tokens;
   out.kv_page_tokens = kv_page_tokens;
+  out.kv_type = to_string(shape.kv);
   out.prefill_rows = shape.step_rows;
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;

@@ -192,7 +192,8 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
   tracer trace;
   auto* const traced = o.trace.empty() ? nullptr : &trace;
 
-  const std::size_t each = 2 * weight_bytes(layout) + kv_page_bytes(layout) * (o.context / kv_page_tokens + 1);
+  const std::size_t each =
+      2 * weight_bytes(layout) + kv_page_bytes(layout, shape.kv) * (o.context / kv_page_tokens + 1);
   const auto memory =
       s.memory ? make_ledger_memory(*dev, o.replicas * each + (std::size_t{1} << 30)) : make_plain_memory();
   weights_setup w{&layout, dev.get(), memory.get(), traced, file.files, o.packed, io_mode::direct};

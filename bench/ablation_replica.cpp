@@ -35,7 +35,7 @@ void replica::begin_sequence() {
   pages_.clear();
   if (with_.planned)
     return;
-  const std::size_t page = kv_page_bytes(*with_.layout);
+  const std::size_t page = kv_page_bytes(*with_.layout, with_.shape.kv);
   const std::size_t count = (with_.shape.context + kv_page_tokens - 1) / kv_page_tokens;
   kv_.push_back(with_.memory->take(count * page, purpose::kv));
   std::memset(kv_.front().get(), 0, count * page); // as a container does that is given a size
@@ -45,7 +45,7 @@ void replica::begin_sequence() {
 
 void replica::have_pages(std::size_t tokens) {
   while (pages_.size() * kv_page_tokens < tokens) {
-    kv_.push_back(with_.memory->take(kv_page_bytes(*with_.layout), purpose::kv));
+    kv_.push_back(with_.memory->take(kv_page_bytes(*with_.layout, with_.shape.kv), purpose::kv));
     pages_.push_back(kv_.back().get());
   }
 }

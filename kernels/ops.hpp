@@ -6,6 +6,7 @@
 /// Rows are independent: a row's bits do not depend on the other rows, the number of rows, or the number of lanes.
 #pragma once
 
+#include "kernels/kv_cache.hpp"
 #include "kernels/packed.hpp"
 
 #include <cstddef>
@@ -49,9 +50,6 @@ struct rope_table {
   std::size_t dims = 0; ///< rotated values per head; the rest of a head passes through
 };
 
-/// Tokens per page of the KV cache.
-inline constexpr std::size_t kv_page_tokens = 32;
-
 /// A page of the KV cache; every device of a run has pages under the same numbers.
 using page_number = std::uint32_t;
 
@@ -60,20 +58,6 @@ struct page_copy {
   page_number from = 0;
   page_number to = 0;
 };
-
-/// One layer's view of one sequence's paged KV cache, half precision.
-/// A page holds, for the layer at `layer_offset`: for each kv head, keys transposed `[head_size, 32]`,
-/// then for each kv head values `[32, head_size]`; all as IEEE half. `kv_layer_bytes` gives the size.
-struct kv_view {
-  std::byte* const* pages = nullptr; ///< page starts, in order of position
-  std::size_t layer_offset = 0;      ///< bytes from a page's start
-};
-
-/// Bytes of one layer in one page.
-[[nodiscard]] constexpr std::size_t kv_layer_bytes(std::size_t kv_heads, std::size_t key_size,
-                                                   std::size_t value_size) noexcept {
-  return kv_page_tokens * kv_heads * (key_size + value_size) * sizeof(std::uint16_t);
-}
 
 /// The shape of an attention layer.
 struct attention_shape {

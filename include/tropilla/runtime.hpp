@@ -29,6 +29,7 @@ struct runtime_config {
   std::filesystem::path model{}; ///< a GGUF file; any part of a split one
   std::size_t threads = 0;       ///< of each device; 0: the cores that this process may use, divided between them
   std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
+  std::string kv_type{};         ///< how keys and values are stored: "f16", "bf16", "q8_0"; "": f16
   std::size_t budget_bytes = 0;  ///< layers that don't fit are streamed for every step; 0: the plan's total
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
   /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.

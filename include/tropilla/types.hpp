@@ -145,6 +145,7 @@ struct plan_report {
   std::size_t kv_tokens = 0;      ///< that have KV pages, of all sequences
   std::size_t kv_pages = 0;       ///< for them
   std::size_t kv_page_tokens = 0; ///< of each page
+  std::string kv_type;            ///< what they hold: "f16", "bf16", "q8_0"
   std::size_t prefill_rows = 0;   ///< most tokens of a prompt that one step computes
   std::size_t weight_bytes = 0;   ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):

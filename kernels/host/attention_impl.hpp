@@ -1,11 +1,12 @@
 /// The kernels of `attention_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
 ///
 /// Both products work on tiles of R query vectors by N vectors of sixteen tokens (or values), whose R x N sums stay in
-/// registers. Pages are converted from half to float once and then used by all tiles; with a single tile (decoding)
-/// they are converted on the way into registers instead.
+/// registers. Pages are converted to float once and then used by all tiles; with a single tile (decoding) they are
+/// converted on the way into registers instead.
 #pragma once
 
 #include "kernels/host/attention_kernels.hpp"
+#include "kernels/host/kv_rows.hpp"
 #include "kernels/host/simd16_math.hpp"
 
 #include <limits>
@@ -15,7 +16,6 @@ namespace tropilla::host {
 template <class V>
 struct attention_kernels_of {
   using vec = typename V::vec;
-  using half = std::uint16_t;
   using address = std::uintptr_t; ///< may lie outside of any object: only prefetched
   static constexpr std::size_t w = V::width;
   static constexpr std::size_t page = kv_page_tokens;
@@ -39,11 +39,11 @@ struct attention_kernels_of {
   }
 
   /// `out[r][j] (+)= sum over i of a[i * a_step + r * a_stride] * b[i][j]` for R rows and N vectors of columns.
-  /// `ahead` is where halves that are laid out as `b` will be read next (0: not known): the processor's own
-  /// prefetching ends at each page of the cache, which is half as long as what memory's latency would need.
-  template <std::size_t R, std::size_t N, bool Accumulate, class T>
-  static void tile(const float* a, std::size_t a_step, std::size_t a_stride, const T* b, std::size_t b_stride,
-                   std::size_t count, float* out, std::size_t out_stride, address ahead) noexcept {
+  /// `ahead` is where rows that are laid out as `b` will be read next (0: not known): the processor's own
+  /// prefetching ends at each page of the cache.
+  template <std::size_t R, std::size_t N, bool Accumulate, class Rows>
+  static void tile(const float* a, std::size_t a_step, std::size_t a_stride, Rows b, std::size_t count, float* out,
+                   std::size_t out_stride, address ahead) noexcept {
     using part = typename V::part;
     constexpr std::size_t parts = N * V::parts, size = w / V::parts;
     part sum[R][parts];
@@ -52,11 +52,12 @@ struct attention_kernels_of {
 #pragma GCC unroll 4
       for (std::size_t n = 0; n < parts; ++n)
         sum[r][n] = Accumulate ? V::load_part(out + r * out_stride + n * size) : V::part_of(0);
-    for (std::size_t i = 0; i < count; ++i, a += a_step, b += b_stride) {
-      if constexpr (sizeof(T) == sizeof(half)) {
+    for (std::size_t i = 0; i < count; ++i, a += a_step, b.next_row()) {
+      if constexpr (Rows::in_page) {
         __builtin_prefetch(reinterpret_cast<const void*>(ahead));
-        ahead += b_stride * sizeof(half);
+        ahead += b.row_bytes();
       }
+      b.begin_row();
       // Registers are scarce on AVX2: the order keeps the shorter side of the tile in them, and one of the other.
       if constexpr (R < parts) {
         part factor[R];
@@ -65,7 +66,7 @@ struct attention_kernels_of {
           factor[r] = V::part_of(a[r * a_stride]);
 #pragma GCC unroll 4
         for (std::size_t n = 0; n < parts; ++n) {
-          const part column = V::load_part(b + n * size);
+          const part column = b.load(n);
 #pragma GCC unroll 16
           for (std::size_t r = 0; r < R; ++r)
             sum[r][n] = V::fma_part(factor[r], column, sum[r][n]);
@@ -74,7 +75,7 @@ struct attention_kernels_of {
         part column[parts];
 #pragma GCC unroll 4
         for (std::size_t n = 0; n < parts; ++n)
-          column[n] = V::load_part(b + n * size);
+          column[n] = b.load(n);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) {
           const part factor = V::part_of(a[r * a_stride]);
@@ -91,30 +92,32 @@ struct attention_kernels_of {
         V::store_part(out + r * out_stride + n * size, sum[r][n]);
   }
 
-  /// Scores of R vectors with one page of keys: `scores[r * attention_chunk + t]`. `ahead`: see `tile`.
-  template <std::size_t R, class T>
-  static void score_tile(const float* queries, const T* keys, std::size_t key_size, std::size_t tokens, float* scores,
+  /// Adds up scores of R vectors with `count` rows of one page of keys: `scores[r * attention_chunk + t]`.
+  /// `ahead`: see `tile`.
+  template <std::size_t R, bool Accumulate, class Rows>
+  static void score_tile(const float* queries, const Rows& keys, std::size_t count, std::size_t tokens, float* scores,
                          address ahead = 0) noexcept {
     if constexpr (R <= V::wide_tile_rows) {
-      tile<R, 2, false>(queries, R, 1, keys, page, key_size, scores, attention_chunk, ahead);
+      tile<R, 2, Accumulate>(queries, R, 1, keys.template columns<2>(0), count, scores, attention_chunk, ahead);
     } else {
       for (std::size_t t = 0; t < tokens; t += w)
-        tile<R, 1, false>(queries, R, 1, keys + t, page, key_size, scores + t, attention_chunk, ahead);
+        tile<R, 1, Accumulate>(queries, R, 1, keys.template columns<1>(t), count, scores + t, attention_chunk, ahead);
     }
   }
 
   /// Weighted values of R vectors: `out[r][c] (+)= sum over t of p[r][t] * values[t][c]`, `columns` a multiple of w.
-  template <std::size_t R, bool Accumulate, class T>
-  static void value_tile(const float* p, const T* values, std::size_t value_stride, std::size_t tokens,
-                         std::size_t columns, float* out, std::size_t out_stride, address ahead = 0) noexcept {
+  /// `ahead` has elements of `element_bytes`.
+  template <std::size_t R, bool Accumulate, std::size_t element_bytes, class Rows>
+  static void value_tile(const float* p, const Rows& values, std::size_t tokens, std::size_t columns, float* out,
+                         std::size_t out_stride, address ahead = 0) noexcept {
     std::size_t c = 0;
     if constexpr (R <= V::wide_tile_rows)
       for (; c + 2 * w <= columns; c += 2 * w)
-        tile<R, 2, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride,
-                               ahead + c * sizeof(half));
+        tile<R, 2, Accumulate>(p, 1, attention_chunk, values.template columns<2>(c), tokens, out + c, out_stride,
+                               ahead + c * element_bytes);
     for (; c < columns; c += w)
-      tile<R, 1, Accumulate>(p, 1, attention_chunk, values + c, value_stride, tokens, out + c, out_stride,
-                             ahead + c * sizeof(half));
+      tile<R, 1, Accumulate>(p, 1, attention_chunk, values.template columns<1>(c), tokens, out + c, out_stride,
+                             ahead + c * element_bytes);
   }
 
   /// Calls `f` with R as a constant. @pre 1 <= rows <= R.
@@ -149,38 +152,62 @@ struct attention_kernels_of {
     *l = V::sum(sum);
   }
 
-  static const half* page_data(const attention_chunk_job& job, std::size_t index, std::size_t offset) noexcept {
-    return reinterpret_cast<const half*>(job.pages[index] + offset);
-  }
-
-  static address address_of(const half* p) noexcept {
+  static address address_of(const std::byte* p) noexcept {
     return reinterpret_cast<address>(p);
   }
 
+  /// The scales of a head are behind its elements, a cache line for each block of values or keys.
+  template <kv_type Type>
+  static void fetch_scales(address head, std::size_t size) noexcept {
+    if constexpr (Type == kv_type::q8_0)
+      for (std::size_t b = 0; b < kv_blocks(size); ++b)
+        __builtin_prefetch(reinterpret_cast<const void*>(head + page * size + b * page * sizeof(std::uint16_t)));
+  }
+
+  /// Scores of one page that is converted as it is read.
+  template <kv_type Type, std::size_t R>
+  static void score_page(const attention_chunk_job& job, std::size_t t, std::size_t tokens, address ahead) noexcept {
+    using reader = kv_reader<V, Type>;
+    const std::byte* const head = job.pages[t / page] + job.key_offset;
+    const std::size_t size = job.key_size, count = smaller(page, tokens - t);
+    score_tile<R, false>(job.queries, reader::keys(head, size, 0), smaller(size, reader::key_rows), count,
+                         job.scores + t, ahead);
+    if constexpr (Type == kv_type::q8_0)
+      for (std::size_t d = reader::key_rows; d < size; d += reader::key_rows)
+        score_tile<R, true>(job.queries + d * R, reader::keys(head, size, d), smaller(size - d, reader::key_rows),
+                            count, job.scores + t, ahead + d * page);
+  }
+
   /// A single tile: keys and values are converted as they are read.
+  template <kv_type Type>
   static void chunk_of_one_tile(const attention_chunk_job& job) noexcept {
-    const std::size_t tokens = job.visible[job.vectors - 1];
+    using reader = kv_reader<V, Type>;
+    const std::size_t tokens = job.visible[job.vectors - 1], pages = (tokens + page - 1) / page;
     with_rows(job.vectors, [&]<std::size_t R>() {
-      for (std::size_t t = 0; t < tokens; t += page) {
-        const half* const ahead =
-            t + page < tokens ? page_data(job, t / page + 1, job.key_offset) : page_data(job, 0, job.value_offset);
-        score_tile<R>(job.queries, page_data(job, t / page, job.key_offset), job.key_size, smaller(page, tokens - t),
-                      job.scores + t, address_of(ahead));
+      for (std::size_t p = 0; p < pages; ++p) {
+        const std::size_t soon = p + reader::pages_ahead;
+        const address ahead = soon < pages ? address_of(job.pages[soon] + job.key_offset)
+                                           : address_of(job.pages[smaller(soon - pages, pages - 1)] + job.value_offset);
+        fetch_scales<Type>(ahead, soon < pages ? job.key_size : job.value_size);
+        score_page<Type, R>(job, p * page, tokens, ahead);
       }
     });
     soften_all(job, 0, job.vectors, tokens);
     const std::size_t size = job.value_size;
     with_rows(job.vectors, [&]<std::size_t R>() {
-      for (std::size_t t = 0; t < tokens; t += page) {
-        const half* const values = page_data(job, t / page, job.value_offset);
-        const address ahead = t + page < tokens     ? address_of(page_data(job, t / page + 1, job.value_offset))
-                              : job.next != nullptr ? reinterpret_cast<address>(job.next) + job.key_offset
-                                                    : 0;
-        const std::size_t count = smaller(page, tokens - t);
-        if (t == 0)
-          value_tile<R, false>(job.scores, values, size, count, size, job.out.o, size, ahead);
+      for (std::size_t p = 0; p < pages; ++p) {
+        const std::size_t soon = p + reader::pages_ahead;
+        const address ahead = soon < pages                     ? address_of(job.pages[soon] + job.value_offset)
+                              : soon < pages + job.pages_after ? address_of(job.pages[soon] + job.key_offset)
+                                                               : 0;
+        fetch_scales<Type>(ahead, soon < pages ? size : job.key_size);
+        const auto values = reader::values(job.pages[p] + job.value_offset, size, 0);
+        const std::size_t count = smaller(page, tokens - p * page);
+        if (p == 0)
+          value_tile<R, false, reader::element_bytes>(job.scores, values, count, size, job.out.o, size, ahead);
         else
-          value_tile<R, true>(job.scores + t, values, size, count, size, job.out.o, size, ahead);
+          value_tile<R, true, reader::element_bytes>(job.scores + p * page, values, count, size, job.out.o, size,
+                                                     ahead);
       }
     });
   }
@@ -211,43 +238,68 @@ struct attention_kernels_of {
     }
   }
 
+  /// Writes N vectors of `count` rows as floats, `stride` apart.
+  template <std::size_t N, class Rows>
+  static void convert(Rows from, std::size_t count, float* to, std::size_t stride) noexcept {
+    for (std::size_t i = 0; i < count; ++i, to += stride, from.next_row()) {
+      from.begin_row();
+#pragma GCC unroll 4
+      for (std::size_t n = 0; n < N * V::parts; ++n)
+        V::store_part(to + n * (w / V::parts), from.load(n));
+    }
+  }
+
+  template <kv_type Type>
+  static void convert_keys(const attention_chunk_job& job, std::size_t t) noexcept {
+    using reader = kv_reader<V, Type>;
+    const std::byte* const head = job.pages[t / page] + job.key_offset;
+    for (std::size_t d = 0; d < job.key_size; d += smaller(job.key_size, reader::key_rows))
+      convert<2>(reader::keys(head, job.key_size, d).template columns<2>(0),
+                 smaller(job.key_size - d, reader::key_rows), job.keys + d * page, page);
+  }
+
+  template <kv_type Type>
   static void convert_values(const attention_chunk_job& job, std::size_t tokens) noexcept {
+    using reader = kv_reader<V, Type>;
     const std::size_t padded = padded_head(job.value_size);
     for (std::size_t t = 0; t < tokens; ++t) {
-      const half* const from = page_data(job, t / page, job.value_offset) + (t % page) * job.value_size;
+      const auto from = reader::values(job.pages[t / page] + job.value_offset, job.value_size, t % page);
       float* const to = job.values + t * padded;
       std::size_t c = 0;
       for (; c + w <= job.value_size; c += w)
-        V::store(to + c, V::load_half(from + c));
+        convert<1>(from.template columns<1>(c), 1, to + c, 0);
       if (c < job.value_size) {
-        half rest[w] = {};
+        typename reader::element rest[w] = {};
         for (std::size_t j = 0; c + j < job.value_size; ++j)
-          rest[j] = from[c + j];
-        V::store(to + c, V::load_half(rest));
+          rest[j] = from.at[c + j];
+        auto columns = from.template columns<1>(c);
+        columns.at = rest;
+        convert<1>(columns, 1, to + c, 0);
       }
     }
   }
 
+  template <kv_type Type>
   static void chunk(const attention_chunk_job& job) noexcept {
     if (job.vectors <= V::tile_rows && job.value_size % w == 0)
-      return chunk_of_one_tile(job);
+      return chunk_of_one_tile<Type>(job);
     const std::size_t tokens = job.visible[job.vectors - 1];
+    const plain_rows<V, float> keys{job.keys, page};
     for (std::size_t t = 0; t < tokens; t += page) {
-      const half* const keys = page_data(job, t / page, job.key_offset);
-      for (std::size_t i = 0; i < job.key_size * page; i += w)
-        V::store(job.keys + i, V::load_half(keys + i));
+      convert_keys<Type>(job, t);
       for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t seen, const float* queries) {
         if (seen > t)
-          score_tile<R>(queries, job.keys, job.key_size, smaller(page, seen - t),
-                        job.scores + first * attention_chunk + t);
+          score_tile<R, false>(queries, keys, job.key_size, smaller(page, seen - t),
+                               job.scores + first * attention_chunk + t);
       });
     }
-    convert_values(job, tokens);
+    convert_values<Type>(job, tokens);
     const std::size_t padded = padded_head(job.value_size);
+    const plain_rows<V, float> values{job.values, padded};
     for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t seen, const float*) {
       soften_all(job, first, first + R, seen);
-      value_tile<R, false>(job.scores + first * attention_chunk, job.values, padded, seen, padded,
-                           job.out.o + first * padded, padded);
+      value_tile<R, false, sizeof(float)>(job.scores + first * attention_chunk, values, seen, padded,
+                                          job.out.o + first * padded, padded);
     });
   }
 
@@ -279,7 +331,8 @@ struct attention_kernels_of {
     }
   }
 
-  static constexpr attention_kernels table{pack_queries, chunk, merge, finish};
+  static constexpr attention_kernels table{
+      pack_queries, {chunk<kv_type::f16>, chunk<kv_type::bf16>, chunk<kv_type::q8_0>}, merge, finish};
 };
 
 } // namespace tropilla::host

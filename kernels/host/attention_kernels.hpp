@@ -35,9 +35,9 @@ struct attention_chunk_job {
   const std::size_t* visible = nullptr; ///< per vector: tokens of this chunk that it sees, ascending; 0: none
   std::size_t vectors = 0;
   std::byte* const* pages = nullptr; ///< of the chunk
-  const std::byte* next = nullptr;   ///< the page after them, to fetch ahead; may be null
-  std::size_t key_offset = 0;        ///< bytes from a page's start to this head's keys, `[key_size, 32]`
-  std::size_t value_offset = 0;      ///< and to its values, `[32, value_size]`
+  std::size_t pages_after = 0;       ///< that follow them in `pages`, to fetch ahead
+  std::size_t key_offset = 0;        ///< bytes from a page's start to this head's keys (`kv_head_bytes`)
+  std::size_t value_offset = 0;      ///< and to its values
   std::size_t key_size = 0, value_size = 0;
   float* scores = nullptr; ///< scratch: `[vectors, attention_chunk]`
   float* keys = nullptr;   ///< scratch: `[key_size, 32]`
@@ -50,8 +50,8 @@ struct attention_kernels {
   /// `v / group`: `q + (v / group) * stride + (v % group) * key_size`.
   void (*pack_queries)(const float* q, std::size_t stride, std::size_t group, std::size_t vectors, std::size_t key_size,
                        float scale, float* packed) noexcept;
-  /// Computes `out` of the vectors that see anything.
-  void (*chunk)(const attention_chunk_job& job) noexcept;
+  /// Computes `out` of the vectors that see anything; one function for each `kv_type`, in their order.
+  void (*chunk[3])(const attention_chunk_job& job) noexcept;
   /// Merges a later chunk into the running state of `vectors` vectors; those with `visible` 0 stay as they are.
   void (*merge)(const attention_state& state, const attention_state& later, const std::size_t* visible,
                 std::size_t vectors, std::size_t value_size) noexcept;

@@ -20,19 +20,52 @@ constexpr std::size_t round_up(std::size_t n) noexcept {
   return (n + 15) / 16 * 16;
 }
 
-/// The places inside a layer's part of a page.
-struct page_shape {
-  explicit page_shape(const attention_shape& s) : shape(s) {}
+/// Bytes from where a layer begins in a page to a head's keys and values.
+std::size_t keys_of(kv_type type, const attention_shape& s, std::size_t head) noexcept {
+  return head * kv_head_bytes(type, s.key_size);
+}
+std::size_t values_of(kv_type type, const attention_shape& s, std::size_t head) noexcept {
+  return s.kv_heads * kv_head_bytes(type, s.key_size) + head * kv_head_bytes(type, s.value_size);
+}
 
-  [[nodiscard]] std::size_t keys(std::size_t head) const noexcept {
-    return head * shape.key_size * kv_page_tokens * sizeof(half);
-  }
-  [[nodiscard]] std::size_t values(std::size_t head) const noexcept {
-    return (shape.kv_heads * shape.key_size + head * shape.value_size) * kv_page_tokens * sizeof(half);
-  }
+/// Values of a key go into one column.
+template <class T>
+void scatter(const T* from, std::size_t size, T* to) noexcept {
+  for (std::size_t d = 0; d < size; ++d)
+    to[d * kv_page_tokens] = from[d];
+}
 
-  const attention_shape& shape;
-};
+/// Stores one token's key at `head`, where the head's keys of a page begin.
+void store_key(const row_kernels& kernels, kv_type type, const float* key, std::size_t size, std::size_t token,
+               std::byte* head) noexcept {
+  if (type == kv_type::q8_0) {
+    std::array<std::int8_t, largest_head> bytes;
+    std::array<std::uint16_t, kv_blocks(largest_head)> scales;
+    kernels.to_q8(key, bytes.data(), scales.data(), size);
+    scatter(bytes.data(), size, reinterpret_cast<std::int8_t*>(head) + token);
+    scatter(scales.data(), kv_blocks(size), reinterpret_cast<std::uint16_t*>(head + size * kv_page_tokens) + token);
+  } else if (type == kv_type::bf16) {
+    std::array<bf16, largest_head> rounded;
+    kernels.to_bf16(key, rounded.data(), size);
+    scatter(rounded.data(), size, reinterpret_cast<bf16*>(head) + token);
+  } else {
+    std::array<half, largest_head> rounded;
+    kernels.to_half(key, rounded.data(), size);
+    scatter(rounded.data(), size, reinterpret_cast<half*>(head) + token);
+  }
+}
+
+/// The same with its value.
+void store_value(const row_kernels& kernels, kv_type type, const float* value, std::size_t size, std::size_t token,
+                 std::byte* head) noexcept {
+  if (type == kv_type::q8_0)
+    kernels.to_q8(value, reinterpret_cast<std::int8_t*>(head) + token * size,
+                  reinterpret_cast<std::uint16_t*>(head + size * kv_page_tokens) + token * kv_blocks(size), size);
+  else if (type == kv_type::bf16)
+    kernels.to_bf16(value, reinterpret_cast<bf16*>(head) + token * size, size);
+  else
+    kernels.to_half(value, reinterpret_cast<half*>(head) + token * size, size);
+}
 
 /// Floats of a state of `vectors` vectors, each part aligned.
 std::size_t state_floats(std::size_t vectors, std::size_t value_size) noexcept {
@@ -101,8 +134,7 @@ class attention_call {
 public:
   attention_call(const attention_kernels& kernels, const attention_shape& shape, const float* q, std::size_t stride,
                  float* out)
-      : kernels_(kernels), shape_(shape), page_(shape), group_(shape.heads / shape.kv_heads), q_(q), stride_(stride),
-        out_(out) {}
+      : kernels_(kernels), shape_(shape), group_(shape.heads / shape.kv_heads), q_(q), stride_(stride), out_(out) {}
 
   [[nodiscard]] std::size_t group() const noexcept { return group_; }
 
@@ -121,16 +153,18 @@ public:
     job.visible = visible;
     job.vectors = b.rows * group_;
     job.pages = kv.pages + chunk * (attention_chunk / kv_page_tokens);
-    job.next = chunk + 1 < b.chunks() ? job.pages[attention_chunk / kv_page_tokens] : nullptr;
-    job.key_offset = kv.layer_offset + page_.keys(kv_head);
-    job.value_offset = kv.layer_offset + page_.values(kv_head);
+    const std::size_t all_pages = b.last_position() / kv_page_tokens + 1;
+    const std::size_t end = (chunk + 1) * (attention_chunk / kv_page_tokens);
+    job.pages_after = all_pages > end ? all_pages - end : 0;
+    job.key_offset = kv.layer_offset + keys_of(kv.type, shape_, kv_head);
+    job.value_offset = kv.layer_offset + values_of(kv.type, shape_, kv_head);
     job.key_size = shape_.key_size;
     job.value_size = shape_.value_size;
     job.scores = buffers.scores;
     job.keys = buffers.keys;
     job.values = buffers.values;
     job.out = out;
-    kernels_.chunk(job);
+    kernels_.chunk[static_cast<std::size_t>(kv.type)](job);
   }
 
   /// Tokens of a chunk that each vector sees.
@@ -173,7 +207,6 @@ public:
 private:
   const attention_kernels& kernels_;
   const attention_shape& shape_;
-  page_shape page_;
   std::size_t group_;
   const float* q_;
   std::size_t stride_;
@@ -225,10 +258,8 @@ void divided(lane_context& lane, const attention_call& call, const attention_sha
 void host_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
                                const attention_shape& shape, const rope_table& rope,
                                std::span<const sequence_rows> sequences) {
-  const page_shape page(shape);
   const std::size_t units = shape.heads + 2 * shape.kv_heads; // of a row: heads of queries, keys and values
   std::array<float, largest_head> rotated;
-  std::array<half, largest_head> halves;
   std::size_t before = 0; // units of the sequences that are done
   std::size_t rows = 0;
   for (const auto& s : sequences)
@@ -253,14 +284,12 @@ void host_ops::rope_and_append(float* q, const float* k, const float* v, std::si
         const std::size_t head = unit - shape.heads;
         kernels_.rows->rotate(k + row + head * shape.key_size, rotated.data(), shape.key_size, rope.dims, cosines,
                               sines);
-        kernels_.rows->to_half(rotated.data(), halves.data(), shape.key_size);
-        half* const to = reinterpret_cast<half*>(layer + page.keys(head)) + token;
-        for (std::size_t d = 0; d < shape.key_size; ++d)
-          to[d * kv_page_tokens] = halves[d];
+        store_key(*kernels_.rows, s.kv.type, rotated.data(), shape.key_size, token,
+                  layer + keys_of(s.kv.type, shape, head));
       } else {
         const std::size_t head = unit - shape.heads - shape.kv_heads;
-        half* const to = reinterpret_cast<half*>(layer + page.values(head)) + token * shape.value_size;
-        kernels_.rows->to_half(v + row + head * shape.value_size, to, shape.value_size);
+        store_value(*kernels_.rows, s.kv.type, v + row + head * shape.value_size, shape.value_size, token,
+                    layer + values_of(s.kv.type, shape, head));
       }
     }
     before += s.rows * units;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
+#include "kernels/host/bf16.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,11 @@ struct row_kernels {
                  const float* sines) noexcept;
   /// Rounds to IEEE half; what exceeds its range becomes its largest number.
   void (*to_half)(const float* in, std::uint16_t* out, std::size_t size) noexcept;
+  /// Rounds to bfloat16, in the same way.
+  void (*to_bf16)(const float* in, bf16* out, std::size_t size) noexcept;
+  /// Rounds to int8 with a half as scale per `kv_block` values. The scale is rounded first and the values fit what
+  /// became of it, so a block's largest is off by no more than half a step.
+  void (*to_q8)(const float* in, std::int8_t* out, std::uint16_t* scales, std::size_t size) noexcept;
 };
 
 namespace scalar {

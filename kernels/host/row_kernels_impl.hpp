@@ -5,6 +5,7 @@
 
 #include "kernels/host/row_kernels.hpp"
 #include "kernels/host/simd16_math.hpp"
+#include "kernels/kv_cache.hpp"
 
 #include <cmath>
 
@@ -14,7 +15,7 @@ template <class V>
 struct row_kernels_of {
   using vec = typename V::vec;
   static constexpr std::size_t w = V::width;
-  static_assert(activation_block == 2 * w && row_piece == 4 * w);
+  static_assert(activation_block == 2 * w && row_piece == 4 * w && kv_block == 2 * w);
 
   static vec load_some(const float* x, std::size_t at, std::size_t width) noexcept {
     if (at + w <= width)
@@ -143,7 +144,45 @@ struct row_kernels_of {
     }
   }
 
-  static constexpr row_kernels table{inverse_rms, store_scaled, store_plain, store_swiglu, rotate, to_half};
+  static void to_bf16(const float* in, bf16* out, std::size_t size) noexcept {
+    const vec high = V::set1(0x1.FEp127F), low = V::set1(-0x1.FEp127F); // the largest bfloat16
+    const auto clamped = [&](vec x) { return V::max(low, V::min(high, x)); };
+    std::size_t i = 0;
+    for (; i + w <= size; i += w)
+      V::store_bf16(out + i, clamped(V::load(in + i)));
+    if (i < size) {
+      bf16 rest[w];
+      V::store_bf16(rest, clamped(V::load_n(in + i, size - i)));
+      for (std::size_t j = 0; i + j < size; ++j)
+        out[i + j] = rest[j];
+    }
+  }
+
+  static void to_q8(const float* in, std::int8_t* out, std::uint16_t* scales, std::size_t size) noexcept {
+    const vec high = V::set1(127), low = V::set1(-127);
+    for (std::size_t at = 0; at < size; at += kv_block) {
+      const vec a = load_some(in, at, size), b = load_some(in, at + w, size);
+      const float largest = V::largest(V::max(V::abs(a), V::abs(b)));
+      std::uint16_t half[w];
+      V::store_half(half, V::min(V::set1(largest / 127.0F), V::set1(65504)));
+      const float scale = V::first(V::load_half(half));
+      scales[at / kv_block] = half[0];
+      const vec inverse = V::set1(scale > 0 ? 1.0F / scale : 0);
+      // Rounding the scale down may leave more than 127 steps. Not a number becomes a number.
+      const auto steps = [&](vec x) { return V::min(V::max(V::mul(x, inverse), low), high); };
+      if (at + kv_block <= size) {
+        (void)V::store_bytes(out + at, steps(a), steps(b));
+      } else {
+        std::int8_t rest[kv_block];
+        (void)V::store_bytes(rest, steps(a), steps(b));
+        for (std::size_t j = 0; at + j < size; ++j)
+          out[at + j] = rest[j];
+      }
+    }
+  }
+
+  static constexpr row_kernels table{inverse_rms, store_scaled, store_plain, store_swiglu,
+                                     rotate,      to_half,      to_bf16,     to_q8};
 };
 
 } // namespace tropilla::host

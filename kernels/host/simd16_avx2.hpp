@@ -4,6 +4,8 @@
 /// share a function that was compiled for different machines.
 #pragma once
 
+#include "kernels/host/bf16.hpp"
+
 #include <immintrin.h>
 
 #include <cstddef>
@@ -27,7 +29,18 @@ struct simd16 {
   static part load_part(const std::uint16_t* p) noexcept {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static part load_part(const bf16* p) noexcept {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  static part load_part(const std::int8_t* p) noexcept {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  static part part_of_half(const std::uint16_t* p) noexcept {
+    return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(*p)));
+  }
   static void store_part(float* p, part a) noexcept { _mm256_storeu_ps(p, a); }
+  static part mul_part(part a, part b) noexcept { return _mm256_mul_ps(a, b); }
   static part fma_part(part a, part b, part c) noexcept { return _mm256_fmadd_ps(a, b, c); }
 
   static vec zero() noexcept { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -54,6 +67,11 @@ struct simd16 {
     auto* q = reinterpret_cast<__m128i*>(p);
     _mm_storeu_si128(q, _mm256_cvtps_ph(a.low, nearest));
     _mm_storeu_si128(q + 1, _mm256_cvtps_ph(a.high, nearest));
+  }
+  static void store_bf16(bf16* p, vec a) noexcept {
+    // Packing works within halves of a register, so groups of four come out as 0 2 1 3.
+    const __m256i packed = _mm256_packus_epi32(upper_half(a.low), upper_half(a.high));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0b11011000));
   }
 
   static vec add(vec a, vec b) noexcept { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
@@ -111,6 +129,12 @@ struct simd16 {
   static __m256i mask(std::size_t n) noexcept {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 8 ? n : 8)), lanes);
+  }
+  /// The upper 16 bits, rounded to nearest even.
+  static __m256i upper_half(__m256 a) noexcept {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
   }
   static __m256 times_power(__m256 a, __m256 shifted) noexcept {
     const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);

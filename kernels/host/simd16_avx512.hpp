@@ -1,6 +1,7 @@
 /// Sixteen floats in one AVX-512 register: see `simd16_scalar.hpp` for what each function does.
 #pragma once
 
+#include "kernels/host/bf16.hpp"
 #include "kernels/host/simd512.hpp"
 
 #include <cstddef>
@@ -22,7 +23,17 @@ struct simd16 {
   static part part_of(float x) noexcept { return _mm512_set1_ps(x); }
   static part load_part(const float* p) noexcept { return _mm512_loadu_ps(p); }
   static part load_part(const std::uint16_t* p) noexcept { return load_half(p).all; }
+  static part load_part(const bf16* p) noexcept {
+    return bf16s_to_floats(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static part load_part(const std::int8_t* p) noexcept {
+    return bytes_to_floats(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static part part_of_half(const std::uint16_t* p) noexcept {
+    return halves_to_floats(_mm256_set1_epi16(static_cast<short>(*p)));
+  }
   static void store_part(float* p, part a) noexcept { _mm512_storeu_ps(p, a); }
+  static part mul_part(part a, part b) noexcept { return _mm512_mul_ps(a, b); }
   static part fma_part(part a, part b, part c) noexcept { return _mm512_fmadd_ps(a, b, c); }
 
   static vec zero() noexcept { return {_mm512_setzero_ps()}; }
@@ -56,6 +67,9 @@ struct simd16 {
   }
   static void store_half(std::uint16_t* p, vec a) noexcept {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), floats_to_halves(a.all));
+  }
+  static void store_bf16(bf16* p, vec a) noexcept {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), floats_to_bf16s(a.all));
   }
 
   static vec add(vec a, vec b) noexcept {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/host/bf16.hpp"
 #include "kernels/tensor_type.hpp"
 
 namespace tropilla::host::scalar {
@@ -29,7 +30,15 @@ struct simd16 {
   static part part_of(float x) noexcept { return set1(x); }
   static part load_part(const float* p) noexcept { return load(p); }
   static part load_part(const std::uint16_t* p) noexcept { return load_half(p); }
+  static part load_part(const bf16* p) noexcept {
+    return make([p](std::size_t i) { return bf16_to_float(static_cast<std::uint16_t>(p[i])); });
+  }
+  static part load_part(const std::int8_t* p) noexcept {
+    return make([p](std::size_t i) { return static_cast<float>(p[i]); });
+  }
+  static part part_of_half(const std::uint16_t* p) noexcept { return set1(half_to_float(*p)); }
   static void store_part(float* p, part a) noexcept { store(p, a); }
+  static part mul_part(part a, part b) noexcept { return mul(a, b); }
   static part fma_part(part a, part b, part c) noexcept { return fma(a, b, c); }
 
   static vec zero() noexcept { return set1(0); }
@@ -51,6 +60,11 @@ struct simd16 {
   static void store_half(std::uint16_t* p, vec a) noexcept {
     for (std::size_t i = 0; i < width; ++i)
       p[i] = float_to_half(a.lane[i]);
+  }
+  /// Rounds to nearest even. @pre the values are finite.
+  static void store_bf16(bf16* p, vec a) noexcept {
+    for (std::size_t i = 0; i < width; ++i)
+      p[i] = static_cast<bf16>(float_to_bf16(a.lane[i]));
   }
 
   static vec add(vec a, vec b) noexcept {

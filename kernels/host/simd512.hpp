@@ -61,4 +61,39 @@ inline __m512 ints_to_floats(__m512i x) noexcept {
 #endif
 }
 
+/// Sixteen signed bytes to float32.
+inline __m512 bytes_to_floats(__m128i bytes) noexcept {
+#ifdef TROPILLA_EMULATE_AVX512
+  const __m512i low = _mm512_castsi256_si512(_mm256_cvtepi8_epi32(bytes));
+  return ints_to_floats(_mm512_inserti64x4(low, _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)), 1));
+#else
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+#endif
+}
+
+/// Sixteen bfloat16 to float32, exactly.
+inline __m512 bf16s_to_floats(__m256i upper) noexcept {
+#ifdef TROPILLA_EMULATE_AVX512
+  const __m512i low = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(upper)));
+  const __m512i wide = _mm512_inserti64x4(low, _mm256_cvtepu16_epi32(_mm256_extracti128_si256(upper, 1)), 1);
+#else
+  const __m512i wide = _mm512_cvtepu16_epi32(upper);
+#endif
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/// Sixteen floats to bfloat16, rounded to nearest even. @pre they are finite.
+inline __m256i floats_to_bf16s(__m512 x) noexcept {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __m512i upper = _mm512_srli_epi32(rounded, 16);
+#ifdef TROPILLA_EMULATE_AVX512
+  const __m256i packed = _mm256_packus_epi32(_mm512_castsi512_si256(upper), _mm512_extracti64x4_epi64(upper, 1));
+  return _mm256_permute4x64_epi64(packed, 0b11011000);
+#else
+  return _mm512_cvtepi32_epi16(upper);
+#endif
+}
+
 } // namespace tropilla::host::TROPILLA_AVX512_NS

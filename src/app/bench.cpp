@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -25,18 +26,20 @@ Usage: tropilla bench -m FILE [options]
   -m, --model FILE         GGUF model (also TROPILLA_MODEL)
   -p, --n-prompt N[,N...]  tokens of a prefill test, 0 for none (512)
   -n, --n-gen N[,N...]     tokens of a decode test, 0 for none (128)
+  -d, --n-depth N          tokens of context that are there before a test begins (0)
   -r, --repetitions N      of each test, after one that is not counted (5)
   -o, --output FORMAT      md, csv or json (md)
   -t, --threads N          (the cores it may use)
       --ctx N              tokens of context (what the longest test needs)
+      --kv-type TYPE       keys and values as f16, bf16, q8_0 (f16)
       --budget BYTES       300MiB (what the plan needs)
       --isa, --io, --no-cache, --precise, --trace: as for run
   -q, --quiet              no progress
       --config FILE        options from TOML
 
-Rates are medians. A decode test starts from one token. Overhead is the share of a decode step in
-which nothing is computed (or read, if that takes longer): messages between actors, drawing the
-token, handing it over. Overlap (json) is max(load, compute) / elapsed.
+Rates are medians. A decode test starts from one token behind those of -d. Overhead is the share of
+a decode step in which nothing is computed (or read, if that takes longer): messages between actors,
+drawing the token, handing it over. Overlap (json) is max(load, compute) / elapsed.
 
 Example:
   tropilla bench -m model.gguf -p 128,512 -n 64 -o json
@@ -46,6 +49,7 @@ struct bench_options {
   model_options model;
   std::string prompt_sizes = "512";
   std::string reply_sizes = "128";
+  std::size_t depth = 0;
   std::size_t repetitions = 5;
   std::string format = "md";
 
@@ -53,6 +57,7 @@ struct bench_options {
     model.bind(b);
     b.text("-p,--n-prompt", prompt_sizes);
     b.text("-n,--n-gen", reply_sizes);
+    b.count("-d,--n-depth", depth, 0, std::numeric_limits<std::int32_t>::max());
     b.count("-r,--repetitions", repetitions, 1, 10000);
     b.choice("-o,--output", format, {"md", "csv", "json"});
   }
@@ -92,11 +97,15 @@ std::vector<std::size_t> sizes(const std::string& text, std::string_view option)
   return out;
 }
 
-/// Runs one reply to its end. Prompts differ in their first token from one call to the next, so that no cache helps.
-generation_statistics measure(runtime& rt, std::size_t prompt, std::size_t reply, std::size_t round) {
+/// Runs one reply to its end. Every call has the same `depth` tokens of context, which stay in the KV pages from one to
+/// the next; the prompts behind them differ in their first token, so that no cache helps.
+generation_statistics measure(runtime& rt, std::size_t depth, std::size_t prompt, std::size_t reply,
+                              std::size_t round) {
   const std::size_t vocabulary = rt.model().vocabulary;
-  auto ids = synthetic_ids(prompt, vocabulary, round);
-  ids.front() = static_cast<token_id>(round % vocabulary);
+  auto ids = synthetic_ids(depth, vocabulary);
+  const auto behind = synthetic_ids(prompt, vocabulary, round);
+  ids.insert(ids.end(), behind.begin(), behind.end());
+  ids[depth] = static_cast<token_id>(round % vocabulary);
   generation_options options;
   options.max_tokens = reply;
   options.ignore_eos = true;
@@ -109,12 +118,13 @@ generation_statistics measure(runtime& rt, std::size_t prompt, std::size_t reply
 class bench {
 public:
   bench(const bench_options& options, runtime& rt, progress& shown, std::size_t tests)
-      : rt_(rt), repetitions_(options.repetitions), shown_(shown), rounds_in_all_(tests * (repetitions_ + 1)) {}
+      : rt_(rt), depth_(options.depth), repetitions_(options.repetitions), shown_(shown),
+        rounds_in_all_(tests * (repetitions_ + 1)) {}
 
   test_result prefill(std::size_t tokens) {
-    test_result t{fmt::format("pp{}", tokens), {}, {}, {}};
+    test_result t{fmt::format("pp{}{}", tokens, at_depth()), {}, {}, {}};
     repeat([&](bool counts) {
-      const auto s = measure(rt_, tokens, 1, round_);
+      const auto s = measure(rt_, depth_, tokens, 1, round_);
       if (!counts)
         return;
       t.rates.push_back(s.prefill_rate());
@@ -124,9 +134,9 @@ public:
   }
 
   test_result decode(std::size_t tokens) {
-    test_result t{fmt::format("tg{}", tokens), {}, {}, {}};
+    test_result t{fmt::format("tg{}{}", tokens, at_depth()), {}, {}, {}};
     repeat([&](bool counts) {
-      const auto s = measure(rt_, 1, tokens + 1, round_); // the first token is the prompt's
+      const auto s = measure(rt_, depth_, 1, tokens + 1, round_); // the first token is the prompt's
       if (!counts)
         return;
       t.rates.push_back(s.decode_rate());
@@ -137,6 +147,8 @@ public:
   }
 
 private:
+  [[nodiscard]] std::string at_depth() const { return depth_ > 0 ? fmt::format("@d{}", depth_) : std::string(); }
+
   template <class F>
   void repeat(F test) {
     for (std::size_t i = 0; i <= repetitions_; ++i) {
@@ -146,6 +158,7 @@ private:
   }
 
   runtime& rt_;
+  std::size_t depth_;
   std::size_t repetitions_;
   progress& shown_;
   std::size_t rounds_in_all_;
@@ -161,6 +174,7 @@ json as_json(const test_result& t, const runtime& rt) {
               {"threads", rt.threads()},
               {"isa", rt.isa()},
               {"test", t.name},
+              {"kv_type", rt.plan().kv_type},
               {"tok_s", median(t.rates)},
               {"tok_s_stddev", deviation(t.rates)},
               {"tok_s_min", *std::min_element(t.rates.begin(), t.rates.end())},
@@ -195,9 +209,9 @@ void execute(const bench_options& options, surroundings& around) {
   if (config.context == 0) {
     config.context = 64;
     for (const std::size_t n : prompts)
-      config.context = std::max(config.context, n + 1);
+      config.context = std::max(config.context, options.depth + n + 1);
     for (const std::size_t n : replies)
-      config.context = std::max(config.context, n + 2);
+      config.context = std::max(config.context, options.depth + n + 2);
   }
   std::vector<test_result> results;
   loaded_runtime model(std::move(config), options.model.quiet);

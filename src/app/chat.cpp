@@ -35,6 +35,7 @@ Usage: tropilla chat -m FILE [options]
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
+      --kv-type TYPE    keys and values: f16, bf16, q8_0 (f16)
       --stats           figures after each answer       -q, --quiet             no greeting, no bar
 
 Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a

@@ -31,6 +31,7 @@ Usage: tropilla eval -m FILE -f TEXT [options]
       --save-logits FILE  for --against (2 bytes per position and token of the vocabulary)
       --dump-top1 FILE    the arg-max at each position, one id per line
       --precise           float32 activations (a model of --against runs with float32 too)
+      --kv-type TYPE      keys and values as f16, bf16, q8_0 (f16)
   -t, --threads N, --isa, --budget, --io, --no-cache, --template, --trace, --config: as for run
   -q, --quiet             no progress
       --json              one object

@@ -220,6 +220,7 @@ void model_options::bind(option_binder& binder) {
   binder.count("--ctx", context, 1, std::numeric_limits<std::int32_t>::max());
   binder.count("--parallel", parallel, 1, 1024);
   binder.count("--kv", kv_tokens, 1, std::numeric_limits<std::int32_t>::max());
+  binder.choice("--kv-type", kv_type, {"f16", "bf16", "q8_0"});
   binder.device_bytes("--budget", budget);
   binder.flag("--precise", precise);
   binder.choice("--io", io, {"mmap", "direct", "buffered"});
@@ -238,6 +239,7 @@ runtime_config model_options::to_config(std::size_t sequences) const {
   config.context = context;
   config.sequences = parallel > 0 ? parallel : sequences;
   config.kv_tokens = kv_tokens;
+  config.kv_type = kv_type;
   if (budget.size() == 1 && budget.front().name == "host:0")
     config.budget_bytes = budget.front().bytes;
   else

@@ -87,6 +87,7 @@ struct model_options {
   std::size_t context = 0;
   std::size_t parallel = 0;  ///< sequences that are computed together; 0: as the command does
   std::size_t kv_tokens = 0; ///< of all sequences
+  std::string kv_type;
   std::vector<device_budget> budget;
   bool precise = false;
   bool quiet = false; ///< no progress

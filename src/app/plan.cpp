@@ -27,6 +27,7 @@ Usage: tropilla plan -m FILE [options]
       --ctx N         tokens of context (the model's, at most 4096)
       --budget BYTES  300MiB: plan for it, streaming what doesn't fit (exit status 2 if too small)
   -t, --threads N     threads (the cores it may use)
+      --kv-type TYPE  how keys and values are stored: f16, bf16, q8_0 (f16)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations
       --io, --no-cache: as for run
@@ -127,6 +128,7 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
               {"context", plan.context},
               {"kv_pages", plan.kv_pages},
               {"kv_page_tokens", plan.kv_page_tokens},
+              {"kv_type", plan.kv_type},
               {"weight_bytes", plan.weight_bytes},
               {"residency", plan.residency},
               {"streamed_bytes", plan.streamed_bytes},
@@ -161,8 +163,9 @@ table as_table(const plan_report& plan, bool all) {
 }
 
 std::string as_text(const plan_report& plan) {
-  std::string out = fmt::format("\nContext of {} tokens: {} KV pages of {}. A decode step reads {} of weights.\n",
-                                plan.context, plan.kv_pages, plan.kv_page_tokens, format_bytes(plan.weight_bytes));
+  std::string out =
+      fmt::format("\nContext of {} tokens: {} KV pages of {} in {}. A decode step reads {} of weights.\n", plan.context,
+                  plan.kv_pages, plan.kv_page_tokens, plan.kv_type, format_bytes(plan.weight_bytes));
   if (plan.ring_slots > 0)
     out += fmt::format("Embedding, layers, output: {} ({}R stays, S is streamed, {} per step,\n"
                        "through a ring of {} slots of {}).\n",

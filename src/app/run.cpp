@@ -28,6 +28,7 @@ Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
+      --kv-type TYPE    keys and values: f16, bf16, q8_0 (f16)
       --stats           more figures at the end             --json              one object, no more
   -q, --quiet           neither progress nor figures
 

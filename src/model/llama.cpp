@@ -121,8 +121,9 @@ void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::
 
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t first, std::size_t last) {
-  const auto page_layer_bytes = kv_layer_bytes(layout.config.attention.kv_heads, layout.config.attention.key_size,
-                                               layout.config.attention.value_size);
+  const auto& a = layout.config.attention;
+  const auto type = space.shape().kv;
+  const auto page_layer_bytes = kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
   std::vector<sequence_rows> sequences; // this lane's copy, to point at one layer after another
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
@@ -132,8 +133,10 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
       forward_output(o, layout, space, s, groups, g);
     } else {
       sequences = s.sequences;
-      for (auto& rows : sequences)
+      for (auto& rows : sequences) {
         rows.kv.layer_offset = (g - 1 - layout.range.first) * page_layer_bytes;
+        rows.kv.type = type;
+      }
       forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]), sequences);
     }
   }

@@ -18,8 +18,10 @@ namespace tropilla {
 
 /// One pass over the layers: some rows of some sequences.
 struct step {
-  std::vector<token_id> ids;             ///< one per row
-  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
+  std::vector<token_id> ids; ///< one per row
+  /// Cover the rows in order; their pages stay valid during the step. Of `kv` only `pages` count: the rest is the
+  /// workspace's and the layer's.
+  std::vector<sequence_rows> sequences;
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order

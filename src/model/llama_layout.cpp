@@ -249,9 +249,9 @@ std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const r
   };
 }
 
-std::size_t kv_page_bytes(const llama_layout& layout) {
+std::size_t kv_page_bytes(const llama_layout& layout, kv_type type) {
   const auto& a = layout.config.attention;
-  return (layout.range.last - layout.range.first) * kv_layer_bytes(a.kv_heads, a.key_size, a.value_size);
+  return (layout.range.last - layout.range.first) * kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
 }
 
 plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
@@ -263,7 +263,7 @@ plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, c
     in.groups.push_back({layout.groups[i].name, layout.groups[i].bytes,
                          layout.groups[i].bytes > 0 && i > 0 && i != layout.norm_group() &&
                              (i < layout.norm_group() || layout.tile_rows > 0)});
-  in.kv_page_bytes = kv_page_bytes(layout);
+  in.kv_page_bytes = kv_page_bytes(layout, shape.kv);
   in.kv_page_tokens = kv_page_tokens;
   in.context = std::max(shape.context, shape.kv_tokens);
   in.activations = forward_buffers(layout, shape, dev);

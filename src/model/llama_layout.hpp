@@ -105,13 +105,14 @@ struct llama_layout {
   [[nodiscard]] std::size_t decode_bytes() const;
 };
 
-/// The limits that size a run's buffers.
+/// What sizes a run's buffers.
 struct run_shape {
   std::size_t context = 0;    ///< tokens of a sequence, at most
   std::size_t step_rows = 0;  ///< most rows of a step
   std::size_t logit_rows = 0; ///< most rows of a step that want logits
   std::size_t sequences = 1;  ///< most in a step
   std::size_t kv_tokens = 0;  ///< that have KV pages, of all sequences; at least `context`, also when it is less
+  kv_type kv = kv_type::f16;  ///< how keys and values are stored
 };
 
 /// The buffers of a forward pass, by their place in the arena.
@@ -143,7 +144,7 @@ struct activation_kinds_of_model {
                                                            const device& dev);
 
 /// Bytes of one KV page, all of the device's layers.
-[[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout);
+[[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout, kv_type type);
 
 /// Everything that `make_plan` needs for a run on one device, but its budget. `staging_bytes` is the loader's.
 /// Layers and tiles of the head may be streamed; the rest stays. Blocks begin at multiples of `group_alignment`.

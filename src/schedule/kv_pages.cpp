@@ -14,8 +14,8 @@ std::uint64_t hash_of(std::uint32_t parent, std::span<const token_id> block) {
 
 std::size_t common_beginning(std::span<const token_id> a, std::span<const token_id> b) {
   const std::size_t n = std::min(a.size(), b.size());
-  return static_cast<std::size_t>(std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(n), b.begin()).first -
-                                  a.begin());
+  return static_cast<std::size_t>(
+      std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(n), b.begin()).first - a.begin());
 }
 
 } // namespace

@@ -3,9 +3,9 @@
 /// Pages form a tree: the path from the root to a page spells the tokens whose keys and values lie on it, so that
 /// sequences with a common beginning share the pages of it. Full pages are found by the hash of their tokens and their
 /// parent (as Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023,
-/// section 4, share blocks; the tree is SGLang's, Zheng et al., 2024) and compared token by token; the last, partial one
-/// by its longest common beginning. A page that nobody uses stays until its place is wanted, the longest unused first,
-/// and children before parents.
+/// section 4, share blocks; the tree is SGLang's, Zheng et al., 2024) and compared token by token; the last, partial
+/// one by its longest common beginning. A page that nobody uses stays until its place is wanted, the longest unused
+/// first, and children before parents.
 ///
 /// Numbers, not bytes: every device has pages of its own under the same numbers. No locks: one thread at a time.
 #pragma once

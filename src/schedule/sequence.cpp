@@ -42,8 +42,7 @@ void check_request(const sequence_request& request, std::size_t vocabulary, std:
                             request.prompt.size(), context, request.prompt.size() + 1));
   check_generation(o, vocabulary);
   if (o.outputs < 1 || o.outputs > most_outputs)
-    throw error(errc::invalid_argument,
-                fmt::format("a request has 1 to {} outputs, not {}", most_outputs, o.outputs));
+    throw error(errc::invalid_argument, fmt::format("a request has 1 to {} outputs, not {}", most_outputs, o.outputs));
   check_seconds(o.timeout_seconds, "the timeout");
   check_seconds(o.deadline_seconds, "the deadline");
   if (o.context_shift && o.context_keep >= context / 2)
@@ -53,8 +52,8 @@ void check_request(const sequence_request& request, std::size_t vocabulary, std:
 }
 
 sequence::sequence(std::shared_ptr<shared_request> of, std::size_t number)
-    : shared(std::move(of)), output(number), sampling(shared->request.options.sampling),
-      tokens(shared->request.prompt), history(sampling.penalty_window, tokens), stop(shared->request.options.stop) {
+    : shared(std::move(of)), output(number), sampling(shared->request.options.sampling), tokens(shared->request.prompt),
+      history(sampling.penalty_window, tokens), stop(shared->request.options.stop) {
   sampling.seed = seed_of(sampling.seed, output);
 }
 

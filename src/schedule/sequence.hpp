@@ -61,7 +61,7 @@ struct sequence {
 
   std::shared_ptr<shared_request> shared;
   std::size_t output;
-  sampling_options sampling; ///< with this output's seed
+  sampling_options sampling;    ///< with this output's seed
   std::vector<token_id> tokens; ///< the prompt and what was generated
   token_history history;
   std::size_t generated = 0;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -179,6 +180,43 @@ TEST_CASE("requests that can't run are errors with a code") {
   CHECK(ids_of(rt.generate("still alive", options(2))).size() == 2);
 }
 
+TEST_CASE("keys and values in fewer bits take fewer bytes and give whole replies, alike however they are computed") {
+  const std::vector<token_id> prompt{5, 9, 77, 31, 8, 100};
+  const auto pages_of = [](const plan_report& plan) {
+    std::size_t bytes = 0;
+    for (const auto& line : plan.lines)
+      bytes += line.purpose == "KV pages" ? line.bytes : 0;
+    return bytes;
+  };
+  const auto halves = pages_of(runtime::plan(tiny()));
+  for (const char* type : {"", "f16", "bf16", "q8_0"}) {
+    INFO(type);
+    std::set<std::vector<token_id>> replies;
+    for (const std::size_t threads : {1, 3}) {
+      auto c = tiny(threads);
+      c.kv_type = type;
+      c.prefill_rows = threads;
+      runtime rt(std::move(c));
+      CHECK(rt.plan().kv_type == (*type ? type : "f16"));
+      CHECK((pages_of(rt.plan()) < halves) == (rt.plan().kv_type == "q8_0"));
+      auto g = rt.generate(prompt, options(40));
+      std::vector<token_id> ids;
+      for (const auto& p : g)
+        if (p.id >= 0)
+          ids.push_back(p.id);
+      CHECK(g.statistics().finish == finish_reason::length);
+      CHECK(ids.size() == 40);
+      for (const auto id : ids)
+        CHECK(static_cast<std::size_t>(id) < rt.model().vocabulary);
+      replies.insert(ids);
+      rt.score(prompt, [](std::size_t, std::span<const float> logits) {
+        CHECK(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
+      });
+    }
+    CHECK(replies.size() == 1);
+  }
+}
+
 TEST_CASE("configurations that can't run are errors with a code") {
   const auto open = [](auto change) {
     return code_of([&] {
@@ -191,6 +229,7 @@ TEST_CASE("configurations that can't run are errors with a code") {
   CHECK(open([](auto& c) { c.context = 1; }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.context = std::size_t{1} << 60; }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.isa = "mmx"; }) == errc::invalid_argument);
+  CHECK(open([](auto& c) { c.kv_type = "q4_0"; }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.chat_template = "no-such"; }) != errc{});
   CHECK(open([](auto& c) { c.trace = "/nonexistent-folder/trace.json"; }) == errc::io_error);
 }

@@ -56,7 +56,8 @@ class Mistakes(Program):
     def test_numbers_are_read_strictly(self):
         for option, value in [("-n", "0"), ("-n", "1x"), ("-n", "-1"), ("-n", "99999999999999999999"), ("--temp", "nan"),
                               ("--temp", "-0.1"), ("--top-p", "2"), ("-t", "0"), ("-t", "5000"), ("--ctx", "0"),
-                              ("--budget", "lots"), ("--budget", "1e400GiB"), ("--seed", "x"), ("--isa", "mmx")]:
+                              ("--budget", "lots"), ("--budget", "1e400GiB"), ("--seed", "x"), ("--isa", "mmx"),
+                              ("--kv-type", "f32")]:
             with self.subTest(option=option, value=value):
                 self.refuse("run", "-m", self.model, f"{option}={value}" if option.startswith("--") else option + value,
                             "hi", says=r"must be .*, not \"")
@@ -207,6 +208,9 @@ class Output(Program):
         self.assertEqual(whole["left_bytes"], (1 << 30) - whole["total_bytes"])
         self.assertEqual((whole["ring_slots"], whole["slot_bytes"]), (0, 0))
         self.assertIsNone(whole["predicted"])
+        self.assertEqual(whole["kv_type"], "f16")
+        self.assertEqual(plan("--kv-type", "q8_0")["kv_type"], "q8_0")
+        self.assertLess(plan("--kv-type", "q8_0")["total_bytes"], whole["total_bytes"])
         less = f"{whole['total_bytes'] - 1}B"
         tight = plan("--budget", less)
         ring = sum(line["bytes"] for line in tight["lines"] if line["purpose"] == "streaming ring")
@@ -215,7 +219,7 @@ class Output(Program):
         text = [self.succeed("plan", "-m", self.model, "--ctx", 100, "--no-measure", "--budget", less) for _ in "12"]
         self.assertEqual(text[0], text[1])
         self.assertNotIn("predicted", text[0])
-        for sentence in (r"Context of 100 tokens: 4 KV pages of 32\.", rf"{tight['residency']} \(.*R stays, S is streamed",
+        for sentence in (r"Context of 100 tokens: 4 KV pages of 32 in f16\.", rf"{tight['residency']} \(.*R stays, S is streamed",
                          r"ring of \d slots of .*B\)\.", r"\nBudget .*, of which .* are left\.\n\Z"):
             self.assertRegex(text[0], sentence)
 
@@ -240,6 +244,8 @@ class Output(Program):
                 self.assertIn(key, t)
             self.assertGreater(t["tok_s"], 0)
         self.assertEqual(len(self.succeed(*arguments, "-o", "csv").splitlines()), 4)
+        deep = self.as_json(*arguments, "-d", "40", "-o", "json")
+        self.assertEqual([t["test"] for t in deep], ["pp16@d40", "pp32@d40", "tg4@d40"])
         self.assertEqual(len(re.findall(r"(?m)^\|.*(pp16|pp32|tg4).*\|$", self.succeed(*arguments, "-o", "md"))), 3)
 
     def test_eval_scores_full_windows_and_compares(self):

@@ -47,7 +47,7 @@ public:
     space = std::make_unique<llama_workspace>(layout, shape, *dev, activations[0].get(), plan.activations.offsets,
                                               activations[1].get());
     for (std::size_t p = 0; p * kv_page_tokens < shape.context; ++p) {
-      page_memory.emplace_back(kv_page_bytes(layout));
+      page_memory.emplace_back(kv_page_bytes(layout, shape.kv));
       pages.push_back(page_memory.back().get());
     }
   }
@@ -130,11 +130,34 @@ TEST_CASE("the forward pass gives the logits of plain double precision loops, fo
   CHECK(relative_error(quantised.logits(ids, 48), reference) < 3e-2);
 }
 
+TEST_CASE("keys and values of fewer bits change the logits by as much as they round away") {
+  const auto path = testing::tiny_model(tensor_type::f32);
+  host_options options;
+  options.threads = 2;
+  options.precise = true;
+  bench_top halves(path, options, small);
+  const auto ids = synthetic_ids(40, halves.layout.config.vocabulary);
+  const auto reference = testing::naive_llama(halves.file).logits(ids);
+  for (const auto& [type, most] : {std::pair{kv_type::bf16, 1e-2}, std::pair{kv_type::q8_0, 2e-2}}) {
+    run_shape shape = small;
+    shape.kv = type;
+    bench_top other(path, options, shape);
+    const double error = relative_error(other.logits(ids, 48), reference);
+    INFO(to_string(type) << " " << error);
+    CHECK(error < most);
+    CHECK(error > relative_error(halves.logits(ids, 48), reference));
+  }
+}
+
 TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the number of threads") {
   const auto path = testing::tiny_model(tensor_type::q4_k);
+  const auto type = GENERATE(kv_type::f16, kv_type::bf16, kv_type::q8_0);
+  run_shape shape = small;
+  shape.kv = type;
+  INFO(to_string(type));
   host_options options;
   options.threads = 1;
-  bench_top one(path, options, small);
+  bench_top one(path, options, shape);
   const auto ids = synthetic_ids(70, one.layout.config.vocabulary);
   const auto expected = one.logits(ids, 48);
   for (const std::size_t rows : {1, 7, 32, 33}) {
@@ -143,7 +166,7 @@ TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the nu
     CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
   }
   options.threads = 3;
-  bench_top three(path, options, small);
+  bench_top three(path, options, shape);
   const auto got = three.logits(ids, 48);
   CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
 }

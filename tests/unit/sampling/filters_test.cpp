@@ -20,8 +20,8 @@ struct entry {
 };
 
 /// The distribution that options leave, by id.
-std::map<token_id, double> reference(std::vector<float> logits, const sampling_options& o, const std::vector<token_id>& prompt,
-                                     const std::vector<token_id>& reply) {
+std::map<token_id, double> reference(std::vector<float> logits, const sampling_options& o,
+                                     const std::vector<token_id>& prompt, const std::vector<token_id>& reply) {
   std::vector<double> x(logits.begin(), logits.end());
   for (const auto& b : o.bias)
     x[static_cast<std::size_t>(b.token)] = static_cast<double>(logits[static_cast<std::size_t>(b.token)] + b.bias);
