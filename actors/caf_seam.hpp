@@ -121,6 +121,10 @@ private:
 [[nodiscard]] error from_caf(const caf::error& e);
 /// No answer of an actor, but the news that it has ended.
 [[nodiscard]] bool is_gone(const caf::error& e);
+/// What an actor that ends answers to what it had not answered yet: CAF 0.17 would leave those who asked waiting.
+[[nodiscard]] inline caf::error gone() {
+  return caf::sec::request_receiver_down;
+}
 
 /// Thrown by `ask_and_wait` when whoever was asked has ended.
 class member_gone : public error {
@@ -218,7 +222,7 @@ public:
   template <class Self>
   void watch(Self* self, const caf::actor& other, gone_callback gone) {
 #if CAF_MAJOR_VERSION < 1
-    if (watched_.empty())
+    if (!std::exchange(handles_down_, true))
       self->set_down_handler([this](caf::down_msg& down) {
         const auto of_source = watched_.equal_range(down.source);
         std::vector<gone_callback> due;
@@ -239,6 +243,7 @@ public:
 
 private:
 #if CAF_MAJOR_VERSION < 1
+  bool handles_down_ = false;
   std::multimap<caf::actor_addr, gone_callback> watched_;
 #endif
 };

@@ -42,6 +42,19 @@ struct compute_state {
     follow(with.weights, std::exchange(with.kept, {}));
   }
 
+  ~compute_state() {
+    if (promise)
+      promise->deliver(gone());
+    for (auto& s : in_line)
+      s.promise.deliver(gone());
+    for (auto& p : awaiting)
+      p.deliver(gone());
+    for (auto& p : sharing)
+      p.deliver(gone());
+    for (auto& s : suspensions)
+      s.promise.deliver(gone());
+  }
+
   compute_actor::behavior_type behaviour() {
     need_groups();
     return {
@@ -205,9 +218,13 @@ struct compute_state {
     if (it == suspensions.end())
       return false;
     suspended = true;
-    auto wanted = std::move(*it);
-    suspensions.erase(it);
-    wanted.promise.deliver(weights_suspended{wanted.next, leases_for(*wanted.next)});
+    const auto wanted = it->next;
+    const weights_suspended answer{wanted, leases_for(*wanted)};
+    std::erase_if(suspensions, [&](suspension& s) { // also a supervisor that followed one that ended
+      if (s.next == wanted)
+        s.promise.deliver(answer);
+      return s.next == wanted;
+    });
     return true;
   }
 

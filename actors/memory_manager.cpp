@@ -10,6 +10,12 @@ struct memory_manager_state {
 
   memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<arbiter> l) : self(s), ledger(std::move(l)) {}
 
+  /// What nobody waits for any more must not stand before others in the ledger's queue.
+  ~memory_manager_state() {
+    for (const auto& [id, p] : std::exchange(pending, {}))
+      (void)ledger->cancel(p.ticket);
+  }
+
   memory_manager_actor::behavior_type behaviour() {
     return {
         [this](const acquire_memory& m) -> caf::result<memory_granted> { return acquire(m.request); },
@@ -22,9 +28,9 @@ struct memory_manager_state {
   caf::typed_response_promise<memory_granted> acquire(const memory_request& request) {
     const auto id = next_id++;
     auto promise = self->make_response_promise<memory_granted>();
-    promises.emplace(id, promise);
+    pending.emplace(id, pending_request{promise, {}});
     const memory_manager_actor me = self;
-    ledger->acquire(request, [me, id](arbiter::grant answer) {
+    pending.at(id).ticket = ledger->acquire(request, [me, id](arbiter::grant answer) {
       grant_settled m{id, {}, {}};
       if (auto* granted = std::get_if<lease>(&answer))
         m.granted = std::move(*granted);
@@ -36,19 +42,23 @@ struct memory_manager_state {
   }
 
   void settle(const grant_settled& m) {
-    const auto it = promises.find(m.id);
-    if (it == promises.end())
+    const auto it = pending.find(m.id);
+    if (it == pending.end())
       return;
     if (m.granted)
-      it->second.deliver(memory_granted{m.granted});
+      it->second.promise.deliver(memory_granted{m.granted});
     else
-      it->second.deliver(to_caf(error(errc::over_budget, m.refused)));
-    promises.erase(it);
+      it->second.promise.deliver(to_caf(error(errc::over_budget, m.refused)));
+    pending.erase(it);
   }
 
   memory_manager_actor::pointer self;
   std::shared_ptr<arbiter> ledger;
-  std::unordered_map<std::uint64_t, caf::typed_response_promise<memory_granted>> promises;
+  struct pending_request {
+    caf::typed_response_promise<memory_granted> promise;
+    std::uint64_t ticket = 0;
+  };
+  std::unordered_map<std::uint64_t, pending_request> pending;
   std::uint64_t next_id = 0;
 };
 

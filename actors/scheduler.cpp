@@ -2,6 +2,7 @@
 #include "actors/scheduler.hpp"
 
 #include <optional>
+#include <set>
 
 namespace tropilla::cast {
 
@@ -57,6 +58,8 @@ struct scheduler_state {
   }
 
   void watch(const scheduler_setup::watched_supervisor& s, const caf::actor& supervisor) {
+    if (!watched.insert(supervisor.address()).second)
+      return; // it was there before the news of it
     others.watch(self, supervisor, [this, s](const caf::error&) {
       if (const auto next = s.replace())
         watch(s, next);
@@ -142,6 +145,7 @@ struct scheduler_state {
   scheduler_setup with;
   batcher& queue;
   watcher others;
+  std::set<caf::actor_addr> watched; ///< supervisors
   std::optional<error> down;
   bool waiting_for_member = false;
   std::size_t replacements = 0;

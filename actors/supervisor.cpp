@@ -17,6 +17,11 @@ struct supervisor_state {
 
   supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
 
+  ~supervisor_state() {
+    for (auto& c : changes)
+      c.promise.deliver(gone());
+  }
+
   supervisor_actor::behavior_type behaviour() {
     for (const auto& m : with.members)
       watch(m, m.get());

@@ -1,0 +1,273 @@
+// Many requests at once over the whole cast, with a tiny model: each gets what it would have got alone.
+#include "tests/support/tiny_model.hpp"
+#include "tropilla/tropilla.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <thread>
+
+using namespace tropilla;
+
+namespace {
+
+runtime_config tiny(std::size_t threads = 2) {
+  runtime_config c;
+  c.model = testing::tiny_model();
+  c.threads = threads;
+  c.context = 256;
+  return c;
+}
+
+struct wanted {
+  std::vector<token_id> prompt;
+  generation_options options;
+};
+
+std::vector<wanted> random_requests(std::size_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<wanted> out(count);
+  for (auto& w : out) {
+    for (std::size_t n = 1 + random() % 120; w.prompt.size() < n;)
+      w.prompt.push_back(static_cast<token_id>(w.prompt.size() < 50 ? 3 + w.prompt.size() : 1 + random() % 900));
+    w.options.max_tokens = 1 + random() % 40;
+    w.options.ignore_eos = true;
+    w.options.sampling.temperature = random() % 2 ? 0 : 0.8;
+    w.options.sampling.seed = random();
+    if (random() % 4 == 0)
+      w.options.sampling.repetition_penalty = 1.2;
+  }
+  return out;
+}
+
+std::vector<token_id> ids_of(generation g) {
+  std::vector<token_id> ids;
+  for (const auto& p : g)
+    if (p.id >= 0)
+      ids.push_back(p.id);
+  return ids;
+}
+
+std::vector<std::vector<token_id>> alone(const runtime_config& config, const std::vector<wanted>& requests) {
+  auto one = config;
+  one.sequences = 1;
+  one.kv_tokens = 0;
+  one.prefill_rows = 0;
+  runtime rt(one);
+  std::vector<std::vector<token_id>> out;
+  for (const auto& w : requests)
+    out.push_back(ids_of(rt.generate(w.prompt, w.options)));
+  return out;
+}
+
+/// What came of replies that go to callbacks.
+class gathering {
+public:
+  explicit gathering(std::size_t count) : ids(count), failures(count), left_(count) {}
+
+  reply_callbacks callbacks(std::size_t i) {
+    return {[this, i](piece p) {
+              if (p.id >= 0)
+                ids[i].push_back(p.id);
+              return true;
+            },
+            [this](const generation_statistics&) { one_less(); },
+            [this, i](const error& why) {
+              failures[i] = why;
+              one_less();
+            }};
+  }
+  [[nodiscard]] bool wait_for_all(std::chrono::seconds most = std::chrono::seconds(300)) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, most, [this] { return left_ == 0; });
+  }
+
+  std::vector<std::vector<token_id>> ids;
+  std::vector<std::optional<error>> failures;
+
+private:
+  void one_less() {
+    const std::lock_guard lock(mutex_);
+    --left_;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t left_;
+};
+
+} // namespace
+
+TEST_CASE("a reply is the same alone and among 64, in any order, in any chunks, with few pages, on any threads") {
+  const auto requests = random_requests(64, 21);
+  const auto expected = alone(tiny(), requests);
+  std::mt19937 random(5);
+  for (int round = 0; round < 4; ++round) {
+    auto config = tiny(1 + static_cast<std::size_t>(round) % 3);
+    config.sequences = std::vector<std::size_t>{16, 5, 32, 9}[static_cast<std::size_t>(round)];
+    config.kv_tokens = std::vector<std::size_t>{0, 256, 2048, 512}[static_cast<std::size_t>(round)];
+    config.prefill_rows = std::vector<std::size_t>{0, 40, 64, 33}[static_cast<std::size_t>(round)];
+    INFO("round " << round);
+    runtime rt(config);
+    gathering got(requests.size());
+    std::vector<std::size_t> order(requests.size());
+    for (std::size_t i = 0; i < order.size(); ++i)
+      order[i] = i;
+    std::shuffle(order.begin(), order.end(), random);
+    for (const auto i : order) {
+      (void)rt.submit(requests[i].prompt, requests[i].options, got.callbacks(i));
+      if (random() % 8 == 0)
+        std::this_thread::yield();
+    }
+    REQUIRE(got.wait_for_all());
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      CHECK_FALSE(got.failures[i]);
+      CHECK(got.ids[i] == expected[i]);
+    }
+    const auto load = rt.load();
+    CHECK(load.active == 0);
+    CHECK(load.waiting == 0);
+    CHECK(load.pages_in_use == 0);
+    if (round == 1)
+      CHECK(load.preemptions > 0);
+  }
+}
+
+TEST_CASE("weights that stream serve every sequence of a batch in one pass") {
+  auto config = tiny();
+  const auto requests = random_requests(12, 22);
+  const auto expected = alone(config, requests);
+  config.sequences = 12;
+  config.kv_tokens = 4096;
+  config.budget_bytes = 1;
+  config.budget_bytes = runtime::plan(config).total_bytes;
+  runtime rt(config);
+  REQUIRE(rt.plan().residency.find('S') != std::string::npos);
+  gathering got(requests.size());
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    (void)rt.submit(requests[i].prompt, requests[i].options, got.callbacks(i));
+  REQUIRE(got.wait_for_all());
+  CHECK(got.ids == expected);
+  CHECK(rt.memory().front().peak_bytes <= config.budget_bytes);
+}
+
+TEST_CASE("outputs of one request are those that their seeds give, with log-probabilities where asked for") {
+  runtime rt(tiny());
+  const std::vector<token_id> prompt{5, 9, 77, 31, 8, 100};
+  generation_options o;
+  o.max_tokens = 12;
+  o.ignore_eos = true;
+  o.sampling.temperature = 0.9;
+  o.sampling.seed = 4;
+  const auto single = ids_of(rt.generate(prompt, o));
+  o.outputs = 4;
+  o.logprobs = 3;
+  std::vector<std::vector<token_id>> got(4);
+  std::size_t ends = 0;
+  auto g = rt.generate(prompt, o);
+  for (const auto& p : g) {
+    if (p.id >= 0) {
+      got.at(p.output).push_back(p.id);
+      REQUIRE(p.logprobs.size() == 4);
+      CHECK(p.logprobs.front().id == p.id);
+      CHECK(p.logprobs[1].logprob >= p.logprobs.front().logprob);
+    }
+    ends += p.finish == finish_reason::length;
+  }
+  CHECK(ends == 4);
+  CHECK(got[0] == single);
+  for (std::size_t i = 1; i < 4; ++i) {
+    CHECK(got[i].size() == 12);
+    CHECK(got[i] != single);
+  }
+  CHECK(g.statistics().generated_tokens == 48);
+}
+
+TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
+  auto config = tiny();
+  config.unread_pieces = 20;
+  runtime rt(config);
+  generation_options o;
+  o.max_tokens = 200;
+  o.ignore_eos = true;
+  auto slow = rt.generate(std::vector<token_id>{1, 2, 3}, o);
+  CHECK(ids_of(rt.generate(std::vector<token_id>{4, 5, 6}, [&] {
+          auto few = o;
+          few.max_tokens = 15;
+          return few;
+        }()))
+            .size() == 15);
+  while (rt.load().active > 0) // it ends without being read
+    std::this_thread::yield();
+  std::size_t pieces = 0;
+  try {
+    while (slow.next())
+      ++pieces;
+    FAIL("it came to its end");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::cancelled);
+    CHECK_THAT(e.what(), Catch::Contains("slowly"));
+  }
+  CHECK(pieces == 20);
+  CHECK(rt.load().pages_in_use == 0);
+}
+
+TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes back") {
+  runtime rt(tiny());
+  generation_options o;
+  o.max_tokens = 200;
+  o.ignore_eos = true;
+  gathering got(2);
+  auto ending = got.callbacks(0);
+  ending.on_piece = [&](piece p) {
+    got.ids[0].push_back(p.id);
+    return got.ids[0].size() < 5;
+  };
+  (void)rt.submit({1, 2, 3}, o, ending);
+  const auto ticket = rt.submit({4, 5, 6}, o, got.callbacks(1));
+  ticket.cancel();
+  REQUIRE(got.wait_for_all());
+  CHECK(got.failures[0]);
+  CHECK_FALSE(got.failures[1]);
+  CHECK(got.ids[1].size() < 200);
+  CHECK(rt.load().pages_in_use == 0);
+}
+
+TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests lease nothing") {
+  auto config = tiny();
+  config.sequences = 1;
+  config.queue_length = 3;
+  runtime rt(config);
+  generation_options o;
+  o.max_tokens = 200;
+  o.ignore_eos = true;
+  gathering got(1000);
+  std::size_t accepted = 0;
+  try {
+    for (;; ++accepted)
+      (void)rt.submit({1, 2, static_cast<token_id>(accepted % 500)}, o, got.callbacks(accepted));
+  } catch (const error& e) {
+    CHECK(e.code() == errc::busy);
+  }
+  CHECK(accepted >= 3);
+  const auto before = rt.load().pages_in_use;
+  const auto refused = [&](std::vector<token_id> prompt, const std::function<void(generation_options&)>& change) {
+    auto bad = o;
+    change(bad);
+    CHECK_THROWS_AS(rt.generate(std::move(prompt), bad), error);
+  };
+  refused({}, [](auto&) {});
+  refused({1, 100000}, [](auto&) {});
+  refused(std::vector<token_id>(256, 1), [](auto&) {});
+  refused({1}, [](auto& x) { x.sampling.temperature = -1; });
+  refused({1}, [](auto& x) { x.sampling.top_p = 0; });
+  refused({1}, [](auto& x) { x.outputs = 0; });
+  refused({1}, [](auto& x) { x.stop = {""}; });
+  refused({1}, [](auto& x) { x.stop.assign(1000000, "x"); });
+  refused({1}, [](auto& x) { x.sampling.banned = {-5}; });
+  CHECK(rt.load().pages_in_use <= before + 8); // only what is active grows
+}

@@ -1,0 +1,152 @@
+// Members of the cast are killed while many replies stream: each ends with its text or with an error that says why.
+#include "actors/runtime_impl.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <random>
+#include <string>
+#include <thread>
+
+using namespace tropilla;
+
+namespace {
+
+std::size_t entries(const char* folder) {
+  const std::filesystem::directory_iterator it(folder);
+  return static_cast<std::size_t>(std::distance(begin(it), end(it)));
+}
+
+std::size_t resident_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == "VmRSS:") {
+      std::size_t kib = 0;
+      status >> kib;
+      return kib;
+    }
+  return 0;
+}
+
+/// Replies to a fixed set of prompts, each a channel that a thread reads to its end.
+struct stream_of_replies {
+  std::vector<token_id> prompt;
+  generation_options options;
+};
+
+std::vector<stream_of_replies> streams(std::size_t count) {
+  std::vector<stream_of_replies> out(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t n = 0; n < 5 + i * 3; ++n)
+      out[i].prompt.push_back(static_cast<token_id>(1 + (n * 7 + i * 13) % 900));
+    out[i].options.max_tokens = 20 + i;
+    out[i].options.ignore_eos = true;
+    out[i].options.sampling.temperature = i % 2 ? 0.7 : 0;
+    out[i].options.sampling.seed = i;
+  }
+  return out;
+}
+
+std::vector<token_id> read(reply_channel& channel) {
+  std::vector<token_id> ids;
+  while (const auto p = channel.next_piece())
+    if (p->id >= 0)
+      ids.push_back(p->id);
+  return ids;
+}
+
+} // namespace
+
+TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with its text or an error") {
+  const bool streamed = GENERATE(false, true);
+  const std::size_t devices = GENERATE(1, 2);
+  const std::size_t kills = streamed ? 20 : devices == 1 ? 200 : 40;
+  INFO((streamed ? "streamed, " : "in memory, ") << devices << " devices");
+  runtime_config config;
+  config.model = testing::tiny_model();
+  config.threads = 1;
+  config.context = 256;
+  config.sequences = 32;
+  config.kv_tokens = 32 * 256;
+  config.packed_cache = testing::scratch() / "packed-killed";
+  if (streamed) {
+    config.budget_bytes = 1;
+    config.budget_bytes = runtime::plan(config).total_bytes;
+  }
+  if (devices > 1) {
+    const auto each = config.budget_bytes > 0 ? config.budget_bytes : runtime::plan(config).total_bytes;
+    config.budget_bytes = 0;
+    config.devices = {{"host:0", each}, {"host:1", each}};
+  }
+  const auto wanted = streams(32);
+  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  const auto start = [&](std::size_t i) {
+    auto channel = std::make_shared<reply_channel>();
+    (void)parts->submit(parts->make_request(wanted[i].prompt, wanted[i].options, false, channel));
+    return channel;
+  };
+  std::vector<std::vector<token_id>> expected;
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    expected.push_back(read(*start(i)));
+
+  std::mt19937 random(7);
+  const auto victim = [&]() -> caf::actor {
+    auto& part = *parts->parts[random() % parts->parts.size()];
+    const auto crew = part.crew->get();
+    switch (random() % 7) {
+    case 0:
+      return caf::actor_cast<caf::actor>(parts->sampler->get());
+    case 1:
+      return caf::actor_cast<caf::actor>(parts->scheduler->get());
+    case 2:
+      return caf::actor_cast<caf::actor>(part.compute->get());
+    case 3:
+      return caf::actor_cast<caf::actor>(part.supervisor->get());
+    case 4:
+      return caf::actor_cast<caf::actor>(crew.memory_manager);
+    case 5:
+      return caf::actor_cast<caf::actor>(crew.loader);
+    default:
+      return caf::actor_cast<caf::actor>(crew.prefetcher);
+    }
+  };
+  std::size_t threads = 0, files = 0, memory = 0, replies = 0, failures = 0;
+  std::vector<std::shared_ptr<reply_channel>> channels(wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    channels[i] = start(i);
+  for (std::size_t kill = 0; kill < kills; ++kill) {
+    // Some replies come to their end between two kills, and others take their places.
+    for (std::size_t n = 0; n < 4; ++n) {
+      const std::size_t i = random() % wanted.size();
+      try {
+        const auto got = read(*channels[i]);
+        CHECK(got == expected[i]);
+        ++replies;
+      } catch (const error& e) {
+        CHECK(e.code() == errc::device_failed);
+        ++failures;
+      }
+      channels[i] = start(i);
+    }
+    caf::anon_send_exit(victim(), caf::exit_reason::kill);
+    if (kill == kills / 4) {
+      threads = entries("/proc/self/task");
+      files = entries("/proc/self/fd");
+      memory = resident_kib();
+    }
+  }
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    CHECK(read(*channels[i]) == expected[i]);
+  CHECK(failures == 0);
+  CHECK(replies == 4 * kills);
+  for (const auto& part : parts->parts)
+    CHECK(cast::ask_role<cast::cast_health>(*parts->system, *part->supervisor, cast::query_health{}).down.empty());
+  CHECK(parts->load().pages_in_use == 0);
+  CHECK(entries("/proc/self/task") <= threads + 8); // CAF keeps threads of detached actors for the next ones
+  CHECK(entries("/proc/self/fd") <= files + 4);
+  CHECK(resident_kib() < memory + memory / 4);
+  const auto ledger = parts->ledger;
+  parts.reset();
+  for (const auto& usage : ledger->usage())
+    CHECK(usage.in_use == 0);
+}
