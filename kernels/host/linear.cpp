@@ -21,6 +21,10 @@ constexpr std::size_t tile_bytes = 24 * 1024;
 /// Row groups that may be multiplied together.
 constexpr std::size_t most_groups = 2;
 
+/// Up to so many input rows a product is bound by reading weights as much as by multiplying: lanes have contiguous
+/// shares then, as for one row, so that the next tile can be fetched across the end of a row group.
+constexpr std::size_t few_rows = 32;
+
 /// Most quantised rows of an input row.
 constexpr std::size_t most_parts = 2;
 
@@ -157,7 +161,10 @@ void product::matrix(const packed_matrix& m, std::size_t group, std::size_t grou
     for (std::size_t g = 0; g < groups; g += together) {
       for (std::size_t i = 0; i < together; ++i)
         k.unpack(data + (g + i) * w.group_bytes, b, count, s.tile + i * count * k.tile_block_bytes);
-      fetch(data + g * w.group_bytes + (b / step + 1) * step_bytes, together, w.group_bytes, step_bytes);
+      if (b + count < blocks)
+        fetch(data + g * w.group_bytes + (b / step + 1) * step_bytes, together, w.group_bytes, step_bytes);
+      else // what a lane with a contiguous share multiplies next
+        fetch(data + (g + together) * w.group_bytes, together, w.group_bytes, step_bytes);
       (together == 1 ? k.multiply : k.multiply_pair)(s.tile, count, input, rows, s.sums + g * next_rows);
     }
   }
@@ -224,7 +231,7 @@ void many_rows(const product& p, lane_context& lane, const scratch& s, std::size
   for (const linear_target& t : targets)
     pairs += pairs_of(t);
   const auto [blocks, vectors] = cut_rows(rows, most_vectors / p.x.row_parts);
-  lane.share(pairs * blocks, [&, vectors = vectors](std::size_t piece) {
+  const auto multiply = [&, vectors = vectors](std::size_t piece) {
     const std::size_t first = piece / pairs * vectors;
     std::size_t pair = piece % pairs;
     const linear_target* t = targets.data();
@@ -238,7 +245,11 @@ void many_rows(const product& p, lane_context& lane, const scratch& s, std::size
     p.matrix(t->weight, group, groups, first, count, s);
     for (std::size_t g = 0; g < groups; ++g)
       put(*t, group + g, first, count, s.sums + g * count * packed_row_group);
-  });
+  };
+  if (rows > few_rows)
+    return lane.share(pairs * blocks, multiply);
+  for (std::size_t i = pairs * lane.lane() / lane.lanes(); i < pairs * (lane.lane() + 1) / lane.lanes(); ++i)
+    multiply(i);
 }
 
 /// Both matrices of a gated product, and where its rows go.
@@ -310,9 +321,9 @@ void gated_linear(const linear_table& table, const row_kernels& kernels, lane_co
   const gated_product both{p, kernels, gate, up, locate(out, precise)};
   const scratch s(lane_scratch);
   const std::size_t pieces = (out.width + row_piece - 1) / row_piece;
-  if (rows == 1) { // contiguous shares, as in `one_row`
+  if (rows <= few_rows) { // contiguous shares, as in `one_row`
     for (std::size_t i = pieces * lane.lane() / lane.lanes(); i < pieces * (lane.lane() + 1) / lane.lanes(); ++i)
-      both.store(i, 0, 1, s);
+      both.store(i, 0, rows, s);
     return;
   }
   // Neighbouring pieces share cache lines of scales: lanes begin far apart, each in its own part of the columns.

@@ -322,7 +322,13 @@ constexpr int most_rows[] = {2, 2};
 constexpr int most_rows[] = {8, 6};
 #endif
 
-/// As many input rows as go by `C`, then the rest by half as many.
+/// Fewer rows for what `C` leaves, so that little is left for one or two, whose chains are too few: 16 rows go as 6, 6
+/// and 4.
+constexpr int fewer_rows(int c) {
+  return c > 4 ? 4 : c / 2;
+}
+
+/// As many input rows as go by `C`, then the rest by fewer.
 template <tensor_type T, int C, int G>
 void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums,
                  std::size_t next_sums) {
@@ -331,7 +337,7 @@ void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows
     multiply_rows<T, C, G>(tile, blocks, x.from(v, 0), sums + v * packed_row_group, next_sums);
   if constexpr (C > 1)
     if (v < vectors)
-      multiply_by<T, C / 2, G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
+      multiply_by<T, fewer_rows(C), G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
 }
 
 template <tensor_type T, int G>
