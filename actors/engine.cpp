@@ -3,26 +3,34 @@
 #include "actors/runtime_impl.hpp"
 #include "tropilla/actors.hpp"
 
+#include <atomic>
 #include <map>
 #include <set>
 
 namespace tropilla::cast {
 
 /// What the engine itself understands: its public messages and word of replies that ended.
-using engine_self = typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply),
-                                caf::result<engine_status>(query_engine), caf::result<void>(reply_over)>;
+using engine_self =
+    typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply), caf::result<void>(pieces_read),
+                caf::result<engine_status>(query_engine), caf::result<void>(reply_over)>;
+
+/// Pieces of a reply on their way to its client.
+struct reply_window {
+  std::size_t most = 0; ///< 0: any number
+  std::atomic<std::size_t> unread = 0;
+};
 
 /// Passes a reply on to its client, from the scheduler.
 class client_sink final : public reply_sink {
 public:
-  client_sink(engine_client client, std::uint64_t tag, engine_self engine)
-      : client_(std::move(client)), tag_(tag), engine_(std::move(engine)) {}
+  client_sink(engine_client client, std::uint64_t tag, engine_self engine, std::shared_ptr<reply_window> window)
+      : client_(std::move(client)), tag_(tag), engine_(std::move(engine)), window_(std::move(window)) {}
 
   void bind(request_id id) noexcept { id_ = id; }
 
   bool token(piece p) override {
     tell_from_outside(client_, reply_piece{tag_, std::move(p)});
-    return true;
+    return ++window_->unread < window_->most || window_->most == 0;
   }
   void logits(std::size_t, std::size_t, std::span<const float>) override {} // engines do not score
   void finished(const generation_statistics& s) override {
@@ -38,6 +46,7 @@ private:
   engine_client client_;
   std::uint64_t tag_;
   engine_self engine_;
+  std::shared_ptr<reply_window> window_;
   request_id id_ = 0;
 };
 
@@ -55,6 +64,11 @@ struct engine_state {
             if (reply.client == m.client && reply.tag == m.tag)
               parts->cancel(id);
         },
+        [this](const pieces_read& m) {
+          for (const auto& [id, reply] : running)
+            if (reply.client == m.client && reply.tag == m.tag)
+              reply.window->unread -= std::min(m.count, reply.window->unread.load()); // only this actor takes away
+        },
         [this](const query_engine&) -> caf::result<engine_status> {
           return engine_status{parts->facts, parts->report, parts->memory(), running.size()};
         },
@@ -64,8 +78,10 @@ struct engine_state {
 
   void generate(const generate_reply& m) {
     sequence_request request;
+    const auto window = std::make_shared<reply_window>();
+    window->most = m.window;
     try {
-      const auto sink = std::make_shared<client_sink>(m.client, m.tag, engine_self(self));
+      const auto sink = std::make_shared<client_sink>(m.client, m.tag, engine_self(self), window);
       request = parts->make_request(encode(m), m.options, false, sink);
       sink->bind(request.id);
     } catch (const error& e) {
@@ -74,7 +90,7 @@ struct engine_state {
     }
     const auto id = request.id;
     const auto client = caf::actor_cast<caf::actor>(m.client);
-    running.emplace(id, running_reply{m.client, m.tag});
+    running.emplace(id, running_reply{m.client, m.tag, window});
     if (clients.insert(client.address()).second)
       others.watch(self, client, [this, address = client.address()](const caf::error&) { client_gone(address); });
     try {
@@ -105,6 +121,7 @@ struct engine_state {
   struct running_reply {
     engine_client client;
     std::uint64_t tag = 0;
+    std::shared_ptr<reply_window> window;
   };
 
   engine_self::pointer self;

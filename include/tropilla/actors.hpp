@@ -51,6 +51,16 @@ struct generate_reply {
   /// A conversation (through the chat template), raw text, or ids as they are.
   std::variant<std::vector<chat_message>, std::string, std::vector<token_id>> prompt{};
   generation_options options{};
+  /// Pieces that may be on their way unread: the client tells with `pieces_read` what it has dealt with, and a reply
+  /// that runs further ahead is ended with `reply_failed`. 0: no limit.
+  std::size_t window = 0;
+};
+
+/// Client -> engine, for a reply with a window: it has dealt with so many more pieces.
+struct pieces_read {
+  engine_client client;
+  std::uint64_t tag = 0;
+  std::size_t count = 0;
 };
 
 /// Client -> engine: end the reply. It still ends with `reply_finished`; unknown ones are ignored.
@@ -69,7 +79,7 @@ struct engine_status {
 };
 
 using engine_actor = cast::typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply),
-                                       caf::result<engine_status>(query_engine)>;
+                                       caf::result<void>(pieces_read), caf::result<engine_status>(query_engine)>;
 
 /// Makes tropilla's messages known to CAF. Call it before the actor system is made; needed by CAF 1.x.
 void register_messages();
@@ -81,7 +91,7 @@ void register_messages();
 
 } // namespace tropilla
 
-// Registration. CAF 1.x numbers message types: tropilla takes 60 from this number on, far from where programs begin.
+// Registration. CAF 1.x numbers message types: tropilla takes 100 from this number on, far from where programs begin.
 #ifndef TROPILLA_FIRST_TYPE_ID
 #define TROPILLA_FIRST_TYPE_ID (caf::first_custom_type_id + 1000)
 #endif
@@ -90,6 +100,7 @@ void register_messages();
   X(reply_finished)                                                                                                    \
   X(reply_failed)                                                                                                      \
   X(generate_reply)                                                                                                    \
+  X(pieces_read)                                                                                                       \
   X(stop_reply)                                                                                                        \
   X(query_engine)                                                                                                      \
   X(engine_status)

@@ -195,11 +195,12 @@ TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
   o.max_tokens = 200;
   o.ignore_eos = true;
   auto slow = rt.generate(std::vector<token_id>{1, 2, 3}, o);
-  CHECK(ids_of(rt.generate(std::vector<token_id>{4, 5, 6}, [&] {
-          auto few = o;
-          few.max_tokens = 15;
-          return few;
-        }()))
+  CHECK(ids_of(rt.generate(std::vector<token_id>{4, 5, 6},
+                           [&] {
+                             auto few = o;
+                             few.max_tokens = 15;
+                             return few;
+                           }()))
             .size() == 15);
   while (rt.load().active > 0) // it ends without being read
     std::this_thread::yield();

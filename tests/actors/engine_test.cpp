@@ -135,3 +135,29 @@ TEST_CASE("opening an engine on a bad model throws") {
   caf::actor_system system(config);
   CHECK_THROWS_AS(spawn_engine(system, {.model = "/nonexistent.gguf"}), error);
 }
+
+TEST_CASE("a client with a window that deals with nothing gets so many pieces and no more; one that does gets all") {
+  own_program p;
+  const auto ask_with_window = [&](std::uint64_t tag) {
+    generate_reply m{p.client, tag, std::vector<token_id>{1, 2, 3}, {}};
+    m.options.max_tokens = 60;
+    m.options.ignore_eos = true;
+    m.window = 10;
+    cast::tell_from_outside(p.engine, std::move(m));
+  };
+  ask_with_window(1);
+  p.box.wait([&] { return !p.box.failed.empty(); });
+  CHECK(p.box.failed[0].code == errc::cancelled);
+  CHECK(p.box.pieces.size() == 10);
+
+  p.box.pieces.clear();
+  cast::tell_from_outside(p.engine, pieces_read{p.client, 1, 5}); // of a reply that is over: ignored
+  ask_with_window(2);
+  std::size_t seen = 0;
+  p.box.wait([&] {
+    cast::tell_from_outside(p.engine, pieces_read{p.client, 2, p.box.pieces.size() - seen});
+    seen = p.box.pieces.size();
+    return !p.box.finished.empty() || p.box.failed.size() > 1;
+  });
+  CHECK(p.box.pieces.size() >= 10);
+}
