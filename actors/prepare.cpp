@@ -164,6 +164,17 @@ prepared_model prepared_model::open(const runtime_config& config) {
       m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
     }
   }
+  if (config.kv_tokens == 0 && std::ranges::none_of(m.parts, streams)) {
+    std::size_t pages = m.shape.context * std::min(m.shape.sequences, default_contexts) / kv_page_tokens;
+    for (const auto& p : m.parts)
+      pages = std::min(pages, p.weights->plan.kv_pages + p.weights->spare_bytes / to_group_alignment(kv_page_bytes(
+                                                                                      p.weights->layout, m.shape.kv)));
+    for (std::size_t i = 0; pages > m.shape.kv_tokens / kv_page_tokens && i < devices.size(); ++i) {
+      m.parts[i].input.shape.kv_tokens = pages * kv_page_tokens;
+      m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
+    }
+    m.shape = m.parts.front().input.shape;
+  }
   std::vector<plan_report> reports;
   for (std::size_t i = 0; i < devices.size(); ++i)
     reports.push_back(describe(*m.parts[i].weights, m.shape, devices[i].bytes));

@@ -126,6 +126,8 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
               {"fits", fits(plan)},
               {"left_bytes", fits(plan) ? plan.budget_bytes - plan.total_bytes : 0},
               {"context", plan.context},
+              {"sequences", plan.sequences},
+              {"kv_tokens", plan.kv_tokens},
               {"kv_pages", plan.kv_pages},
               {"kv_page_tokens", plan.kv_page_tokens},
               {"kv_type", plan.kv_type},
@@ -163,9 +165,11 @@ table as_table(const plan_report& plan, bool all) {
 }
 
 std::string as_text(const plan_report& plan) {
-  std::string out =
-      fmt::format("\nContext of {} tokens: {} KV pages of {} in {}. A decode step reads {} of weights.\n", plan.context,
-                  plan.kv_pages, plan.kv_page_tokens, plan.kv_type, format_bytes(plan.weight_bytes));
+  std::string out = fmt::format("\nContext of {} tokens", plan.context);
+  if (plan.sequences > 1)
+    out += fmt::format(", {} together in up to {} sequences at once", plan.kv_tokens, plan.sequences);
+  out += fmt::format(": {} KV pages of {} in {}. A decode step reads {} of weights.\n", plan.kv_pages,
+                     plan.kv_page_tokens, plan.kv_type, format_bytes(plan.weight_bytes));
   if (plan.ring_slots > 0)
     out += fmt::format("Embedding, layers, output: {} ({}R stays, S is streamed, {} per step,\n"
                        "through a ring of {} slots of {}).\n",
