@@ -17,7 +17,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A crash of the program loses nothing; one of the machine loses what was written since. fdatasync took 1 to 30 ms here.
+// A crash of the program loses nothing; one of the machine loses what was written since. fdatasync took 1 to 30 ms
+// here.
 constexpr auto sync_interval = 2s;
 constexpr std::size_t longest_record = std::size_t{1} << 30;
 

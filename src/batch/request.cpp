@@ -17,8 +17,8 @@ using nlohmann::json;
   throw error(errc::invalid_argument, why);
 }
 
-/// A value for a message, at most 40 bytes of it. Lists and objects by their kind: writing them out recurses, as deep as
-/// a line nests them.
+/// A value for a message, at most 40 bytes of it. Lists and objects by their kind: writing them out recurses, as deep
+/// as a line nests them.
 std::string shown(const json& value) {
   if (value.is_structured())
     return value.empty() ? (value.is_array() ? "[]" : "{}") : value.is_array() ? "a list" : "an object";

@@ -37,8 +37,8 @@ struct batch_request {
   std::string id = "null"; ///< as JSON: "id" or "custom_id"
   batch_prompt prompt{};
   generation_options options{};
-  std::size_t shown_logprobs = 0;   ///< likeliest tokens to list with each; `options.logprobs` may be more
-  std::vector<token_id> ids{};      ///< of the prompt, once tokenised
+  std::size_t shown_logprobs = 0;     ///< likeliest tokens to list with each; `options.logprobs` may be more
+  std::vector<token_id> ids{};        ///< of the prompt, once tokenised
   std::optional<std::string> failure; ///< why there is nothing to compute
 };
 

@@ -16,21 +16,24 @@ struct request_queue_setup {
   line_set done{}; ///< lines to pass over
   generation_options defaults{};
   prompt_encoder encode;
-  std::size_t most_requests = 64;                     ///< that are read ahead
-  std::size_t most_bytes = std::size_t{32} << 20;     ///< of their text and ids, beyond which no more are read
+  std::size_t most_requests = 64;                 ///< that are read ahead
+  std::size_t most_bytes = std::size_t{32} << 20; ///< of their text and ids, beyond which no more are read
   std::size_t longest_line = longest_batch_line;
 };
 
 class request_queue {
 public:
-  explicit request_queue(request_queue_setup setup) : with_(std::move(setup)), reader_(with_.input, with_.name, with_.longest_line) {}
+  explicit request_queue(request_queue_setup setup)
+      : with_(std::move(setup)), reader_(with_.input, with_.name, with_.longest_line) {}
 
   /// The next request that was read; empty: none.
   [[nodiscard]] std::optional<batch_request> take();
   /// Does some work towards the next request: at most one is added, or one block read. False: the input has nothing
   /// for now, after waiting at most `milliseconds` for it. Throws `error` (io_error).
   bool read_on(int milliseconds);
-  [[nodiscard]] bool full() const noexcept { return ready_.size() >= with_.most_requests || bytes_ >= with_.most_bytes; }
+  [[nodiscard]] bool full() const noexcept {
+    return ready_.size() >= with_.most_requests || bytes_ >= with_.most_bytes;
+  }
   [[nodiscard]] bool empty() const noexcept { return ready_.empty(); }
   /// All of the input was read; what is ready may still be taken.
   [[nodiscard]] bool input_ended() const noexcept { return reader_.ended(); }

@@ -72,7 +72,8 @@ TEST_CASE("a fingerprint tells lines apart, by place and content") {
 }
 
 TEST_CASE("requests come in order with their ids, without what is done and blank") {
-  scratch_file file("{\"prompt\": \"a\"}\n  \nnonsense\n{\"prompt\": \"b\"}\n{\"prompt\": \"bad\"}\n{\"prompt\": \"c\"}");
+  scratch_file file(
+      "{\"prompt\": \"a\"}\n  \nnonsense\n{\"prompt\": \"b\"}\n{\"prompt\": \"bad\"}\n{\"prompt\": \"c\"}");
   auto with = setup(file);
   with.done.insert(4);
   request_queue queue(with);
