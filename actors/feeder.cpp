@@ -74,6 +74,9 @@ struct feeder_state {
     } catch (const error& e) {
       with.sink->input_failed(e);
       idle = true;
+    } catch (...) {
+      // A bug, or no memory: the line is still in the queue, for another feeder to try.
+      self->quit(to_caf(error(errc::internal, "a request could not be prepared")));
     }
   }
 

@@ -5,9 +5,12 @@
 #include "src/app/text.hpp"
 #include "src/batch/journal.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <limits>
 #include <memory>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,7 +18,8 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help = R"(Answers every line of a file, many at once; started again, it goes on where it stopped.
+constexpr std::string_view help =
+    R"(Answers every line of a file, many at once; started again, it goes on where it stopped.
 
 Usage: tropilla batch [options] IN.jsonl -o OUT.jsonl     - for standard input or output
 
@@ -86,7 +90,8 @@ struct input_file {
 };
 
 void require_different(const input_file& input, const std::string& output) {
-  struct stat from {}, to {};
+  struct stat from {
+  }, to{};
   if (::fstat(input.descriptor, &from) == 0 && ::stat(output.c_str(), &to) == 0 && S_ISREG(to.st_mode) &&
       from.st_dev == to.st_dev && from.st_ino == to.st_ino)
     throw error(errc::invalid_argument, fmt::format("{} is the input; name another output", output));
@@ -122,7 +127,7 @@ std::string duration(double seconds) {
   return fmt::format("{}:{:02} h", whole / 3600, whole / 60 % 60);
 }
 
-/// Records per second are what a long batch is about: the bar counts the input's bytes, the words behind it the rest.
+/// The bar counts bytes of the input, because nobody knows how many lines it has; the words behind it say the rest.
 class batch_display {
 public:
   batch_display(std::uint64_t input_bytes, bool quiet)
@@ -134,8 +139,8 @@ public:
     const std::uint64_t done = t.passed_bytes + t.done_bytes;
     std::string words = fmt::format("{} done, {:.0f} tok/s", t.requests, rate(t));
     if (t.done_bytes > 0 && bytes_ > done)
-      words += fmt::format(", {} left", duration(elapsed * static_cast<double>(bytes_ - done) /
-                                                 static_cast<double>(t.done_bytes)));
+      words += fmt::format(", {} left",
+                           duration(elapsed * static_cast<double>(bytes_ - done) / static_cast<double>(t.done_bytes)));
     bar_.update(done, bytes_, words);
   }
   [[nodiscard]] std::string summary(const batch_totals& t) {
@@ -175,7 +180,7 @@ void execute(const batch_options& options, surroundings& around) {
   runtime_config config = options.model.to_config(16);
   // Waiting ones are what joins when a reply ends; they cost a prompt's ids each.
   const std::size_t in_flight = 2 * config.sequences;
-  config.queue_length = std::max(config.queue_length, in_flight);
+  config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
   const input_file input(options.inputs.front());
   const auto journal = open_output(options, input);
   loaded_runtime model(std::move(config), options.model.quiet);
@@ -183,12 +188,12 @@ void execute(const batch_options& options, surroundings& around) {
 
   batch_display display(input.bytes, options.model.quiet);
   batch_work work;
-  work.queue = std::make_shared<request_queue>(
-      request_queue_setup{.input = input.descriptor,
-                          .name = input.name,
-                          .done = journal ? journal->finished().lines : line_set{},
-                          .defaults = options.reply.generation,
-                          .encode = encoder_of(model.get())});
+  work.queue =
+      std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
+                                                          .name = input.name,
+                                                          .done = journal ? journal->finished().lines : line_set{},
+                                                          .defaults = options.reply.generation,
+                                                          .encode = encoder_of(model.get())});
   work.in_flight = in_flight;
   work.ordered = options.ordered;
   work.write = [&](std::string_view record) {

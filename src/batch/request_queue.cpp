@@ -25,8 +25,11 @@ std::optional<batch_request> request_queue::take() {
 }
 
 bool request_queue::read_on(int milliseconds) {
-  if (const auto line = reader_.next()) {
-    add(*line);
+  if (!line_)
+    line_ = reader_.next();
+  if (line_) {
+    add(*line_);
+    line_.reset();
     return true;
   }
   if (!reader_.readable(milliseconds))
@@ -41,7 +44,6 @@ void request_queue::add(const input_line& line) {
     return;
   }
   auto r = parse_batch_request(line, with_.defaults);
-  r.passed = std::exchange(passed_, 0);
   if (!r.failure) {
     try {
       r.ids = with_.encode(r.prompt);
@@ -49,6 +51,7 @@ void request_queue::add(const input_line& line) {
       r.failure = e.what();
     }
   }
+  r.passed = std::exchange(passed_, 0);
   r.prompt = std::string(); // its ids are all that is needed from here on
   bytes_ += weight(r);
   ready_.push_back(std::move(r));

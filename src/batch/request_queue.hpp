@@ -29,20 +29,22 @@ public:
   /// The next request that was read; empty: none.
   [[nodiscard]] std::optional<batch_request> take();
   /// Does some work towards the next request: at most one is added, or one block read. False: the input has nothing
-  /// for now, after waiting at most `milliseconds` for it. Throws `error` (io_error).
+  /// for now, after waiting at most `milliseconds` for it. Throws `error` (io_error), and whatever `encode` throws that
+  /// is no `error`: the next call, maybe of whoever takes over, tries that line again.
   bool read_on(int milliseconds);
   [[nodiscard]] bool full() const noexcept {
     return ready_.size() >= with_.most_requests || bytes_ >= with_.most_bytes;
   }
   [[nodiscard]] bool empty() const noexcept { return ready_.empty(); }
   /// All of the input was read; what is ready may still be taken.
-  [[nodiscard]] bool input_ended() const noexcept { return reader_.ended(); }
+  [[nodiscard]] bool input_ended() const noexcept { return !line_ && reader_.ended(); }
 
 private:
   void add(const input_line& line);
 
   request_queue_setup with_;
   line_reader reader_;
+  std::optional<input_line> line_; ///< being worked on
   std::deque<batch_request> ready_;
   std::size_t bytes_ = 0;
   std::uint64_t passed_ = 0; ///< bytes since the last request
