@@ -213,6 +213,13 @@ void end_and_wait(caf::actor_system& system, const Handle& to) {
   self->wait_for(to);
 }
 
+/// Calls `f` once `of` ended (at once when it had ended already), on a thread of the actor system: it must be quick and
+/// must not throw. For clients that are no actors.
+template <class Handle, class F>
+void when_ended(const Handle& of, F f) {
+  caf::actor_cast<caf::actor>(of)->attach_functor([f = std::move(f)](const caf::error&) { f(); });
+}
+
 /// Tells an actor when others end. Lives in the state of the actor that watches; calls come as its messages do.
 class watcher {
 public:

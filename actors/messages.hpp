@@ -239,6 +239,19 @@ struct weights_changed {};
 using supervisor_actor =
     typed_actor<caf::result<cast_health>(query_health), caf::result<weights_changed>(change_weights)>;
 
+// -- batch files ------------------------------------------------------------------------------------------------------
+
+/// A client -> feeder: so many requests more may come to its sink. Nothing answers; an input that can't be read is told
+/// to the sink.
+struct pull_requests {
+  std::size_t count = 0;
+};
+
+/// The feeder to itself: read on, as long as there is room.
+struct read_ahead {};
+
+using feeder_actor = typed_actor<caf::result<void>(pull_requests), caf::result<void>(read_ahead)>;
+
 // -- the engine -------------------------------------------------------------------------------------------------------
 
 /// A reply's sink -> engine: the client has got its last message.

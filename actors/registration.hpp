@@ -46,7 +46,9 @@
   X(weights_suspended)                                                                                                 \
   X(resume_weights)                                                                                                    \
   X(change_weights)                                                                                                    \
-  X(weights_changed)
+  X(weights_changed)                                                                                                   \
+  X(pull_requests)                                                                                                     \
+  X(read_ahead)
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

@@ -5,20 +5,6 @@
 
 namespace tropilla {
 
-std::string_view to_string(finish_reason reason) noexcept {
-  switch (reason) {
-  case finish_reason::stop:
-    return "stop";
-  case finish_reason::length:
-    return "length";
-  case finish_reason::context:
-    return "context";
-  case finish_reason::cancelled:
-    return "cancelled";
-  }
-  return "stop";
-}
-
 struct generation::impl {
   std::shared_ptr<runtime::impl> owner;
   std::shared_ptr<reply_channel> channel;
@@ -137,6 +123,10 @@ reply_ticket runtime::submit(std::vector<token_id> prompt, const generation_opti
 
 std::vector<token_id> runtime::encode(std::span<const chat_message> messages) const {
   return impl_->encode(messages);
+}
+
+std::vector<token_id> runtime::encode(std::string_view text, bool special) const {
+  return impl_->encode(text, special);
 }
 
 void runtime::score(std::span<const token_id> ids,

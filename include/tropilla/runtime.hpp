@@ -154,6 +154,8 @@ public:
   reply_ticket submit(std::vector<token_id> prompt, const generation_options& options, reply_callbacks callbacks);
   /// Ids of a conversation through the chat template, for `generate` and `submit`.
   [[nodiscard]] std::vector<token_id> encode(std::span<const chat_message> messages) const;
+  /// Ids of raw text as `generate` makes them: with the model's BOS where it wants one.
+  [[nodiscard]] std::vector<token_id> encode(std::string_view text, bool special = false) const;
 
   /// Logits at every position of `ids`, in order: `row(position, logits)` on the calling thread; the span is valid
   /// during the call. Throws as `generate`.

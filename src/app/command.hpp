@@ -31,6 +31,7 @@ struct command {
 
 [[nodiscard]] command make_run();
 [[nodiscard]] command make_chat();
+[[nodiscard]] command make_batch();
 [[nodiscard]] command make_tokenize();
 [[nodiscard]] command make_detokenize();
 [[nodiscard]] command make_inspect();

@@ -93,7 +93,7 @@ std::string progress::amount(std::uint64_t done, std::uint64_t total) const {
                               : fmt::format("{} of {}", done, total);
 }
 
-void progress::update(std::uint64_t done, std::uint64_t total) {
+void progress::update(std::uint64_t done, std::uint64_t total, std::string_view words) {
   const std::lock_guard lock(mutex_);
   if (silent_ || finished_)
     return;
@@ -103,12 +103,13 @@ void progress::update(std::uint64_t done, std::uint64_t total) {
   if (now < next_)
     return;
   next_ = now + (terminal_.interactive ? clock::duration(bar_interval) : clock::duration(line_interval));
-  draw(done, total);
+  draw(done, total, words);
 }
 
-void progress::draw(std::uint64_t done, std::uint64_t total) {
+void progress::draw(std::uint64_t done, std::uint64_t total, std::string_view words) {
   const double part = total > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total)) : 0.0;
-  const std::string numbers = fmt::format("{:3.0f}%  {}", part * 100, amount(done, total));
+  const std::string numbers =
+      fmt::format("{:3.0f}%  {}{}{}", part * 100, amount(done, total), words.empty() ? "" : "  ", words);
   if (!terminal_.interactive) {
     say(fmt::format("{}: {}", label_, numbers));
     return;

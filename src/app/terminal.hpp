@@ -55,13 +55,14 @@ public:
   progress(const progress&) = delete;
   progress& operator=(const progress&) = delete;
 
-  void update(std::uint64_t done, std::uint64_t total);
+  /// `words` follow the numbers.
+  void update(std::uint64_t done, std::uint64_t total, std::string_view words = {});
   /// Takes the bar away; elsewhere, says how long it took when the work was done. Later updates do nothing.
   void finish();
 
 private:
   void take_bar_away(); ///< call with the mutex held
-  void draw(std::uint64_t done, std::uint64_t total);
+  void draw(std::uint64_t done, std::uint64_t total, std::string_view words);
   [[nodiscard]] std::string amount(std::uint64_t done, std::uint64_t total) const;
 
   using clock = std::chrono::steady_clock;

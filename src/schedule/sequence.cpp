@@ -26,6 +26,20 @@ void check_seconds(double seconds, std::string_view what) {
 
 } // namespace
 
+std::string_view to_string(finish_reason reason) noexcept {
+  switch (reason) {
+  case finish_reason::stop:
+    return "stop";
+  case finish_reason::length:
+    return "length";
+  case finish_reason::context:
+    return "context";
+  case finish_reason::cancelled:
+    return "cancelled";
+  }
+  return "stop";
+}
+
 void check_request(const sequence_request& request, std::size_t vocabulary, std::size_t context) {
   const auto& o = request.options;
   if (request.prompt.empty())

@@ -17,7 +17,7 @@ import time
 
 from program import Program, ROOT, main, program
 
-COMMANDS = ["run", "chat", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache"]
+COMMANDS = ["run", "chat", "batch", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache"]
 TEXT = "Llamas hum, é and 你好.\n" * 40
 
 

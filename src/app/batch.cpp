@@ -1,0 +1,236 @@
+// `tropilla batch`: a file of requests, a file of results.
+#include "src/app/batch_loop.hpp"
+#include "src/app/command.hpp"
+#include "src/app/files.hpp"
+#include "src/app/text.hpp"
+#include "src/batch/journal.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <limits>
+#include <memory>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+constexpr std::string_view help =
+    R"(Answers every line of a file, many at once; started again, it goes on where it stopped.
+
+Usage: tropilla batch [options] IN.jsonl -o OUT.jsonl     - for standard input or output
+
+  -m, --model FILE      GGUF model (or TROPILLA_MODEL)  -o, --output FILE       results (-)
+      --parallel N      replies at once (16)                --kv TOKENS         of all of them
+      --ordered         results in the order of lines       --restart           forget results
+      --ctx, --budget, --kv-type, --threads, --isa, --io, --no-cache, --precise, --template,
+      --trace, --config: as for run                     -q, --quiet             no figures
+
+What a line leaves out:
+  -n, --max-tokens N    of a reply (256)                    --ignore-eos        go on past the end
+      --temp X          0 picks the likeliest (0)           --seed N            same seed, same text
+      --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
+
+A line has "prompt" (taken raw) or "messages", and "id", "max_tokens", "temperature", "seed" and
+more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error".
+After Ctrl-C or a crash, the same command does what is missing, and nothing twice.
+
+Example:
+  tropilla batch -m model.gguf questions.jsonl -o answers.jsonl
+)";
+
+struct batch_options {
+  model_options model;
+  reply_options reply;
+  std::vector<std::string> inputs;
+  std::string output = "-";
+  bool ordered = false;
+  bool restart = false;
+
+  void bind(option_binder& b) {
+    model.bind(b);
+    reply.bind(b);
+    b.text("-o,--output", output);
+    b.flag("--ordered", ordered);
+    b.flag("--restart", restart);
+    b.positionals("input", inputs);
+  }
+};
+
+/// The input's descriptor, and what can be done with it.
+struct input_file {
+  std::string name = "standard input";
+  int descriptor = STDIN_FILENO;
+  bool regular = false; ///< it can be read twice
+  std::uint64_t bytes = 0;
+
+  explicit input_file(const std::string& path) {
+    if (path != "-") {
+      name = expand_home(path);
+      descriptor = ::open(name.c_str(), O_RDONLY | O_CLOEXEC);
+      if (descriptor < 0)
+        throw_system_error("read", name, errno);
+    }
+    struct stat facts {};
+    if (::fstat(descriptor, &facts) != 0)
+      throw_system_error("read", name, errno);
+    // A redirected standard input is somewhere in its file, maybe not at the start: it counts as a pipe.
+    regular = path != "-" && S_ISREG(facts.st_mode);
+    bytes = S_ISREG(facts.st_mode) ? static_cast<std::uint64_t>(facts.st_size) : 0;
+  }
+  ~input_file() {
+    if (descriptor != STDIN_FILENO)
+      ::close(descriptor);
+  }
+  input_file(const input_file&) = delete;
+  input_file& operator=(const input_file&) = delete;
+};
+
+void require_different(const input_file& input, const std::string& output) {
+  struct stat from {
+  }, to{};
+  if (::fstat(input.descriptor, &from) == 0 && ::stat(output.c_str(), &to) == 0 && S_ISREG(to.st_mode) &&
+      from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+    throw error(errc::invalid_argument, fmt::format("{} is the input; name another output", output));
+}
+
+/// The output, ready to go on where it stopped; null: standard output.
+std::unique_ptr<batch_journal> open_output(const batch_options& options, const input_file& input) {
+  if (options.output == "-")
+    return nullptr;
+  const std::string path = expand_home(options.output);
+  require_different(input, path);
+  auto journal = std::make_unique<batch_journal>(path, options.restart);
+  const finished_lines& done = journal->finished();
+  if (done.records == 0)
+    return journal;
+  if (!input.regular)
+    throw error(errc::invalid_argument,
+                fmt::format("{} has {} records already, and {} can't be gone through again; name another output, or "
+                            "begin anew with --restart",
+                            path, done.records, input.name));
+  require_same_input(input.descriptor, input.name, done, path);
+  if (::lseek(input.descriptor, 0, SEEK_SET) != 0)
+    throw_system_error("read", input.name, errno);
+  return journal;
+}
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<std::uint64_t>(seconds + 0.5);
+  if (whole < 60)
+    return fmt::format("{} s", whole);
+  if (whole < 3600)
+    return fmt::format("{}:{:02} min", whole / 60, whole % 60);
+  return fmt::format("{}:{:02} h", whole / 3600, whole / 60 % 60);
+}
+
+/// The bar counts bytes of the input, because nobody knows how many lines it has; the words behind it say the rest.
+class batch_display {
+public:
+  batch_display(std::uint64_t input_bytes, bool quiet)
+      : bytes_(input_bytes),
+        bar_("batch", progress::unit::bytes, quiet || !inspect_terminal(STDERR_FILENO).interactive) {}
+
+  void show(const batch_totals& t) {
+    const double elapsed = seconds();
+    const std::uint64_t done = t.passed_bytes + t.done_bytes;
+    std::string words = fmt::format("{} done, {:.0f} tok/s", t.requests, rate(t));
+    if (t.done_bytes > 0 && bytes_ > done)
+      words += fmt::format(", {} left",
+                           duration(elapsed * static_cast<double>(bytes_ - done) / static_cast<double>(t.done_bytes)));
+    bar_.update(done, bytes_, words);
+  }
+  [[nodiscard]] std::string summary(const batch_totals& t) {
+    bar_.finish();
+    return fmt::format("[{} requests, {} failed, {} prompt tokens, {} output tokens, {:.1f} tok/s, {:.2f} s]",
+                       t.requests, t.failed, t.prompt_tokens, t.output_tokens, rate(t), seconds());
+  }
+
+private:
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+  [[nodiscard]] double rate(const batch_totals& t) const {
+    return static_cast<double>(t.output_tokens) / std::max(seconds(), 1e-3);
+  }
+
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::uint64_t bytes_;
+  progress bar_;
+};
+
+prompt_encoder encoder_of(const runtime& rt) {
+  return [&rt](const batch_prompt& prompt) {
+    if (const auto* text = std::get_if<std::string>(&prompt))
+      return rt.encode(*text);
+    if (const auto* messages = std::get_if<std::vector<chat_message>>(&prompt))
+      return rt.encode(*messages);
+    return std::get<std::vector<token_id>>(prompt);
+  };
+}
+
+void execute(const batch_options& options, surroundings& around) {
+  if (options.inputs.size() != 1)
+    throw error(errc::invalid_argument, options.inputs.empty() ? "no input: name a file of requests, or - for standard "
+                                                                 "input"
+                                                               : "more than one input: name one file of requests");
+  runtime_config config = options.model.to_config(16);
+  // Waiting ones are what joins when a reply ends; they cost a prompt's ids each.
+  const std::size_t in_flight = 2 * config.sequences;
+  config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
+  const input_file input(options.inputs.front());
+  const auto journal = open_output(options, input);
+  loaded_runtime model(std::move(config), options.model.quiet);
+  model.wait();
+
+  batch_display display(input.bytes, options.model.quiet);
+  batch_work work;
+  work.queue =
+      std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
+                                                          .name = input.name,
+                                                          .done = journal ? journal->finished().lines : line_set{},
+                                                          .defaults = options.reply.generation,
+                                                          .encode = encoder_of(model.get())});
+  work.in_flight = in_flight;
+  work.ordered = options.ordered;
+  work.write = [&](std::string_view record) {
+    if (journal)
+      journal->append(record);
+    else
+      around.out.write(record);
+  };
+  work.on_progress = [&](const batch_totals& t) { display.show(t); };
+  batch_loop loop(model.get(), std::move(work));
+  bool complete = false;
+  {
+    const interrupts::scope on_interrupt(around.signals, [&](int press) {
+      if (press > 1)
+        interrupts::quit();
+      loop.stop();
+    });
+    complete = loop.run();
+  }
+  if (journal)
+    journal->sync();
+  const std::string summary = display.summary(loop.totals());
+  if (!options.model.quiet)
+    say(inspect_terminal(STDERR_FILENO).dim(summary));
+  if (!complete)
+    throw interrupted{};
+}
+
+} // namespace
+
+command make_batch() {
+  auto options = std::make_shared<batch_options>();
+  return {.name = "batch",
+          .summary = "answer every line of a file",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute = [options](surroundings& around) { execute(*options, around); }};
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,251 @@
+// One thread decides; feeder, runtime and Ctrl-C leave notes in its inbox.
+#include "src/app/batch_loop.hpp"
+
+#include "actors/feeder.hpp"
+#include "src/batch/record.hpp"
+
+#include <chrono>
+#include <condition_variable>
+#include <ctime>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <variant>
+#include <vector>
+
+namespace tropilla::app {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto progress_interval = 500ms;
+// With --ordered, records wait for those before them: so many times the requests in flight, then no more are begun.
+constexpr std::size_t held_per_flight = 16;
+
+/// A request that the runtime has. Its reply is written to by the runtime, and read when it has ended.
+struct job {
+  batch_request request;
+  std::vector<batch_output> outputs;
+  generation_statistics statistics;
+  std::optional<error> failure;
+  std::optional<reply_ticket> ticket; ///< the loop's alone
+};
+
+struct input_over {};
+struct feeder_over {};
+struct stop_wanted {};
+using note = std::variant<batch_request, std::shared_ptr<job>, error, input_over, feeder_over, stop_wanted>;
+
+/// Any thread puts, one takes.
+class inbox final : public cast::request_sink {
+public:
+  void put(note n) {
+    const std::lock_guard lock(mutex_);
+    notes_.push_back(std::move(n));
+    changed_.notify_one();
+  }
+  /// Empty when nothing came in that time.
+  [[nodiscard]] std::optional<note> take(std::chrono::milliseconds wait) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, wait, [this] { return !notes_.empty(); }))
+      return std::nullopt;
+    note first = std::move(notes_.front());
+    notes_.pop_front();
+    return first;
+  }
+
+  void take(batch_request r) override { put(std::move(r)); }
+  void input_ended() override { put(input_over{}); }
+  void input_failed(const error& why) override { put(why); }
+  void feeder_ended() override { put(feeder_over{}); }
+
+private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<note> notes_;
+};
+
+/// Whether it is the request that can't be followed, and not the runtime that can't go on.
+bool is_of_request(errc code) {
+  return code == errc::invalid_argument || code == errc::context_full || code == errc::timed_out ||
+         code == errc::unsupported;
+}
+
+} // namespace
+
+class batch_loop::impl {
+public:
+  impl(runtime& rt, batch_work work) : rt_(rt), with_(std::move(work)) {
+    context_.model = rt.model().name;
+    context_.text_of_token = [this](token_id id) { return rt_.detokenize(std::span(&id, 1), true); };
+  }
+
+  bool run() {
+    feed_.emplace(system_.get(), with_.queue, inbox_);
+    while (!over()) {
+      pull();
+      if (auto n = inbox_->take(progress_interval))
+        std::visit([this](auto& what) { handle(what); }, *n);
+      if (with_.on_progress)
+        with_.on_progress(totals_);
+    }
+    feed_.reset();
+    if (failure_)
+      throw error(*failure_);
+    return !stopped_;
+  }
+
+  void stop() { inbox_->put(stop_wanted{}); }
+  [[nodiscard]] const batch_totals& totals() const noexcept { return totals_; }
+
+private:
+  [[nodiscard]] bool stopping() const noexcept { return stopped_ || failure_; }
+  [[nodiscard]] bool over() const noexcept { return jobs_.empty() && (stopping() || ended_); }
+
+  void pull() {
+    if (stopping() || ended_)
+      return;
+    std::size_t busy = jobs_.size() + pulled_;
+    if (with_.ordered && records_.size() + pulled_ >= held_per_flight * with_.in_flight)
+      return;
+    if (busy < with_.in_flight) {
+      feed_->pull(with_.in_flight - busy);
+      pulled_ += with_.in_flight - busy;
+    }
+  }
+
+  void handle(batch_request& r) {
+    --pulled_;
+    if (stopping())
+      return;
+    totals_.passed_bytes += r.passed;
+    if (with_.ordered)
+      records_.emplace_back(r.line, std::nullopt);
+    if (r.failure)
+      return fail(r, errc::invalid_argument, *r.failure);
+    auto j = std::make_shared<job>();
+    j->request = std::move(r);
+    try {
+      submit(j);
+    } catch (const error& e) {
+      jobs_.erase(j->request.line);
+      if (is_of_request(e.code()))
+        fail(j->request, e.code(), e.what());
+      else
+        give_up(e);
+    }
+  }
+
+  void submit(const std::shared_ptr<job>& j) {
+    j->outputs.resize(j->request.options.outputs);
+    jobs_.emplace(j->request.line, j);
+    reply_callbacks callbacks;
+    // The runtime holds the callbacks until the reply ended, and they the job: no longer than that.
+    callbacks.on_piece = [j](piece p) {
+      j->outputs[p.output].add(std::move(p));
+      return true;
+    };
+    callbacks.on_finished = [j, to = inbox_](const generation_statistics& s) {
+      j->statistics = s;
+      to->put(j);
+    };
+    callbacks.on_failed = [j, to = inbox_](const error& why) {
+      j->failure = why;
+      to->put(j);
+    };
+    j->ticket = rt_.submit(std::move(j->request.ids), j->request.options, std::move(callbacks));
+  }
+
+  void handle(const std::shared_ptr<job>& j) {
+    jobs_.erase(j->request.line);
+    if (j->failure && is_of_request(j->failure->code()))
+      return fail(j->request, j->failure->code(), j->failure->what());
+    if (j->failure)
+      return give_up(*j->failure);
+    if (j->statistics.finish == finish_reason::cancelled)
+      return; // by `stop`: the next start computes it again
+    if (j->outputs.size() == 1)
+      j->outputs.front().finish = j->statistics.finish;
+    context_.created = static_cast<std::int64_t>(std::time(nullptr));
+    totals_.prompt_tokens += j->statistics.prompt_tokens;
+    totals_.output_tokens += j->statistics.generated_tokens;
+    put(j->request, result_record(j->request, j->outputs, j->statistics, context_));
+  }
+
+  void handle(const error& why) { give_up(why); }
+  void handle(input_over) { ended_ = true; }
+  void handle(feeder_over) {
+    if (!stopping())
+      feed_->replace();
+  }
+  void handle(stop_wanted) {
+    stopped_ = true;
+    cancel_all();
+  }
+
+  void fail(const batch_request& r, errc code, std::string_view why) {
+    ++totals_.failed;
+    put(r, failure_record(r, code, why));
+  }
+
+  void put(const batch_request& r, std::string record) {
+    totals_.done_bytes += r.bytes;
+    if (!with_.ordered)
+      return write(record);
+    for (auto& [line, text] : records_)
+      if (line == r.line)
+        text = std::move(record);
+    while (!records_.empty() && records_.front().second) {
+      write(*records_.front().second);
+      records_.pop_front();
+    }
+  }
+
+  void write(std::string_view record) {
+    with_.write(record);
+    ++totals_.requests;
+  }
+
+  void give_up(const error& why) {
+    if (!failure_)
+      failure_ = why;
+    cancel_all();
+  }
+
+  void cancel_all() {
+    for (const auto& [line, j] : jobs_)
+      if (j->ticket)
+        j->ticket->cancel();
+  }
+
+  runtime& rt_;
+  batch_work with_;
+  record_context context_;
+  std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>(); ///< whoever may still write to it holds it
+  std::map<std::size_t, std::shared_ptr<job>> jobs_;         ///< by line of the input
+  /// With --ordered: lines that were begun and are not written, with what waits for those before.
+  std::deque<std::pair<std::size_t, std::optional<std::string>>> records_;
+  std::size_t pulled_ = 0; ///< and not seen here
+  bool ended_ = false;
+  bool stopped_ = false;
+  std::optional<error> failure_;
+  batch_totals totals_;
+  cast::system system_;
+  std::optional<cast::request_feed> feed_;
+};
+
+batch_loop::batch_loop(runtime& rt, batch_work work) : impl_(std::make_unique<impl>(rt, std::move(work))) {}
+batch_loop::~batch_loop() = default;
+
+bool batch_loop::run() {
+  return impl_->run();
+}
+void batch_loop::stop() {
+  impl_->stop();
+}
+const batch_totals& batch_loop::totals() const noexcept {
+  return impl_->totals();
+}
+
+} // namespace tropilla::app

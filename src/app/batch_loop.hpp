@@ -1,0 +1,54 @@
+/// The work of `tropilla batch`: requests from a feeder into the runtime, records out of it as replies end.
+#pragma once
+
+#include "src/batch/request_queue.hpp"
+#include "tropilla/runtime.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace tropilla::app {
+
+/// What was done so far.
+struct batch_totals {
+  std::size_t requests = 0; ///< with a record
+  std::size_t failed = 0;   ///< of them, with an error
+  std::size_t prompt_tokens = 0;
+  std::size_t output_tokens = 0;
+  std::uint64_t passed_bytes = 0; ///< of the input: had been done before, or blank
+  std::uint64_t done_bytes = 0;   ///< of the input: done now
+};
+
+struct batch_work {
+  std::shared_ptr<request_queue> queue;
+  std::size_t in_flight = 0;                   ///< requests that the runtime has at once, waiting ones included
+  bool ordered = false;                        ///< records in the order of the input
+  std::function<void(std::string_view)> write; ///< a record; may throw
+  std::function<void(const batch_totals&)> on_progress{}; ///< now and then
+};
+
+/// Runs on the calling thread; everything else reaches it through one queue.
+class batch_loop {
+public:
+  batch_loop(runtime& rt, batch_work work);
+  ~batch_loop();
+  batch_loop(const batch_loop&) = delete;
+  batch_loop& operator=(const batch_loop&) = delete;
+
+  /// Until the input's end, or `stop`: then what is being computed is cancelled, and false returned. Throws what
+  /// `write` throws, and `error` when the input can't be read or the runtime can't go on.
+  [[nodiscard]] bool run();
+  /// Any thread.
+  void stop();
+  [[nodiscard]] const batch_totals& totals() const noexcept;
+
+private:
+  class impl;
+  std::unique_ptr<impl> impl_;
+};
+
+} // namespace tropilla::app
