@@ -149,6 +149,12 @@ void product::matrix(const packed_matrix& m, std::size_t group, std::size_t grou
   }
   const packed::format f = packed::format_of(w.type);
   const std::size_t rows = vectors * x.row_parts;
+  if (groups == most_groups && rows <= few_rows && k.multiply_few != nullptr) {
+    k.multiply_few(data, w.group_bytes, w.columns, x.quantised.from(first * x.row_parts, 0), rows, s.sums);
+    if (x.row_parts > 1)
+      join_parts(groups * vectors, s.sums);
+    return;
+  }
   const std::size_t next_rows = rows * packed_row_group;
   std::fill_n(s.sums, groups * next_rows, 0.0F);
   const std::size_t blocks = w.columns / packed::block_columns;

@@ -15,7 +15,7 @@
 ///
 /// Many input rows share the work of unpacking: a tile of one or two row groups and some columns is unpacked once into
 /// the lane's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth
-/// of memory, and unpacks in registers.
+/// of memory, and unpacks in registers; so do a few, which would wait for memory while a tile is unpacked.
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
@@ -46,6 +46,10 @@ struct linear_type {
                         float* sums) = nullptr;
   /// Of an unpacked block, a multiple of 64.
   std::size_t tile_block_bytes = 0;
+  /// `sums = groups * x` for two row groups, `group_bytes` apart, and a few input rows, without a tile; sums as of
+  /// `multiply_pair`. Null where that gains nothing.
+  void (*multiply_few)(const std::byte* group, std::size_t group_bytes, std::size_t columns, const quantised_rows& x,
+                       std::size_t vectors, float* sums) = nullptr;
   /// `sums = group * x` for one float32 input row. F32, F16 and BF16.
   void (*vector_full)(const std::byte* group, std::size_t columns, const float* x, float* sums) = nullptr;
   /// Float32 values of columns `[first, first + columns)` as `[columns, 16]`.
