@@ -28,19 +28,19 @@ Usage: tropilla chat -m FILE [options]
 
   -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
       --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
-  -n, --max-tokens N    of each answer (1024)               --temp X            0: likeliest (0.6)
-      --seed N          same seed, same text (0)            --ignore-eos        go on past the end
+  -n, --max-tokens N    of each answer (1024)               --ignore-eos        go on past the end
+      --temp X          0: likeliest (0.6)                  --seed N            same seed, same text
       --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
+      --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
+      --penalty-window N, --stop TEXT, --context-shift: as for run, see docs/command-line.md
   -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
-      --kv-type TYPE    keys and values: f16, bf16, q8_0 (f16)
+      --kv-type TYPE    f16, bf16, q8_0 (f16)               --kv TOKENS         that have KV pages
       --stats           figures after each answer       -q, --quiet             no greeting, no bar
 
-Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a
-long message, what is typed during an answer is the next one, Ctrl-C stops an answer, Ctrl-D
-leaves. Earlier lines are kept in ~/.local/state/tropilla/history.
+Inside: /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.
 
 Example:
   tropilla chat -m model.gguf --temp 0 --system "You are brief."
@@ -266,7 +266,7 @@ private:
     messages_.push_back({"user", text});
     try {
       finished_reply reply = stream();
-      messages_.push_back({"assistant", reply.text});
+      messages_.push_back({"assistant", reply.outputs.front().text});
       last_ = std::move(reply);
     } catch (const error& e) {
       messages_.pop_back(); // the next message must not follow one without an answer
@@ -291,17 +291,19 @@ private:
   finished_reply stream() {
     generation reply = model_.chat(messages_, options_.reply.generation);
     at_line_start_ = true;
-    const auto show = [&](std::string_view piece) {
+    const auto show = [&](const piece& p) {
+      if (p.text.empty())
+        return;
       const std::lock_guard lock(screen_mutex_);
-      at_line_start_ = piece.back() == '\n';
-      around_.out.write(screen_.interactive ? without_controls(piece) : std::string(piece));
+      at_line_start_ = p.text.back() == '\n';
+      around_.out.write(screen_.interactive ? without_controls(p.text) : p.text);
     };
     std::optional<line_watcher> watcher;
     if (talks_to_person_)
       watcher.emplace(STDIN_FILENO, begun_,
                       line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
                                              .closed = [&] { leave_meanwhile(reply); }});
-    finished_reply done = read_reply(reply, around_, show, [] {});
+    finished_reply done = read_reply(reply, 1, around_, show, [] {});
     watcher.reset();
     done.first_token_seconds = done.statistics.first_token_seconds; // of this answer, not since the program began
     if (!at_line_start_)
