@@ -46,7 +46,13 @@
   X(weights_suspended)                                                                                                 \
   X(resume_weights)                                                                                                    \
   X(change_weights)                                                                                                    \
-  X(weights_changed)
+  X(weights_changed)                                                                                                   \
+  X(borrow_pages)                                                                                                      \
+  X(borrow_empty_pages)                                                                                                \
+  X(pages_lent)                                                                                                        \
+  X(fill_pages)                                                                                                        \
+  X(return_pages)                                                                                                      \
+  X(pages_returned)
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

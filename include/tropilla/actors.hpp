@@ -81,7 +81,7 @@ void register_messages();
 
 } // namespace tropilla
 
-// Registration. CAF 1.x numbers message types: tropilla takes 60 from this number on, far from where programs begin.
+// Registration. CAF 1.x numbers message types: tropilla takes 100 from this number on, far from where programs begin.
 #ifndef TROPILLA_FIRST_TYPE_ID
 #define TROPILLA_FIRST_TYPE_ID (caf::first_custom_type_id + 1000)
 #endif
