@@ -194,6 +194,35 @@ struct logits_read {
   request_id id = 0;
 };
 
+/// A client -> scheduler: it wants to read the pages that hold the beginning of `tokens`. Answered with `pages_lent`;
+/// ends with `return_pages`. `borrower` is an id of a request's kind; a message that is sent twice does no harm.
+struct borrow_pages {
+  request_id borrower = 0;
+  std::vector<token_id> tokens;
+};
+/// A client -> scheduler: it wants pages for so many tokens to fill. Answered with `pages_lent`, fails with
+/// context_full or busy; ends with `fill_pages` or `return_pages`.
+struct borrow_empty_pages {
+  request_id borrower = 0;
+  std::size_t tokens = 0;
+};
+struct pages_lent {
+  page_loan loan;
+};
+/// A client -> scheduler: the empty pages that it borrowed hold keys and values of `tokens` now. Answered with
+/// `pages_returned`.
+struct fill_pages {
+  request_id borrower = 0;
+  std::vector<token_id> tokens;
+};
+/// A client -> scheduler. Answered with `pages_returned`; unknown loans count as void.
+struct return_pages {
+  request_id borrower = 0;
+};
+struct pages_returned {
+  bool valid = true; ///< false: all pages were forgotten meanwhile
+};
+
 /// Anyone -> scheduler. Answered with `batch_state`.
 struct query_batch {};
 struct batch_state {
@@ -217,6 +246,8 @@ struct look_at_clock {};
 
 using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
                                     caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
+                                    caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
+                                    caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
                                     caf::result<void>(member_replaced), caf::result<void>(member_down),
                                     caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock)>;
 

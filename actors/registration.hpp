@@ -48,7 +48,13 @@
   X(change_weights)                                                                                                    \
   X(weights_changed)                                                                                                   \
   X(pull_requests)                                                                                                     \
-  X(read_ahead)
+  X(read_ahead)                                                                                                        \
+  X(borrow_pages)                                                                                                      \
+  X(borrow_empty_pages)                                                                                                \
+  X(pages_lent)                                                                                                        \
+  X(fill_pages)                                                                                                        \
+  X(return_pages)                                                                                                      \
+  X(pages_returned)
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

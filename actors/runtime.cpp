@@ -176,6 +176,15 @@ runtime runtime::replicate(std::size_t context) const {
   return runtime(std::make_shared<impl>(impl_, context));
 }
 
+std::size_t runtime::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
+                                  std::string_view note) {
+  return impl_->save_session(path, ids, note);
+}
+
+std::vector<token_id> runtime::load_session(const std::filesystem::path& path, std::string* note) {
+  return impl_->load_session(path, note);
+}
+
 std::size_t runtime::threads() const noexcept {
   std::size_t threads = 0;
   for (const auto& part : impl_->parts)

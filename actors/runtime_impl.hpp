@@ -62,6 +62,10 @@ struct runtime::impl {
   /// What ends a request when it is set; a `cancel` lets the scheduler look.
   [[nodiscard]] static std::shared_ptr<std::atomic<bool>> give_up_flag(sequence_request& request);
   [[nodiscard]] load_report load() const;
+  /// As `runtime::save_session` and `runtime::load_session`.
+  [[nodiscard]] std::size_t save_session(const std::filesystem::path& path, std::span<const token_id> ids,
+                                         std::string_view note);
+  [[nodiscard]] std::vector<token_id> load_session(const std::filesystem::path& path, std::string* note);
   void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler->get(), cast::cancel_request{id}); }
 
   runtime_config config;

@@ -32,6 +32,16 @@ struct scheduler_state {
           return request_accepted{m.id};
         },
         [this](const query_batch&) -> caf::result<batch_state> { return batch_state{queue.usage()}; },
+        [this](const borrow_pages& m) -> caf::result<pages_lent> {
+          return pages_lent{queue.lend(m.borrower, m.tokens)};
+        },
+        [this](const borrow_empty_pages& m) { return lend_empty(m); },
+        [this](const fill_pages& m) -> caf::result<pages_returned> {
+          return taken_back(queue.take_filled(m.borrower, m.tokens));
+        },
+        [this](const return_pages& m) -> caf::result<pages_returned> {
+          return taken_back(queue.give_back(m.borrower));
+        },
         [this](const member_replaced&) {
           ++replacements;
           if (std::exchange(waiting_for_member, false))
@@ -78,6 +88,20 @@ struct scheduler_state {
     }
     proceed();
     return request_accepted{request.id};
+  }
+
+  caf::result<pages_lent> lend_empty(const borrow_empty_pages& m) {
+    try {
+      return pages_lent{queue.lend_empty(m.borrower, m.tokens)};
+    } catch (const error& e) {
+      return to_caf(e);
+    }
+  }
+
+  /// Somebody may have waited for pages.
+  pages_returned taken_back(bool valid) {
+    proceed();
+    return {valid};
   }
 
   /// Sends the step that is at hand again, or the next one.

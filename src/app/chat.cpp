@@ -3,6 +3,7 @@
 
 #include "memory/arbiter.hpp"
 #include "src/app/chat_input.hpp"
+#include "src/app/conversation.hpp"
 #include "src/app/files.hpp"
 #include "src/app/line_editor.hpp"
 #include "src/app/line_watcher.hpp"
@@ -14,7 +15,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 #include <utility>
 
@@ -28,19 +28,19 @@ Usage: tropilla chat -m FILE [options]
 
   -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
       --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
-  -n, --max-tokens N    of each answer (1024)               --temp X            0: likeliest (0.6)
-      --seed N          same seed, same text (0)            --ignore-eos        go on past the end
+  -n, --max-tokens N    of each answer (1024)               --ignore-eos        go on past the end
+      --temp X          0: likeliest (0.6)                  --seed N            same seed, same text
       --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
+      --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
+      --penalty-window N, --stop TEXT, --context-shift: as for run, see docs/command-line.md
   -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
-      --kv-type TYPE    keys and values: f16, bf16, q8_0 (f16)
+      --kv-type TYPE    f16, bf16, q8_0 (f16)               --kv TOKENS         that have KV pages
       --stats           figures after each answer       -q, --quiet             no greeting, no bar
 
-Inside: /help lists the commands, a backslash at the end of a line or """ around lines makes a
-long message, what is typed during an answer is the next one, Ctrl-C stops an answer, Ctrl-D
-leaves. Earlier lines are kept in ~/.local/state/tropilla/history.
+Inside: /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.
 
 Example:
   tropilla chat -m model.gguf --temp 0 --system "You are brief."
@@ -52,7 +52,8 @@ constexpr std::string_view inner_help =
 /stats         what the last answer cost, and how full the context is
 /memory        each device's budget, bytes in use, peak, fragmentation and waiters; bytes by purpose
 /budget SIZE   gives the device another budget: /budget 500MiB. Alone: shows it
-/save FILE     writes the conversation: JSON where FILE ends in .json, else Markdown
+/save FILE     saves the conversation and its keys and values. FILE.json, FILE.md: its text alone
+/load FILE     goes on with a conversation that /save saved, at once
 /quit          leaves (so does Ctrl-D)
 //text         the message /text
 \ at the end of a line goes on in the next; """ begins and ends a message of several lines
@@ -80,20 +81,6 @@ struct chat_options {
     b.flag("--stats", stats);
   }
 };
-
-std::string as_json(const std::vector<chat_message>& messages) {
-  nlohmann::ordered_json out = nlohmann::ordered_json::array();
-  for (const chat_message& m : messages)
-    out.push_back({{"role", m.role}, {"content", m.content}});
-  return out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-}
-
-std::string as_markdown(const std::vector<chat_message>& messages) {
-  std::string out;
-  for (const chat_message& m : messages)
-    out += fmt::format("{}**{}**\n\n{}\n", out.empty() ? "" : "\n", m.role, m.content);
-  return out;
-}
 
 /// A conversation and the screen that it is on.
 class console {
@@ -213,6 +200,9 @@ private:
     case chat_command::save:
       save(input.text);
       return true;
+    case chat_command::load:
+      load(input.text);
+      return true;
     case chat_command::quit:
       return false;
     }
@@ -239,9 +229,28 @@ private:
 
   void save(const std::string& name) {
     if (name.empty())
-      throw error(errc::invalid_argument, "/save needs the name of a file: /save talk.md or /save talk.json");
-    write_file(expand_home(name), name.ends_with(".json") ? as_json(messages_) : as_markdown(messages_));
-    tell(fmt::format("({} messages written to {})", messages_.size(), escape(name)));
+      throw error(errc::invalid_argument,
+                  "/save needs the name of a file: /save talk, /save talk.md or /save talk.json");
+    if (name.ends_with(".json") || name.ends_with(".md")) {
+      write_file(expand_home(name), name.ends_with(".json") ? as_json(messages_) : as_markdown(messages_));
+      tell(fmt::format("({} messages written to {})", messages_.size(), escape(name)));
+      return;
+    }
+    // As the next message's prompt begins: what of it is in memory is what can be reused.
+    const auto ids = messages_.empty() ? std::vector<token_id>{} : model_.encode(messages_);
+    const std::size_t tokens = model_.save_session(expand_home(name), ids, as_json(messages_));
+    tell(fmt::format("({} messages and {} tokens of context written to {})", messages_.size(), tokens, escape(name)));
+  }
+
+  void load(const std::string& name) {
+    if (name.empty())
+      throw error(errc::invalid_argument, "/load needs the name of a file that /save wrote: /load talk");
+    std::string note;
+    const auto ids = model_.load_session(expand_home(name), &note);
+    messages_ = messages_from_json(note, name);
+    system_ = !messages_.empty() && messages_.front().role == "system" ? messages_.front().content : "";
+    used_ = ids.size();
+    tell(fmt::format("({} messages and {} tokens of context are back)", messages_.size(), used_));
   }
 
   /// What /stats, /memory and /budget say. On the watcher's thread while an answer streams: `last_` and `used_` change
@@ -266,7 +275,7 @@ private:
     messages_.push_back({"user", text});
     try {
       finished_reply reply = stream();
-      messages_.push_back({"assistant", reply.text});
+      messages_.push_back({"assistant", reply.outputs.front().text});
       last_ = std::move(reply);
     } catch (const error& e) {
       messages_.pop_back(); // the next message must not follow one without an answer
@@ -291,17 +300,19 @@ private:
   finished_reply stream() {
     generation reply = model_.chat(messages_, options_.reply.generation);
     at_line_start_ = true;
-    const auto show = [&](std::string_view piece) {
+    const auto show = [&](const piece& p) {
+      if (p.text.empty())
+        return;
       const std::lock_guard lock(screen_mutex_);
-      at_line_start_ = piece.back() == '\n';
-      around_.out.write(screen_.interactive ? without_controls(piece) : std::string(piece));
+      at_line_start_ = p.text.back() == '\n';
+      around_.out.write(screen_.interactive ? without_controls(p.text) : p.text);
     };
     std::optional<line_watcher> watcher;
     if (talks_to_person_)
       watcher.emplace(STDIN_FILENO, begun_,
                       line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
                                              .closed = [&] { leave_meanwhile(reply); }});
-    finished_reply done = read_reply(reply, around_, show, [] {});
+    finished_reply done = read_reply(reply, 1, around_, show, [] {});
     watcher.reset();
     done.first_token_seconds = done.statistics.first_token_seconds; // of this answer, not since the program began
     if (!at_line_start_)

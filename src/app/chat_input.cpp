@@ -13,13 +13,14 @@ namespace {
 
 constexpr std::string_view fence = "\"\"\"";
 
-constexpr std::array<std::pair<std::string_view, chat_command>, 10> commands{{{"/help", chat_command::help},
+constexpr std::array<std::pair<std::string_view, chat_command>, 11> commands{{{"/help", chat_command::help},
                                                                               {"/system", chat_command::system},
                                                                               {"/reset", chat_command::reset},
                                                                               {"/stats", chat_command::stats},
                                                                               {"/memory", chat_command::memory},
                                                                               {"/budget", chat_command::budget},
                                                                               {"/save", chat_command::save},
+                                                                              {"/load", chat_command::load},
                                                                               {"/quit", chat_command::quit},
                                                                               {"/exit", chat_command::quit},
                                                                               {"/?", chat_command::help}}};

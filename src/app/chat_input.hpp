@@ -31,7 +31,7 @@ private:
 };
 
 /// The commands of the console.
-enum class chat_command { message, help, system, reset, stats, memory, budget, save, quit };
+enum class chat_command { message, help, system, reset, stats, memory, budget, save, load, quit };
 
 /// One complete input: a message for the model, or a command with the text after it.
 struct chat_input {

@@ -29,12 +29,24 @@ std::string scalar_text(const toml::node& node, const std::string& where) {
   throw error(errc::malformed_file, fmt::format("{}: expected text, a number or true/false", where));
 }
 
+config_value value_of(const toml::node& node, const std::string& where) {
+  config_value value;
+  if (const auto* array = node.as_array()) {
+    value.array = true;
+    for (const toml::node& element : *array)
+      value.texts.push_back(scalar_text(element, where));
+  } else {
+    value.texts.push_back(scalar_text(node, where));
+  }
+  return value;
+}
+
 std::string position(const std::string& path, const toml::node& node) {
   return fmt::format("{}:{}", path, node.source().begin.line);
 }
 
 void collect(const toml::table& from, const std::string& path, const std::vector<std::string>& known,
-             std::vector<std::pair<std::string, std::string>>& into) {
+             std::vector<std::pair<std::string, config_value>>& into) {
   for (const auto& [key, node] : from) {
     const std::string name(key.str());
     if (node.is_table())
@@ -45,7 +57,7 @@ void collect(const toml::table& from, const std::string& path, const std::vector
       throw error(errc::malformed_file, where + " is not an option of any command" +
                                             (near.empty() ? "" : fmt::format("; did you mean {}?", near)));
     }
-    into.emplace_back(name, scalar_text(node, where));
+    into.emplace_back(name, value_of(node, where));
   }
 }
 
@@ -73,8 +85,8 @@ std::string find_config_file(const std::string& name, const environment_lookup& 
   throw error(errc::io_error, fmt::format("no configuration \"{}\": tried {}", escape(name), fmt::join(tried, ", ")));
 }
 
-std::vector<std::pair<std::string, std::string>> read_config_file(const std::string& path,
-                                                                  const option_context& context) {
+std::vector<std::pair<std::string, config_value>> read_config_file(const std::string& path,
+                                                                   const option_context& context) {
   toml::table root;
   try {
     root = toml::parse(read_file(path), path);
@@ -82,7 +94,7 @@ std::vector<std::pair<std::string, std::string>> read_config_file(const std::str
     throw error(errc::malformed_file,
                 fmt::format("{}:{}:{}: {}", path, e.source().begin.line, e.source().begin.column, e.description()));
   }
-  std::vector<std::pair<std::string, std::string>> values;
+  std::vector<std::pair<std::string, config_value>> values;
   collect(root, path, context.known_keys, values);
   if (const toml::table* own = root[context.command].as_table())
     collect(*own, path, context.known_keys, values);

@@ -54,9 +54,10 @@ const char* look_up(const environment_lookup& environment, const std::string& na
 }
 
 /// Sets an option from a layer below the command line; its errors say where the value came from.
-void set_from(CLI::Option& option, const std::string& value, const std::string& source) {
+void set_from(CLI::Option& option, const std::vector<std::string>& values, const std::string& source) {
   try {
-    option.add_result(value);
+    option.clear(); // a file's table of one command wins over its top
+    option.add_result(values);
     option.run_callback();
   } catch (const CLI::ParseError& e) {
     throw error(errc::invalid_argument, fmt::format("{}: {}", source, e.what()));
@@ -98,7 +99,35 @@ void parse_command_line(CLI::App& app, std::span<const std::string> arguments, c
     reject_extras(app, context);
 }
 
+int hex_digit(char c) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  const auto at = digits.find(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+  return at == std::string_view::npos ? -1 : static_cast<int>(at);
+}
+
 } // namespace
+
+std::string unescape(const std::string& text, const std::string& title) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\') {
+      out += text[i];
+      continue;
+    }
+    constexpr std::string_view names = "ntr\\", meanings = "\n\t\r\\";
+    const char next = i + 1 < text.size() ? text[i + 1] : '\0';
+    if (const auto known = names.find(next); next != '\0' && known != std::string_view::npos) {
+      out += meanings[known];
+      i += 1;
+    } else if (next == 'x' && i + 3 < text.size() && hex_digit(text[i + 2]) >= 0 && hex_digit(text[i + 3]) >= 0) {
+      out += static_cast<char>(hex_digit(text[i + 2]) * 16 + hex_digit(text[i + 3]));
+      i += 3;
+    } else {
+      bad_value(title, R"(a text in which a backslash begins \n, \t, \r, \\ or \x and two hexadecimal digits)", text);
+    }
+  }
+  return out;
+}
 
 void option_binder::add(const std::string& names, std::function<void(const std::string&)> set) {
   app_.add_option_function<std::string>(names, set)->take_last();
@@ -160,6 +189,18 @@ void option_binder::choice(const std::string& names, std::string& value, std::ve
   });
 }
 
+void option_binder::texts(const std::string& names, std::vector<std::string>& values) {
+  app_.add_option_function<std::vector<std::string>>(
+          names,
+          [&values, title = option_title(names)](const std::vector<std::string>& given) {
+            values.clear();
+            for (const std::string& text : given)
+              values.push_back(unescape(text, title));
+          })
+      ->allow_extra_args(false) // one text each time: the next word is the prompt's
+      ->take_all();
+}
+
 void option_binder::positionals(const std::string& name, std::vector<std::string>& values) {
   app_.add_option(name, values);
 }
@@ -192,7 +233,7 @@ void parse_options(const std::function<void(option_binder&)>& bind, std::span<co
       continue;
     const std::string variable = variable_name(option->get_lnames().front());
     if (const char* value = look_up(context.environment, variable))
-      set_from(*option, value, variable);
+      set_from(*option, {value}, variable);
   }
   if (config.empty())
     return;
@@ -203,8 +244,12 @@ void parse_options(const std::function<void(option_binder&)>& bind, std::span<co
       set_above.push_back(option);
   for (const auto& [key, value] : read_config_file(path, context)) {
     CLI::Option* option = option_of(key);
-    if (option && std::find(set_above.begin(), set_above.end(), option) == set_above.end())
-      set_from(*option, value, path + ": " + key);
+    if (!option || std::find(set_above.begin(), set_above.end(), option) != set_above.end())
+      continue;
+    if (value.array && option->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll)
+      throw error(errc::malformed_file, fmt::format("{}: {}: expected text, a number or true/false", path, key));
+    if (!value.texts.empty())
+      set_from(*option, value.texts, path + ": " + key);
   }
 }
 
@@ -259,6 +304,14 @@ void reply_options::bind(option_binder& binder) {
   binder.number("--temp", generation.sampling.temperature, 0.0, 100.0);
   binder.count("--top-k", generation.sampling.top_k);
   binder.number("--top-p", generation.sampling.top_p, 1e-6, 1.0);
+  binder.number("--min-p", generation.sampling.min_p, 0.0, 1.0);
+  binder.number("--typical-p", generation.sampling.typical_p, 1e-6, 1.0);
+  binder.number("--repeat-penalty", generation.sampling.repetition_penalty, 0.01, 100.0);
+  binder.number("--frequency-penalty", generation.sampling.frequency_penalty, -100.0, 100.0);
+  binder.number("--presence-penalty", generation.sampling.presence_penalty, -100.0, 100.0);
+  binder.count("--penalty-window", generation.sampling.penalty_window);
+  binder.texts("--stop", generation.stop);
+  binder.flag("--context-shift", generation.context_shift);
   static_assert(sizeof(std::size_t) == sizeof(std::uint64_t));
   binder.count("--seed", generation.sampling.seed);
   binder.flag("--ignore-eos", generation.ignore_eos);

@@ -42,6 +42,9 @@ public:
   void device_bytes(const std::string& names, std::vector<device_budget>& values);
   /// One of some words; `""` in `words` stands for the default and is not offered.
   void choice(const std::string& names, std::string& value, std::vector<std::string> words);
+  /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
+  /// text or an array of them; in the environment one.
+  void texts(const std::string& names, std::vector<std::string>& values);
   /// Words without a name, in order.
   void positionals(const std::string& name, std::vector<std::string>& values);
 
@@ -75,10 +78,19 @@ void parse_options(const std::function<void(option_binder&)>& bind, std::span<co
 /// configuration directory. Throws `error` (io_error) with the places that were tried.
 [[nodiscard]] std::string find_config_file(const std::string& name, const environment_lookup& environment);
 
-/// Keys and values of a file as option text: those at the top, then those of the table [command].
-/// Throws `error`: io_error, malformed_file (syntax, with line and column; unknown keys; values that are no scalars).
-[[nodiscard]] std::vector<std::pair<std::string, std::string>> read_config_file(const std::string& path,
-                                                                                const option_context& context);
+/// A value of a file as option text: one, but for an array.
+struct config_value {
+  std::vector<std::string> texts;
+  bool array = false;
+};
+
+/// Keys and values of a file: those at the top, then those of the table [command]. Throws `error`: io_error,
+/// malformed_file (syntax, with line and column; unknown keys; values that are neither scalars nor arrays of them).
+[[nodiscard]] std::vector<std::pair<std::string, config_value>> read_config_file(const std::string& path,
+                                                                                 const option_context& context);
+
+/// `text` with \n, \t, \r, \\ and \xHH as what they stand for. Throws `error` (invalid_argument) naming `title`.
+[[nodiscard]] std::string unescape(const std::string& text, const std::string& title);
 
 /// Which model runs, and how.
 struct model_options {

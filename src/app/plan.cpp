@@ -28,10 +28,11 @@ Usage: tropilla plan -m FILE [options]
       --budget BYTES  300MiB: plan for it, streaming what doesn't fit (exit status 2 if too small)
   -t, --threads N     threads (the cores it may use)
       --kv-type TYPE  how keys and values are stored: f16, bf16, q8_0 (f16)
+      --parallel N    sequences that are computed together (1)
+      --kv TOKENS     that have KV pages, all sequences together (a context for each, at most four)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations
-      --io, --no-cache: as for run
-      --template NAME, --trace FILE, -q, --quiet: as for run
+      --io, --no-cache, --template NAME, --trace FILE, -q, --quiet: as for run
       --all           every line of the plan instead of sums
       --json          one object with all lines
       --no-measure    no prediction: the same output every time

@@ -23,9 +23,26 @@ std::string how_it_ended(const generation_statistics& s) {
   return "";
 }
 
+nlohmann::ordered_json token_json(const token_logprob& t, const runtime& rt) {
+  return {{"id", t.id}, {"text", rt.detokenize(std::span(&t.id, 1), true)}, {"logprob", t.logprob}};
+}
+
+nlohmann::ordered_json output_json(const reply_output& output, const runtime& rt) {
+  nlohmann::ordered_json out = {{"text", output.text}, {"finish", to_string(output.finish)}, {"ids", output.ids}};
+  for (const auto& of_token : output.logprobs) {
+    auto token = token_json(of_token.front(), rt);
+    token["top"] = nlohmann::ordered_json::array();
+    for (const auto& t : std::span(of_token).subspan(1))
+      token["top"].push_back(token_json(t, rt));
+    out["logprobs"].push_back(std::move(token));
+  }
+  return out;
+}
+
 } // namespace
 
-finished_reply read_reply(generation& reply, surroundings& around, const std::function<void(std::string_view)>& show,
+finished_reply read_reply(generation& reply, std::size_t outputs, surroundings& around,
+                          const std::function<void(const piece&)>& show,
                           const std::function<void()>& second_interrupt) {
   const interrupts::scope on_interrupt(around.signals, [&](int press) {
     if (press == 1)
@@ -34,14 +51,19 @@ finished_reply read_reply(generation& reply, surroundings& around, const std::fu
       second_interrupt();
   });
   finished_reply result;
+  result.outputs.resize(outputs);
   while (const auto piece = reply.next()) {
     if (result.first_token_seconds == 0)
       result.first_token_seconds = around.clock.seconds();
+    reply_output& output = result.outputs.at(piece->output);
     if (piece->id >= 0)
-      result.ids.push_back(piece->id);
-    result.text += piece->text;
-    if (!piece->text.empty())
-      show(piece->text);
+      output.ids.push_back(piece->id);
+    if (!piece->logprobs.empty())
+      output.logprobs.push_back(piece->logprobs);
+    output.text += piece->text;
+    if (piece->finish)
+      output.finish = *piece->finish;
+    show(*piece);
   }
   result.statistics = reply.statistics();
   return result;
@@ -76,31 +98,34 @@ std::string details(const finished_reply& reply, const runtime& rt) {
 
 nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt) {
   const generation_statistics& s = reply.statistics;
-  return {{"text", reply.text},
-          {"finish", to_string(s.finish)},
-          {"prompt_tokens", s.prompt_tokens},
-          {"reused_tokens", s.reused_tokens},
-          {"generated_tokens", s.generated_tokens},
-          {"ids", reply.ids},
-          {"prefill_tok_s", s.prefill_rate()},
-          {"decode_tok_s", s.decode_rate()},
-          {"prefill_s", s.prefill_seconds},
-          {"decode_s", s.decode_seconds},
-          {"compute_s", s.compute_seconds},
-          {"load_s", s.load_seconds},
-          {"prefill_compute_s", s.prefill_compute_seconds},
-          {"prefill_load_s", s.prefill_load_seconds},
-          {"overlap", s.overlap_efficiency()},
-          {"overhead", s.decode_overhead()},
-          {"ttft_s", reply.first_token_seconds},
-          {"plan_bytes", rt.plan().total_bytes},
-          {"budget_bytes", rt.plan().budget_bytes},
-          {"peak_bytes", peak_bytes(rt)},
-          {"rss_bytes", peak_resident_bytes()},
-          {"model", rt.model().name},
-          {"type", rt.model().type},
-          {"threads", rt.threads()},
-          {"isa", rt.isa()}};
+  nlohmann::ordered_json out = output_json(reply.outputs.front(), rt);
+  if (reply.outputs.size() > 1)
+    for (const reply_output& o : reply.outputs)
+      out["outputs"].push_back(output_json(o, rt));
+  const nlohmann::ordered_json figures = {{"prompt_tokens", s.prompt_tokens},
+                                          {"reused_tokens", s.reused_tokens},
+                                          {"generated_tokens", s.generated_tokens},
+                                          {"prefill_tok_s", s.prefill_rate()},
+                                          {"decode_tok_s", s.decode_rate()},
+                                          {"prefill_s", s.prefill_seconds},
+                                          {"decode_s", s.decode_seconds},
+                                          {"compute_s", s.compute_seconds},
+                                          {"load_s", s.load_seconds},
+                                          {"prefill_compute_s", s.prefill_compute_seconds},
+                                          {"prefill_load_s", s.prefill_load_seconds},
+                                          {"overlap", s.overlap_efficiency()},
+                                          {"overhead", s.decode_overhead()},
+                                          {"ttft_s", reply.first_token_seconds},
+                                          {"plan_bytes", rt.plan().total_bytes},
+                                          {"budget_bytes", rt.plan().budget_bytes},
+                                          {"peak_bytes", peak_bytes(rt)},
+                                          {"rss_bytes", peak_resident_bytes()},
+                                          {"model", rt.model().name},
+                                          {"type", rt.model().type},
+                                          {"threads", rt.threads()},
+                                          {"isa", rt.isa()}};
+  out.update(figures);
+  return out;
 }
 
 } // namespace tropilla::app

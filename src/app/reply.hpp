@@ -9,18 +9,25 @@
 
 namespace tropilla::app {
 
+/// One output of a reply.
+struct reply_output {
+  std::string text;
+  std::vector<token_id> ids;                        ///< the generated ones
+  std::vector<std::vector<token_logprob>> logprobs; ///< by token, where asked for
+  finish_reason finish = finish_reason::cancelled;
+};
+
 /// A reply that ended.
 struct finished_reply {
-  std::string text;
-  std::vector<token_id> ids; ///< the generated ones
+  std::vector<reply_output> outputs; ///< at least one
   generation_statistics statistics;
   double first_token_seconds = 0; ///< from the process's start for the first reply of a process
 };
 
-/// Reads a reply to its end. `show` gets each piece of text as it comes; Ctrl-C cancels, and a second one calls
-/// `second_interrupt`. Throws what the reply throws.
-[[nodiscard]] finished_reply read_reply(generation& reply, surroundings& around,
-                                        const std::function<void(std::string_view)>& show,
+/// Reads a reply of so many outputs to its end. `show` gets each piece as it comes; Ctrl-C cancels, and a second one
+/// calls `second_interrupt`. Throws what the reply throws.
+[[nodiscard]] finished_reply read_reply(generation& reply, std::size_t outputs, surroundings& around,
+                                        const std::function<void(const piece&)>& show,
                                         const std::function<void()>& second_interrupt);
 
 /// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,
@@ -30,7 +37,8 @@ struct finished_reply {
 /// A few more lines: threads, instruction set, overhead, budget and peak of each device, resident set.
 [[nodiscard]] std::string details(const finished_reply& reply, const runtime& rt);
 
-/// Everything that the two have, for scripts. `ttft_s` is `first_token_seconds`.
+/// Everything that the two have, for scripts. `ttft_s` is `first_token_seconds`; text and ids are the first output's,
+/// and where there are several, `outputs` has them all.
 [[nodiscard]] nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt);
 
 } // namespace tropilla::app

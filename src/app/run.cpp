@@ -13,7 +13,8 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help = R"(Answers one prompt, streaming, and ends with what it cost.
+constexpr std::string_view help =
+    R"(Answers one prompt and ends with what it cost. Ctrl-C ends the reply; twice, the program.
 
 Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
 
@@ -28,12 +29,12 @@ Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights
       --precise         float32 activations                 --trace FILE        Perfetto trace
-      --kv-type TYPE    keys and values: f16, bf16, q8_0 (f16)
+      --kv-type TYPE    f16, bf16, q8_0 (f16)               --kv TOKENS         that have KV pages
       --stats           more figures at the end             --json              one object, no more
-  -q, --quiet           neither progress nor figures
-
-Ctrl-C ends the reply; twice, the program. The time to the first token counts from the start of
-the process (the kernel's clock for that has steps of 10 ms).
+  -q, --quiet           no progress, no figures             --logprobs N        N likeliest, in JSON
+  -N, --outputs N       replies to the same prompt (1)      --parallel N        computed together
+      --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
+      --penalty-window N, --stop TEXT, --context-shift: see docs/command-line.md
 
 Example:
   tropilla run -m model.gguf --temp 0.7 --seed 1 "Write a haiku about llamas."
@@ -55,6 +56,8 @@ struct run_options {
   void bind(option_binder& b) {
     model.bind(b);
     reply.bind(b);
+    b.count("-N,--outputs", reply.generation.outputs, 1, 128);
+    b.count("--logprobs", reply.generation.logprobs, 0, 20);
     b.text("-p,--prompt", prompt, &prompt_given);
     b.text("-f,--file", file);
     b.text("--system", system);
@@ -107,34 +110,83 @@ void check(const run_options& options) {
                                         "tokens");
   if (options.raw && !options.system.empty())
     throw error(errc::invalid_argument, "--raw has no template that --system could go into");
+  if (options.reply.generation.logprobs > 0 && !options.json)
+    throw error(errc::invalid_argument, "--logprobs needs --json, which has a place for them");
   require_utf8(options.system, "the text of --system");
 }
 
+/// Shows the outputs of a reply: the one as it comes, several one after another, each when it is complete.
+class screen {
+public:
+  screen(std::size_t outputs, output& to) : out_(to), clean_(inspect_terminal(STDOUT_FILENO).interactive) {
+    if (outputs > 1)
+      texts_.resize(outputs);
+  }
+
+  void show(const piece& p) {
+    if (texts_.empty())
+      return write(p.text);
+    texts_[p.output] += p.text;
+    if (!p.finish)
+      return;
+    show_whole(p.output);
+  }
+  /// Also what was cancelled.
+  void end() {
+    for (std::size_t i = 0; i < texts_.size(); ++i)
+      if (!texts_[i].empty())
+        show_whole(i);
+    end_line();
+  }
+
+private:
+  void show_whole(std::size_t output) {
+    write(fmt::format("{}[{} of {}]\n", any_ ? "\n" : "", output + 1, texts_.size()));
+    write(std::exchange(texts_[output], {}));
+    end_line();
+  }
+  void end_line() {
+    if (last_ != '\n')
+      write("\n");
+  }
+  void write(std::string_view text) {
+    if (text.empty())
+      return;
+    any_ = true;
+    last_ = text.back();
+    out_.write(clean_ ? without_controls(text) : std::string(text));
+  }
+
+  output& out_;
+  bool clean_;
+  bool any_ = false;
+  char last_ = '\n';
+  std::vector<std::string> texts_; ///< of outputs that are not complete; empty where there is but one
+};
+
 void execute(const run_options& options, surroundings& around) {
   check(options);
-  const runtime_config config = options.model.to_config();
+  const runtime_config config = options.model.to_config(options.reply.generation.outputs);
   const std::string prompt = read_prompt(options);
   loaded_runtime model(config, options.model.quiet);
   runtime& rt = model.get();
-  const bool clean = inspect_terminal(STDOUT_FILENO).interactive;
-  char last = '\n';
-  const auto show = [&](std::string_view text) {
+  const std::size_t outputs = options.reply.generation.outputs;
+  screen shown(outputs, around.out);
+  const auto show = [&](const piece& p) {
     model.end_progress();
-    last = text.back();
     if (!options.json)
-      around.out.write(clean ? without_controls(text) : std::string(text));
+      shown.show(p);
   };
   finished_reply reply;
   {
     generation stream = start(rt, options, prompt);
-    reply = read_reply(stream, around, show, [] { interrupts::quit(); });
+    reply = read_reply(stream, outputs, around, show, [] { interrupts::quit(); });
   }
   model.end_progress();
   if (options.json) {
     around.out.write(to_json(reply, rt).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   } else {
-    if (last != '\n')
-      around.out.write("\n");
+    shown.end();
     const terminal_facts terminal = inspect_terminal(STDERR_FILENO);
     if (options.stats)
       say(terminal.dim(details(reply, rt)));

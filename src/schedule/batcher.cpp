@@ -83,6 +83,7 @@ void batcher::fail_all(const error& why) {
   done_.reset();
   reading_.reset();
   pages_ = kv_pages(pages_.size()); // a step may have been half done
+  void_loans();
 }
 
 /// Its pages or logits are in use.

@@ -34,6 +34,12 @@ struct drawn_token {
   std::vector<token_logprob> logprobs{};
 };
 
+/// Pages that somebody outside holds.
+struct page_loan {
+  std::vector<page_number> pages; ///< in order of position
+  std::size_t tokens = 0;         ///< that are, or will be, on them
+};
+
 /// How full it is.
 struct batch_usage {
   std::size_t active = 0;
@@ -74,6 +80,19 @@ public:
   /// The client of a scored sequence is done with the logits of its last step.
   void logits_consumed(request_id id, clock::time_point now);
 
+  /// Lends the pages that hold the beginning of `tokens`, as far as there are any: until `give_back`, keys and values
+  /// of the loan's tokens stay as they are, and any thread may read them. Asked again by the same borrower, it answers
+  /// the same.
+  [[nodiscard]] page_loan lend(request_id borrower, std::span<const token_id> tokens);
+  /// Lends pages on which nothing is, for the borrower to fill. Throws `error`: context_full when there never can be so
+  /// many, busy when there are too few now.
+  [[nodiscard]] page_loan lend_empty(request_id borrower, std::size_t tokens);
+  /// The pages of `lend_empty` hold keys and values of `tokens`: prompts that begin with them find them from now on.
+  /// Ends the loan. False: it was void, and nothing is to be found.
+  [[nodiscard]] bool take_filled(request_id borrower, std::span<const token_id> tokens);
+  /// Ends a loan. False: it was void (everything was forgotten meanwhile), and what was read is worth nothing.
+  bool give_back(request_id borrower);
+
   /// When `next_step` should be called at the latest, for a request's timeout.
   [[nodiscard]] std::optional<clock::time_point> next_timeout() const;
   [[nodiscard]] bool idle() const noexcept { return requests_.empty(); }
@@ -86,6 +105,12 @@ private:
     bool operator()(const sequence_ptr& a, const sequence_ptr& b) const noexcept { return goes_before(*a, *b); }
   };
 
+  struct open_loan {
+    kv_pages::path path;
+    std::size_t tokens = 0;
+    bool is_void = false;
+  };
+  void void_loans();
   void settle_endings(clock::time_point now);
   [[nodiscard]] static bool busy_with(const shared_request& r);
   void end_request(const std::shared_ptr<shared_request>& r, clock::time_point now);
@@ -117,6 +142,7 @@ private:
   std::shared_ptr<step> computing_;
   std::shared_ptr<step> done_; ///< drawn from now
   std::vector<draw_job> draws_;
+  std::map<request_id, open_loan> loans_;
   std::optional<request_id> reading_; ///< the scored request whose client reads the logits
   bool scored_last_ = false;
   std::uint64_t arrivals_ = 0;

@@ -49,8 +49,8 @@ std::pair<std::uint32_t, std::size_t> kv_pages::closest_child(std::uint32_t pare
   return best;
 }
 
-kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<page_copy>& copy) {
-  path p;
+/// Uses the full pages that `tokens` begin with; the last of them, or none.
+std::uint32_t kv_pages::use_full_pages(path& p, std::span<const token_id> tokens) {
   std::uint32_t parent = none;
   while (tokens.size() - p.tokens >= kv_page_tokens) {
     const auto n = full_child(parent, tokens.subspan(p.tokens, kv_page_tokens));
@@ -61,6 +61,40 @@ kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<pa
     p.tokens += kv_page_tokens;
     parent = n;
   }
+  return parent;
+}
+
+kv_pages::path kv_pages::look_up(std::span<const token_id> tokens) {
+  path p;
+  const auto parent = use_full_pages(p, tokens);
+  const auto [close, common] = closest_child(parent, tokens.subspan(p.tokens));
+  if (close == none)
+    return p;
+  use(close);
+  p.pages.push_back(close);
+  p.tokens += common;
+  return p;
+}
+
+void kv_pages::shorten(path& p) {
+  unuse(p.pages.back());
+  p.pages.pop_back();
+  p.tokens = std::min(p.tokens, p.pages.size() * kv_page_tokens);
+}
+
+void kv_pages::occupy(const path& p) {
+  for (const auto n : p.pages) {
+    if (nodes_[n].uses++ > 0)
+      continue;
+    assert(nodes_[n].tokens.empty());
+    std::erase(free_, n);
+    link(n, none);
+  }
+}
+
+kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<page_copy>& copy) {
+  path p;
+  const auto parent = use_full_pages(p, tokens);
   const auto [close, common] = closest_child(parent, tokens.subspan(p.tokens));
   if (close == none)
     return p;

@@ -38,6 +38,15 @@ public:
   [[nodiscard]] path find(std::span<const token_id> tokens, std::optional<page_copy>& copy);
   void copied(const page_copy& c);
 
+  /// The longest path whose tokens are the beginning of `tokens`, for reading: its pages are used from now on, and the
+  /// last one may hold more tokens, and get more of them from whoever writes it.
+  [[nodiscard]] path look_up(std::span<const token_id> tokens);
+  /// A path that was looked up ends before its last page.
+  void shorten(path& p);
+  /// @pre these pages are unused and nothing is on them, as after construction. They are used from now on, as if they
+  /// had been taken from where they were: whoever has them does not know that everything else was forgotten.
+  void occupy(const path& p);
+
   /// What `find` would find, without using or changing anything.
   struct beginning {
     std::size_t tokens = 0;
@@ -76,6 +85,7 @@ private:
   [[nodiscard]] std::uint32_t full_child(std::uint32_t parent, std::span<const token_id> block) const;
   [[nodiscard]] std::pair<std::uint32_t, std::size_t> closest_child(std::uint32_t parent,
                                                                     std::span<const token_id> tokens) const;
+  std::uint32_t use_full_pages(path& p, std::span<const token_id> tokens);
   [[nodiscard]] std::uint32_t& children_of(std::uint32_t parent);
   [[nodiscard]] std::uint32_t take();
   void use(std::uint32_t n);

@@ -57,10 +57,18 @@ class Mistakes(Program):
         for option, value in [("-n", "0"), ("-n", "1x"), ("-n", "-1"), ("-n", "99999999999999999999"), ("--temp", "nan"),
                               ("--temp", "-0.1"), ("--top-p", "2"), ("-t", "0"), ("-t", "5000"), ("--ctx", "0"),
                               ("--budget", "lots"), ("--budget", "1e400GiB"), ("--seed", "x"), ("--isa", "mmx"),
-                              ("--kv-type", "f32")]:
+                              ("--kv-type", "f32"), ("--min-p", "1.5"), ("--typical-p", "0"), ("--repeat-penalty", "0"),
+                              ("--frequency-penalty", "inf"), ("--presence-penalty", "x"), ("--penalty-window", "-1"),
+                              ("--stop", "a\\q"), ("--stop", "\\x4"), ("--outputs", "0"), ("--logprobs", "21"),
+                              ("--parallel", "0"), ("--kv", "0")]:
             with self.subTest(option=option, value=value):
                 self.refuse("run", "-m", self.model, f"{option}={value}" if option.startswith("--") else option + value,
                             "hi", says=r"must be .*, not \"")
+
+    def test_options_that_contradict_each_other(self):
+        self.refuse("run", "-m", self.model, "--logprobs", 2, "hi", says="--logprobs needs --json")
+        self.refuse("run", "-m", self.model, "--stop", "", "hi", says="a stop string is empty")
+        self.refuse("run", "-m", self.model, "--ctx", 256, "--kv", 100, "hi", says="fewer than the context of 256")
 
     def test_a_model_is_needed_and_must_be_one(self):
         broken = self.folder / "broken.gguf"
@@ -174,6 +182,65 @@ class Output(Program):
                                 "--ignore-eos", "Hello")["ids"]
         self.assertEqual(ids(7, 1), ids(7, 3))
         self.assertNotEqual(ids(7, 1), ids(8, 1))
+
+    def test_each_sampling_option_changes_what_is_drawn(self):
+        def ids(*more, **environment):
+            return self.as_json("run", "-m", self.model, "--json", "-n", 30, "--temp", 2, "--seed", 3, "--ignore-eos",
+                                *more, "Hello", **environment)["ids"]
+        plain = ids()
+        for option in (("--min-p", 0.5), ("--typical-p", 0.1), ("--repeat-penalty", 5), ("--top-k", 2)):
+            with self.subTest(option=option):
+                self.assertNotEqual(ids(*option), plain)
+        # Greedy, with a penalty that outweighs every logit: no token comes twice, but for those outside of the window.
+        def greedy(*more):
+            return ids("--temp", 0, *more)
+        for penalty in ("--frequency-penalty", "--presence-penalty"):
+            self.assertEqual(len(set(greedy(penalty, 100))), 30)
+        self.assertLess(len(set(greedy("--presence-penalty", 100, "--penalty-window", 3))), 30)
+        self.assertEqual(ids(TROPILLA_MIN_P="0.5"), ids("--min-p", 0.5))
+
+    def test_text_that_stops_a_reply(self):
+        def reply(*more, **environment):
+            return self.as_json("run", "-m", self.model, "--json", "-n", 40, "--ignore-eos", *more, "Hello",
+                                **environment)
+        text = reply()["text"]
+        stop = text[len(text) // 2:][:3]
+        cut = text[:text.index(stop)]
+        hexed = "".join(f"\\x{byte:02X}" for byte in stop.encode())
+        file = self.folder / "stop.toml"
+        file.write_text(f"stop = ['never there', '{hexed}']\n")
+        for ways in (("--stop", hexed), ("--stop", "never there", "--stop", hexed), ("--config", file)):
+            with self.subTest(ways=ways):
+                self.assertEqual([reply(*ways)[key] for key in ("text", "finish")], [cut, "stop"])
+        self.assertEqual(reply(TROPILLA_STOP=hexed)["text"], cut)
+        file.write_text(f"stop = ['never there', '{hexed}']\n[run]\nstop = 'never either'\n")
+        self.assertEqual(reply("--config", file)["text"], text)
+
+    def test_several_outputs(self):
+        run = ("run", "-m", self.model, "-n", 6, "--temp", 1, "--ignore-eos")
+        one = self.as_json(*run, "--json", "Hello")
+        three = self.as_json(*run, "--json", "-N", 3, "Hello")
+        self.assertNotIn("outputs", one)
+        self.assertEqual(three["ids"], one["ids"])  # the first is what a request for one gives
+        self.assertEqual([len(o["ids"]) for o in three["outputs"]], [6, 6, 6])
+        self.assertEqual(len({tuple(o["ids"]) for o in three["outputs"]}), 3)
+        shown = self.succeed(*run, "-N", 3, "-q", "Hello")
+        for number, output in enumerate(three["outputs"], 1):
+            self.assertIn(f"[{number} of 3]\n{output['text']}", shown)
+
+    def test_probabilities_come_with_the_tokens(self):
+        reply = self.as_json("run", "-m", self.model, "-n", 4, "--json", "--logprobs", 3, "--ignore-eos", "Hello")
+        self.assertEqual([t["id"] for t in reply["logprobs"]], reply["ids"])
+        for token in reply["logprobs"]:
+            self.assertEqual(len(token["top"]), 3)
+            self.assertEqual(token["top"][0]["id"], token["id"])  # greedy
+            self.assertLess(token["logprob"], 0)
+
+    def test_a_context_that_shifts_goes_on(self):
+        run = ("run", "-m", self.model, "-n", 90, "--json", "--ignore-eos", "--ctx", 64, "Hello")
+        self.assertEqual(self.as_json(*run)["finish"], "context")
+        shifted = self.as_json(*run, "--context-shift")
+        self.assertEqual((shifted["finish"], shifted["generated_tokens"]), ("length", 90))
 
     def test_special_tokens_are_recognised_only_when_asked(self):
         count = lambda *a: len(self.as_json("tokenize", "-m", self.model, "--text", "<|eot_id|>", "--json", *a))

@@ -137,6 +137,33 @@ class Console(Conversation):
         self.refuse("chat", "-m", self.model, "-q", stdin=b"/nonsense\n", says="there is no command /nonsense")
         self.refuse("chat", "-m", self.model, "-q", stdin=b"\xff\n", says="UTF-8")
 
+    def test_a_conversation_goes_on_after_a_restart(self):
+        def talk(*lines, more=()):
+            done = self.call("chat", "-m", self.model, "-n", 12, "-q", "--temp", 0, "--ignore-eos", *more,
+                             stdin="".join(line + "\n" for line in lines).encode())
+            self.assertEqual(done.returncode, 0, done.stderr.decode())
+            return done.stdout.decode(), done.stderr.decode()
+        question = "Tell me of llamas, and of what they eat, and where they live, and how they hum."
+        talk("/system Be brief.", question, "/save talk", "and then?", "/save whole.json")
+        self.assertEqual((self.folder / "talk").stat().st_mode & 0o777, 0o600)
+        answer, said = talk("/load talk", "/system", "and then?", "/stats", "/save again.json")
+        whole = json.loads((self.folder / "whole.json").read_text())
+        self.assertEqual(json.loads((self.folder / "again.json").read_text()), whole)
+        self.assertEqual(answer, whole[-1]["content"] + "\n")
+        self.assertIn("3 messages and ", said)
+        self.assertIn("Be brief.", said)
+        reused = int(re.search(r"\((\d+) of \d+ tokens reused\)", said).group(1))
+        self.assertGreater(reused, 40)
+        # An empty conversation, and what can't be loaded.
+        talk("/save empty", "/load empty")
+        for lines, more, says in (("/load absent", (), "absent: No such file"), ("/load again.json", (), "no saved session"),
+                                  ("/load", (), "name of a file"), ("/save", (), "name of a file"),
+                                  ("/load talk", ("--kv-type", "q8_0"), "--kv-type f16"),
+                                  ("/load talk", ("--precise",), "--precise"),
+                                  ("/load talk", ("--ctx", 40), "do not fit the context of 40"),
+                                  ("/save no/such/folder", (), "No such file")):
+            self.refuse("chat", "-m", self.model, "-q", *more, stdin=f"{lines}\n".encode(), says=says)
+
     def test_memory_and_budgets_from_a_pipe(self):
         planned = self.as_json("plan", "-m", self.model, "--json")["total_bytes"]
         done = self.call("chat", "-m", self.model, "-q", stdin=f"/memory\n/budget {planned + 2**20}\n".encode())

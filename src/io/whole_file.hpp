@@ -1,0 +1,51 @@
+/// A file that is read or written piece by piece on the calling thread, and the system's reasons when it is not.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+namespace tropilla {
+
+/// An open file. Throws `error` (io_error) with the path and the system's reason from every function.
+class whole_file {
+public:
+  [[nodiscard]] static whole_file to_read(const std::filesystem::path& path);
+  whole_file(whole_file&& other) noexcept;
+  whole_file& operator=(whole_file&&) = delete;
+  ~whole_file();
+
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+  /// Fills `into` from an offset; a file that ends before is an error. Any thread.
+  void read(std::uint64_t offset, std::span<std::byte> into) const;
+
+private:
+  whole_file() = default;
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::uint64_t bytes_ = 0;
+};
+
+/// A file on its way: it takes the place of `path` when it is complete, or leaves everything as it was. Only its owner
+/// may read it. Throws `error` (io_error).
+class file_in_place {
+public:
+  explicit file_in_place(const std::filesystem::path& path);
+  ~file_in_place();
+  file_in_place(const file_in_place&) = delete;
+  file_in_place& operator=(const file_in_place&) = delete;
+
+  /// Appends.
+  void write(std::span<const std::byte> bytes);
+  /// Writes through to the disk, and renames.
+  void commit();
+
+private:
+  std::filesystem::path path_;
+  std::string beside_;
+  int descriptor_ = -1;
+};
+
+} // namespace tropilla

@@ -1,0 +1,73 @@
+// Pages that clients read or fill.
+#include "src/schedule/batcher.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <fmt/format.h>
+
+namespace tropilla {
+
+page_loan batcher::lend(request_id borrower, std::span<const token_id> tokens) {
+  auto [it, added] = loans_.try_emplace(borrower);
+  auto& loan = it->second;
+  if (added) {
+    loan.path = pages_.look_up(tokens);
+    // What a step has yet to copy to a page is not there, although it is to be found: steps come after one another.
+    while (!loan.path.pages.empty() && std::ranges::find(copies_, loan.path.pages.back(), &page_copy::to) != copies_.end())
+      pages_.shorten(loan.path);
+    loan.tokens = loan.path.tokens;
+  }
+  return {loan.path.pages, loan.tokens};
+}
+
+page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
+  if (const auto it = loans_.find(borrower); it != loans_.end())
+    return {it->second.path.pages, it->second.tokens};
+  const std::size_t wanted = (tokens + kv_page_tokens - 1) / kv_page_tokens;
+  if (tokens > shape_.context || wanted > pages_.size())
+    throw error(errc::context_full,
+                fmt::format("{} tokens do not fit the context of {}; open the model with a longer one (--ctx)", tokens,
+                            shape_.context));
+  // A page for each that is active to grow on, as for whoever is admitted.
+  if (wanted + active_.size() > pages_.available())
+    throw error(errc::busy, fmt::format("{} tokens need {} KV pages, and {} of {} are in use; end a reply, or open the "
+                                        "model with more (--kv)",
+                                        tokens, wanted, pages_.in_use(), pages_.size()));
+  open_loan loan;
+  loan.tokens = tokens;
+  while (loan.path.pages.size() < wanted) {
+    [[maybe_unused]] const bool there = pages_.extend(loan.path);
+    assert(there);
+  }
+  return {loans_.emplace(borrower, std::move(loan)).first->second.path.pages, tokens};
+}
+
+bool batcher::take_filled(request_id borrower, std::span<const token_id> tokens) {
+  const auto it = loans_.find(borrower);
+  if (it == loans_.end() || it->second.is_void || it->second.tokens != tokens.size()) {
+    (void)give_back(borrower);
+    return false;
+  }
+  pages_.append(it->second.path, tokens);
+  return give_back(borrower);
+}
+
+bool batcher::give_back(request_id borrower) {
+  const auto it = loans_.find(borrower);
+  if (it == loans_.end())
+    return false;
+  const bool valid = !it->second.is_void;
+  pages_.release(it->second.path);
+  loans_.erase(it);
+  return valid;
+}
+
+/// After the pages were forgotten: a borrower may be writing to its own, so that nobody else may have them.
+void batcher::void_loans() {
+  for (auto& [borrower, loan] : loans_) {
+    loan.is_void = true;
+    pages_.occupy(loan.path);
+  }
+}
+
+} // namespace tropilla
