@@ -1,0 +1,33 @@
+/// What bench_throughput measures, a function each. All return the report that is printed.
+#pragma once
+
+#include "bench/throughput_client.hpp"
+
+#include <cstdint>
+#include <string>
+
+namespace tropilla::bench {
+
+/// The command line. Zeros: what the mode needs.
+struct throughput_options {
+  std::string mode, model, packed, isa, requests;
+  std::size_t threads = 0, sequences = 16, context = 0, kv_tokens = 0;
+  std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20;
+  std::uint64_t seed = 1;
+  double rate = 0;    ///< of arrivals, per second; 0: all at once
+  double seconds = 0; ///< of the soak
+};
+
+/// What the options don't say is as given. The weights are there when it returns.
+[[nodiscard]] runtime open_runtime(const throughput_options& o, std::size_t sequences, std::size_t context,
+                                   std::size_t kv_tokens, std::size_t unread_pieces = 4096);
+
+/// A thousand streams at once with keys and values for fifty: whether all end, the sampled ones have the text that they
+/// have alone, and memory stays inside the plan. `failed` in the report counts what is wrong.
+[[nodiscard]] json run_streams(const throughput_options& o);
+
+/// Full load for `seconds`, with cancels, clients that leave and clients that do not read, at random. `failed` counts
+/// what is wrong: replies without an ending or with two, growth of memory, descriptors or threads.
+[[nodiscard]] json run_soak(const throughput_options& o);
+
+} // namespace tropilla::bench

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""bench/throughput.py: small, on a small model, all parts answer, and what they check is right.
+
+    tests/scripts/test_throughput.py --bin build/release/bin
+
+Times are not looked at. TROPILLA_PEER_VENV names an environment that has xllamacpp; without it the peer's part is
+skipped. Run by ctest (label scripts).
+"""
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = ROOT / "build/release/bin"
+
+
+class Throughput(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.home = pathlib.Path(folder.name)
+        cls.model = cls.home / "mini.gguf"
+        subprocess.run([BIN / "tropilla", "synth", "-q", "--shape", "mini", "--type", "Q4_0", "-o", cls.model], check=True)
+        cls.page = cls.home / "page.md"
+        cls.page.write_text("before\n<!-- throughput: begin -->\nold\n<!-- throughput: end -->\nafter\n")
+        cls.report = cls.drive("--no-peer", "--rates", "0,200", "--update", cls.page)
+
+    @classmethod
+    def drive(cls, *more):
+        subprocess.run([sys.executable, ROOT / "bench/throughput.py", "-m", cls.model, "--rounds", "1", "--count", "6",
+                        "--streams", "60", "--prefix", "128", "--batch-tokens", "8", "--idle-wait", "0",
+                        "--packed", cls.home / "packed", "--build", BIN.parent, "--json", cls.home / "report.json", *more],
+                       check=True, stdout=subprocess.DEVNULL)
+        return json.loads((cls.home / "report.json").read_text())
+
+    def bench(self, mode, *more):
+        return json.loads(subprocess.run([BIN / "bench_throughput", mode, self.model, *more], check=True,
+                                         stdout=subprocess.PIPE).stdout)
+
+    def test_every_rate_has_all_figures(self):
+        self.assertEqual([(r["rate"], r["who"]) for r in self.report["load"]], [(0, "ours"), (200, "ours")])
+        for row in self.report["load"]:
+            for key in ("requests_s", "tok_s", "wall_s"):
+                self.assertGreater(row[key], 0, key)
+            for key in ("first", "each"):
+                p50, p95, p99 = (row[key][p] for p in ("50", "95", "99"))
+                self.assertTrue(0 < p50 <= p95 <= p99, row[key])
+
+    def test_batches_have_a_row_each(self):
+        self.assertEqual([r["sequences"] for r in self.report["batch"]], [1, 2, 4, 8, 16, 32])
+
+    def test_a_prefix_is_computed_once(self):
+        self.assertEqual(self.report["prefix"]["reused_tokens"], 128)
+
+    def test_all_streams_end_right_inside_the_plan(self):
+        streams = self.report["streams"]
+        self.assertEqual((streams["endings"], streams["unfinished"], streams["different"], streams["failed"]), (60, 0, 0, 0))
+        self.assertLessEqual(streams["peak_bytes"], streams["planned_bytes"])
+
+    def test_requests_are_the_same_for_the_same_seed_and_any_rate(self):
+        at_once, again, later = (self.bench("requests", "--count", "20", "--rate", r) for r in ("0", "0", "5"))
+        self.assertEqual(at_once, again)
+        self.assertEqual([r["prompt"] for r in at_once], [r["prompt"] for r in later])
+        self.assertEqual({r["at"] for r in at_once}, {0})
+        times = [r["at"] for r in later]
+        self.assertEqual(times, sorted(times))
+        for r in at_once:
+            self.assertTrue(32 <= len(r["prompt"]) <= 512 and 16 <= r["tokens"] <= 256)
+
+    def test_a_soak_loses_nothing(self):
+        soak = self.bench("soak", "--seconds", "2")
+        self.assertEqual((soak["wrong"], soak["first_failure"], soak["comes_to_rest"]), (0, "", True))
+        self.assertEqual(soak["endings"], soak["submitted"])
+
+    def test_the_table_is_put_into_the_page(self):
+        text = self.page.read_text()
+        self.assertIn("| at once | tropilla |", text)
+        self.assertIn("| decode of 16 together, mini.gguf |", text)
+        self.assertTrue(text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text)
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "no matplotlib")
+    def test_plots_are_drawn(self):
+        self.drive("--no-peer", "--only", "load,batch", "--rates", "0", "--plots", self.home)
+        self.assertTrue((self.home / "throughput.png").stat().st_size > 0 and (self.home / "throughput.svg").exists())
+
+    @unittest.skipUnless(os.environ.get("TROPILLA_PEER_VENV"), "TROPILLA_PEER_VENV names no environment with xllamacpp")
+    def test_the_peer_gets_the_same_requests(self):
+        # A small vocabulary of its own would be refused by the peer, so this needs the model that people use.
+        model = subprocess.run([ROOT / "scripts/model.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        report = self.drive("-m", model, "--only", "load", "--rates", "0", "--count", "2",
+                            "--venv", os.environ["TROPILLA_PEER_VENV"])
+        ours, theirs = report["load"]
+        self.assertEqual((ours["who"], theirs["who"]), ("ours", "peer"))
+        self.assertGreater(theirs["tok_s"], 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--bin", type=pathlib.Path, default=BIN)
+    known, rest = parser.parse_known_args()
+    BIN = known.bin.resolve()
+    unittest.main(argv=[sys.argv[0], *rest])
