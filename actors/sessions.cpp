@@ -52,8 +52,13 @@ session_shape shape_of(const parts_of_runtime& rt) {
   const auto& input = rt.parts.front()->input;
   const auto& attention = input.model.attention;
   const auto number = [](std::size_t n) { return static_cast<std::uint32_t>(n); };
-  return {fingerprint_of(input.model, input.files), input.shape.kv, rt.config.precise, number(input.model.layers),
-          number(attention.kv_heads), number(attention.key_size), number(attention.value_size)};
+  return {fingerprint_of(input.model, input.files),
+          input.shape.kv,
+          rt.config.precise,
+          number(input.model.layers),
+          number(attention.kv_heads),
+          number(attention.key_size),
+          number(attention.value_size)};
 }
 
 /// Each layer of a page, wherever it is: `layer(bytes in the page of its device, bytes in the session's page)`.

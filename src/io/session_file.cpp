@@ -46,8 +46,8 @@ session_shape shape_in(const session_header& h, std::string_view name) {
   session_shape shape;
   shape.model = {h.model_high, h.model_low};
   if (h.kv_type >= types.size() || h.precise > 1 || h.page_tokens != kv_page_tokens)
-    throw error(errc::unsupported, fmt::format("{} holds keys and values in a way that this version does not know",
-                                               name));
+    throw error(errc::unsupported,
+                fmt::format("{} holds keys and values in a way that this version does not know", name));
   shape.type = types[h.kv_type];
   shape.precise = h.precise == 1;
   for (const auto number : {h.layers, h.kv_heads, h.key_size, h.value_size})

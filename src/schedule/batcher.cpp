@@ -32,7 +32,10 @@ error overrun() {
 batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting)
     : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), pages_(pages_for(shape.kv_tokens)) {}
 
-batcher::~batcher() = default;
+batcher::~batcher() {
+  for (const auto& [id, r] : requests_)
+    r->outputs.clear(); // they refer to each other
+}
 
 batch_usage batcher::usage() const noexcept {
   return {active_.size(), waiting_.size(), pages_.in_use(), pages_.cached(), preemptions_};
@@ -70,8 +73,10 @@ void batcher::cancel(request_id id, clock::time_point now) {
 }
 
 void batcher::fail_all(const error& why) {
-  for (auto& [id, r] : std::exchange(requests_, {}))
+  for (auto& [id, r] : std::exchange(requests_, {})) {
+    r->outputs.clear(); // they refer to each other
     r->request.sink->failed(why);
+  }
   for (const auto& s : active_)
     pages_.release(s->path);
   active_.clear();

@@ -22,11 +22,10 @@ generation_options parse(std::vector<std::string> arguments, std::map<std::strin
     options.bind(b);
     b.positionals("words", words);
   };
-  parse_options(bind, arguments,
-                {"run", long_options(bind), [&](const char* name) -> const char* {
-                   const auto it = environment.find(name);
-                   return it == environment.end() ? nullptr : it->second.c_str();
-                 }});
+  parse_options(bind, arguments, {"run", long_options(bind), [&](const char* name) -> const char* {
+                                    const auto it = environment.find(name);
+                                    return it == environment.end() ? nullptr : it->second.c_str();
+                                  }});
   return options.generation;
 }
 

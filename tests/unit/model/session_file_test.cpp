@@ -206,7 +206,7 @@ TEST_CASE("lengths that lie are refused before anything is allocated for them, a
 }
 
 TEST_CASE("what is no session, and what can't be opened, is said to be so") {
-  write_bytes(place("text"), std::string_view("hello, this is a text and no session at all, however long it may be. ") );
+  write_bytes(place("text"), std::string_view("hello, this is a text and no session at all, however long it may be. "));
   CHECK_THAT(refusal_of(place("text")), Catch::Contains("is no saved session"));
   CHECK_THAT(refusal_of(place("absent")), Catch::Contains("No such file"));
   CHECK_THAT(refusal_of(testing::scratch()), Catch::Contains("no regular file"));
