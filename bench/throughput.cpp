@@ -79,11 +79,13 @@ std::size_t count_of(const throughput_options& o) {
 
 /// Without weights: only the vocabulary is wanted.
 json run_requests(const throughput_options& o) {
-  return to_json(make_requests(count_of(o), o.rate, o.seed, runtime({.model = o.model, .context = 16}).model().vocabulary));
+  return to_json(
+      make_requests(count_of(o), o.rate, o.seed, runtime({.model = o.model, .context = 16}).model().vocabulary));
 }
 
 json to_json(const record& r) {
-  return {{"submitted", r.submitted}, {"times", r.times}, {"ids", r.ids}, {"failure", r.failure ? r.failure->what() : ""}};
+  return {
+      {"submitted", r.submitted}, {"times", r.times}, {"ids", r.ids}, {"failure", r.failure ? r.failure->what() : ""}};
 }
 
 json run_load(const throughput_options& o) {

@@ -71,8 +71,8 @@ std::shared_ptr<record> crowd::submit(const request& r, std::size_t leave_after,
 std::vector<std::shared_ptr<record>> crowd::submit_all(const std::vector<request>& requests) {
   std::vector<std::shared_ptr<record>> records;
   for (const auto& r : requests) {
-    std::this_thread::sleep_until(began_ + std::chrono::duration_cast<bench_clock::duration>(
-                                               std::chrono::duration<double>(r.at)));
+    std::this_thread::sleep_until(
+        began_ + std::chrono::duration_cast<bench_clock::duration>(std::chrono::duration<double>(r.at)));
     records.push_back(submit(r));
   }
   return records;
@@ -130,8 +130,10 @@ std::vector<request> read_requests(const std::string& path) {
   std::vector<request> requests;
   try {
     for (const auto& r : json::parse(in))
-      requests.push_back({r.at("prompt").get<std::vector<token_id>>(), r.at("tokens").get<std::size_t>(),
-                          r.at("at").get<double>(), {}});
+      requests.push_back({r.at("prompt").get<std::vector<token_id>>(),
+                          r.at("tokens").get<std::size_t>(),
+                          r.at("at").get<double>(),
+                          {}});
   } catch (const json::exception& e) {
     throw error(errc::invalid_argument, fmt::format("{} holds no requests: {}", path, e.what()));
   }

@@ -37,8 +37,8 @@ struct record {
   std::atomic<bool> ended = false;
 };
 
-/// All clients of one measurement: submits, and waits for replies. Outlives the runtime's use of it, so it is waited for
-/// before it goes. Any thread.
+/// All clients of one measurement: submits, and waits for replies. Outlives the runtime's use of it, so it is waited
+/// for before it goes. Any thread.
 class crowd {
 public:
   explicit crowd(runtime& rt) : runtime_(rt), began_(bench_clock::now()) {}
@@ -67,8 +67,8 @@ private:
 };
 
 /// `count` requests with random prompts of 32 to 512 tokens and replies of 16 to 256, at once or, with a rate, as a
-/// Poisson process of so many per second. The same seed gives the same ones everywhere; prompts and replies do not depend
-/// on the rate.
+/// Poisson process of so many per second. The same seed gives the same ones everywhere; prompts and replies do not
+/// depend on the rate.
 [[nodiscard]] std::vector<request> make_requests(std::size_t count, double rate, std::uint64_t seed,
                                                  std::size_t vocabulary);
 /// Random ids, the same for the same seed.

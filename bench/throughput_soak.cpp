@@ -218,7 +218,8 @@ json run_soak(const throughput_options& o) {
               {"early", to_json(early)},
               {"late", to_json(late)},
               {"samples", samples}};
-  out["failed"] = c.wrong + (s.endings() == c.submitted ? 0 : 1) + (grows ? 1 : 0) + (past_plan ? 1 : 0) + (rests ? 0 : 1);
+  out["failed"] =
+      c.wrong + (s.endings() == c.submitted ? 0 : 1) + (grows ? 1 : 0) + (past_plan ? 1 : 0) + (rests ? 0 : 1);
   return out;
 }
 

@@ -46,8 +46,8 @@ int main(int argc, char** argv) {
     std::unique_lock lock(mutex);
     ended.wait(lock, [&] { return open == 0; });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    std::cout << requests << " requests, " << failed << " failed, " << came << " tokens in " << took.count() << " s: "
-              << static_cast<double>(came) / took.count() << " tok/s\n";
+    std::cout << requests << " requests, " << failed << " failed, " << came << " tokens in " << took.count()
+              << " s: " << static_cast<double>(came) / took.count() << " tok/s\n";
   } catch (const tropilla::error& e) {
     std::cerr << e.what() << "\n";
     return 2;
