@@ -6,7 +6,8 @@
 //   bench_throughput prefix MODEL [--prefix 1024]                        first token with and without a shared prefix
 //   bench_throughput streams MODEL [--count 1000] [--sample 20]          many streams, little memory
 //   bench_throughput soak MODEL --seconds 600                            full load with cancels and clients that leave
-//   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--packed DIR] [--isa NAME]
+//   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
+//        [--isa NAME]
 //
 // Prints a JSON object. Status 1 when a mode that checks found something wrong. bench/throughput.py runs it beside
 // llama.cpp's server and makes the tables of docs/benchmarks.md.
@@ -26,6 +27,7 @@ runtime open_runtime(const throughput_options& o, std::size_t sequences, std::si
   c.threads = o.threads;
   c.isa = o.isa;
   c.packed_cache = o.packed;
+  c.budget_bytes = o.budget_mib << 20;
   c.sequences = sequences;
   c.unread_pieces = unread_pieces;
   c.context = o.context > 0 ? o.context : context;
@@ -44,7 +46,8 @@ throughput_options parse(int count, char** arguments) {
   const std::map<std::string_view, std::size_t*> numbers = {
       {"--threads", &o.threads},     {"--sequences", &o.sequences}, {"--context", &o.context},
       {"--kv-tokens", &o.kv_tokens}, {"--count", &o.count},         {"--tokens", &o.tokens},
-      {"--prefix", &o.prefix},       {"--sample", &o.sample},       {"--seed", &o.seed}};
+      {"--prefix", &o.prefix},       {"--sample", &o.sample},       {"--seed", &o.seed},
+      {"--budget-mib", &o.budget_mib}};
   const std::map<std::string_view, double*> fractions = {{"--rate", &o.rate}, {"--seconds", &o.seconds}};
   if (count < 3)
     throw error(errc::invalid_argument, "expected: bench_throughput requests|load|batch|prefix|streams|soak MODEL ...");

@@ -212,12 +212,12 @@ def as_markdown(report):
     spread = lambda values: " / ".join(f"{values[p]:.3g}" for p in PERCENTILES)
     if "load" in report:
         lines += [f"{report['count']} requests, {report['load'][0]['output_tokens']} output tokens, "
-                  f"{report['sequences']} slots; medians of {report['load'][0]['rounds']} rounds.", "",
-                  "| arrivals | | requests/s | output tok/s | first token, s: p50 / p95 / p99 "
-                  "| per output token, ms: p50 / p95 / p99 |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+                  f"{report['sequences']} slots.", "",
+                  "| arrivals | rounds | | requests/s | output tok/s | first token, s: p50 / p95 / p99 "
+                  "| per output token, ms: p50 / p95 / p99 |", "| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
         for r in report["load"]:
             each = {p: 1e3 * r["each"][p] for p in PERCENTILES}
-            lines.append(f"| {'at once' if r['rate'] == 0 else format(r['rate'], 'g') + '/s'} | {WHO[r['who']]} "
+            lines.append(f"| {'at once' if r['rate'] == 0 else format(r['rate'], 'g') + '/s'} | {r['rounds']} | {WHO[r['who']]} "
                          f"| {r['requests_s']:.2f} | {r['tok_s']:.0f} | {spread(r['first'])} | {spread(each)} |")
         lines.append("")
     goals = []

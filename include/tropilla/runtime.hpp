@@ -107,7 +107,7 @@ private:
 
 /// What is called while a reply comes, on a thread of the runtime: quick, and without throwing or waiting.
 struct reply_callbacks {
-  std::function<bool(piece)> on_piece; ///< false ends the reply
+  std::function<bool(piece)> on_piece; ///< false ends the reply, with `on_failed` (errc::cancelled)
   /// Then one of these, once.
   std::function<void(const generation_statistics&)> on_finished;
   std::function<void(const error&)> on_failed;

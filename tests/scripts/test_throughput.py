@@ -81,7 +81,7 @@ class Throughput(unittest.TestCase):
 
     def test_the_table_is_put_into_the_page(self):
         text = self.page.read_text()
-        self.assertIn("| at once | tropilla |", text)
+        self.assertIn("| at once | 1 | tropilla |", text)
         self.assertIn("| decode of 16 together, mini.gguf |", text)
         self.assertTrue(text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text)
 
