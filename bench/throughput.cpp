@@ -43,11 +43,11 @@ throughput_options parse(int count, char** arguments) {
   throughput_options o;
   const std::map<std::string_view, std::string*> texts = {
       {"--packed", &o.packed}, {"--isa", &o.isa}, {"--requests", &o.requests}};
-  const std::map<std::string_view, std::size_t*> numbers = {
-      {"--threads", &o.threads},     {"--sequences", &o.sequences}, {"--context", &o.context},
-      {"--kv-tokens", &o.kv_tokens}, {"--count", &o.count},         {"--tokens", &o.tokens},
-      {"--prefix", &o.prefix},       {"--sample", &o.sample},       {"--seed", &o.seed},
-      {"--budget-mib", &o.budget_mib}};
+  const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads}, {"--sequences", &o.sequences},
+                                                            {"--context", &o.context}, {"--kv-tokens", &o.kv_tokens},
+                                                            {"--count", &o.count},     {"--tokens", &o.tokens},
+                                                            {"--prefix", &o.prefix},   {"--sample", &o.sample},
+                                                            {"--seed", &o.seed},       {"--budget-mib", &o.budget_mib}};
   const std::map<std::string_view, double*> fractions = {{"--rate", &o.rate}, {"--seconds", &o.seconds}};
   if (count < 3)
     throw error(errc::invalid_argument, "expected: bench_throughput requests|load|batch|prefix|streams|soak MODEL ...");
