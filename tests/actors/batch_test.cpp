@@ -242,11 +242,11 @@ TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests
   auto config = tiny();
   config.sequences = 1;
   config.queue_length = 3;
+  gathering got(1000); // outlives the runtime, which ends what is left of its replies
   runtime rt(config);
   generation_options o;
   o.max_tokens = 200;
   o.ignore_eos = true;
-  gathering got(1000);
   std::size_t accepted = 0;
   try {
     for (;; ++accepted)
