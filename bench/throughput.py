@@ -272,7 +272,7 @@ def parse_arguments():
     add("--peer-worker", help=argparse.SUPPRESS)
     add("-m", "--model", type=pathlib.Path, help="a file instead of SmolLM2, and of the 1B shape")
     add("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (all)")
-    add("--rates", default="0,1,2,4", help="arrivals per second; 0: at once (0,1,2,4)")
+    add("--rates", default="0,0.5,2", help="arrivals per second; 0: at once (0,0.5,2)")
     add("--count", type=int, default=64, help="requests (64)")
     add("--seed", type=int, default=1, help="of the requests (1)")
     add("--sequences", type=int, default=16, help="computed together; the peer's slots (16)")
