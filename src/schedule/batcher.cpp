@@ -24,7 +24,7 @@ std::size_t pages_for(std::size_t tokens) {
 }
 
 error overrun() {
-  return {errc::cancelled, "the client reads more slowly than the reply comes, and its queue is full: the reply ended"};
+  return {errc::cancelled, "the client wants no more of its reply, or reads it so slowly that its queue is full"};
 }
 
 } // namespace
