@@ -188,7 +188,7 @@ template <tensor_type T>
 /// of seven pairs). What lies behind the weights is only fetched, never read.
 constexpr std::size_t fetch_ahead = 4096;
 /// The same for a few rows, which take their time over each block.
-constexpr std::size_t fetch_ahead_few = 2048;
+constexpr std::size_t fetch_ahead_few = 6144;
 
 template <tensor_type T>
 void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
