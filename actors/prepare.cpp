@@ -151,29 +151,29 @@ prepared_model prepared_model::open(const runtime_config& config) {
     part p;
     p.dev = make_host_device(host);
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
-    p.weights = arrange(p.input, devices[i].bytes);
     m.parts.push_back(std::move(p));
   }
-  // Weights that stay are worth more than pages for many sequences, which can wait for each other.
-  const auto streams = [](const part& p) { return p.weights->plan.ring_slots > 0; };
-  while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
-    m.shape.kv_tokens -= m.shape.context;
-    m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens);
+  const auto arrange_for = [&](std::size_t kv_tokens) {
+    m.shape.kv_tokens = kv_tokens;
     for (std::size_t i = 0; i < devices.size(); ++i) {
       m.parts[i].input.shape = m.shape;
       m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
     }
+  };
+  arrange_for(m.shape.kv_tokens);
+  // Weights that stay are worth more than pages for many sequences, which can wait for each other.
+  const auto streams = [](const part& p) { return p.weights->plan.ring_slots > 0; };
+  while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
+    m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens - m.shape.context);
+    arrange_for(m.shape.kv_tokens - m.shape.context);
   }
   if (config.kv_tokens == 0 && std::ranges::none_of(m.parts, streams)) {
     std::size_t pages = m.shape.context * std::min(m.shape.sequences, default_contexts) / kv_page_tokens;
     for (const auto& p : m.parts)
       pages = std::min(pages, p.weights->plan.kv_pages + p.weights->spare_bytes / to_group_alignment(kv_page_bytes(
                                                                                       p.weights->layout, m.shape.kv)));
-    for (std::size_t i = 0; pages > m.shape.kv_tokens / kv_page_tokens && i < devices.size(); ++i) {
-      m.parts[i].input.shape.kv_tokens = pages * kv_page_tokens;
-      m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
-    }
-    m.shape = m.parts.front().input.shape;
+    if (pages > m.shape.kv_tokens / kv_page_tokens)
+      arrange_for(pages * kv_page_tokens);
   }
   std::vector<plan_report> reports;
   for (std::size_t i = 0; i < devices.size(); ++i)

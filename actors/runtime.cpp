@@ -14,7 +14,7 @@ struct generation::impl {
   impl(std::shared_ptr<runtime::impl> of, std::vector<token_id> prompt, const generation_options& options, bool score)
       : owner(std::move(of)), channel(std::make_shared<reply_channel>(owner->config.unread_pieces)) {
     auto request = owner->make_request(std::move(prompt), options, score, channel);
-    abandoned = owner->give_up_flag(request);
+    abandoned = request.abandoned;
     id = owner->submit(std::move(request));
   }
   ~impl() {
@@ -116,7 +116,7 @@ reply_ticket runtime::submit(std::vector<token_id> prompt, const generation_opti
   ticket->owner = impl_;
   auto request =
       impl_->make_request(std::move(prompt), options, false, std::make_shared<callback_sink>(std::move(callbacks)));
-  ticket->abandoned = impl_->give_up_flag(request);
+  ticket->abandoned = request.abandoned;
   ticket->id = impl_->submit(std::move(request));
   return reply_ticket(std::move(ticket));
 }

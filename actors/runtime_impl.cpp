@@ -225,13 +225,8 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   request.score = score;
   request.sink = std::move(sink);
   request.submitted = std::chrono::steady_clock::now();
+  request.abandoned = std::make_shared<std::atomic<bool>>(false);
   return request;
-}
-
-std::shared_ptr<std::atomic<bool>> runtime::impl::give_up_flag(sequence_request& request) {
-  auto flag = std::make_shared<std::atomic<bool>>(false);
-  request.abandoned = flag;
-  return flag;
 }
 
 request_id runtime::impl::submit(sequence_request request) {

@@ -59,8 +59,6 @@ struct runtime::impl {
 
   /// Hands a request to the scheduler and waits until it is accepted. Throws as `runtime::generate`.
   [[nodiscard]] request_id submit(sequence_request request);
-  /// What ends a request when it is set; a `cancel` lets the scheduler look.
-  [[nodiscard]] static std::shared_ptr<std::atomic<bool>> give_up_flag(sequence_request& request);
   [[nodiscard]] load_report load() const;
   /// As `runtime::save_session` and `runtime::load_session`.
   [[nodiscard]] std::size_t save_session(const std::filesystem::path& path, std::span<const token_id> ids,

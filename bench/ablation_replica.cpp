@@ -36,7 +36,7 @@ void replica::begin_sequence() {
   if (with_.planned)
     return;
   const std::size_t page = kv_page_bytes(*with_.layout, with_.shape.kv);
-  const std::size_t count = (with_.shape.context + kv_page_tokens - 1) / kv_page_tokens;
+  const std::size_t count = kv_pages_for(with_.shape.context);
   kv_.push_back(with_.memory->take(count * page, purpose::kv));
   std::memset(kv_.front().get(), 0, count * page); // as a container does that is given a size
   for (std::size_t i = 0; i < count; ++i)

@@ -22,6 +22,10 @@ enum class kv_type : std::uint8_t {
 
 /// Tokens per page.
 inline constexpr std::size_t kv_page_tokens = 32;
+/// Pages that so many tokens of a sequence take.
+[[nodiscard]] constexpr std::size_t kv_pages_for(std::size_t tokens) noexcept {
+  return (tokens + kv_page_tokens - 1) / kv_page_tokens;
+}
 /// Values of one token that share a scale in q8_0; the last block of a head may be shorter.
 inline constexpr std::size_t kv_block = 32;
 

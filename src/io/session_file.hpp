@@ -72,7 +72,7 @@ struct session_facts {
   std::size_t note_bytes = 0;
   std::uint64_t text_checksum = 0;
 
-  [[nodiscard]] std::size_t pages() const noexcept { return (tokens + kv_page_tokens - 1) / kv_page_tokens; }
+  [[nodiscard]] std::size_t pages() const noexcept { return kv_pages_for(tokens); }
   /// Where a page begins; of the page behind the last: the file's length.
   [[nodiscard]] std::uint64_t page_offset(std::size_t page) const noexcept {
     return sizeof(session_header) + tokens * sizeof(token_id) + name_bytes + note_bytes +

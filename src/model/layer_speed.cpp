@@ -34,7 +34,7 @@ public:
     const auto offsets = assign_offsets(forward_buffers(layout, shape, dev), 64);
     const auto& a = layout.config.attention;
     const std::size_t page = to_group_alignment(kv_layer_bytes(shape.kv, a.kv_heads, a.key_size, a.value_size));
-    const std::size_t pages = (rows + kv_page_tokens - 1) / kv_page_tokens;
+    const std::size_t pages = kv_pages_for(rows);
     const std::size_t arena = to_group_alignment(offsets.bytes);
     weights_ =
         dev.reserve(copies * stride_ + arena + to_group_alignment(workspace_bytes(layout, shape, dev)) + pages * page);

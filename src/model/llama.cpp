@@ -109,7 +109,7 @@ std::shared_ptr<const step> bind_pages(const step& s, std::span<std::byte* const
   std::byte* const* next = bound->page_starts.data();
   for (auto& rows : bound->sequences) {
     rows.kv.pages = next;
-    next += (rows.position + rows.rows + kv_page_tokens - 1) / kv_page_tokens;
+    next += kv_pages_for(rows.position + rows.rows);
   }
   return bound;
 }

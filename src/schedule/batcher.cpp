@@ -19,10 +19,6 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
   return from + std::chrono::duration_cast<batcher::clock::duration>(std::chrono::duration<double>(wait));
 }
 
-std::size_t pages_for(std::size_t tokens) {
-  return (tokens + kv_page_tokens - 1) / kv_page_tokens;
-}
-
 error overrun() {
   return {errc::cancelled, "the client wants no more of its reply, or reads it so slowly that its queue is full"};
 }
@@ -30,7 +26,7 @@ error overrun() {
 } // namespace
 
 batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting)
-    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), pages_(pages_for(shape.kv_tokens)) {}
+    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), pages_(kv_pages_for(shape.kv_tokens)) {}
 
 batcher::~batcher() {
   for (const auto& [id, r] : requests_)
@@ -41,8 +37,7 @@ batch_usage batcher::usage() const noexcept {
   return {active_.size(), waiting_.size(), pages_.in_use(), pages_.cached(), preemptions_};
 }
 
-// -- requests come and go
-// ----------------------------------------------------------------------------------------------
+// -- requests come and go --------------------------------------------------------------------------------------------
 
 void batcher::submit(sequence_request request) {
   if (waiting_.size() >= most_waiting_)
@@ -141,8 +136,7 @@ std::optional<batcher::clock::time_point> batcher::next_timeout() const {
   return first == clock::time_point::max() ? std::nullopt : std::optional(first);
 }
 
-// -- pages
-// -------------------------------------------------------------------------------------------------------------
+// -- pages -----------------------------------------------------------------------------------------------------------
 
 /// Admits who goes first, as long as there are pages for its tokens and one for each that is active to grow on.
 void batcher::admit(clock::time_point now) {
@@ -150,7 +144,7 @@ void batcher::admit(clock::time_point now) {
     const auto s = *waiting_.begin();
     const std::span<const token_id> known(s->tokens.data(), s->scored() ? 0 : s->tokens.size() - 1);
     const auto found = pages_.matching(known);
-    const std::size_t wanted = pages_for(std::min(s->tokens.size() + 1, shape_.context)) - found.pages;
+    const std::size_t wanted = kv_pages_for(std::min(s->tokens.size() + 1, shape_.context)) - found.pages;
     if (!active_.empty() && wanted + found.idle_pages + active_.size() > pages_.available())
       return;
     waiting_.erase(waiting_.begin());
@@ -207,8 +201,7 @@ std::size_t batcher::rows_with_pages(sequence& s, std::size_t rows) {
   return rows;
 }
 
-// -- steps
-// -------------------------------------------------------------------------------------------------------------
+// -- steps -----------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   settle_endings(now);
@@ -278,7 +271,7 @@ void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
   work.sequences.push_back({work.ids.size(), rows, position, {}});
   work.ids.insert(work.ids.end(), first, first + static_cast<std::ptrdiff_t>(rows));
   const auto pages = s->path.pages.begin();
-  work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(pages_for(position + rows)));
+  work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
   if (rows == s->pending())
     work.logit_rows.push_back(work.ids.size() - 1);
   s->in_step = rows;
@@ -306,10 +299,14 @@ const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, c
       reading_ = r.request.id;
       r.request.sink->logits(rows.position, rows.rows, logits);
     } else if (s->pending() == 0) {
-      if (r.outputs.size() == 1)
-        start_outputs(s->shared);
-      for (const auto& output : s->generated == 0 ? r.outputs : std::vector{s})
-        draws_.push_back({logit_row, output});
+      if (s->generated > 0) {
+        draws_.push_back({logit_row, s});
+      } else {
+        if (r.outputs.size() == 1)
+          start_outputs(s->shared);
+        for (const auto& output : r.outputs)
+          draws_.push_back({logit_row, output});
+      }
       ++logit_row;
     }
   }
@@ -364,8 +361,7 @@ void batcher::logits_consumed(request_id id, clock::time_point now) {
     finish(it->second->outputs.front(), {}, finish_reason::stop, now);
 }
 
-// -- tokens
-// ------------------------------------------------------------------------------------------------------------
+// -- tokens ----------------------------------------------------------------------------------------------------------
 
 void batcher::drawn(std::span<const drawn_token> tokens, clock::time_point now) {
   if (!done_ || tokens.size() != draws_.size())

@@ -24,7 +24,7 @@ page_loan batcher::lend(request_id borrower, std::span<const token_id> tokens) {
 page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
   if (const auto it = loans_.find(borrower); it != loans_.end())
     return {it->second.path.pages, it->second.tokens};
-  const std::size_t wanted = (tokens + kv_page_tokens - 1) / kv_page_tokens;
+  const std::size_t wanted = kv_pages_for(tokens);
   if (tokens > shape_.context || wanted > pages_.size())
     throw error(errc::context_full,
                 fmt::format("{} tokens do not fit the context of {}; open the model with a longer one (--ctx)", tokens,

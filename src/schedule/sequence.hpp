@@ -27,7 +27,7 @@ struct sequence_request {
   std::shared_ptr<reply_sink> sink;
   std::chrono::steady_clock::time_point submitted;
   /// Set by the client, on any thread, when it wants no more. Null: it always does.
-  std::shared_ptr<const std::atomic<bool>> abandoned{};
+  std::shared_ptr<std::atomic<bool>> abandoned{};
 };
 
 /// Throws `error`: invalid_argument (no prompt, ids out of range, impossible options), context_full.

@@ -47,7 +47,7 @@ public:
   explicit cache(const sequence_case& c)
       : shape_(c.shape), type_(c.type),
         layer_bytes_(kv_layer_bytes(c.type, c.shape.kv_heads, c.shape.key_size, c.shape.value_size)) {
-    const std::size_t pages = (c.tokens + kv_page_tokens - 1) / kv_page_tokens;
+    const std::size_t pages = kv_pages_for(c.tokens);
     memory_.reserve(pages);
     for (std::size_t i = 0; i < pages; ++i)
       pages_.push_back(memory_.emplace_back(2 * layer_bytes_).data());

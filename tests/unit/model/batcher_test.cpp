@@ -97,7 +97,7 @@ struct table_top {
     said.clear();
     auto page = one.pages.begin();
     for (const auto& rows : one.sequences) {
-      const std::span mine(page, (rows.position + rows.rows + kv_page_tokens - 1) / kv_page_tokens);
+      const std::span mine(page, kv_pages_for(rows.position + rows.rows));
       page += static_cast<std::ptrdiff_t>(mine.size());
       for (std::size_t r = 0; r < rows.rows; ++r) {
         const std::size_t at = rows.position + r;
