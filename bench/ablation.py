@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 
-from compare_peer import fail, median, run, say, wait_until_idle
+from compare_peer import cpu_name, draw, fail, median, run, say, update_page, wait_until_idle
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TITLES = {"smollm2": "SmolLM2-135M", "llama-3.2-1b": "1B shape"}
@@ -179,13 +179,6 @@ def same_tokens(rounds):
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def cpu_name():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown processor"
-
-
 def percent(value):
     return f"{value:+.0%}".replace("-", "−") if abs(value) >= 0.005 else "0%"
 
@@ -257,28 +250,6 @@ def as_markdown(report):
     return "\n".join(lines) + "\n"
 
 
-def update_page(page, markdown):
-    """Puts the table between the two marks of a page."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        fail(f"{page} lacks the lines {BEGIN} and {END} that the table goes between")
-    head, rest = text.split(BEGIN, 1)
-    page.write_text(f"{head}{BEGIN}\n{markdown}{END}{rest.split(END, 1)[1]}")
-
-
-def draw(report, folder):
-    """The pictures, by whichever Python has matplotlib. False where none has."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
-            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-                json.dump(report, file)
-                file.flush()
-                run([python, ROOT / "bench/ablation_plots.py", file.name, folder], "bench/ablation_plots.py")
-            return True
-    say("no pictures: matplotlib is missing (Debian's python3-matplotlib; scripts/deps.sh --test installs it)")
-    return False
-
-
 def parse_arguments():
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tropilla"
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
@@ -342,10 +313,10 @@ def main():
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.update:
-        update_page(options.update, markdown)
+        update_page(options.update, markdown, BEGIN, END)
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-        draw(report, options.plots)
+        draw("ablation_plots.py", report, options.plots)
     print(json.dumps(report, indent=1) if options.output == "json" else markdown, end="")
 
 

@@ -319,6 +319,18 @@ def update_page(page, markdown, begin=BEGIN, end=END):
     page.write_text(f"{head}{begin}\n{markdown}{end}{rest.split(end, 1)[1]}")
 
 
+def draw(script, report, folder):
+    """The pictures of a report, by whichever Python has matplotlib."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+                json.dump(report, file)
+                file.flush()
+                run([python, ROOT / "bench" / script, file.name, folder], f"bench/{script}")
+            return
+    say("no pictures: matplotlib is missing (Debian's python3-matplotlib; scripts/deps.sh --test installs it)")
+
+
 def parse_arguments():
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tropilla/bench"
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)

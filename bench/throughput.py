@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 
-from compare_peer import Peer, cpu_name, fail, median, run, say, update_page, wait_until_idle
+from compare_peer import Peer, cpu_name, draw, fail, median, run, say, update_page, wait_until_idle
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- throughput: begin -->", "<!-- throughput: end -->"
@@ -253,18 +253,6 @@ def as_markdown(report):
     return "\n".join(lines) + "\n"
 
 
-def draw(report, folder):
-    """The pictures, by whichever Python has matplotlib."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
-            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-                json.dump(report, file)
-                file.flush()
-                run([python, ROOT / "bench/throughput_plots.py", file.name, folder], "bench/throughput_plots.py")
-            return
-    say("no pictures: matplotlib is missing (Debian's python3-matplotlib; scripts/deps.sh --test installs it)")
-
-
 def parse_arguments():
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tropilla"
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
@@ -334,7 +322,7 @@ def main():
         update_page(options.update, markdown, BEGIN, END)
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-        draw(report, options.plots)
+        draw("throughput_plots.py", report, options.plots)
     print(json.dumps(report, indent=1) if options.output == "json" else markdown, end="")
 
 
