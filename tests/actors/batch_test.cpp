@@ -1,5 +1,5 @@
 // Many requests at once over the whole cast, with a tiny model: each gets what it would have got alone.
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 #include "tropilla/tropilla.hpp"
 
 #include <algorithm>
@@ -12,16 +12,9 @@
 #include <thread>
 
 using namespace tropilla;
+using testing::ids_of;
 
 namespace {
-
-runtime_config tiny(std::size_t threads = 2) {
-  runtime_config c;
-  c.model = testing::tiny_model();
-  c.threads = threads;
-  c.context = 256;
-  return c;
-}
 
 struct wanted {
   std::vector<token_id> prompt;
@@ -42,14 +35,6 @@ std::vector<wanted> random_requests(std::size_t count, std::uint32_t seed) {
       w.options.sampling.repetition_penalty = 1.2;
   }
   return out;
-}
-
-std::vector<token_id> ids_of(generation g) {
-  std::vector<token_id> ids;
-  for (const auto& p : g)
-    if (p.id >= 0)
-      ids.push_back(p.id);
-  return ids;
 }
 
 std::vector<std::vector<token_id>> alone(const runtime_config& config, const std::vector<wanted>& requests) {
@@ -104,10 +89,10 @@ private:
 
 TEST_CASE("a reply is the same alone and among 64, in any order, in any chunks, with few pages, on any threads") {
   const auto requests = random_requests(64, 21);
-  const auto expected = alone(tiny(), requests);
+  const auto expected = alone(testing::tiny_config(), requests);
   std::mt19937 random(5);
   for (int round = 0; round < 4; ++round) {
-    auto config = tiny(1 + static_cast<std::size_t>(round) % 3);
+    auto config = testing::tiny_config(1 + static_cast<std::size_t>(round) % 3);
     config.sequences = std::vector<std::size_t>{16, 5, 32, 9}[static_cast<std::size_t>(round)];
     config.kv_tokens = std::vector<std::size_t>{0, 256, 2048, 512}[static_cast<std::size_t>(round)];
     config.prefill_rows = std::vector<std::size_t>{0, 40, 64, 33}[static_cast<std::size_t>(round)];
@@ -138,7 +123,7 @@ TEST_CASE("a reply is the same alone and among 64, in any order, in any chunks, 
 }
 
 TEST_CASE("weights that stream serve every sequence of a batch in one pass") {
-  auto config = tiny();
+  auto config = testing::tiny_config();
   const auto requests = random_requests(12, 22);
   const auto expected = alone(config, requests);
   config.sequences = 12;
@@ -156,7 +141,7 @@ TEST_CASE("weights that stream serve every sequence of a batch in one pass") {
 }
 
 TEST_CASE("outputs of one request are those that their seeds give, with log-probabilities where asked for") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   const std::vector<token_id> prompt{5, 9, 77, 31, 8, 100};
   generation_options o;
   o.max_tokens = 12;
@@ -188,7 +173,7 @@ TEST_CASE("outputs of one request are those that their seeds give, with log-prob
 }
 
 TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
-  auto config = tiny();
+  auto config = testing::tiny_config();
   config.unread_pieces = 20;
   runtime rt(config);
   generation_options o;
@@ -218,7 +203,7 @@ TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
 }
 
 TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes back") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   generation_options o;
   o.max_tokens = 200;
   o.ignore_eos = true;
@@ -239,7 +224,7 @@ TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes b
 }
 
 TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests lease nothing") {
-  auto config = tiny();
+  auto config = testing::tiny_config();
   config.sequences = 1;
   config.queue_length = 3;
   gathering got(1000); // outlives the runtime, which ends what is left of its replies

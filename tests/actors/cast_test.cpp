@@ -1,7 +1,7 @@
 // Single members of the cast: leases through messages, and what happens when one of them ends.
 #include "actors/memory_manager.hpp"
 #include "actors/runtime_impl.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 #include <thread>
@@ -15,11 +15,7 @@ memory_request want(std::size_t bytes) {
 }
 
 runtime_config tiny() {
-  runtime_config c;
-  c.model = testing::tiny_model();
-  c.threads = 1;
-  c.context = 128;
-  return c;
+  return testing::tiny_config(1, 128);
 }
 
 } // namespace

@@ -2,7 +2,7 @@
 #include "tropilla/tropilla.hpp"
 
 #include "src/model/llama_config.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -14,20 +14,13 @@
 #include <thread>
 
 using namespace tropilla;
+using testing::ids_of;
 
 namespace {
 
-runtime_config tiny(std::size_t threads = 2) {
-  runtime_config c;
-  c.model = testing::tiny_model();
-  c.threads = threads;
-  c.context = 256;
-  return c;
-}
-
 /// A runtime whose plan leaves pages for one sequence alone, so that its sizes are those of weights.
 runtime_config tiny_single() {
-  auto c = tiny();
+  auto c = testing::tiny_config();
   c.sequences = 1;
   return c;
 }
@@ -39,14 +32,6 @@ generation_options options(std::size_t tokens, double temperature = 0, std::uint
   o.sampling.seed = seed;
   o.ignore_eos = true;
   return o;
-}
-
-std::vector<token_id> ids_of(generation g) {
-  std::vector<token_id> ids;
-  for (const auto& p : g)
-    if (p.id >= 0)
-      ids.push_back(p.id);
-  return ids;
 }
 
 std::size_t entries(const char* folder) {
@@ -67,7 +52,7 @@ errc code_of(const std::function<void()>& f) {
 } // namespace
 
 TEST_CASE("a reply is a range of pieces with statistics at its end") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   auto g = rt.generate("hello there", options(12));
   std::size_t pieces = 0;
   for (const auto& p : g)
@@ -87,11 +72,11 @@ TEST_CASE("the same seed gives the same tokens whatever the number of threads, a
   const auto prompt = std::vector<token_id>{5, 9, 77, 31, 8, 100};
   std::set<std::vector<token_id>> replies;
   for (const std::size_t threads : {1, 2, 3}) {
-    runtime rt(tiny(threads));
+    runtime rt(testing::tiny_config(threads));
     replies.insert(ids_of(rt.generate(prompt, options(40, 0.9, 11))));
   }
   CHECK(replies.size() == 1);
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   CHECK(ids_of(rt.generate(prompt, options(40, 0.9, 12))) != *replies.begin());
 }
 
@@ -99,9 +84,9 @@ TEST_CASE("a second prompt that begins alike reuses the cache and gives what a f
   const std::vector<token_id> first{1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
   std::vector<token_id> second = first;
   second.insert(second.end(), {40, 41, 42});
-  runtime fresh(tiny());
+  runtime fresh(testing::tiny_config());
   const auto expected = ids_of(fresh.generate(second, options(10)));
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   (void)ids_of(rt.generate(first, options(3)));
   auto g = rt.generate(second, options(10));
   std::vector<token_id> got;
@@ -113,7 +98,7 @@ TEST_CASE("a second prompt that begins alike reuses the cache and gives what a f
 }
 
 TEST_CASE("replies asked for at the same time from many threads all come, one after another") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   const std::vector<token_id> prompt{3, 1, 4, 1, 5};
   const auto expected = ids_of(rt.generate(prompt, options(8)));
   std::vector<std::vector<token_id>> got(6);
@@ -127,7 +112,7 @@ TEST_CASE("replies asked for at the same time from many threads all come, one af
 }
 
 TEST_CASE("what a plan says is what a run holds, and a byte less is refused with the numbers") {
-  auto config = tiny();
+  auto config = testing::tiny_config();
   const auto plan = runtime::plan(config);
   {
     runtime rt(config);
@@ -147,7 +132,7 @@ TEST_CASE("what a plan says is what a run holds, and a byte less is refused with
 }
 
 TEST_CASE("a cancelled or dropped reply frees the way for the next") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   auto g = rt.generate("hello", options(100000));
   REQUIRE(g.next());
   g.cancel();
@@ -161,7 +146,7 @@ TEST_CASE("a cancelled or dropped reply frees the way for the next") {
 TEST_CASE("a reply outlives its runtime as far as it came") {
   std::optional<generation> g;
   {
-    runtime rt(tiny());
+    runtime rt(testing::tiny_config());
     g.emplace(rt.generate("hello", options(100000)));
     REQUIRE(g->next());
   }
@@ -172,7 +157,7 @@ TEST_CASE("a reply outlives its runtime as far as it came") {
 }
 
 TEST_CASE("requests that can't run are errors with a code") {
-  runtime rt(tiny());
+  runtime rt(testing::tiny_config());
   CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>{}); }) == errc::invalid_argument);
   CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>{1, 1 << 30}); }) == errc::invalid_argument);
   CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>(300, 1)); }) == errc::context_full);
@@ -188,12 +173,12 @@ TEST_CASE("keys and values in fewer bits take fewer bytes and give whole replies
       bytes += line.purpose == "KV pages" ? line.bytes : 0;
     return bytes;
   };
-  const auto halves = pages_of(runtime::plan(tiny()));
+  const auto halves = pages_of(runtime::plan(testing::tiny_config()));
   for (const char* type : {"", "f16", "bf16", "q8_0"}) {
     INFO(type);
     std::set<std::vector<token_id>> replies;
     for (const std::size_t threads : {1, 3}) {
-      auto c = tiny(threads);
+      auto c = testing::tiny_config(threads);
       c.kv_type = type;
       c.prefill_rows = threads;
       runtime rt(std::move(c));
@@ -220,7 +205,7 @@ TEST_CASE("keys and values in fewer bits take fewer bytes and give whole replies
 TEST_CASE("configurations that can't run are errors with a code") {
   const auto open = [](auto change) {
     return code_of([&] {
-      auto c = tiny();
+      auto c = testing::tiny_config();
       change(c);
       runtime rt(std::move(c));
     });
@@ -243,7 +228,7 @@ TEST_CASE("damaged weights fail the reply and waiting for them, and nothing hang
     out.seekp(static_cast<std::streamoff>(config.layer_sources.back().attn_v.offset));
     out.write("\xff\xff", 2);
   }
-  auto c = tiny();
+  auto c = testing::tiny_config();
   c.model = path;
   runtime rt(c);
   CHECK(code_of([&] { rt.wait_until_loaded(); }) == errc::malformed_file);
@@ -251,11 +236,11 @@ TEST_CASE("damaged weights fail the reply and waiting for them, and nothing hang
 }
 
 TEST_CASE("threads and descriptors go back with a runtime") {
-  { runtime warm(tiny()); } // what libraries keep for good
+  { runtime warm(testing::tiny_config()); } // what libraries keep for good
   const auto threads = entries("/proc/self/task");
   const auto files = entries("/proc/self/fd");
   for (int i = 0; i < 5; ++i) {
-    runtime rt(tiny());
+    runtime rt(testing::tiny_config());
     if (i % 2)
       (void)ids_of(rt.generate("x", options(2)));
   }
@@ -267,7 +252,7 @@ TEST_CASE("threads and descriptors go back with a runtime") {
 }
 
 TEST_CASE("scoring gives every position's logits, the same as one token at a time") {
-  auto c = tiny();
+  auto c = testing::tiny_config();
   runtime one(c);
   c.logit_rows = 7;
   runtime many(c);
@@ -284,7 +269,7 @@ TEST_CASE("scoring gives every position's logits, the same as one token at a tim
 }
 
 TEST_CASE("progress reaches the whole file's weights") {
-  auto c = tiny();
+  auto c = testing::tiny_config();
   load_progress last;
   c.on_progress = [&](const load_progress& p) {
     CHECK(p.bytes_done >= last.bytes_done);
@@ -299,7 +284,7 @@ TEST_CASE("progress reaches the whole file's weights") {
 }
 
 TEST_CASE("a trace names the cast and its streams") {
-  auto c = tiny();
+  auto c = testing::tiny_config();
   c.trace = testing::scratch() / "run-trace.json";
   {
     runtime rt(c);
@@ -454,7 +439,7 @@ TEST_CASE("replicas share the weights: the ledger counts one copy, and each answ
 TEST_CASE("layers on several devices give the text of one, each within its budget") {
   const bool tied = GENERATE(true, false);
   const bool streamed = GENERATE(false, true);
-  auto config = tiny(1);
+  auto config = testing::tiny_config(1);
   config.model = testing::tiny_model(tensor_type::q4_0, tied);
   config.packed_cache = testing::scratch() / "packed-devices";
   config.prefill_rows = 7;

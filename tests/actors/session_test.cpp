@@ -1,7 +1,7 @@
 // Sequences that are saved by one runtime and go on in another.
 #include "tropilla/tropilla.hpp"
 
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 #include <fstream>
@@ -14,11 +14,7 @@ using namespace tropilla;
 namespace {
 
 runtime_config tiny() {
-  runtime_config c;
-  c.model = testing::tiny_model();
-  c.threads = 1;
-  c.context = 256;
-  return c;
+  return testing::tiny_config(1);
 }
 
 std::vector<token_id> numbers(std::size_t n) {

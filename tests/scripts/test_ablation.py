@@ -5,32 +5,24 @@
 
 Times are not looked at. Run by ctest (label scripts).
 """
-import argparse
 import json
-import pathlib
 import subprocess
 import sys
-import tempfile
-import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BIN = ROOT / "build/release/bin"
+import benchmarks
 
 
-class Ablation(unittest.TestCase):
+class Ablation(benchmarks.Benchmark):
+    MARK = "ablation"
+
     @classmethod
     def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        home = pathlib.Path(folder.name)
-        subprocess.run([BIN / "tropilla", "synth", "-q", "--shape", "mini", "--type", "Q4_0", "-o", home / "mini.gguf"],
-                       check=True)
-        cls.page = home / "page.md"
-        cls.page.write_text("before\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nafter\n")
+        super().setUpClass()
+        home = cls.home
         # A context whose keys and values are larger than the loader's staging, as those of real models are.
-        subprocess.run([sys.executable, ROOT / "bench/ablation.py", "-m", home / "mini.gguf", "--rounds", "1", "--rows", "32",
-                        "--context", "8192", "--score", "48", "-n", "4", "--idle-wait", "0", "--settle", "1",
-                        "--packed", home / "packed", "--build", BIN.parent, "--json", home / "report.json",
+        subprocess.run([sys.executable, benchmarks.ROOT / "bench/ablation.py", "-m", cls.model_file, "--rounds", "1",
+                        "--rows", "32", "--context", "8192", "--score", "48", "-n", "4", "--idle-wait", "0", "--settle", "1",
+                        "--packed", home / "packed", "--build", benchmarks.BIN.parent, "--json", home / "report.json",
                         "--update", cls.page], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cls.report = json.loads((home / "report.json").read_text())
         cls.model = cls.report["models"][0]
@@ -69,8 +61,4 @@ class Ablation(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--bin", type=pathlib.Path, default=BIN)
-    known, rest = parser.parse_known_args()
-    BIN = known.bin.resolve()
-    unittest.main(argv=[sys.argv[0], *rest])
+    benchmarks.main()

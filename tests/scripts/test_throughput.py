@@ -6,42 +6,35 @@
 Times are not looked at. TROPILLA_PEER_VENV names an environment that has xllamacpp; without it the peer's part is
 skipped. Run by ctest (label scripts).
 """
-import argparse
 import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
-import tempfile
 import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BIN = ROOT / "build/release/bin"
+import benchmarks
 
 
-class Throughput(unittest.TestCase):
+class Throughput(benchmarks.Benchmark):
+    MARK = "throughput"
+
     @classmethod
     def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.home = pathlib.Path(folder.name)
-        cls.model = cls.home / "mini.gguf"
-        subprocess.run([BIN / "tropilla", "synth", "-q", "--shape", "mini", "--type", "Q4_0", "-o", cls.model], check=True)
-        cls.page = cls.home / "page.md"
-        cls.page.write_text("before\n<!-- throughput: begin -->\nold\n<!-- throughput: end -->\nafter\n")
+        super().setUpClass()
         cls.report = cls.drive("--no-peer", "--rates", "0,200", "--update", cls.page)
 
     @classmethod
     def drive(cls, *more):
-        subprocess.run([sys.executable, ROOT / "bench/throughput.py", "-m", cls.model, "--rounds", "1", "--count", "6",
-                        "--streams", "60", "--prefix", "128", "--batch-tokens", "8", "--idle-wait", "0",
-                        "--packed", cls.home / "packed", "--build", BIN.parent, "--json", cls.home / "report.json", *more],
+        subprocess.run([sys.executable, benchmarks.ROOT / "bench/throughput.py", "-m", cls.model_file, "--rounds", "1",
+                        "--count", "6", "--streams", "60", "--prefix", "128", "--batch-tokens", "8", "--idle-wait", "0",
+                        "--packed", cls.home / "packed", "--build", benchmarks.BIN.parent,
+                        "--json", cls.home / "report.json", *more],
                        check=True, stdout=subprocess.DEVNULL)
         return json.loads((cls.home / "report.json").read_text())
 
     def bench(self, mode, *more):
-        return json.loads(subprocess.run([BIN / "bench_throughput", mode, self.model, *more], check=True,
+        return json.loads(subprocess.run([benchmarks.BIN / "bench_throughput", mode, self.model_file, *more], check=True,
                                          stdout=subprocess.PIPE).stdout)
 
     def test_every_rate_has_all_figures(self):
@@ -93,7 +86,7 @@ class Throughput(unittest.TestCase):
     @unittest.skipUnless(os.environ.get("TROPILLA_PEER_VENV"), "TROPILLA_PEER_VENV names no environment with xllamacpp")
     def test_the_peer_gets_the_same_requests(self):
         # A small vocabulary of its own would be refused by the peer, so this needs the model that people use.
-        model = subprocess.run([ROOT / "scripts/model.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        model = subprocess.run([benchmarks.ROOT / "scripts/model.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         report = self.drive("-m", model, "--only", "load", "--rates", "0", "--count", "2",
                             "--venv", os.environ["TROPILLA_PEER_VENV"])
         ours, theirs = report["load"]
@@ -102,8 +95,4 @@ class Throughput(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--bin", type=pathlib.Path, default=BIN)
-    known, rest = parser.parse_known_args()
-    BIN = known.bin.resolve()
-    unittest.main(argv=[sys.argv[0], *rest])
+    benchmarks.main()
