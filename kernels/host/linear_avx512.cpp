@@ -187,8 +187,6 @@ template <tensor_type T>
 /// further. Q4_K 1.35 times and Q4_1 1.08 times as fast as without, and 1.11 and 0.93 times with 1 KiB (Zen 5, medians
 /// of seven pairs). What lies behind the weights is only fetched, never read.
 constexpr std::size_t fetch_ahead = 4096;
-/// The same for a few rows, which take their time over each block.
-constexpr std::size_t fetch_ahead_few = 6144;
 
 template <tensor_type T>
 void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
@@ -347,10 +345,13 @@ void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x
   multiply_by<T, most_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * packed_row_group);
 }
 
-/// Two packed row groups with `C` input rows, unpacked in registers: `multiply_rows` without a tile.
+/// Two packed row groups with `C` input rows, unpacked in registers: `multiply_rows` without a tile. With each block,
+/// fetches the next `fetch_bytes` from `next` on. Never inlined: several in one function have too few registers for
+/// their addresses, which costs Q6_K a tenth.
 template <tensor_type T, int C>
-void few_rows(const std::byte* group, std::size_t group_bytes, std::size_t columns, const quantised_rows& x,
-              float* sums, std::size_t next_sums) {
+[[gnu::noinline]] void few_rows(const std::byte* group, std::size_t group_bytes, std::size_t columns,
+                                const quantised_rows& x, float* sums, std::size_t next_sums, const std::byte* next,
+                                std::size_t fetch_bytes) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
   constexpr int groups = 8 / scale_count;
@@ -363,10 +364,8 @@ void few_rows(const std::byte* group, std::size_t group_bytes, std::size_t colum
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, ++at_block, block += f.block_bytes()) {
-      unrolled<static_cast<int>(f.block_bytes() / vector_bytes)>([&](auto i) __attribute__((always_inline)) {
-        __builtin_prefetch(block + fetch_ahead_few + i * vector_bytes);
-        __builtin_prefetch(block + group_bytes + fetch_ahead_few + i * vector_bytes);
-      });
+      for (const std::byte* const end = next + fetch_bytes; next < end; next += vector_bytes)
+        __builtin_prefetch(next, 0, 2);
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         __m512i dot[C][2];
         unrolled<C>([&](auto c) __attribute__((always_inline)) {
@@ -401,23 +400,29 @@ void few_rows(const std::byte* group, std::size_t group_bytes, std::size_t colum
   });
 }
 
+/// Rows go by six and fewer, which pass over the weights one after another. Meanwhile the next two row groups are
+/// fetched, by every row its share: if the first pass fetched all, memory would be idle in the others. What is fetched
+/// may lie behind the matrix, and is never read.
 template <tensor_type T>
 void multiply_few(const std::byte* group, std::size_t group_bytes, std::size_t columns, const quantised_rows& x,
                   std::size_t vectors, float* sums) {
   const std::size_t next_sums = vectors * packed_row_group;
+  const std::byte* const next = group + 2 * group_bytes;
+  const std::size_t lines = 2 * group_bytes / vector_bytes;
+  const std::size_t work = vectors * (columns / block_columns);
   std::size_t v = 0;
   const auto by = [&]<int C>() {
+    const std::size_t block_lines = (C * lines + work - 1) / work;
     for (; v + C <= vectors; v += C)
-      few_rows<T, C>(group, group_bytes, columns, x.from(v, 0), sums + v * packed_row_group, next_sums);
+      few_rows<T, C>(group, group_bytes, columns, x.from(v, 0), sums + v * packed_row_group, next_sums,
+                     next + v * lines / vectors * vector_bytes, block_lines * vector_bytes);
   };
 #ifndef TROPILLA_EMULATE_AVX512
   by.template operator()<most_rows[1]>();
   by.template operator()<4>();
 #endif
   by.template operator()<2>();
-  for (; v < vectors; ++v)
-    for (std::size_t n = 0; n < 2; ++n)
-      vector<T>(group + n * group_bytes, columns, x.from(v, 0), sums + v * packed_row_group + n * next_sums);
+  by.template operator()<1>();
 }
 
 /// Sixteen values of one column of a float type, from `[columns, 16]`.
