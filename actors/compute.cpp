@@ -265,7 +265,10 @@ struct compute_state {
     in_line.pop_front();
     const trace_span span(with.trace, row, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
     // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
-    current = bind_pages(*m.work, *pages);
+    const auto bound = blank_step(last_bound);
+    *bound = *m.work;
+    bind_pages(*bound, *pages);
+    current = bound;
     hidden = m.hidden;
     next = weights->arrangement->layout.begin_group();
     handed_on = false;
@@ -424,6 +427,7 @@ struct compute_state {
   };
   std::deque<step_in_line> in_line;
   std::shared_ptr<const step> current;
+  std::shared_ptr<step> last_bound; ///< current, or to be used again
   std::optional<caf::typed_response_promise<step_computed>> promise;
   std::optional<error> failure;  ///< of the current step
   const float* hidden = nullptr; ///< of the device before

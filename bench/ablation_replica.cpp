@@ -72,7 +72,7 @@ replica::buffers replica::compute(std::span<const token_id> ids, std::size_t pos
   auto b = buffers_for(rows, all_logits ? rows : 1);
   step s;
   s.ids.assign(ids.begin(), ids.end());
-  s.sequences.push_back({0, rows, position, {pages_.data(), 0}});
+  s.sequences.push_back({0, rows, position, pages_.data()});
   s.logit_rows.resize(all_logits ? rows : 1, rows - 1);
   if (all_logits)
     std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});

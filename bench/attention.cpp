@@ -80,8 +80,8 @@ struct computer {
     const auto start = std::chrono::steady_clock::now();
     dev->enqueue([&](ops& op) {
       for (std::size_t layer = 0; layer < o.layers; ++layer) {
-        const sequence_rows row{0, 1, o.tokens - 1, {kv.pages.data(), layer * kv.layer_bytes, kv.type}};
-        op.attention(q.data(), q.size(), shape, {&row, 1}, out.data());
+        const sequence_rows row{0, 1, o.tokens - 1, kv.pages.data()};
+        op.attention(q.data(), q.size(), shape, {layer * kv.layer_bytes, kv.type}, {&row, 1}, out.data());
       }
     });
     dev->compute_stream().synchronize();

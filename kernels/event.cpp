@@ -11,8 +11,9 @@ namespace tropilla {
 
 struct event::state {
   std::atomic<std::uint32_t> done = 0; ///< set once; a word that the system can wait on
-  std::mutex mutex;                    ///< guards `callbacks`, and the order of completing and adding one
-  std::vector<std::function<void()>> callbacks;
+  std::mutex mutex;                    ///< guards the callbacks, and the order of completing and adding one
+  std::function<void()> first;         ///< nearly always the only one, and so without a list to allocate
+  std::vector<std::function<void()>> more;
 };
 
 event event::make() {
@@ -32,7 +33,10 @@ void event::then(std::function<void()> f) const {
   if (!done()) {
     const std::lock_guard lock(state_->mutex);
     if (!done()) {
-      state_->callbacks.push_back(std::move(f));
+      if (state_->first == nullptr)
+        state_->first = std::move(f);
+      else
+        state_->more.push_back(std::move(f));
       return;
     }
   }
@@ -42,15 +46,19 @@ void event::then(std::function<void()> f) const {
 void event::complete() const {
   if (state_ == nullptr)
     return;
-  std::vector<std::function<void()>> callbacks;
+  std::function<void()> first;
+  std::vector<std::function<void()>> more;
   {
     const std::lock_guard lock(state_->mutex);
     // Sequentially consistent: notifying first looks whether anyone waits, which must not come before the store.
     state_->done.store(1, std::memory_order_seq_cst);
-    callbacks.swap(state_->callbacks);
+    first.swap(state_->first);
+    more.swap(state_->more);
   }
   state_->done.notify_all();
-  for (const auto& f : callbacks)
+  if (first != nullptr)
+    first();
+  for (const auto& f : more)
     f();
 }
 

@@ -34,11 +34,9 @@ inline constexpr std::size_t kv_block = 32;
   return (size + kv_block - 1) / kv_block;
 }
 
-/// One layer's view of one sequence's paged KV cache.
-/// A page holds, for the layer at `layer_offset`: for each kv head its keys, then for each kv head its values.
-struct kv_view {
-  std::byte* const* pages = nullptr; ///< page starts, in order of position
-  std::size_t layer_offset = 0;      ///< bytes from a page's start
+/// Where every page holds a layer: for each kv head its keys, then for each kv head its values.
+struct kv_layer {
+  std::size_t offset = 0; ///< bytes from a page's start
   kv_type type = kv_type::f16;
 };
 

@@ -72,8 +72,8 @@ struct attention_shape {
 struct sequence_rows {
   std::size_t first_row = 0; ///< in the step
   std::size_t rows = 0;
-  std::size_t position = 0; ///< of the first row
-  kv_view kv;
+  std::size_t position = 0;          ///< of the first row
+  std::byte* const* pages = nullptr; ///< starts of its pages, in order of position
 };
 
 class ops {
@@ -99,12 +99,12 @@ public:
   /// Rotates queries in place (`q` is `[rows, stride]`, heads * key_size used) and appends rotated keys and values
   /// to the cache. `k` and `v` are `[rows, stride]` each.
   virtual void rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
-                               const attention_shape& shape, const rope_table& rope,
+                               const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                                std::span<const sequence_rows> sequences) = 0;
 
   /// Causal attention of each row over its sequence's cache (positions 0 to the row's own).
   /// `q` is `[rows, stride]`, `out` is `[rows, heads * value_size]`.
-  virtual void attention(const float* q, std::size_t stride, const attention_shape& shape,
+  virtual void attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                          std::span<const sequence_rows> sequences, float* out) = 0;
 
   /// `out[r] = silu(input[r] * gate^T) * (input[r] * up^T)`, stored as an activation.

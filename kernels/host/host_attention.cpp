@@ -132,9 +132,10 @@ row_block block_at(std::span<const sequence_rows> sequences, std::size_t block_r
 /// Everything that a call of `attention` does not change.
 class attention_call {
 public:
-  attention_call(const attention_kernels& kernels, const attention_shape& shape, const float* q, std::size_t stride,
-                 float* out)
-      : kernels_(kernels), shape_(shape), group_(shape.heads / shape.kv_heads), q_(q), stride_(stride), out_(out) {}
+  attention_call(const attention_kernels& kernels, const attention_shape& shape, const kv_layer& layer, const float* q,
+                 std::size_t stride, float* out)
+      : kernels_(kernels), shape_(shape), layer_(layer), group_(shape.heads / shape.kv_heads), q_(q), stride_(stride),
+        out_(out) {}
 
   [[nodiscard]] std::size_t group() const noexcept { return group_; }
 
@@ -147,24 +148,23 @@ public:
   void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const lane_buffers& buffers,
              const attention_state& out, std::size_t* visible) const noexcept {
     see(b, chunk, visible);
-    const auto& kv = b.sequence->kv;
     attention_chunk_job job;
     job.queries = buffers.queries;
     job.visible = visible;
     job.vectors = b.rows * group_;
-    job.pages = kv.pages + chunk * (attention_chunk / kv_page_tokens);
+    job.pages = b.sequence->pages + chunk * (attention_chunk / kv_page_tokens);
     const std::size_t all_pages = b.last_position() / kv_page_tokens + 1;
     const std::size_t end = (chunk + 1) * (attention_chunk / kv_page_tokens);
     job.pages_after = all_pages > end ? all_pages - end : 0;
-    job.key_offset = kv.layer_offset + keys_of(kv.type, shape_, kv_head);
-    job.value_offset = kv.layer_offset + values_of(kv.type, shape_, kv_head);
+    job.key_offset = layer_.offset + keys_of(layer_.type, shape_, kv_head);
+    job.value_offset = layer_.offset + values_of(layer_.type, shape_, kv_head);
     job.key_size = shape_.key_size;
     job.value_size = shape_.value_size;
     job.scores = buffers.scores;
     job.keys = buffers.keys;
     job.values = buffers.values;
     job.out = out;
-    kernels_.chunk[static_cast<std::size_t>(kv.type)](job);
+    kernels_.chunk[static_cast<std::size_t>(layer_.type)](job);
   }
 
   /// Tokens of a chunk that each vector sees.
@@ -207,6 +207,7 @@ public:
 private:
   const attention_kernels& kernels_;
   const attention_shape& shape_;
+  const kv_layer& layer_;
   std::size_t group_;
   const float* q_;
   std::size_t stride_;
@@ -256,7 +257,7 @@ void divided(lane_context& lane, const attention_call& call, const attention_sha
 } // namespace
 
 void host_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
-                               const attention_shape& shape, const rope_table& rope,
+                               const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                                std::span<const sequence_rows> sequences) {
   const std::size_t units = shape.heads + 2 * shape.kv_heads; // of a row: heads of queries, keys and values
   std::array<float, largest_head> rotated;
@@ -278,18 +279,18 @@ void host_ops::rope_and_append(float* q, const float* k, const float* v, std::si
         kernels_.rows->rotate(head, head, shape.key_size, rope.dims, cosines, sines);
         continue;
       }
-      std::byte* const layer = s.kv.pages[position / kv_page_tokens] + s.kv.layer_offset;
+      std::byte* const in_page = s.pages[position / kv_page_tokens] + layer.offset;
       const std::size_t token = position % kv_page_tokens;
       if (unit < shape.heads + shape.kv_heads) {
         const std::size_t head = unit - shape.heads;
         kernels_.rows->rotate(k + row + head * shape.key_size, rotated.data(), shape.key_size, rope.dims, cosines,
                               sines);
-        store_key(*kernels_.rows, s.kv.type, rotated.data(), shape.key_size, token,
-                  layer + keys_of(s.kv.type, shape, head));
+        store_key(*kernels_.rows, layer.type, rotated.data(), shape.key_size, token,
+                  in_page + keys_of(layer.type, shape, head));
       } else {
         const std::size_t head = unit - shape.heads - shape.kv_heads;
-        store_value(*kernels_.rows, s.kv.type, v + row + head * shape.value_size, shape.value_size, token,
-                    layer + values_of(s.kv.type, shape, head));
+        store_value(*kernels_.rows, layer.type, v + row + head * shape.value_size, shape.value_size, token,
+                    in_page + values_of(layer.type, shape, head));
       }
     }
     before += s.rows * units;
@@ -297,9 +298,9 @@ void host_ops::rope_and_append(float* q, const float* k, const float* v, std::si
   lane_.barrier();
 }
 
-void host_ops::attention(const float* q, std::size_t stride, const attention_shape& shape,
+void host_ops::attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                          std::span<const sequence_rows> sequences, float* out) {
-  const attention_call call(*kernels_.attention, shape, q, stride, out);
+  const attention_call call(*kernels_.attention, shape, layer, q, stride, out);
   const std::size_t fit = lane_buffers::vectors_that_fit(shape);
   const std::size_t block_rows = std::max<std::size_t>(1, fit / call.group());
   const lane_buffers buffers(scratch_.attention(lane()), shape, block_rows * call.group());

@@ -59,9 +59,10 @@ public:
   void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) override;
   void linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) override;
   void rope_and_append(float* q, const float* k, const float* v, std::size_t stride, const attention_shape& shape,
-                       const rope_table& rope, std::span<const sequence_rows> sequences) override;
+                       const rope_table& rope, const kv_layer& layer,
+                       std::span<const sequence_rows> sequences) override;
   /// @pre key_size and value_size are at most `largest_head`.
-  void attention(const float* q, std::size_t stride, const attention_shape& shape,
+  void attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                  std::span<const sequence_rows> sequences, float* out) override;
   void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate, const packed_matrix& up,
                     const activation& out) override;

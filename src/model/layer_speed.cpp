@@ -65,7 +65,7 @@ public:
   double time(std::size_t rows) {
     step s;
     s.ids.assign(rows, 0);
-    s.sequences.push_back({0, rows, 0, {pages_.data(), 0}});
+    s.sequences.push_back({0, rows, 0, pages_.data()});
     const stopwatch clock;
     dev_.enqueue([&](ops& o) {
       std::vector<const std::byte*> groups(layout_.groups.size()); // a lane's own

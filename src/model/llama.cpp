@@ -3,11 +3,13 @@
 
 #include "src/model/rope.hpp"
 
+#include <atomic>
+
 namespace tropilla {
 namespace {
 
 void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
-                   const layer_weights& w, std::vector<sequence_rows>& sequences) {
+                   const layer_weights& w, const kv_layer& kv) {
   const auto& c = layout.config;
   const auto& a = c.attention;
   const auto& kinds = space.kinds();
@@ -29,8 +31,8 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
   o.linear(attn_input, rows, qkv);
 
   float* const attn_output = space.floats(buffer::attn_output);
-  o.rope_and_append(q, k, v, qkv_width, a, space.rope(), sequences);
-  o.attention(q, qkv_width, a, sequences, attn_output);
+  o.rope_and_append(q, k, v, qkv_width, a, space.rope(), kv, s.sequences);
+  o.attention(q, qkv_width, a, kv, s.sequences, attn_output);
 
   const auto attn_result = space.as_activation(buffer::attn_result, kinds.attn_result, capacity, out_width);
   o.quantise_activation(attn_output, out_width, rows, attn_result);
@@ -101,17 +103,25 @@ llama_workspace llama_workspace::over(std::byte* activations, std::span<const st
   return other;
 }
 
-std::shared_ptr<const step> bind_pages(const step& s, std::span<std::byte* const> starts) {
-  auto bound = std::make_shared<step>(s);
-  bound->page_starts.clear(); // of the device before
+std::shared_ptr<step> blank_step(std::shared_ptr<step>& last) {
+  if (last.use_count() == 1) {
+    std::atomic_thread_fence(std::memory_order_acquire); // what others read is read
+    last->clear();
+  } else {
+    last = std::make_shared<step>();
+  }
+  return last;
+}
+
+void bind_pages(step& s, std::span<std::byte* const> starts) {
+  s.page_starts.clear(); // of the device before
   for (const auto page : s.pages)
-    bound->page_starts.push_back(starts[page]);
-  std::byte* const* next = bound->page_starts.data();
-  for (auto& rows : bound->sequences) {
-    rows.kv.pages = next;
+    s.page_starts.push_back(starts[page]);
+  std::byte* const* next = s.page_starts.data();
+  for (auto& rows : s.sequences) {
+    rows.pages = next;
     next += kv_pages_for(rows.position + rows.rows);
   }
-  return bound;
 }
 
 void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes) {
@@ -124,7 +134,6 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
   const auto& a = layout.config.attention;
   const auto type = space.shape().kv;
   const auto page_layer_bytes = kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
-  std::vector<sequence_rows> sequences; // this lane's copy, to point at one layer after another
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
       if (!layout.gathers_embedding())
@@ -132,12 +141,8 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
     } else if (g >= layout.norm_group()) {
       forward_output(o, layout, space, s, groups, g);
     } else {
-      sequences = s.sequences;
-      for (auto& rows : sequences) {
-        rows.kv.layer_offset = (g - 1 - layout.range.first) * page_layer_bytes;
-        rows.kv.type = type;
-      }
-      forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]), sequences);
+      forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]),
+                    {(g - 1 - layout.range.first) * page_layer_bytes, type});
     }
   }
 }

@@ -18,18 +18,29 @@ namespace tropilla {
 
 /// One pass over the layers: some rows of some sequences.
 struct step {
-  std::vector<token_id> ids; ///< one per row
-  /// Cover the rows in order; their pages stay valid during the step. Of `kv` only `pages` count: the rest is the
-  /// workspace's and the layer's.
-  std::vector<sequence_rows> sequences;
+  std::vector<token_id> ids;             ///< one per row
+  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order
-  std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' views point into
+  std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
+
+  /// Empties it; what its lists allocated stays.
+  void clear() noexcept {
+    ids.clear();
+    sequences.clear();
+    logit_rows.clear();
+    pages.clear();
+    copies.clear();
+    page_starts.clear();
+  }
 };
 
-/// A step for the device whose pages begin at `starts`, by number.
-[[nodiscard]] std::shared_ptr<const step> bind_pages(const step& s, std::span<std::byte* const> starts);
+/// An empty step: `last`, when nobody else has it any more, so that steps of the same size allocate nothing.
+[[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
+
+/// Points a step's sequences at the pages of the device where these begin at `starts`, by number.
+void bind_pages(step& s, std::span<std::byte* const> starts);
 
 /// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every lane of a compute job.
 void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes);

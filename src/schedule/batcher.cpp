@@ -228,9 +228,9 @@ std::shared_ptr<step> batcher::compose() {
     return compose_scored(*scored);
   }
   scored_last_ = false;
-  auto work = std::make_shared<step>();
-  const auto decoding = active_; // some of them may have to give up their pages to others
-  for (const auto& s : decoding)
+  auto work = blank_step(last_step_);
+  decoding_ = active_; // some of them may have to give up their pages to others
+  for (const auto& s : decoding_)
     if (s->active && !s->scored() && s->pending() == 1 && work->logit_rows.size() < shape_.logit_rows && make_room(s))
       add_rows(*work, s, 1);
   // Who decodes waits for the whole step: it takes only half as much of prompts then.
@@ -257,7 +257,7 @@ std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
     rows = make_room(s) ? rows_with_pages(*s, wanted) : 0;
   if (rows == 0)
     return nullptr;
-  auto work = std::make_shared<step>();
+  auto work = blank_step(last_step_);
   add_rows(*work, s, rows);
   work->logit_rows.clear();
   for (std::size_t row = 0; row < rows; ++row)
@@ -268,7 +268,7 @@ std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
 void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
   const std::size_t position = s->path.tokens;
   const auto first = s->tokens.begin() + static_cast<std::ptrdiff_t>(position);
-  work.sequences.push_back({work.ids.size(), rows, position, {}});
+  work.sequences.push_back({work.ids.size(), rows, position});
   work.ids.insert(work.ids.end(), first, first + static_cast<std::ptrdiff_t>(rows));
   const auto pages = s->path.pages.begin();
   work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
@@ -322,8 +322,9 @@ void batcher::start_outputs(const std::shared_ptr<shared_request>& r) {
 }
 
 void batcher::end_step(clock::time_point now) {
-  for (const auto& s : std::exchange(in_step_, {}))
+  for (const auto& s : in_step_)
     s->in_step = 0;
+  in_step_.clear();
   draws_.clear();
   done_.reset();
   settle_endings(now);

@@ -136,9 +136,11 @@ private:
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
-  std::vector<sequence_ptr> active_;  ///< in order
-  std::vector<page_copy> copies_;     ///< for the next step, or the one that is out
-  std::vector<sequence_ptr> in_step_; ///< whose rows the step that is out has, in order
+  std::vector<sequence_ptr> active_;   ///< in order
+  std::vector<page_copy> copies_;      ///< for the next step, or the one that is out
+  std::vector<sequence_ptr> decoding_; ///< while a step is composed
+  std::vector<sequence_ptr> in_step_;  ///< whose rows the step that is out has, in order
+  std::shared_ptr<step> last_step_;    ///< computing_ or done_, or to be used again
   std::shared_ptr<step> computing_;
   std::shared_ptr<step> done_; ///< drawn from now
   std::vector<draw_job> draws_;

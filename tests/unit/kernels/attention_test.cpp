@@ -53,7 +53,8 @@ public:
       pages_.push_back(memory_.emplace_back(2 * layer_bytes_).data());
     std::rotate(pages_.begin(), pages_.begin() + pages_.size() / 2, pages_.end()); // not in order of address
   }
-  [[nodiscard]] kv_view view() const { return {pages_.data(), layer_bytes_, type_}; }
+  [[nodiscard]] std::byte* const* pages() const { return pages_.data(); }
+  [[nodiscard]] kv_layer layer() const { return {layer_bytes_, type_}; }
 
   /// A number as it was stored, and what a step between numbers of its block is (q8_0).
   struct entry {
@@ -105,10 +106,10 @@ std::vector<float> run_in_steps(const sequence_case& c, const cache& kv, const k
   with_ops(kernels, lanes, false, [&](ops& o) {
     std::size_t at = 0;
     for (const std::size_t rows : steps) {
-      const sequence_rows s{0, rows, at, kv.view()};
+      const sequence_rows s{0, rows, at, kv.pages()};
       o.rope_and_append(q.data() + at * c.stride, c.k.data() + at * c.stride, c.v.data() + at * c.stride, c.stride,
-                        c.shape, c.rope(), {&s, 1});
-      o.attention(q.data() + at * c.stride, c.stride, c.shape, {&s, 1},
+                        c.shape, c.rope(), kv.layer(), {&s, 1});
+      o.attention(q.data() + at * c.stride, c.stride, c.shape, kv.layer(), {&s, 1},
                   out.data() + at * c.shape.heads * c.shape.value_size);
       at += rows;
     }
@@ -207,8 +208,8 @@ TEST_CASE("rotation and appending: keys transposed by page, values by token, wit
           const cache kv(c);
           auto q = c.q;
           with_ops(v.kernels, lanes, false, [&](ops& o) {
-            const sequence_rows s{0, c.tokens, 0, kv.view()};
-            o.rope_and_append(q.data(), c.k.data(), c.v.data(), c.stride, c.shape, c.rope(), {&s, 1});
+            const sequence_rows s{0, c.tokens, 0, kv.pages()};
+            o.rope_and_append(q.data(), c.k.data(), c.v.data(), c.stride, c.shape, c.rope(), kv.layer(), {&s, 1});
           });
           const std::size_t key_size = shape.key_size, value_size = shape.value_size;
           double worst_q = 0;
@@ -357,12 +358,12 @@ TEST_CASE("sequences of one step do not disturb each other") {
       place(d, 0, 1, 46);
       auto q_a = a.q;
       with_ops(v.kernels, lanes, false, [&](ops& o) {
-        const sequence_rows begin{0, 199, 0, cache_a.view()};
-        o.rope_and_append(q_a.data(), a.k.data(), a.v.data(), a.stride, shape, a.rope(), {&begin, 1});
+        const sequence_rows begin{0, 199, 0, cache_a.pages()};
+        o.rope_and_append(q_a.data(), a.k.data(), a.v.data(), a.stride, shape, a.rope(), cache_a.layer(), {&begin, 1});
         const sequence_rows step[] = {
-            {0, 1, 199, cache_a.view()}, {1, 45, 0, cache_b.view()}, {46, 1, 0, cache_d.view()}};
-        o.rope_and_append(q.data(), k.data(), val.data(), a.stride, shape, a.rope(), step);
-        o.attention(q.data(), a.stride, shape, step, out.data());
+            {0, 1, 199, cache_a.pages()}, {1, 45, 0, cache_b.pages()}, {46, 1, 0, cache_d.pages()}};
+        o.rope_and_append(q.data(), k.data(), val.data(), a.stride, shape, a.rope(), cache_a.layer(), step);
+        o.attention(q.data(), a.stride, shape, cache_a.layer(), step, out.data());
       });
       INFO(v.name << ", " << lanes << " lanes");
       CHECK(std::memcmp(out.data(), alone_a.data() + 199 * width, width * sizeof(float)) == 0);

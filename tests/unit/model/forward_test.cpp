@@ -59,7 +59,7 @@ public:
       const auto n = std::min(rows, ids.size() - at);
       step s;
       s.ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.begin() + static_cast<std::ptrdiff_t>(at + n));
-      s.sequences.push_back({0, n, at, {pages.data(), 0}});
+      s.sequences.push_back({0, n, at, pages.data()});
       s.logit_rows.resize(n);
       std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
       if (layout.gathers_embedding())
