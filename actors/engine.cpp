@@ -28,9 +28,10 @@ public:
 
   void bind(request_id id) noexcept { id_ = id; }
 
-  bool token(piece p) override {
+  client_wants token(piece p) override {
     tell_from_outside(client_, reply_piece{tag_, std::move(p)});
-    return ++window_->unread < window_->most || window_->most == 0;
+    const bool room = ++window_->unread < window_->most || window_->most == 0;
+    return room ? client_wants::more : client_wants::room_for_pieces;
   }
   void logits(std::size_t, std::size_t, std::span<const float>) override {} // engines do not score
   void finished(const generation_statistics& s) override {
@@ -62,7 +63,7 @@ struct engine_state {
         [this](const stop_reply& m) {
           for (const auto& [id, reply] : running)
             if (reply.client == m.client && reply.tag == m.tag)
-              parts->cancel(id);
+              stop(id, reply);
         },
         [this](const pieces_read& m) {
           for (const auto& [id, reply] : running)
@@ -90,7 +91,7 @@ struct engine_state {
     }
     const auto id = request.id;
     const auto client = caf::actor_cast<caf::actor>(m.client);
-    running.emplace(id, running_reply{m.client, m.tag, window});
+    running.emplace(id, running_reply{m.client, m.tag, window, request.abandoned});
     if (clients.insert(client.address()).second)
       others.watch(self, client, [this, address = client.address()](const caf::error&) { client_gone(address); });
     try {
@@ -112,7 +113,7 @@ struct engine_state {
   void client_gone(const caf::actor_addr& address) {
     for (const auto& [id, reply] : running)
       if (reply.client.address() == address)
-        parts->cancel(id);
+        stop(id, reply);
     clients.erase(address);
   }
 
@@ -122,7 +123,14 @@ struct engine_state {
     engine_client client;
     std::uint64_t tag = 0;
     std::shared_ptr<reply_window> window;
+    std::shared_ptr<std::atomic<bool>> abandoned;
   };
+
+  /// The flag holds also where the message finds a scheduler that is busy or being replaced.
+  void stop(request_id id, const running_reply& reply) {
+    *reply.abandoned = true;
+    parts->cancel(id);
+  }
 
   engine_self::pointer self;
   std::shared_ptr<runtime_access::parts> parts;

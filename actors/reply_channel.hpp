@@ -24,13 +24,13 @@ public:
     std::span<const float> values;
   };
 
-  bool token(piece p) override {
+  client_wants token(piece p) override {
     bool room = false;
     push([&] {
       pieces_.push_back(std::move(p));
       room = pieces_.size() < most_unread_;
     });
-    return room;
+    return room ? client_wants::more : client_wants::room_for_pieces;
   }
   void logits(std::size_t first, std::size_t rows, std::span<const float> values) override {
     push([&] { logits_ = logit_rows{first, rows, values}; });

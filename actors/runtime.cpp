@@ -93,7 +93,10 @@ class callback_sink final : public reply_sink {
 public:
   explicit callback_sink(reply_callbacks c) : callbacks_(std::move(c)) {}
 
-  bool token(piece p) override { return !callbacks_.on_piece || callbacks_.on_piece(std::move(p)); }
+  client_wants token(piece p) override {
+    const bool more = !callbacks_.on_piece || callbacks_.on_piece(std::move(p));
+    return more ? client_wants::more : client_wants::nothing;
+  }
   void logits(std::size_t, std::size_t, std::span<const float>) override {} // nobody scores into callbacks
   void finished(const generation_statistics& s) override {
     if (callbacks_.on_finished)

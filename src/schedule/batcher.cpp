@@ -19,8 +19,10 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
   return from + std::chrono::duration_cast<batcher::clock::duration>(std::chrono::duration<double>(wait));
 }
 
-error overrun() {
-  return {errc::cancelled, "the client wants no more of its reply, or reads it so slowly that its queue is full"};
+error ended_by(client_wants wish) {
+  return wish == client_wants::nothing
+             ? error(errc::cancelled, "the client wants no more of its reply")
+             : error(errc::cancelled, "the client reads its reply so slowly that as many pieces wait as may be unread");
 }
 
 } // namespace
@@ -423,8 +425,9 @@ void batcher::shift_context(const sequence_ptr& s) {
 }
 
 void batcher::send(const sequence_ptr& s, piece p) {
-  if (!s->shared->request.sink->token(std::move(p)))
-    s->shared->failure = overrun();
+  const auto wish = s->shared->request.sink->token(std::move(p));
+  if (wish != client_wants::more)
+    s->shared->failure = ended_by(wish);
 }
 
 void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, clock::time_point now) {

@@ -4,9 +4,17 @@
 #include "tropilla/types.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 namespace tropilla {
+
+/// What a client wants after a piece of its reply.
+enum class client_wants : std::uint8_t {
+  more,
+  nothing,        ///< it has enough: the reply ends
+  room_for_pieces ///< as much is unread as may be: the reply ends, for it holds others back otherwise
+};
 
 /// Called by the scheduler's thread only, in this order: pieces or logits, then exactly one of `finished` and `failed`.
 /// Implementations must not block and must not throw.
@@ -14,8 +22,7 @@ class reply_sink {
 public:
   virtual ~reply_sink() = default;
 
-  /// False: the client reads too slowly (or is gone), and its reply should end.
-  [[nodiscard]] virtual bool token(piece p) = 0;
+  [[nodiscard]] virtual client_wants token(piece p) = 0;
   /// Logits `[rows, vocabulary]` of positions `first` onwards of a scored sequence. Valid until the client has told
   /// the scheduler that it is done with them.
   virtual void logits(std::size_t first, std::size_t rows, std::span<const float> values) = 0;

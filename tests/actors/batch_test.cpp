@@ -217,7 +217,8 @@ TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes b
   const auto ticket = rt.submit({4, 5, 6}, o, got.callbacks(1));
   ticket.cancel();
   REQUIRE(got.wait_for_all());
-  CHECK(got.failures[0]);
+  REQUIRE(got.failures[0]);
+  CHECK_THAT(got.failures[0]->what(), Catch::Contains("wants no more"));
   CHECK_FALSE(got.failures[1]);
   CHECK(got.ids[1].size() < 200);
   CHECK(rt.load().pages_in_use == 0);

@@ -12,9 +12,9 @@ using namespace tropilla;
 namespace {
 
 struct recording_sink final : reply_sink {
-  bool token(piece p) override {
+  client_wants token(piece p) override {
     pieces.push_back(std::move(p));
-    return pieces.size() < most;
+    return pieces.size() < most ? client_wants::more : client_wants::room_for_pieces;
   }
   void logits(std::size_t first, std::size_t rows, std::span<const float>) override {
     scored.emplace_back(first, rows);

@@ -11,7 +11,7 @@ using namespace tropilla;
 namespace {
 
 struct quiet_sink final : reply_sink {
-  bool token(piece) override { return true; }
+  client_wants token(piece) override { return client_wants::more; }
   void logits(std::size_t, std::size_t, std::span<const float>) override {}
   void finished(const generation_statistics& s) override { end = s; }
   void failed(const error&) override { ended_badly = true; }
