@@ -312,6 +312,7 @@ void reply_options::bind(option_binder& binder) {
   binder.count("--penalty-window", generation.sampling.penalty_window);
   binder.texts("--stop", generation.stop);
   binder.flag("--context-shift", generation.context_shift);
+  binder.count("--context-keep", generation.context_keep);
   static_assert(sizeof(std::size_t) == sizeof(std::uint64_t));
   binder.count("--seed", generation.sampling.seed);
   binder.flag("--ignore-eos", generation.ignore_eos);

@@ -241,6 +241,9 @@ class Output(Program):
         self.assertEqual(self.as_json(*run)["finish"], "context")
         shifted = self.as_json(*run, "--context-shift")
         self.assertEqual((shifted["finish"], shifted["generated_tokens"]), ("length", 90))
+        kept = self.as_json(*run, "--context-shift", "--context-keep", 20)
+        self.assertEqual((kept["finish"], kept["generated_tokens"]), ("length", 90))
+        self.refuse(*run, "--context-shift", "--context-keep", 32, says="at most 31")
 
     def test_special_tokens_are_recognised_only_when_asked(self):
         count = lambda *a: len(self.as_json("tokenize", "-m", self.model, "--text", "<|eot_id|>", "--json", *a))

@@ -50,8 +50,9 @@ using texts = std::vector<std::string>;
 } // namespace
 
 TEST_CASE("every sampling option reaches its field") {
-  const auto o = parse({"--min-p", "0.1", "--typical-p", "0.2", "--repeat-penalty", "1.3", "--frequency-penalty",
-                        "-0.4", "--presence-penalty=0.5", "--penalty-window", "64", "--context-shift"});
+  const auto o =
+      parse({"--min-p", "0.1", "--typical-p", "0.2", "--repeat-penalty", "1.3", "--frequency-penalty", "-0.4",
+             "--presence-penalty=0.5", "--penalty-window", "64", "--context-shift", "--context-keep", "12"});
   CHECK(o.sampling.min_p == 0.1);
   CHECK(o.sampling.typical_p == 0.2);
   CHECK(o.sampling.repetition_penalty == 1.3);
@@ -59,6 +60,7 @@ TEST_CASE("every sampling option reaches its field") {
   CHECK(o.sampling.presence_penalty == 0.5);
   CHECK(o.sampling.penalty_window == 64);
   CHECK(o.context_shift);
+  CHECK(o.context_keep == 12);
   CHECK(parse({}).stop.empty());
 }
 
