@@ -6,4 +6,4 @@ cd "$root"
 command -v clang-format >/dev/null || die "clang-format is not installed; scripts/deps.sh --test installs it"
 mode=(-i)
 [[ ${1:-} == --check ]] && mode=(--dry-run --Werror)
-git ls-files -z '*.cpp' '*.hpp' | xargs -0 -r clang-format "${mode[@]}"
+git ls-files -z '*.cpp' '*.hpp' '*.cu' | xargs -0 -r clang-format "${mode[@]}"

@@ -24,6 +24,9 @@ jobs=$(nproc)
 logs=$root/build/logs
 mkdir -p "$logs"
 
+# Without a GPU, one kind of them shows what compiles.
+export CUDAARCHS=${CUDAARCHS:-90-real}
+
 # test_tree PRESET [ctest option...]: builds the preset's $targets (none: all) and runs the tests that the options choose.
 targets=()
 test_tree() {

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = {".cpp", ".hpp", ".py", ".sh", ".txt", ".cmake", ".toml"}
+SOURCES = {".cpp", ".hpp", ".cu", ".py", ".sh", ".txt", ".cmake", ".toml"}
 LONGEST = 600  # lines of a C++ file
 # Spelled in pieces, so that this file does not match itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK"]) + r")\b")
@@ -66,7 +66,7 @@ def problems():
                 yield f"{name}:{number}: a path of one machine: {line.strip()}"
             if line != line.rstrip() and path.suffix != ".md":
                 yield f"{name}:{number}: white space at the end of the line"
-        if path.suffix in {".cpp", ".hpp"} and len(lines) > LONGEST:
+        if path.suffix in {".cpp", ".hpp", ".cu"} and len(lines) > LONGEST:
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
         if path.suffix == ".hpp" and lines and not lines[0].startswith(("///", "//")):
             yield f"{name}: its first line does not say what it is for"

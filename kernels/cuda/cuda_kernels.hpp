@@ -1,0 +1,78 @@
+/// What a CUDA device computes with: the operations of `ops.hpp`, each enqueued on a stream.
+///
+/// Pointers are to the device's memory unless a comment says otherwise. Weights are packed as the host has them
+/// (`packed.hpp`), activations stored as the host stores them (`host/activation_format.hpp`): a packed cache serves
+/// both, and both round in the same places. Sums run in another order, so the last bits differ.
+///
+/// Functions only enqueue, and throw `error` (device_failed) when a launch is refused. Any thread, for streams that no
+/// other thread uses at the same time.
+#pragma once
+
+#include "kernels/host/activation_format.hpp"
+#include "kernels/ops.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tropilla::cuda {
+
+/// Where a row of a step stands.
+struct row_place {
+  std::uint32_t position = 0;
+  std::uint32_t first_page = 0; ///< of its sequence, in the list of page starts
+};
+
+/// A step's rows, in the device's memory.
+struct step_rows {
+  const row_place* places = nullptr;       ///< [rows]
+  std::byte* const* page_starts = nullptr; ///< of one sequence after another
+  std::uint32_t rows = 0;
+};
+
+/// Up to so many rows the context is divided between blocks of threads: fewer would leave most of a GPU idle.
+inline constexpr std::size_t divided_rows = 64;
+/// Most parts of a context.
+inline constexpr std::size_t most_context_parts = 64;
+
+/// Scratch of attention in steps of `rows` rows: partial results of a divided context.
+[[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape, std::size_t rows) noexcept {
+  return (rows < divided_rows ? rows : divided_rows) * shape.heads * most_context_parts * (2 + shape.value_size) *
+         sizeof(float);
+}
+
+/// The table of one build of the kernels: `cuda`, or `cuda_emulated` for tests.
+struct kernel_table {
+  /// As `ops::embed`; `ids` is `[rows]`.
+  void (*embed)(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x);
+  /// As `ops::rms_norm`, into `out.width` columns of `parts`.
+  void (*rms_norm)(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows,
+                   std::size_t width, const host::activation_parts& parts);
+  /// As `ops::quantise_activation`.
+  void (*store)(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
+                const host::activation_parts& parts);
+  /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
+  void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
+                       std::size_t width, const host::activation_parts& parts);
+  /// One target of `ops::linear`. Few rows read the weights once for eight of them.
+  void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows, const linear_target& target);
+  /// As `ops::rope_and_append`.
+  void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
+                          const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
+                          const step_rows& step);
+  /// As `ops::attention`. `most_position` is the greatest of the step's, `scratch` has `attention_scratch_bytes`.
+  void (*attention)(void* stream, const float* q, std::size_t stride, const attention_shape& shape,
+                    const kv_layer& layer, const step_rows& step, std::uint32_t most_position, float* out,
+                    std::byte* scratch);
+  /// As `ops::gather_rows`.
+  void (*gather_rows)(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
+                      float* out);
+};
+
+[[nodiscard]] const kernel_table& kernels() noexcept;
+
+} // namespace tropilla::cuda
+
+namespace tropilla::cuda_emulated {
+/// The same sources on the processor, in the library of the tests only. Streams are ignored: calls compute.
+[[nodiscard]] const cuda::kernel_table& kernels() noexcept;
+} // namespace tropilla::cuda_emulated

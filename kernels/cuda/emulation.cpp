@@ -1,0 +1,138 @@
+// Contexts that take turns: a block's threads on one thread of the processor.
+#include "kernels/cuda/emulation.hpp"
+
+#include <array>
+#include <memory>
+#include <stdexcept>
+#include <ucontext.h>
+#include <vector>
+
+namespace tropilla::cuda_emulated::emulation {
+namespace {
+
+constexpr std::size_t stack_bytes = 64 * 1024;
+constexpr unsigned warp = 32;
+
+enum class state : std::uint8_t { runs, at_block, at_warp, ended };
+
+struct context {
+  ucontext_t registers{};
+  std::unique_ptr<std::byte[]> stack = std::make_unique<std::byte[]>(stack_bytes);
+  place where;
+  state now = state::runs;
+};
+
+/// A block whose threads take turns. One at a time in a process: static memory is what they share.
+class block {
+public:
+  block(dim3 grid, dim3 index, unsigned threads, const std::function<void()>& job, std::vector<context>& contexts)
+      : job_(job), contexts_(contexts), given_(threads) {
+    for (unsigned t = 0; t < threads; ++t) {
+      auto& c = contexts_[t];
+      c.where = {dim3(t), index, dim3(threads), grid};
+      c.now = state::runs;
+      getcontext(&c.registers);
+      c.registers.uc_stack.ss_sp = c.stack.get();
+      c.registers.uc_stack.ss_size = stack_bytes;
+      c.registers.uc_link = &scheduler_;
+      makecontext(&c.registers, &block::enter, 0);
+    }
+  }
+
+  void run() {
+    running = this;
+    while (turn_of_all())
+      pass_barriers();
+    running = nullptr;
+  }
+
+  [[nodiscard]] const place& current() const noexcept { return contexts_[turn_].where; }
+
+  void wait(state at) {
+    auto& c = contexts_[turn_];
+    c.now = at;
+    swapcontext(&c.registers, &scheduler_);
+  }
+
+  std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
+    given_[turn_] = bits;
+    wait(state::at_warp);
+    const std::uint64_t got = given_[turn_ / warp * warp + lane];
+    wait(state::at_warp); // nobody gives anew before all have taken
+    return got;
+  }
+
+  static block* running;
+
+private:
+  static void enter() {
+    running->job_();
+    running->contexts_[running->turn_].now = state::ended;
+  }
+
+  /// Lets all run that can; false when none is left.
+  bool turn_of_all() {
+    bool left = false;
+    for (turn_ = 0; turn_ < given_.size(); ++turn_)
+      if (contexts_[turn_].now == state::runs) {
+        swapcontext(&scheduler_, &contexts_[turn_].registers);
+        left = left || contexts_[turn_].now != state::ended;
+      } else {
+        left = left || contexts_[turn_].now != state::ended;
+      }
+    return left;
+  }
+
+  void pass_barriers() {
+    bool passed = false;
+    for (std::size_t first = 0; first < given_.size(); first += warp)
+      passed = release(first, std::min(first + warp, given_.size()), state::at_warp) || passed;
+    passed = release(0, given_.size(), state::at_block) || passed;
+    if (!passed)
+      throw std::logic_error("threads of a block wait for each other at different barriers");
+  }
+
+  /// Lets a range go on where all of it waits at such a barrier; who has ended waits nowhere.
+  bool release(std::size_t first, std::size_t last, state at) {
+    bool any = false;
+    for (std::size_t t = first; t < last; ++t) {
+      if (contexts_[t].now != at && contexts_[t].now != state::ended)
+        return false;
+      any = any || contexts_[t].now == at;
+    }
+    for (std::size_t t = first; any && t < last; ++t)
+      if (contexts_[t].now == at)
+        contexts_[t].now = state::runs;
+    return any;
+  }
+
+  const std::function<void()>& job_;
+  std::vector<context>& contexts_;
+  std::vector<std::uint64_t> given_;
+  ucontext_t scheduler_{};
+  std::size_t turn_ = 0;
+};
+
+block* block::running = nullptr;
+
+} // namespace
+
+const place& current() noexcept {
+  return block::running->current();
+}
+void wait_for_block() {
+  block::running->wait(state::at_block);
+}
+std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
+  return block::running->exchange(bits, lane);
+}
+
+void run(dim3 grid, unsigned threads, const std::function<void()>& thread) {
+  std::vector<context> contexts(threads);
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x)
+        block(grid, dim3(x, y, z), threads, thread, contexts).run();
+}
+
+} // namespace tropilla::cuda_emulated::emulation

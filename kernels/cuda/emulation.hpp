@@ -1,0 +1,93 @@
+/// The words of CUDA that our kernels use, on the processor: for tests only.
+///
+/// A block's threads are contexts that take turns on the calling thread, so a kernel may share memory, wait at barriers
+/// and exchange values within a warp as on a GPU; blocks run one after another. A thread that reads what another one
+/// would write without a barrier between them reads what the order of turns happens to give: races are not found.
+#pragma once
+
+#include "kernels/tensor_type.hpp"
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <math.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(...)
+#define __shared__ static // one block runs at a time, and all of it on one thread
+
+namespace tropilla::cuda_emulated {
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+
+namespace emulation {
+
+/// Runs `thread` once for each thread of each block.
+void run(dim3 grid, unsigned threads, const std::function<void()>& thread);
+
+/// Of the thread whose turn it is.
+struct place {
+  dim3 thread_index, block_index, block_dim, grid_dim;
+};
+[[nodiscard]] const place& current() noexcept;
+
+void wait_for_block();
+/// Gives `bits` to the warp, and gets what `lane` gave.
+[[nodiscard]] std::uint64_t exchange(std::uint64_t bits, unsigned lane);
+
+} // namespace emulation
+
+#define threadIdx (::tropilla::cuda_emulated::emulation::current().thread_index)
+#define blockIdx (::tropilla::cuda_emulated::emulation::current().block_index)
+#define blockDim (::tropilla::cuda_emulated::emulation::current().block_dim)
+#define gridDim (::tropilla::cuda_emulated::emulation::current().grid_dim)
+
+inline void __syncthreads() {
+  emulation::wait_for_block();
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulation::exchange(bits, static_cast<unsigned>(lane) % 32);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ distance);
+}
+
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 4; ++i)
+    sum += static_cast<std::int8_t>(a >> (8 * i)) * static_cast<std::int8_t>(b >> (8 * i));
+  return sum;
+}
+inline float __uint_as_float(unsigned bits) {
+  return std::bit_cast<float>(bits);
+}
+inline unsigned __float_as_uint(float x) {
+  return std::bit_cast<unsigned>(x);
+}
+using ::expf, ::fabsf, ::fmaf, ::fmaxf, ::fminf, ::rintf, ::sqrtf; // of math.h
+inline unsigned min(unsigned a, unsigned b) {
+  return a < b ? a : b;
+}
+
+} // namespace tropilla::cuda_emulated

@@ -1,0 +1,38 @@
+/// Who defines which function of the table in `cuda_kernels.hpp`. For the sources of this folder only.
+#pragma once
+
+#include "kernels/cuda/cuda_kernels.hpp"
+#include "kernels/cuda/language.hpp"
+
+namespace tropilla::TROPILLA_CUDA_NS {
+
+#ifdef TROPILLA_EMULATE_CUDA
+using cuda::row_place;
+using cuda::step_rows;
+#endif
+using host::activation_block;
+using host::activation_parts;
+using host::quantised_rows;
+
+// rows.cu
+void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x);
+void rms_norm(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows, std::size_t width,
+              const activation_parts& parts);
+void store(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
+           const activation_parts& parts);
+void store_swiglu(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
+                  std::size_t width, const activation_parts& parts);
+void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
+                 float* out);
+
+// linear.cu
+void linear(void* stream, const activation_parts& input, std::size_t rows, const linear_target& target);
+
+// attention.cu
+void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,
+                     const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
+                     const step_rows& step);
+void attention(void* stream, const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
+               const step_rows& step, std::uint32_t most_position, float* out, std::byte* scratch);
+
+} // namespace tropilla::TROPILLA_CUDA_NS

@@ -1,0 +1,79 @@
+/// What a kernel is written in: CUDA, or the same words in plain C++.
+///
+/// The `*.cu` sources of this folder are compiled twice: by nvcc in the namespace `cuda`, and by the host's compiler in
+/// `cuda_emulated`, where the threads of a block take turns on one thread of the processor. So their indices, their
+/// reductions and their barriers are tested on machines without a GPU. `TROPILLA_CUDA_NS` is the namespace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef TROPILLA_EMULATE_CUDA
+#include "kernels/cuda/emulation.hpp"
+#define TROPILLA_CUDA_NS cuda_emulated
+#else
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define TROPILLA_CUDA_NS cuda
+#endif
+
+namespace tropilla::TROPILLA_CUDA_NS {
+
+inline constexpr unsigned warp_size = 32;
+inline constexpr unsigned all_lanes = 0xFFFFFFFFU;
+
+/// Enqueues `kernel` on `stream` (a `cudaStream_t`). Whether it could be launched is `cudaGetLastError`'s to say.
+template <class... Parameters, class... Arguments>
+void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {
+#ifdef TROPILLA_EMULATE_CUDA
+  (void)stream;
+  emulation::run(grid, threads, [&] { kernel(arguments...); });
+#else
+  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+#endif
+}
+
+/// IEEE half to float32, exactly.
+__device__ inline float to_float(std::uint16_t half) {
+#ifdef TROPILLA_EMULATE_CUDA
+  return half_to_float(half);
+#else
+  return __half2float(__ushort_as_half(half));
+#endif
+}
+
+/// Float32 to IEEE half, to nearest even; what exceeds its range becomes its largest number.
+__device__ inline std::uint16_t to_half(float x) {
+  constexpr float largest = 65504.0F;
+  const float in_range = fminf(fmaxf(x, -largest), largest);
+#ifdef TROPILLA_EMULATE_CUDA
+  return float_to_half(in_range);
+#else
+  return __half_as_ushort(__float2half_rn(in_range));
+#endif
+}
+
+__device__ inline float bf16_to_float32(std::uint16_t bits) {
+  return __uint_as_float(static_cast<unsigned>(bits) << 16);
+}
+
+/// Float32 to bfloat16, to nearest even. @pre finite.
+__device__ inline std::uint16_t to_bf16(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
+/// The sum, or the largest, over the lanes whose numbers differ in the bits of `Width - 1`; every lane gets it.
+template <unsigned Width = warp_size, class T>
+__device__ inline T warp_sum(T x) {
+  for (unsigned distance = Width / 2; distance > 0; distance /= 2)
+    x += __shfl_xor_sync(all_lanes, x, static_cast<int>(distance));
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (unsigned distance = warp_size / 2; distance > 0; distance /= 2)
+    x = fmaxf(x, __shfl_xor_sync(all_lanes, x, static_cast<int>(distance)));
+  return x;
+}
+
+} // namespace tropilla::TROPILLA_CUDA_NS

@@ -1,0 +1,219 @@
+// What is done to rows between matrix products: embedding, norms, gates, and storing activations.
+//
+// A warp stores a block of 32 columns, each lane one number. The formulas are those of `host/row_kernels_impl.hpp`.
+#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/packed_words.hpp"
+
+#include <algorithm>
+
+namespace tropilla::TROPILLA_CUDA_NS {
+namespace {
+
+constexpr unsigned threads = 256;
+constexpr unsigned warps = threads / warp_size;
+
+/// Where a row of an activation goes; null where a part is not wanted.
+struct stored_row {
+  quantised_rows quantised;
+  unsigned parts;
+  float* full;
+  std::size_t full_stride;
+
+  __device__ stored_row(const activation_parts& p, std::size_t row)
+      : quantised(p.quantised), parts(static_cast<unsigned>(p.row_parts)),
+        full(p.full == nullptr ? nullptr : p.full + row * p.full_stride), full_stride(p.full_stride) {
+    if (quantised.q == nullptr)
+      return;
+    const std::size_t blocks = row * parts * (quantised.padded / activation_block);
+    quantised.q += row * parts * quantised.padded;
+    quantised.scale += blocks;
+    quantised.sum32 += blocks;
+    quantised.sum16 += 2 * blocks;
+    quantised.minus32 += blocks;
+    quantised.minus16 += 2 * blocks;
+  }
+
+  /// Called by a whole warp; `x` is 0 behind the row's width.
+  __device__ void store(float x, unsigned lane, std::size_t block) const {
+    if (full != nullptr && block * activation_block + lane < full_stride)
+      full[block * activation_block + lane] = x;
+    if (quantised.q == nullptr)
+      return;
+    for (unsigned part = 0; part < parts; ++part)
+      x = store_part(x, lane, block + part * (quantised.padded / activation_block));
+  }
+
+private:
+  /// Gives what was rounded away.
+  __device__ float store_part(float x, unsigned lane, std::size_t at) const {
+    // Below, 127 / largest would overflow, and the block's part in any product is nothing.
+    constexpr float smallest = 1e-36F;
+    const float largest = warp_max(fabsf(x));
+    const bool empty = !(largest >= smallest);
+    const float scale = empty ? 0.0F : largest / 127.0F;
+    const float rounded = rintf(x * (empty ? 0.0F : 127.0F / largest));
+    const int q = static_cast<int>(rounded);
+    quantised.q[at * activation_block + lane] = static_cast<std::int8_t>(q);
+    const int half_sum = warp_sum<16>(q);
+    const int low = __shfl_sync(all_lanes, half_sum, 0), high = __shfl_sync(all_lanes, half_sum, 16);
+    if (lane == 0) {
+      quantised.scale[at] = scale;
+      quantised.minus16[2 * at] = -low;
+      quantised.minus16[2 * at + 1] = -high;
+      quantised.minus32[at] = -(low + high);
+      quantised.sum16[2 * at] = scale * static_cast<float>(low);
+      quantised.sum16[2 * at + 1] = scale * static_cast<float>(high);
+      quantised.sum32[at] = scale * static_cast<float>(low + high);
+    }
+    return fmaf(rounded, -scale, x);
+  }
+};
+
+/// Blocks that a row of an activation has: as many as hold its padded width.
+unsigned blocks_of(const activation_parts& parts, std::size_t width) noexcept {
+  const std::size_t padded = parts.quantised.q != nullptr ? parts.quantised.padded : parts.full_stride;
+  return static_cast<unsigned>((std::max(padded, width) + activation_block - 1) / activation_block);
+}
+
+/// Stores a row, one block of threads each: `value(column)` for columns before `width`.
+template <class F>
+__device__ void store_row(const activation_parts& parts, std::size_t width, unsigned blocks, F value) {
+  const stored_row out(parts, blockIdx.x);
+  const unsigned lane = threadIdx.x % warp_size;
+  for (unsigned b = threadIdx.x / warp_size; b < blocks; b += warps) {
+    const std::size_t k = std::size_t{b} * activation_block + lane;
+    out.store(k < width ? value(k) : 0.0F, lane, b);
+  }
+}
+
+__global__ void __launch_bounds__(threads) norm_rows(const float* x, const float* weight, float epsilon,
+                                                     std::size_t width, activation_parts parts, unsigned blocks) {
+  const float* const row = x + blockIdx.x * width;
+  float sum = 0;
+  for (std::size_t k = threadIdx.x; k < width; k += threads)
+    sum = fmaf(row[k], row[k], sum);
+  sum = warp_sum(sum);
+  __shared__ float sums[warps];
+  if (threadIdx.x % warp_size == 0)
+    sums[threadIdx.x / warp_size] = sum;
+  __syncthreads();
+  float total = 0;
+  for (unsigned w = 0; w < warps; ++w)
+    total += sums[w];
+  const float factor = 1.0F / sqrtf(total / static_cast<float>(width) + epsilon);
+  store_row(parts, width, blocks, [=](std::size_t k) { return row[k] * factor * weight[k]; });
+}
+
+__global__ void __launch_bounds__(threads)
+    store_rows(const float* x, std::size_t stride, std::size_t width, activation_parts parts, unsigned blocks) {
+  const float* const row = x + blockIdx.x * stride;
+  store_row(parts, width, blocks, [=](std::size_t k) { return row[k]; });
+}
+
+__global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const float* up, std::size_t stride,
+                                                       std::size_t width, activation_parts parts, unsigned blocks) {
+  const float* const g = gate + blockIdx.x * stride;
+  const float* const u = up + blockIdx.x * stride;
+  store_row(parts, width, blocks, [=](std::size_t k) { return g[k] / (1.0F + expf(-g[k])) * u[k]; });
+}
+
+/// A warp unpacks a block of columns of one row.
+template <tensor_type T>
+__global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, std::size_t group_bytes,
+                                                      std::uint32_t columns, const std::int32_t* ids, float* x) {
+  const auto id = static_cast<std::size_t>(ids[blockIdx.x]);
+  const std::byte* const group = groups + id / packed_row_group * group_bytes;
+  const unsigned row = id % packed_row_group;
+  float* const out = x + std::size_t{blockIdx.x} * columns;
+  if constexpr (packed::is_float(T)) {
+    for (std::size_t k = threadIdx.x; k < columns; k += threads) {
+      const std::size_t at = k * packed_row_group + row;
+      if constexpr (T == tensor_type::f32)
+        out[k] = reinterpret_cast<const float*>(group)[at];
+      else if constexpr (T == tensor_type::f16)
+        out[k] = to_float(reinterpret_cast<const std::uint16_t*>(group)[at]);
+      else
+        out[k] = bf16_to_float32(reinterpret_cast<const std::uint16_t*>(group)[at]);
+    }
+  } else {
+    constexpr packed::format f = packed::format_of(T);
+    const unsigned lane = threadIdx.x % warp_size;
+    for (unsigned b = threadIdx.x / warp_size; b < columns / activation_block; b += warps) {
+      const std::byte* const unit = group + b / f.unit_blocks * f.unit_bytes();
+      const unsigned in_unit = b % f.unit_blocks;
+      const quad q = group_quad<T>(unit + f.header_bytes + in_unit * f.block_bytes(), lane / 4, row / 4);
+      constexpr unsigned scales = f.block_scales(), scale_columns = f.scale_columns;
+      const unsigned s = in_unit * scales + lane / scale_columns;
+      const quad_scales w = unit_scales<T>(unit, row / 4, s);
+      // Arrays are indexed by constants only, so that they stay in registers.
+      int word = q.row[0];
+      float scale = w.scale[0], minimum = w.minimum[0];
+      for (unsigned i = 1; i < 4; ++i)
+        if (row % 4 == i) {
+          word = q.row[i];
+          scale = w.scale[i];
+          minimum = w.minimum[i];
+        }
+      const int value = static_cast<std::int8_t>(word >> (lane % 4 * 8));
+      out[b * activation_block + lane] =
+          f.minimum ? scale * static_cast<float>(value) + minimum : scale * static_cast<float>(value - zero_point<T>);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(threads)
+    gather(const float* x, std::size_t width, const std::uint32_t* rows, float* out) {
+  const float* const from = x + rows[blockIdx.x] * width;
+  for (std::size_t k = threadIdx.x; k < width; k += threads)
+    out[blockIdx.x * width + k] = from[k];
+}
+
+dim3 one_block_each(std::size_t rows) noexcept {
+  return {static_cast<unsigned>(rows)};
+}
+
+} // namespace
+
+void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x) {
+  if (rows == 0)
+    return;
+  const packed_layout& w = table.layout;
+  const auto with = [&]<tensor_type T>() {
+    launch(stream, one_block_each(rows), threads, embed_rows<T>, table.data, w.group_bytes,
+           static_cast<std::uint32_t>(w.columns), ids, x);
+  };
+  if (w.type == tensor_type::f32)
+    with.template operator()<tensor_type::f32>();
+  else if (w.type == tensor_type::f16)
+    with.template operator()<tensor_type::f16>();
+  else if (w.type == tensor_type::bf16)
+    with.template operator()<tensor_type::bf16>();
+  else
+    packed::with_quantised(w.type, with);
+}
+
+void rms_norm(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows, std::size_t width,
+              const activation_parts& parts) {
+  if (rows != 0)
+    launch(stream, one_block_each(rows), threads, norm_rows, x, weight, epsilon, width, parts, blocks_of(parts, width));
+}
+
+void store(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
+           const activation_parts& parts) {
+  if (rows != 0)
+    launch(stream, one_block_each(rows), threads, store_rows, x, stride, width, parts, blocks_of(parts, width));
+}
+
+void store_swiglu(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
+                  std::size_t width, const activation_parts& parts) {
+  if (rows != 0)
+    launch(stream, one_block_each(rows), threads, swiglu_rows, gate, up, stride, width, parts, blocks_of(parts, width));
+}
+
+void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
+                 float* out) {
+  if (count != 0)
+    launch(stream, one_block_each(count), threads, gather, x, width, rows, out);
+}
+
+} // namespace tropilla::TROPILLA_CUDA_NS

@@ -1,0 +1,299 @@
+// The CUDA kernels, emulated on the processor, beside the host's scalar ones: same formulas, other orders of summing.
+#include "kernels/cuda/cuda_kernels.hpp"
+#include "kernels/cuda/gpus.hpp"
+#include "kernels/kv_cache.hpp"
+#include "tests/unit/kernels/matrix_fixture.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <limits>
+
+using namespace tropilla;
+using namespace tropilla::host;
+using namespace tropilla::host::testing;
+
+namespace {
+
+const cuda::kernel_table& emulated() {
+  return cuda_emulated::kernels();
+}
+
+constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
+
+/// ||a - b|| / ||b||; NaN where anything was left unwritten.
+double difference(std::span<const float> a, std::span<const float> b) {
+  REQUIRE(a.size() == b.size());
+  double error = 0, size = 1e-30;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+std::vector<std::size_t> widths_of(const tensor_type_info& type) {
+  if (type.block_values == 1)
+    return {7, 64, 576};
+  if (type.block_values == 32)
+    return {32, 96, 1056};
+  return {256, 1280};
+}
+
+/// Rows of an activation of one kind.
+struct stored_rows {
+  aligned_bytes memory;
+  activation view;
+
+  stored_rows(activation_kind kind, std::size_t rows, std::size_t width)
+      : memory(activation_buffer_bytes(kind, rows, width)), view{memory.data(), kind, rows, width} {}
+  [[nodiscard]] activation_parts parts() const { return locate(view, false); }
+};
+
+/// How far two activations are apart: most steps of int8, and the relative difference of everything else.
+void check_same(const stored_rows& a, const stored_rows& b) {
+  const auto pa = a.parts(), pb = b.parts();
+  if (pb.quantised.q != nullptr) {
+    const std::size_t values = b.view.rows * pb.row_parts * pb.quantised.padded;
+    std::size_t other = 0;
+    int most = 0;
+    for (std::size_t i = 0; i < values; ++i) {
+      const int apart = std::abs(pa.quantised.q[i] - pb.quantised.q[i]);
+      most = std::max(most, apart);
+      other += apart != 0 ? 1 : 0;
+    }
+    CHECK(most <= (pb.row_parts == 1 ? 1 : 127)); // what is left of a number that was rounded otherwise is another one
+    CHECK(static_cast<double>(other) <= 0.02 * static_cast<double>(values) + 2);
+    const auto as_floats = [](const float* p, std::size_t n) { return std::span(p, n); };
+    CHECK(difference(as_floats(pa.quantised.scale, values / 32), as_floats(pb.quantised.scale, values / 32)) < 1e-4);
+    for (std::size_t i = 0; i < values / 32; ++i) { // sums belong to the numbers that are stored
+      int low = 0, high = 0;
+      for (std::size_t k = 0; k < 16; ++k) {
+        low += pa.quantised.q[32 * i + k];
+        high += pa.quantised.q[32 * i + 16 + k];
+      }
+      const float scale = pa.quantised.scale[i];
+      const bool right = pa.quantised.minus16[2 * i] == -low && pa.quantised.minus16[2 * i + 1] == -high &&
+                         pa.quantised.minus32[i] == -low - high &&
+                         pa.quantised.sum16[2 * i] == scale * static_cast<float>(low) &&
+                         pa.quantised.sum16[2 * i + 1] == scale * static_cast<float>(high) &&
+                         pa.quantised.sum32[i] == scale * static_cast<float>(low + high);
+      if (!right)
+        FAIL_CHECK("sums of block " << i);
+    }
+  }
+  if (pb.full != nullptr)
+    CHECK(difference({pa.full, b.view.rows * pb.full_stride}, {pb.full, b.view.rows * pb.full_stride}) < 1e-6);
+}
+
+constexpr activation_kind kinds[] = {activation_kind::quantised, activation_kind::full, activation_kind::both,
+                                     activation_kind::refined};
+
+/// One sequence's pages, in no order.
+class pages_of {
+public:
+  pages_of(std::size_t tokens, std::size_t page_bytes) {
+    for (std::size_t i = 0; i < kv_pages_for(tokens); ++i)
+      starts.push_back(memory.emplace_back(page_bytes).data());
+    std::rotate(starts.begin(), starts.begin() + static_cast<std::ptrdiff_t>(starts.size() / 2), starts.end());
+  }
+  std::vector<aligned_bytes> memory;
+  std::vector<std::byte*> starts;
+};
+
+/// A number of a cache, decoded as `kv_cache.hpp` says.
+float number_at(kv_type type, const std::byte* head, std::size_t at, std::size_t count, std::size_t scale) {
+  if (type == kv_type::q8_0) {
+    std::uint16_t half = 0;
+    std::memcpy(&half, head + count + 2 * scale, sizeof half);
+    return static_cast<float>(static_cast<std::int8_t>(head[at])) * half_to_float(half);
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, head + 2 * at, sizeof bits);
+  return type == kv_type::f16 ? half_to_float(bits) : bf16_to_float(bits);
+}
+
+/// All keys and values of a layer's tokens.
+std::vector<float> numbers(const pages_of& pages, const attention_shape& s, const kv_layer& layer, std::size_t tokens) {
+  std::vector<float> out;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const std::byte* at = pages.starts[t / kv_page_tokens] + layer.offset;
+    const std::size_t in_page = t % kv_page_tokens;
+    for (std::size_t h = 0; h < s.kv_heads; ++h, at += kv_head_bytes(layer.type, s.key_size))
+      for (std::size_t d = 0; d < s.key_size; ++d)
+        out.push_back(number_at(layer.type, at, d * kv_page_tokens + in_page, s.key_size * kv_page_tokens,
+                                d / kv_block * kv_page_tokens + in_page));
+    for (std::size_t h = 0; h < s.kv_heads; ++h, at += kv_head_bytes(layer.type, s.value_size))
+      for (std::size_t d = 0; d < s.value_size; ++d)
+        out.push_back(number_at(layer.type, at, in_page * s.value_size + d, s.value_size * kv_page_tokens,
+                                in_page * kv_blocks(s.value_size) + d / kv_block));
+  }
+  return out;
+}
+
+} // namespace
+
+TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda]") {
+  for (const tensor_type_info& type : tensor_types())
+    for (const std::size_t columns : widths_of(type))
+      for (const std::size_t rows : {1, 3, 13}) {
+        INFO(type.name << " " << columns << " columns, " << rows << " rows");
+        const bool accumulate = rows == 3;
+        const random_matrix m(type.type, 35, columns, 11);
+        const random_input x(rows, columns, 12);
+        const std::size_t stride = 38;
+        std::vector<float> ours(rows * stride, accumulate ? 0.5F : untouched), wanted = ours;
+        const linear_target target{m.view(), wanted.data(), stride, accumulate};
+        with_ops(kernels_of("scalar"), 1, false, [&](ops& o) { o.linear(x.stored, rows, {&target, 1}); });
+        emulated().linear(nullptr, locate(x.stored, false), rows, {m.view(), ours.data(), stride, accumulate});
+        for (std::size_t r = 0; r < rows; ++r) {
+          const std::size_t at = r * stride;
+          CHECK(difference({ours.data() + at, 35}, {wanted.data() + at, 35}) < 1e-5);
+          for (std::size_t i = 35; i < stride; ++i)
+            CHECK(std::memcmp(&ours[at + i], &wanted[at + i], sizeof(float)) == 0); // nothing behind the rows
+        }
+      }
+}
+
+TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cuda]") {
+  const random_matrix m(tensor_type::q4_k, 48, 512, 3);
+  const random_input x(11, 512, 4);
+  std::vector<float> together(11 * 48, untouched), alone = together;
+  emulated().linear(nullptr, locate(x.stored, false), 11, {m.view(), together.data(), 48, false});
+  for (std::size_t r = 0; r < 11; ++r) {
+    auto parts = locate(x.stored, false);
+    parts.quantised = parts.quantised.from(r, 0);
+    emulated().linear(nullptr, parts, 1, {m.view(), alone.data() + r * 48, 48, false});
+  }
+  CHECK(same_bits(together, alone));
+}
+
+TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
+  for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0}) {
+    const random_matrix m(type, 21, 512, 5);
+    const auto values = random_floats(5 * 512, 6);
+    const stored_rows x(activation_kind::refined, 5, 512);
+    std::vector<float> ours(5 * 21, untouched), wanted = ours;
+    const linear_target target{m.view(), wanted.data(), 21, false};
+    with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
+      o.quantise_activation(values.data(), 512, 5, x.view);
+      o.linear(x.view, 5, {&target, 1});
+    });
+    emulated().linear(nullptr, x.parts(), 5, {m.view(), ours.data(), 21, false});
+    CHECK(difference(ours, wanted) < 1e-5);
+  }
+}
+
+TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
+  for (const auto kind : kinds)
+    for (const std::size_t width : {7, 64, 576, 1000}) {
+      INFO("kind " << static_cast<int>(kind) << ", width " << width);
+      const std::size_t rows = 3, stride = width + 5;
+      auto x = random_floats(rows * stride, 1), gate = random_floats(rows * stride, 2, 4);
+      std::fill_n(x.begin(), std::min<std::size_t>(width, 32), 0.0F); // a block of nothing
+      const auto weight = random_floats(width, 3);
+      const stored_rows ours[] = {{kind, rows, width}, {kind, rows, width}, {kind, rows, width}};
+      const stored_rows wanted[] = {{kind, rows, width}, {kind, rows, width}, {kind, rows, width}};
+      const auto& scalar = scalar::rows();
+      const std::size_t pieces = (width + row_piece - 1) / row_piece;
+      for (std::size_t r = 0; r < rows; ++r) {
+        const float* const row = x.data() + r * width;
+        scalar.store_scaled(row, scalar.inverse_rms(row, width, 1e-5F), weight.data(), width, 0, pieces,
+                            row_of(wanted[0].parts(), r));
+        scalar.store_plain(x.data() + r * stride, width, 0, pieces, row_of(wanted[1].parts(), r));
+        scalar.store_swiglu(gate.data() + r * stride, x.data() + r * stride, width, 0, pieces,
+                            row_of(wanted[2].parts(), r));
+      }
+      emulated().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].parts());
+      emulated().store(nullptr, x.data(), stride, rows, width, ours[1].parts());
+      emulated().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].parts());
+      for (std::size_t i = 0; i < 3; ++i)
+        check_same(ours[i], wanted[i]);
+    }
+}
+
+TEST_CASE("CUDA: an embedding is exact", "[cuda]") {
+  for (const tensor_type_info& type : tensor_types())
+    for (const std::size_t columns : widths_of(type)) {
+      INFO(type.name << " " << columns);
+      const random_matrix m(type.type, 35, columns, 7);
+      const std::vector<std::int32_t> ids{0, 34, 17, 5, 6};
+      std::vector<float> ours(ids.size() * columns, untouched), wanted = ours;
+      for (std::size_t i = 0; i < ids.size(); ++i)
+        unpack_row(m.layout, m.packed.data(), static_cast<std::size_t>(ids[i]), {wanted.data() + i * columns, columns});
+      emulated().embed(nullptr, m.view(), ids.data(), ids.size(), ours.data());
+      CHECK(same_bits(ours, wanted));
+    }
+}
+
+TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
+  const auto x = random_floats(5 * 70, 8);
+  const std::vector<std::uint32_t> rows{4, 0, 4};
+  std::vector<float> out(3 * 70, untouched);
+  emulated().gather_rows(nullptr, x.data(), 70, rows.data(), rows.size(), out.data());
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * 70),
+                     out.begin() + static_cast<std::ptrdiff_t>((i + 1) * 70),
+                     x.begin() + static_cast<std::ptrdiff_t>(rows[i] * 70)));
+}
+
+TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[cuda]") {
+  struct shape_case {
+    attention_shape shape;
+    std::size_t dims, tokens;
+  };
+  // A group of 1, 3, 4 and 9 heads; values of more than 64 and 128 numbers; one page, many, and a divided context.
+  const shape_case cases[] = {{{2, 2, 64, 64, 0.125F}, 64, 5},    {{9, 3, 64, 64, 0.125F}, 64, 70},
+                              {{4, 1, 128, 128, 0.09F}, 128, 33}, {{9, 1, 32, 40, 0.2F}, 24, 45},
+                              {{2, 1, 64, 200, 0.125F}, 64, 40},  {{2, 1, 16, 16, 0.25F}, 16, 1100}};
+  for (const auto& c : cases)
+    for (const auto type : {kv_type::f16, kv_type::bf16, kv_type::q8_0}) {
+      INFO(to_string(type) << ", " << c.shape.heads << " heads of " << c.shape.value_size << ", " << c.tokens);
+      const auto& s = c.shape;
+      const std::size_t layer_bytes = kv_layer_bytes(type, s.kv_heads, s.key_size, s.value_size);
+      const kv_layer layer{layer_bytes, type}; // the second of two
+      const std::size_t stride = s.heads * s.key_size + s.kv_heads * (s.key_size + s.value_size);
+      std::vector<float> cosines, sines;
+      for (std::size_t p = 0; p < c.tokens; ++p)
+        for (std::size_t i = 0; i < c.dims / 2; ++i) {
+          const double angle = static_cast<double>(p) / std::pow(50.0, static_cast<double>(i));
+          cosines.push_back(static_cast<float>(std::cos(angle)));
+          sines.push_back(static_cast<float>(std::sin(angle)));
+        }
+      const rope_table rope{cosines.data(), sines.data(), c.tokens, c.dims};
+      const auto input = random_floats(c.tokens * stride, 9);
+      const std::size_t keys = s.heads * s.key_size, values = keys + s.kv_heads * s.key_size;
+      auto q_host = input, q_ours = input;
+      const pages_of host_pages(c.tokens, 2 * layer_bytes), our_pages(c.tokens, 2 * layer_bytes);
+      // Few rows of a long context are what is divided; all rows of it would take long here.
+      const std::size_t first = c.tokens > 200 ? c.tokens - 3 : 0, rows = c.tokens - first;
+      const std::size_t width = s.heads * s.value_size;
+      std::vector<float> wanted(rows * width, untouched), ours = wanted;
+      with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
+        const sequence_rows all{0, c.tokens, 0, host_pages.starts.data()};
+        o.rope_and_append(q_host.data(), input.data() + keys, input.data() + values, stride, s, rope, layer, {&all, 1});
+        const sequence_rows last{0, rows, first, host_pages.starts.data()};
+        o.attention(q_host.data() + first * stride, stride, s, layer, {&last, 1}, wanted.data());
+      });
+      std::vector<cuda::row_place> places;
+      for (std::size_t p = 0; p < c.tokens; ++p)
+        places.push_back({static_cast<std::uint32_t>(p), 0});
+      emulated().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
+                                 layer, {places.data(), our_pages.starts.data(), static_cast<std::uint32_t>(c.tokens)});
+      CHECK(difference(q_ours, q_host) < 1e-6);
+      CHECK(difference(numbers(our_pages, s, layer, c.tokens), numbers(host_pages, s, layer, c.tokens)) <
+            (type == kv_type::q8_0 ? 1e-3 : 1e-4)); // a number between two steps may go either way
+      const aligned_bytes scratch(cuda::attention_scratch_bytes(s, rows));
+      emulated().attention(nullptr, q_host.data() + first * stride, stride, s, layer,
+                           {places.data() + first, host_pages.starts.data(), static_cast<std::uint32_t>(rows)},
+                           static_cast<std::uint32_t>(c.tokens - 1), ours.data(), scratch.data());
+      CHECK(difference(ours, wanted) < 1e-5);
+    }
+}
+
+TEST_CASE("CUDA: without a GPU there is a reason, and no error", "[cuda]") {
+  const auto list = cuda::list_gpus();
+  CHECK(list.gpus.empty() != list.none_because.empty());
+  for (std::size_t i = 0; i < list.gpus.size(); ++i)
+    CHECK(list.gpus[i].index == static_cast<int>(i));
+}
