@@ -183,7 +183,7 @@ void execute(const batch_options& options, surroundings& around) {
   config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
   const input_file input(options.inputs.front());
   const auto journal = open_output(options, input);
-  loaded_runtime model(std::move(config), options.model.quiet);
+  loaded_runtime model(std::move(config), options.model.quiet, around.signals);
   model.wait();
 
   batch_display display(input.bytes, options.model.quiet);
@@ -205,6 +205,7 @@ void execute(const batch_options& options, surroundings& around) {
   work.on_progress = [&](const batch_totals& t) { display.show(t); };
   batch_loop loop(model.get(), std::move(work));
   bool complete = false;
+  model.check_interrupt();
   {
     const interrupts::scope on_interrupt(around.signals, [&](int press) {
       if (press > 1)

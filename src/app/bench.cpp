@@ -214,7 +214,7 @@ void execute(const bench_options& options, surroundings& around) {
       config.context = std::max(config.context, options.depth + n + 2);
   }
   std::vector<test_result> results;
-  loaded_runtime model(std::move(config), options.model.quiet);
+  loaded_runtime model(std::move(config), options.model.quiet, around.signals);
   model.wait();
   {
     progress shown("measuring", progress::unit::count, options.model.quiet);

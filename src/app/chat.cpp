@@ -388,7 +388,7 @@ private:
 
 void execute(const chat_options& options, surroundings& around) {
   require_utf8(options.system, "the text of --system");
-  loaded_runtime model(options.model.to_config(), options.model.quiet);
+  loaded_runtime model(options.model.to_config(), options.model.quiet, around.signals);
   model.wait();
   // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
   const bool person = inspect_terminal(STDIN_FILENO).interactive;

@@ -99,9 +99,15 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
   }
 }
 
-loaded_runtime::loaded_runtime(runtime_config config, bool quiet)
+loaded_runtime::loaded_runtime(runtime_config config, bool quiet, interrupts& signals)
     : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()), progress::unit::bytes,
                                            quiet)),
+      hold_(std::in_place, signals,
+            [pressed = pressed_](int press) {
+              if (press > 1)
+                interrupts::quit();
+              *pressed = true;
+            }),
       runtime_([&] {
         if (!quiet)
           config.on_notice = [](std::string_view sentence) {
@@ -109,9 +115,18 @@ loaded_runtime::loaded_runtime(runtime_config config, bool quiet)
           };
         config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };
         return runtime(std::move(config));
-      }()) {}
+      }()) {
+  check_interrupt();
+}
+
+void loaded_runtime::check_interrupt() const {
+  if (*pressed_)
+    throw interrupted{};
+}
 
 void loaded_runtime::wait() {
+  check_interrupt();
+  hold_.reset();
   runtime_.wait_until_loaded();
   end_progress();
 }

@@ -7,7 +7,10 @@
 #include "src/app/terminal.hpp"
 #include "tropilla/tropilla.hpp"
 
+#include <atomic>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -51,18 +54,24 @@ struct command {
 /// on standard error; 130 after Ctrl-C; 141 when standard output was closed by its reader.
 [[nodiscard]] int run_program(const std::vector<std::string>& arguments, surroundings& around);
 
-/// Opens the runtime with a progress display on standard error. `label` is what it says ("loading model.gguf").
+/// Opens the runtime with a progress display on standard error.
+///
+/// From the first byte that is packed until `wait`, Ctrl-C ends nothing by itself: a program that ended at once would
+/// leave half of a packed file. The constructor and `check_interrupt` throw `interrupted` then; a second one ends it.
 class loaded_runtime {
 public:
-  loaded_runtime(runtime_config config, bool quiet);
+  loaded_runtime(runtime_config config, bool quiet, interrupts& signals);
   [[nodiscard]] runtime& get() noexcept { return runtime_; }
   /// Call before anything else is shown.
   void end_progress() { progress_->finish(); }
-  /// Blocks until the weights are there.
+  void check_interrupt() const;
+  /// Blocks until the weights are there. From here on Ctrl-C ends the program again.
   void wait();
 
 private:
   std::shared_ptr<progress> progress_;
+  std::shared_ptr<std::atomic<bool>> pressed_ = std::make_shared<std::atomic<bool>>(false);
+  std::optional<interrupts::scope> hold_;
   runtime runtime_;
 };
 

@@ -229,7 +229,7 @@ void execute(const eval_options& options, surroundings& around) {
     throw error(errc::invalid_argument,
                 fmt::format("a window of {} tokens does not fit a context of {}", options.window, config.context));
   config.logit_rows = std::min<std::size_t>(options.window, 64); // beyond that the logits' buffer grows, the speed not
-  loaded_runtime model(config, options.model.quiet);
+  loaded_runtime model(config, options.model.quiet, around.signals);
   runtime& rt = model.get();
   const auto ids = windows_of(options, rt);
   std::optional<opponent> other;

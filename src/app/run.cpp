@@ -168,7 +168,7 @@ void execute(const run_options& options, surroundings& around) {
   check(options);
   const runtime_config config = options.model.to_config(options.reply.generation.outputs);
   const std::string prompt = read_prompt(options);
-  loaded_runtime model(config, options.model.quiet);
+  loaded_runtime model(config, options.model.quiet, around.signals);
   runtime& rt = model.get();
   const std::size_t outputs = options.reply.generation.outputs;
   screen shown(outputs, around.out);
@@ -180,6 +180,7 @@ void execute(const run_options& options, surroundings& around) {
   finished_reply reply;
   {
     generation stream = start(rt, options, prompt);
+    model.check_interrupt();
     reply = read_reply(stream, outputs, around, show, [] { interrupts::quit(); });
   }
   model.end_progress();
