@@ -26,7 +26,7 @@ std::shared_ptr<weight_arrangement> try_form(const arrangement_input& input, wei
   a->layout = llama_layout::make(input.model, form, 0, input.layers);
   a->loading = loader_shape::for_model(a->layout, input.dev->lanes());
   a->loading.model_mode = mode_for(input.io, false);
-  auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes());
+  auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
   plan.budget = budget;
   a->plan = make_plan(plan);
   a->budget = budget > 0 ? budget : a->plan.total;
@@ -72,7 +72,7 @@ std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input
   }
   if (a->plan.ring_slots > 0)
     return a;
-  if (!input.packed_folder.empty() && input.io == to_string(io_mode::mmap))
+  if (!input.packed_folder.empty() && input.io == to_string(io_mode::mmap) && input.dev->host_memory())
     map_packed(*a, input);
   return a;
 }

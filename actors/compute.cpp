@@ -319,17 +319,16 @@ struct compute_state {
   void advance() {
     if (!current || busy || suspended)
       return;
+    if (const auto broken = with.dev->failure())
+      return give_up(*broken);
     if (next == step_end && with.next)
       return hand_on();
-    if (next == step_end)
-      return settle([this](auto& p) {
-        p.deliver(step_computed{with.space->floats(buffer::logits), {times.compute, load_since_last()}});
-      });
-    if (failure) {
-      drop_streamed();
-      tell(self, with.prefetcher, abandon_step{});
-      return settle([this](auto& p) { p.deliver(to_caf(*failure)); });
+    if (next == step_end) {
+      const float* const rows = logits();
+      return settle([&](auto& p) { p.deliver(step_computed{rows, {times.compute, load_since_last()}}); });
     }
+    if (failure)
+      return give_up(*failure);
     if (!rows_there)
       return;
     std::size_t last = next;
@@ -342,11 +341,33 @@ struct compute_state {
       enqueue(std::exchange(next, last), last);
   }
 
+  void give_up(const error& why) {
+    drop_streamed();
+    tell(self, with.prefetcher, abandon_step{});
+    settle([&](auto& p) { p.deliver(to_caf(why)); });
+  }
+
+  /// Floats of a buffer where the processor reads them: there, or copied.
+  const float* on_host(buffer b, std::size_t count, std::vector<float>& copy) {
+    const float* const there_they_are = with.space->floats(b);
+    if (with.dev->host_memory())
+      return there_they_are;
+    copy.resize(count);
+    with.dev->download(reinterpret_cast<const std::byte*>(there_they_are), reinterpret_cast<std::byte*>(copy.data()),
+                       count * sizeof(float));
+    return copy.data();
+  }
+
+  const float* logits() {
+    return on_host(buffer::logits, current->logit_rows.size() * weights->arrangement->layout.config.vocabulary,
+                   host_logits);
+  }
+
   /// The next device goes on, and its answer is ours.
   void hand_on() {
     if (std::exchange(handed_on, true))
       return;
-    ask(self, with.next->get(), run_step{current, with.space->floats(buffer::hidden)})
+    ask(self, with.next->get(), run_step{current, hidden_rows()})
         .then(
             [this](const step_computed& m) {
               settle([&](auto& p) {
@@ -356,6 +377,10 @@ struct compute_state {
             [this](const caf::error& e) { settle([&](auto& p) { p.deliver(e); }); });
   }
 
+  const float* hidden_rows() {
+    return on_host(buffer::hidden, current->ids.size() * weights->arrangement->layout.config.width, host_hidden);
+  }
+
   void enqueue(std::size_t first, std::size_t last) {
     busy = true;
     const compute_actor me = self;
@@ -363,7 +388,12 @@ struct compute_state {
     const auto began = std::make_shared<clock::time_point>();
     const auto& layout = weights->arrangement->layout;
     const bool begins = first == layout.begin_group();
-    const float* const from = begins ? hidden : nullptr;
+    const float* from = begins ? hidden : nullptr;
+    if (from != nullptr && !with.dev->host_memory()) {
+      with.dev->upload(reinterpret_cast<const std::byte*>(from), with.space->at(buffer::hidden),
+                       current->ids.size() * layout.config.width * sizeof(float));
+      from = nullptr;
+    }
     with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
                        copied = begins ? pages : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {
@@ -429,13 +459,14 @@ struct compute_state {
   std::shared_ptr<const step> current;
   std::shared_ptr<step> last_bound; ///< current, or to be used again
   std::optional<caf::typed_response_promise<step_computed>> promise;
-  std::optional<error> failure;  ///< of the current step
-  const float* hidden = nullptr; ///< of the device before
-  bool handed_on = false;        ///< the next device computes
-  bool rows_there = false;       ///< of the embedding
-  std::size_t step_end = 0;      ///< of the groups that the current step needs
-  std::size_t next = 0;          ///< first group of the step that is not enqueued
-  bool busy = false;             ///< a job is out
+  std::optional<error> failure;                ///< of the current step
+  const float* hidden = nullptr;               ///< of the device before
+  std::vector<float> host_logits, host_hidden; ///< of a device of which the processor has no memory
+  bool handed_on = false;                      ///< the next device computes
+  bool rows_there = false;                     ///< of the embedding
+  std::size_t step_end = 0;                    ///< of the groups that the current step needs
+  std::size_t next = 0;                        ///< first group of the step that is not enqueued
+  bool busy = false;                           ///< a job is out
   step_times times;
   std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;

@@ -81,8 +81,8 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
   auto shared =
       cast::ask_role<cast::weights_shared>(*original_->around_.system, *original_->compute, cast::share_weights{});
   auto mine = std::make_shared<weight_arrangement>(*shared.weights);
-  mine->plan = make_replica_plan(*shared.weights,
-                                 make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes()));
+  mine->plan = make_replica_plan(
+      *shared.weights, make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev)));
   mine->spare_bytes = 0;
   weights = std::move(mine);
   kept_ = std::move(shared.leases);
@@ -101,7 +101,10 @@ void device_part::add_device() {
   setup.reservation_bytes = reserved_;
   setup.budget = weights->budget;
   setup.alignment = group_alignment;
-  setup.host_memory = true;
+  setup.host_memory = dev->host_memory();
+  setup.commit = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
+    return d->commit(base + offset, bytes);
+  };
   setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
     d->trim(base + offset, bytes);
   };
@@ -149,7 +152,9 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   // Not before the step at hand is done: what it waits for may not fit the new budget.
   if (!original_ && ledger->usage(std::string(dev->name())).budget != next->budget)
     ledger->set_budget(std::string(dev->name()), next->budget);
-  lease staging = take_soon(*ledger, dev->name(), next->loading.staging_bytes(), purpose::staging);
+  lease staging;
+  if (const auto bytes = next->loading.staging_bytes_on(*dev); bytes > 0)
+    staging = take_soon(*ledger, dev->name(), bytes, purpose::staging);
   out.memory_manager = cast::spawn_memory_manager(*around_.system, ledger);
   weight_loader_setup loading;
   loading.dev = dev.get();

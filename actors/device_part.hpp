@@ -3,6 +3,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/supervisor.hpp"
+#include "kernels/cuda/gpu_api.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -12,9 +13,12 @@
 
 namespace tropilla {
 
+using gpu_factory = std::function<std::unique_ptr<cuda::gpu_api>(int index)>;
+
 /// What tests put in the place of the real thing.
 struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
+  gpu_factory open_gpu = cuda::open_gpu;
   std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
 };
 

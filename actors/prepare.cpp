@@ -1,8 +1,12 @@
 // From a configuration to a plan, reading nothing but the model's header.
 #include "actors/runtime_impl.hpp"
 
+#include "kernels/cuda/cuda_device.hpp"
+
 #include <algorithm>
+#include <charconv>
 #include <fmt/format.h>
+#include <optional>
 
 namespace tropilla {
 namespace {
@@ -94,6 +98,19 @@ plan_report add_up(const std::vector<plan_report>& parts) {
 
 namespace {
 
+/// The number of "cuda:3"; empty for what is no GPU's name.
+std::optional<int> gpu_index(std::string_view name) {
+  constexpr std::string_view prefix = "cuda:";
+  if (!name.starts_with(prefix))
+    return std::nullopt;
+  name.remove_prefix(prefix.size());
+  int index = 0;
+  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), index);
+  if (problem != std::errc{} || end != name.data() + name.size() || index < 0)
+    return std::nullopt;
+  return index;
+}
+
 /// The devices that a configuration names; one, when it names none.
 std::vector<device_budget> devices_of(const runtime_config& config, const llama_config& model) {
   auto devices = config.devices;
@@ -101,16 +118,43 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
     devices.push_back({"host:0", config.budget_bytes});
   if (devices.size() > model.layers)
     throw error(errc::invalid_argument, fmt::format("{} devices can't share {} layers", devices.size(), model.layers));
-  for (std::size_t i = 0; i < devices.size(); ++i) {
-    const std::string expected = fmt::format("host:{}", i);
-    if (devices[i].name != expected)
-      throw error(errc::invalid_argument, fmt::format("device {} must be {}, not \"{}\": this version computes on the "
-                                                      "host, whose devices are numbered from 0",
-                                                      i + 1, expected, devices[i].name));
-    if (devices.size() > 1 && devices[i].bytes == 0)
-      throw error(errc::invalid_argument, fmt::format("{} needs a budget of its own", expected));
+  std::size_t hosts = 0;
+  for (auto d = devices.begin(); d != devices.end(); ++d) {
+    if (!gpu_index(d->name) && d->name != fmt::format("host:{}", hosts++))
+      throw error(errc::invalid_argument,
+                  fmt::format("device {} must be host:{} (those of the host are numbered from 0) or a GPU (cuda:0, "
+                              "cuda:1, ...), not \"{}\"",
+                              d - devices.begin() + 1, hosts - 1, d->name));
+    if (std::any_of(devices.begin(), d, [&](const device_budget& before) { return before.name == d->name; }))
+      throw error(errc::invalid_argument, fmt::format("{} is named twice", d->name));
+    if (devices.size() > 1 && d->bytes == 0)
+      throw error(errc::invalid_argument, fmt::format("{} needs a budget of its own", d->name));
   }
   return devices;
+}
+
+std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
+                                    const gpu_factory& open_gpu) {
+  if (const auto index = gpu_index(wanted.name)) {
+    if (config.precise)
+      throw error(errc::unsupported, fmt::format("{} computes with int8 activations; precise ones need a device of the "
+                                                 "host",
+                                                 wanted.name));
+    auto gpu = open_gpu(*index);
+    if (const auto free = gpu->free_bytes(); wanted.bytes > free)
+      throw error(errc::over_budget, fmt::format("{} has {} free, less than its budget of {}; lower the budget, or end "
+                                                 "what holds the rest",
+                                                 wanted.name, format_bytes(free), format_bytes(wanted.bytes)));
+    return std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu));
+  }
+  host_options host;
+  host.name = wanted.name;
+  host.threads = config.threads;
+  if (host.threads == 0 && devices > 1)
+    host.threads = std::max<std::size_t>(1, usable_cores() / devices);
+  host.precise = config.precise;
+  host.isa = config.isa;
+  return make_host_device(host);
 }
 
 /// As many layers for each device as its share of the budgets, and at least one.
@@ -133,7 +177,7 @@ std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices
 
 } // namespace
 
-prepared_model prepared_model::open(const runtime_config& config) {
+prepared_model prepared_model::open(const runtime_config& config, const gpu_factory& open_gpu) {
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);
@@ -141,15 +185,8 @@ prepared_model prepared_model::open(const runtime_config& config) {
   const auto devices = devices_of(config, m.model);
   const auto ranges = divide_layers(devices, m.model.layers);
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    host_options host;
-    host.name = devices[i].name;
-    host.threads = config.threads;
-    if (host.threads == 0 && devices.size() > 1)
-      host.threads = std::max<std::size_t>(1, usable_cores() / devices.size());
-    host.precise = config.precise;
-    host.isa = config.isa;
     part p;
-    p.dev = make_host_device(host);
+    p.dev = make_device(devices[i], config, devices.size(), open_gpu);
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
     m.parts.push_back(std::move(p));
   }

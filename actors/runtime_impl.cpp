@@ -26,7 +26,7 @@ model_facts facts_of(const gguf_file& file, const llama_config& c) {
 
 runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
     : config(std::move(c)), ledger(arbiter::make()), hooks_(std::move(h)) {
-  auto prepared = prepared_model::open(config);
+  auto prepared = prepared_model::open(config, hooks_.open_gpu);
   for (const auto& part : prepared.parts)
     require_fits(part.weights->plan, part.weights->budget);
   if (!config.trace.empty()) {

@@ -31,7 +31,7 @@ struct prepared_model {
   plan_report report;
 
   /// Throws `error` as `runtime`'s constructor, but not over_budget.
-  [[nodiscard]] static prepared_model open(const runtime_config& config);
+  [[nodiscard]] static prepared_model open(const runtime_config& config, const gpu_factory& open_gpu = cuda::open_gpu);
 };
 
 /// One report of several devices'.

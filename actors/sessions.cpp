@@ -6,7 +6,6 @@
 #include "src/io/model_fingerprint.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
 
 namespace tropilla {
@@ -61,14 +60,14 @@ session_shape shape_of(const parts_of_runtime& rt) {
           number(attention.value_size)};
 }
 
-/// Each layer of a page, wherever it is: `layer(bytes in the page of its device, bytes in the session's page)`.
+/// Each layer of a page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
 template <class Function>
 void for_each_layer(const parts_of_runtime& rt, const session_shape& shape, page_number page, const Function& layer) {
   const std::size_t bytes = shape.layer_bytes();
   for (const auto& part : rt.parts) {
     const auto& range = part->weights->layout.range;
     for (std::size_t l = range.first; l < range.last; ++l)
-      layer(part->pages[page] + (l - range.first) * bytes, l * bytes);
+      layer(*part->dev, part->pages[page] + (l - range.first) * bytes, l * bytes);
   }
 }
 
@@ -90,10 +89,14 @@ std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::
   borrowed_pages pages(*this, cast::borrow_pages{borrower, {ids.begin(), ids.end()}});
   const auto& loan = pages.loan();
   session_writer file(path, shape, ids.first(loan.tokens), facts.name, note);
-  std::vector<std::byte> buffer(shape.page_bytes());
+  std::vector<std::byte> buffer(shape.page_bytes()), copy(shape.layer_bytes());
   for (std::size_t i = 0; i < loan.pages.size(); ++i) {
     const std::size_t tokens = std::min(loan.tokens - i * kv_page_tokens, kv_page_tokens);
-    for_each_layer(*this, shape, loan.pages[i], [&](const std::byte* from, std::size_t to) {
+    for_each_layer(*this, shape, loan.pages[i], [&](device& dev, const std::byte* from, std::size_t to) {
+      if (!dev.host_memory()) {
+        dev.download(from, copy.data(), copy.size());
+        from = copy.data();
+      }
       copy_kv_tokens(shape.type, shape.kv_heads, shape.key_size, shape.value_size, from, buffer.data() + to, tokens);
     });
     file.add_page(buffer);
@@ -117,8 +120,8 @@ std::vector<token_id> runtime::impl::load_session(const std::filesystem::path& p
     borrowed_pages pages(*this, cast::borrow_empty_pages{borrower, tokens.size()});
     for (std::size_t i = 0; i < file.facts().pages(); ++i) {
       file.read_page(i, buffer);
-      for_each_layer(*this, shape, pages.loan().pages[i], [&](std::byte* to, std::size_t from) {
-        std::memcpy(to, buffer.data() + from, shape.layer_bytes());
+      for_each_layer(*this, shape, pages.loan().pages[i], [&](device& dev, std::byte* to, std::size_t from) {
+        dev.upload(buffer.data() + from, to, shape.layer_bytes());
       });
     }
     pages.end(cast::fill_pages{borrower, tokens});

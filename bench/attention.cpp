@@ -71,7 +71,7 @@ struct computer {
 
   computer(std::size_t threads, const options& o)
       : dev(make_host_device({.name = "host:0", .threads = threads})), q(o.heads * o.head_size, 0.5F), out(q.size()) {
-    const std::size_t bytes = dev->scratch_bytes(1, q.size());
+    const std::size_t bytes = dev->scratch_bytes(1, q.size(), kv_pages_for(o.tokens));
     dev->set_scratch(dev->reserve(bytes), bytes);
   }
 

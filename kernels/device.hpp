@@ -3,10 +3,12 @@
 #pragma once
 
 #include "kernels/ops.hpp"
+#include "tropilla/error.hpp"
 
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -61,9 +63,22 @@ public:
   virtual ~device() = default;
 
   [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "host:0"
-  /// Reserves address space for a pool; pages are taken when first written. Called once.
+  /// Whether the processor reads and writes this device's memory as its own. Where not, `upload` and `download` do, and
+  /// what is behind the seam never follows a pointer into it.
+  [[nodiscard]] virtual bool host_memory() const noexcept { return true; }
+  /// Copies from the processor's memory into the device's, or back, and waits until it is done. Any thread, beside
+  /// compute jobs. Throws `error` (device_failed).
+  virtual void upload(const std::byte* from, std::byte* to, std::size_t bytes);
+  virtual void download(const std::byte* from, std::byte* to, std::size_t bytes);
+  /// Memory of the processor that is copied from and to fast; given back with the last handle. Throws `error`
+  /// (over_budget) when the system has none left.
+  [[nodiscard]] virtual std::shared_ptr<std::byte> make_host_buffer(std::size_t bytes);
+
+  /// Reserves address space for a pool; pages are taken when first written, or by `commit`. Called once.
   /// Throws `error` (io_error) when the system refuses. The device owns the reservation.
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
+  /// Bytes of the reservation are about to be used. False: the device has no memory for them. Any thread.
+  [[nodiscard]] virtual bool commit(std::byte*, std::size_t) noexcept { return true; }
   /// The bytes of the reservation hold nothing that is wanted: their pages go back to the system, as far as whole pages
   /// lie in them. Any thread.
   virtual void trim(std::byte* begin, std::size_t bytes) noexcept = 0;
@@ -80,10 +95,14 @@ public:
   /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.
   [[nodiscard]] virtual std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                                      std::size_t width) const noexcept = 0;
-  /// Scratch that ops use inside, for steps of up to `rows` rows and matrices of up to `width` columns.
-  [[nodiscard]] virtual std::size_t scratch_bytes(std::size_t rows, std::size_t width) const noexcept = 0;
+  /// Scratch that ops use inside, for steps of up to `rows` rows whose sequences have up to `pages` pages between them,
+  /// each counted as often as sequences share it, and matrices of up to `width` columns.
+  [[nodiscard]] virtual std::size_t scratch_bytes(std::size_t rows, std::size_t width,
+                                                  std::size_t pages) const noexcept = 0;
   /// Hands over the scratch (64-byte aligned) before the first job.
   virtual void set_scratch(std::byte* scratch, std::size_t bytes) = 0;
+  /// What made the device unusable: jobs from then on compute nothing that counts. Any thread.
+  [[nodiscard]] virtual std::optional<error> failure() const { return std::nullopt; }
 };
 
 /// How a host device computes.

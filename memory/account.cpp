@@ -24,7 +24,7 @@ constexpr pool::end end_for(purpose why) noexcept {
 } // namespace
 
 account::account(const device_setup& setup)
-    : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), trim_(setup.trim),
+    : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), commit_(setup.commit), trim_(setup.trim),
       most_budget_(setup.budget) {
   usage.device = setup.name;
   usage.budget = setup.budget;
@@ -50,6 +50,10 @@ bool account::place(lease::block& b, const memory_request& r) {
   const auto found = blocks.allocate(r.bytes, end_for(r.why));
   if (!found)
     return false;
+  if (commit_ && !commit_(found->offset, r.bytes)) {
+    blocks.free(*found);
+    return false;
+  }
   b.place = *found;
   b.data = base ? base + found->offset : nullptr;
   return true;

@@ -46,6 +46,7 @@ public:
 private:
   void trim_all() noexcept;
 
+  std::function<bool(std::size_t, std::size_t)> commit_;
   std::function<void(std::size_t, std::size_t)> trim_;
   std::size_t most_budget_ = 0;
   bool trimming_ = false;  ///< the budget is lower than it was

@@ -52,6 +52,9 @@ struct device_setup {
   /// `base` is ordinary memory that reads as zeros until it is written and outlives the ledger: builds with assertions
   /// or AddressSanitizer poison what is free (`pool::poison`).
   bool host_memory = false;
+  /// The bytes [offset, offset + bytes) of the reservation are about to be used; false: the device has no memory for
+  /// them, and they are not. Called with the ledger's lock held: it must not call the ledger, and not throw.
+  std::function<bool(std::size_t offset, std::size_t bytes)> commit = {};
   /// The free bytes [offset, offset + bytes) of the reservation need no pages: the budget is lower than it was, and
   /// what is in use and what lies free with pages would exceed it. May name bytes that have none. Called with the
   /// ledger's lock held, so that nobody gets the bytes meanwhile: it must not call the ledger, and not throw.

@@ -13,7 +13,7 @@ namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
 constexpr auto page_tokens = static_cast<unsigned>(kv_page_tokens);
-constexpr unsigned attention_warps = 4;
+constexpr unsigned attention_warps = warps_of_block(4);
 constexpr unsigned attention_threads = attention_warps * warp_size;
 /// Query heads of a block: what they see is read once for all of them.
 constexpr unsigned most_heads = 8;
@@ -286,11 +286,9 @@ __global__ void __launch_bounds__(warp_size) merge_parts(partial_results partial
 
 /// Parts of the context: several only where few rows would leave most of the GPU idle.
 unsigned parts_for(std::size_t rows, std::uint32_t most_position) noexcept {
-  if (rows > cuda::divided_rows)
-    return 1;
   const std::size_t pages = most_position / kv_page_tokens + 1;
-  return static_cast<unsigned>(
-      std::clamp<std::size_t>((pages + part_pages - 1) / part_pages, 1, cuda::most_context_parts));
+  const std::size_t wanted = (pages + part_pages - 1) / part_pages;
+  return static_cast<unsigned>(std::max<std::size_t>(1, std::min(wanted, cuda::most_partial_rows / rows)));
 }
 
 template <kv_type Type, unsigned H>

@@ -29,15 +29,13 @@ struct step_rows {
   std::uint32_t rows = 0;
 };
 
-/// Up to so many rows the context is divided between blocks of threads: fewer would leave most of a GPU idle.
-inline constexpr std::size_t divided_rows = 64;
-/// Most parts of a context.
-inline constexpr std::size_t most_context_parts = 64;
+/// Few rows leave most of a GPU idle: their context is divided between blocks of threads, into parts of which all rows
+/// together have no more than these.
+inline constexpr std::size_t most_partial_rows = 128;
 
-/// Scratch of attention in steps of `rows` rows: partial results of a divided context.
-[[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape, std::size_t rows) noexcept {
-  return (rows < divided_rows ? rows : divided_rows) * shape.heads * most_context_parts * (2 + shape.value_size) *
-         sizeof(float);
+/// Scratch of attention: partial results of a divided context.
+[[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape) noexcept {
+  return most_partial_rows * shape.heads * (2 + shape.value_size) * sizeof(float);
 }
 
 /// The table of one build of the kernels: `cuda`, or `cuda_emulated` for tests.

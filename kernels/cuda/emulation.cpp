@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <ucontext.h>
 #include <vector>
@@ -20,17 +21,20 @@ struct context {
   std::unique_ptr<std::byte[]> stack = std::make_unique<std::byte[]>(stack_bytes);
   place where;
   state now = state::runs;
+  std::size_t exchanges = 0;
 };
 
 /// A block whose threads take turns. One at a time in a process: static memory is what they share.
 class block {
 public:
   block(dim3 grid, dim3 index, unsigned threads, const std::function<void()>& job, std::vector<context>& contexts)
-      : job_(job), contexts_(contexts), given_(threads) {
+      : job_(job),
+        contexts_(contexts), given_{std::vector<std::uint64_t>(threads), std::vector<std::uint64_t>(threads)} {
     for (unsigned t = 0; t < threads; ++t) {
       auto& c = contexts_[t];
       c.where = {dim3(t), index, dim3(threads), grid};
       c.now = state::runs;
+      c.exchanges = 0;
       getcontext(&c.registers);
       c.registers.uc_stack.ss_sp = c.stack.get();
       c.registers.uc_stack.ss_size = stack_bytes;
@@ -55,11 +59,12 @@ public:
   }
 
   std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
-    given_[turn_] = bits;
+    // By turns in two places: nobody gives into one of them again before all have taken from it, and so have come to
+    // the exchange after.
+    auto& place = given_[contexts_[turn_].exchanges++ % 2];
+    place[turn_] = bits;
     wait(state::at_warp);
-    const std::uint64_t got = given_[turn_ / warp * warp + lane];
-    wait(state::at_warp); // nobody gives anew before all have taken
-    return got;
+    return place[turn_ / warp * warp + lane];
   }
 
   static block* running;
@@ -70,10 +75,12 @@ private:
     running->contexts_[running->turn_].now = state::ended;
   }
 
+  [[nodiscard]] std::size_t threads() const noexcept { return given_[0].size(); }
+
   /// Lets all run that can; false when none is left.
   bool turn_of_all() {
     bool left = false;
-    for (turn_ = 0; turn_ < given_.size(); ++turn_)
+    for (turn_ = 0; turn_ < threads(); ++turn_)
       if (contexts_[turn_].now == state::runs) {
         swapcontext(&scheduler_, &contexts_[turn_].registers);
         left = left || contexts_[turn_].now != state::ended;
@@ -85,9 +92,9 @@ private:
 
   void pass_barriers() {
     bool passed = false;
-    for (std::size_t first = 0; first < given_.size(); first += warp)
-      passed = release(first, std::min(first + warp, given_.size()), state::at_warp) || passed;
-    passed = release(0, given_.size(), state::at_block) || passed;
+    for (std::size_t first = 0; first < threads(); first += warp)
+      passed = release(first, std::min(first + warp, threads()), state::at_warp) || passed;
+    passed = release(0, threads(), state::at_block) || passed;
     if (!passed)
       throw std::logic_error("threads of a block wait for each other at different barriers");
   }
@@ -108,7 +115,7 @@ private:
 
   const std::function<void()>& job_;
   std::vector<context>& contexts_;
-  std::vector<std::uint64_t> given_;
+  std::array<std::vector<std::uint64_t>, 2> given_;
   ucontext_t scheduler_{};
   std::size_t turn_ = 0;
 };
@@ -128,7 +135,11 @@ std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
 }
 
 void run(dim3 grid, unsigned threads, const std::function<void()>& thread) {
-  std::vector<context> contexts(threads);
+  static std::mutex one_block_at_a_time; // of a process: what a block shares is static
+  static std::vector<context> contexts;
+  const std::lock_guard lock(one_block_at_a_time);
+  if (contexts.size() < threads)
+    contexts.resize(threads);
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x)

@@ -22,6 +22,15 @@ namespace tropilla::TROPILLA_CUDA_NS {
 inline constexpr unsigned warp_size = 32;
 inline constexpr unsigned all_lanes = 0xFFFFFFFFU;
 
+/// Warps of a block: emulated threads cost as much as real work, and two warps show what many do.
+constexpr unsigned warps_of_block(unsigned warps) {
+#ifdef TROPILLA_EMULATE_CUDA
+  return warps < 2 ? warps : 2;
+#else
+  return warps;
+#endif
+}
+
 /// Enqueues `kernel` on `stream` (a `cudaStream_t`). Whether it could be launched is `cudaGetLastError`'s to say.
 template <class... Parameters, class... Arguments>
 void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {

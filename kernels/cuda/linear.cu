@@ -12,7 +12,7 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-constexpr unsigned warps = 8;
+constexpr unsigned warps = warps_of_block(8);
 constexpr auto group_rows = static_cast<unsigned>(packed_row_group);
 constexpr unsigned threads = warps * warp_size;
 /// Input rows (parts of them count) that meet a weight once it is read.

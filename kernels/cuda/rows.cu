@@ -9,8 +9,8 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-constexpr unsigned threads = 256;
-constexpr unsigned warps = threads / warp_size;
+constexpr unsigned warps = warps_of_block(8);
+constexpr unsigned threads = warps * warp_size;
 
 /// Where a row of an activation goes; null where a part is not wanted.
 struct stored_row {

@@ -53,6 +53,15 @@ activation_parts locate(const activation& a, bool precise) noexcept {
   return parts;
 }
 
+activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept {
+  activation_parts out = parts;
+  if (parts.quantised.q != nullptr)
+    out.quantised = parts.quantised.from(row * parts.row_parts, 0);
+  if (parts.full != nullptr)
+    out.full = parts.full + row * parts.full_stride;
+  return out;
+}
+
 row_target row_of(const activation_parts& parts, std::size_t row) noexcept {
   row_target out;
   const auto& q = parts.quantised;

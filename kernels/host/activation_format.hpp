@@ -48,6 +48,9 @@ struct activation_parts {
   std::size_t full_stride = 0;
 };
 
+/// The same from row `row` on.
+[[nodiscard]] activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept;
+
 [[nodiscard]] std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept;
 [[nodiscard]] activation_parts locate(const activation& a, bool precise) noexcept;
 

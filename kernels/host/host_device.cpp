@@ -81,7 +81,7 @@ std::size_t host_device::activation_bytes(activation_kind kind, std::size_t rows
   return activation_buffer_bytes(precise_ ? activation_kind::full : kind, rows, width);
 }
 
-std::size_t host_device::scratch_bytes(std::size_t, std::size_t width) const noexcept {
+std::size_t host_device::scratch_bytes(std::size_t, std::size_t width, std::size_t) const noexcept {
   return host_scratch::bytes(team_.lanes(), width);
 }
 

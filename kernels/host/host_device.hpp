@@ -28,7 +28,8 @@ public:
   [[nodiscard]] std::string_view isa() const noexcept override { return isa_; }
   [[nodiscard]] std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                              std::size_t width) const noexcept override;
-  [[nodiscard]] std::size_t scratch_bytes(std::size_t rows, std::size_t width) const noexcept override;
+  [[nodiscard]] std::size_t scratch_bytes(std::size_t rows, std::size_t width,
+                                          std::size_t pages) const noexcept override;
   void set_scratch(std::byte* scratch, std::size_t bytes) override;
 
 private:

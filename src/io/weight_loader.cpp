@@ -22,6 +22,10 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
+/// Groups that are put together at a time before they go to a device of which the processor has no memory: one is read
+/// while another is copied.
+constexpr std::size_t landings = 2;
+
 /// Reads of packed weights in flight; their destination is where they stay, so more costs no memory.
 constexpr std::size_t packed_depth = 2 * best_read_depth;
 
@@ -43,6 +47,11 @@ public:
   /// True for whoever finishes the last part: it has to `answer`.
   [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
+
+  /// Of a device whose memory the processor can't write: where the group is put together, and where it belongs.
+  std::byte* landing = nullptr;
+  std::byte* target = nullptr;
+  std::size_t bytes = 0;
 
 private:
   std::atomic<std::size_t> left_{0};
@@ -93,6 +102,8 @@ struct weight_loader::impl {
       free_slots.push_back(i);
     for (std::size_t i = 0; i < with.shape.pack_streams; ++i)
       streams.push_back(with.dev->make_stream("pack " + std::to_string(i)));
+    if (!with.dev->host_memory())
+      make_landings();
     if (with.shape.row_bytes > 0)
       row_stream = with.dev->make_stream("rows");
     if (with.trace) {
@@ -111,6 +122,17 @@ struct weight_loader::impl {
       changed.notify_all();
     }
     reading.join();
+  }
+
+  void make_landings() {
+    for (const auto& g : with.layout->groups)
+      landing_bytes = std::max(landing_bytes, to_group_alignment(g.bytes));
+    const std::size_t staging_bytes = to_group_alignment(with.shape.staging_bytes());
+    host_buffer = with.dev->make_host_buffer(staging_bytes + landings * landing_bytes);
+    with.staging = host_buffer.get();
+    for (std::size_t i = 0; i < landings; ++i)
+      free_landings.push_back(with.staging + staging_bytes + i * landing_bytes);
+    upload_stream = with.dev->make_stream("upload");
   }
 
   void add(job j) {
@@ -144,7 +166,7 @@ struct weight_loader::impl {
       changed.wait(lock, [this] {
         if (stopping || !incoming.empty())
           return true;
-        return !jobs.empty() && (!needs_slot || !free_slots.empty());
+        return !jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || !free_landings.empty());
       });
     if (stopping) {
       std::move(incoming.begin(), incoming.end(), std::back_inserter(jobs));
@@ -162,7 +184,46 @@ struct weight_loader::impl {
 
   void give_up(const job& j) {
     j.answer->fail(error(errc::cancelled, "the loader was closed before the weights were read"));
-    j.answer->answer();
+    conclude(j.answer);
+  }
+
+  // -- devices of which the processor has no memory
+  // --------------------------------------------------------------------
+
+  /// Has the group put together where the processor can write. False while there is no place.
+  bool land(job& j, const weight_group_layout& group) {
+    auto& f = *j.answer;
+    if (with.dev->host_memory() || f.landing != nullptr)
+      return true;
+    const std::lock_guard lock(mutex);
+    needs_landing = free_landings.empty();
+    if (needs_landing)
+      return false;
+    f.landing = free_landings.back();
+    free_landings.pop_back();
+    f.target = std::exchange(j.memory, f.landing);
+    f.bytes = group.bytes;
+    return true;
+  }
+
+  /// All parts of a group are there, or will never be.
+  void conclude(const std::shared_ptr<flight>& f) {
+    if (f->landing == nullptr)
+      return f->answer();
+    upload_stream->enqueue([this, f] {
+      try {
+        if (!f->failed())
+          with.dev->upload(f->landing, f->target, f->bytes);
+      } catch (const error& e) {
+        f->fail(e);
+      }
+      {
+        const std::lock_guard lock(mutex);
+        free_landings.push_back(f->landing);
+        changed.notify_all();
+      }
+      f->answer();
+    });
   }
 
   [[nodiscard]] std::size_t in_flight() const { return reader ? reader->in_flight() : 0; }
@@ -194,6 +255,8 @@ struct weight_loader::impl {
       touch_pages(j);
       return true;
     }
+    if (!land(j, group))
+      return false;
     try {
       auto found = packed_file_now();
       const auto from = found ? origin::packed : origin::model;
@@ -326,7 +389,7 @@ struct weight_loader::impl {
     if (last)
       jobs.remove_if([&](const job& other) { return &other == &j; });
     if (!to_pack && answer->finish(1))
-      answer->answer();
+      conclude(answer);
   }
 
   void measure(std::size_t bytes) {
@@ -351,7 +414,7 @@ struct weight_loader::impl {
       it = jobs.erase(it);
     }
     if (parts > 0 && answer->finish(parts))
-      answer->answer();
+      conclude(answer);
     return it;
   }
 
@@ -408,7 +471,7 @@ struct weight_loader::impl {
         return;
       if (packed && !answer->failed())
         packed->store(index, memory);
-      answer->answer();
+      conclude(answer);
     });
   }
 
@@ -422,7 +485,15 @@ struct weight_loader::impl {
         rows = std::make_unique<embedding_rows>(with.make_reader(with.files, options), with.layout->embedding_source(),
                                                 with.staging + with.shape.slots * with.shape.slot_bytes);
       }
-      failure = rows->read(ids, out);
+      if (with.dev->host_memory()) {
+        failure = rows->read(ids, out);
+      } else {
+        widened.resize(ids.size() * with.layout->config.width);
+        failure = rows->read(ids, widened.data());
+        if (!failure)
+          with.dev->upload(reinterpret_cast<const std::byte*>(widened.data()), reinterpret_cast<std::byte*>(out),
+                           widened.size() * sizeof(float));
+      }
     } catch (const error& e) {
       failure = e;
     }
@@ -432,14 +503,16 @@ struct weight_loader::impl {
   weight_loader_setup with;
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<job> incoming; // guarded, as are the next two
+  std::deque<job> incoming; // guarded, as are the next three
   std::vector<std::size_t> free_slots;
+  std::vector<std::byte*> free_landings;
   bool stopping = false;
 
   // The reading thread's own.
   std::list<job> jobs; ///< not completely read
   std::vector<read_under_way> reads;
-  bool needs_slot = false; ///< the next part waits for one
+  bool needs_slot = false;    ///< the next part waits for one
+  bool needs_landing = false; ///< the next job does
   std::unique_ptr<file_reader> reader;
   origin open_origin = origin::model;
   std::shared_ptr<const packed_file> entry; ///< that the reader reads
@@ -447,9 +520,13 @@ struct weight_loader::impl {
 
   std::optional<packed_weights> packed; ///< made by the reading thread before anything is packed
   std::unique_ptr<embedding_rows> rows; ///< of the row stream
+  std::vector<float> widened;           ///< rows on their way to a device
+  std::shared_ptr<std::byte> host_buffer;
+  std::size_t landing_bytes = 0;
   tracer::row read_row = 0;
   std::vector<tracer::row> pack_rows;
   std::size_t next_stream = 0;
+  std::unique_ptr<stream> upload_stream;
   std::vector<std::unique_ptr<stream>> streams; ///< their jobs use the above
   std::unique_ptr<stream> row_stream;
   std::thread reading;

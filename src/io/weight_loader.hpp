@@ -32,6 +32,11 @@ struct loader_shape {
   /// Reads of 1 MiB or more; two slots being packed per stream and two being read.
   [[nodiscard]] static loader_shape for_model(const llama_layout& layout, std::size_t threads);
   [[nodiscard]] std::size_t staging_bytes() const noexcept;
+  /// Those of the device's memory: none where the processor can't read there. A loader has a host buffer of its own
+  /// then.
+  [[nodiscard]] std::size_t staging_bytes_on(const device& dev) const noexcept {
+    return dev.host_memory() ? staging_bytes() : 0;
+  }
 };
 
 /// How long reads were under way and what they brought. Written by a loader, read by anyone.
@@ -50,7 +55,8 @@ struct weight_loader_setup {
   tracer* trace = nullptr; ///< may be null
   std::vector<std::filesystem::path> files{};
   loader_shape shape{};
-  std::byte* staging = nullptr;            ///< `shape.staging_bytes()`, at a multiple of `group_alignment`; outlives it
+  /// `shape.staging_bytes_on(dev)`, at a multiple of `group_alignment`; outlives it
+  std::byte* staging = nullptr;
   std::filesystem::path packed_folder{};   ///< ""; or where packed weights are found, else written
   std::shared_ptr<transfer_meter> meter{}; ///< may be null
   reader_factory make_reader = make_file_reader;

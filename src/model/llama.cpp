@@ -87,8 +87,15 @@ llama_workspace::llama_workspace(const llama_layout& layout, const run_shape& sh
     : shape_(shape), kinds_(activation_kinds(layout)) {
   for (std::size_t i = 0; i < buffer_count; ++i)
     places_[i] = activations + offsets[i];
-  rope_ = make_rope_table(layout.config.rope, shape.context, workspace);
   const auto rope_bytes = rope_table_bytes(layout.config.rope, shape.context);
+  std::vector<std::byte> apart(dev.host_memory() ? 0 : rope_bytes);
+  std::byte* const tables = dev.host_memory() ? workspace : apart.data();
+  rope_ = make_rope_table(layout.config.rope, shape.context, tables);
+  if (!dev.host_memory()) {
+    dev.upload(tables, workspace, rope_bytes);
+    rope_.cos = reinterpret_cast<const float*>(workspace + (reinterpret_cast<const std::byte*>(rope_.cos) - tables));
+    rope_.sin = reinterpret_cast<const float*>(workspace + (reinterpret_cast<const std::byte*>(rope_.sin) - tables));
+  }
   if (gives_scratch)
     dev.set_scratch(workspace + rope_bytes, workspace_bytes(layout, shape, dev) - rope_bytes);
 }

@@ -221,7 +221,8 @@ activation_kinds_of_model activation_kinds(const llama_layout& layout) {
 std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, const device& dev) {
   const auto& c = layout.config;
   const std::size_t widest = std::max({c.width, c.ffn_width, c.attention.heads * c.attention.value_size});
-  return rope_table_bytes(c.rope, shape.context) + dev.scratch_bytes(shape.step_rows, widest);
+  return rope_table_bytes(c.rope, shape.context) +
+         dev.scratch_bytes(shape.step_rows, widest, shape.sequences * kv_pages_for(shape.context));
 }
 
 std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape, const device& dev) {

@@ -487,6 +487,6 @@ TEST_CASE("layers on several devices give the text of one, each within its budge
   }
   config.devices.resize(5, {"host:4", 1});
   CHECK(code_of([&] { runtime rt(config); }) == errc::invalid_argument); // four layers
-  config.devices = {{"host:0", 1 << 30}, {"cuda:0", 1 << 30}};
+  config.devices = {{"host:0", 1 << 30}, {"gpu:0", 1 << 30}};
   CHECK(code_of([&] { runtime rt(config); }) == errc::invalid_argument);
 }

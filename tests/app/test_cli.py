@@ -466,7 +466,7 @@ class Faults(Program):
         self.assertEqual({line["device"] for line in plan["lines"]}, {"host:0", "host:1"})
         for budget, words in (("host:1=1GiB", "must be host:0"), ("host:0=1GiB,host:0=1GiB", "must be host:1"),
                               ("host:0=1GiB,", "a size like"), ("host:0=1KiB,host:1=1GiB", "budget of host:0"),
-                              ("cuda:0=1GiB", "must be host:0")):
+                              ("gpu:0=1GiB", "must be host:0"), ("cuda:99=1GiB", "cuda:99")):
             self.refuse(*run, "--budget", budget, says=words)
 
     def test_processes_that_pack_at_once_leave_one_entry(self):

@@ -283,7 +283,7 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
       CHECK(difference(q_ours, q_host) < 1e-6);
       CHECK(difference(numbers(our_pages, s, layer, c.tokens), numbers(host_pages, s, layer, c.tokens)) <
             (type == kv_type::q8_0 ? 1e-3 : 1e-4)); // a number between two steps may go either way
-      const aligned_bytes scratch(cuda::attention_scratch_bytes(s, rows));
+      const aligned_bytes scratch(cuda::attention_scratch_bytes(s));
       emulated().attention(nullptr, q_host.data() + first * stride, stride, s, layer,
                            {places.data() + first, host_pages.starts.data(), static_cast<std::uint32_t>(rows)},
                            static_cast<std::uint32_t>(c.tokens - 1), ours.data(), scratch.data());

@@ -121,9 +121,9 @@ TEST_CASE("a reservation that the system refuses is an error with the number") {
 TEST_CASE("compute jobs run on every lane, in order with the stream's events") {
   const auto d = make_host_device({.threads = 3});
   REQUIRE(d->lanes() == 3);
-  std::vector<std::byte> scratch(d->scratch_bytes(4, 64) + 64);
+  std::vector<std::byte> scratch(d->scratch_bytes(4, 64, 8) + 64);
   std::byte* const aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64;
-  d->set_scratch(aligned, d->scratch_bytes(4, 64));
+  d->set_scratch(aligned, d->scratch_bytes(4, 64, 8));
   std::vector<int> runs(3);
   std::vector<float> x(64, 2), y(64);
   const std::size_t row = 0;

@@ -1,0 +1,54 @@
+/// The operations of a Llama layer on a GPU: each enqueues kernels.
+#pragma once
+
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/ops.hpp"
+
+#include <span>
+#include <vector>
+
+namespace tropilla::cuda {
+
+/// Lives for one job. What a job names in the processor's memory (ids, rows, pages) is copied to the scratch when it is
+/// first named; a job names the same sequences in all of its calls.
+///
+/// The scratch has, in this order: places of rows, ids or chosen rows, page starts, and a workspace that is attention's
+/// (partial results) or a gated product's (gates and what they gate) in turn.
+class cuda_ops final : public ops {
+public:
+  cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch) : gpu_(gpu), stream_(stream), scratch_(scratch) {}
+
+  /// What the scratch of steps of so many rows takes; see `device::scratch_bytes`.
+  [[nodiscard]] static std::size_t scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept;
+
+  [[nodiscard]] std::size_t lane() const noexcept override { return 0; }
+  [[nodiscard]] std::size_t lanes() const noexcept override { return 1; }
+  void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
+  void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;
+  void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) override;
+  void linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) override;
+  void rope_and_append(float* q, const float* k, const float* v, std::size_t stride, const attention_shape& shape,
+                       const rope_table& rope, const kv_layer& layer,
+                       std::span<const sequence_rows> sequences) override;
+  void attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
+                 std::span<const sequence_rows> sequences, float* out) override;
+  void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate, const packed_matrix& up,
+                    const activation& out) override;
+  void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
+  void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
+
+private:
+  [[nodiscard]] std::byte* take(std::size_t bytes);
+  template <class T>
+  [[nodiscard]] const T* upload(std::span<const T> values);
+  void place(std::span<const sequence_rows> sequences);
+
+  gpu_api& gpu_;
+  void* stream_;
+  device_scratch scratch_;
+  std::size_t used_ = 0; ///< of the scratch, by tables
+  step_rows step_;
+  std::uint32_t most_position_ = 0;
+};
+
+} // namespace tropilla::cuda

@@ -1,0 +1,159 @@
+// The CUDA runtime, and the driver's calls for virtual memory, which the runtime finds.
+#include "kernels/cuda/gpu_api.hpp"
+
+#include "kernels/cuda/gpus.hpp"
+#include "tropilla/error.hpp"
+
+#include <fmt/format.h>
+
+#ifdef TROPILLA_HAS_CUDA
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+namespace tropilla::cuda {
+namespace {
+
+/// A driver's function by its name. The program links no driver: it may run where there is none.
+template <class Function>
+Function driver_call(const char* name) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  if (cudaGetDriverEntryPointByVersion(name, &found, CUDART_VERSION, cudaEnableDefault, &result) != cudaSuccess ||
+      result != cudaDriverEntryPointSuccess)
+    throw error(errc::unsupported, fmt::format("the NVIDIA driver lacks {}; update it", name));
+  return reinterpret_cast<Function>(found);
+}
+
+class real_gpu final : public gpu_api {
+public:
+  explicit real_gpu(const gpu& g) : index_(g.index), architecture_(g.architecture) {
+    use();
+    place_ = {};
+    place_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    place_.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index_}};
+    check(granularity_(&granule_, &place_, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED), "cuMemGetAllocationGranularity", 0);
+  }
+
+  std::string architecture() const override { return architecture_; }
+  std::size_t free_bytes() const override {
+    use();
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo", 0);
+    return free;
+  }
+  const kernel_table& kernels() const noexcept override { return cuda::kernels(); }
+
+  std::byte* reserve(std::size_t bytes) override {
+    use();
+    CUdeviceptr at = 0;
+    check(reserve_(&at, bytes, granule_, 0, 0), "cuMemAddressReserve", bytes);
+    return reinterpret_cast<std::byte*>(at);
+  }
+  void release(std::byte* base, std::size_t bytes) noexcept override {
+    (void)release_(reinterpret_cast<CUdeviceptr>(base), bytes);
+  }
+  std::size_t granule() const noexcept override { return granule_; }
+  void map(std::byte* at) override {
+    use();
+    const auto where = reinterpret_cast<CUdeviceptr>(at);
+    CUmemGenericAllocationHandle memory{};
+    check(create_(&memory, granule_, &place_, 0), "cuMemCreate", granule_);
+    const CUresult mapped = map_(where, granule_, 0, memory, 0);
+    (void)forget_(memory); // the mapping keeps it
+    check(mapped, "cuMemMap", granule_);
+    CUmemAccessDesc access{};
+    access.location = place_.location;
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    if (const CUresult allowed = allow_(where, granule_, &access, 1); allowed != CUDA_SUCCESS) {
+      (void)unmap_(where, granule_);
+      check(allowed, "cuMemSetAccess", granule_);
+    }
+  }
+  void unmap(std::byte* at) noexcept override { (void)unmap_(reinterpret_cast<CUdeviceptr>(at), granule_); }
+
+  std::byte* allocate_host(std::size_t bytes) override {
+    use();
+    void* memory = nullptr;
+    check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc", bytes);
+    return static_cast<std::byte*>(memory);
+  }
+  void free_host(std::byte* memory) noexcept override { (void)cudaFreeHost(memory); }
+
+  void* make_stream() override {
+    use();
+    cudaStream_t s = nullptr;
+    check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", 0);
+    return s;
+  }
+  void end_stream(void* stream) noexcept override { (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+  void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
+    use();
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync",
+          bytes);
+  }
+  void synchronize(void* stream) override {
+    use();
+    check(cudaGetLastError(), "a kernel's launch", 0);
+    check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "cudaStreamSynchronize", 0);
+  }
+
+private:
+  /// The calling thread's GPU: threads begin with the first.
+  void use() const { check(cudaSetDevice(index_), "cudaSetDevice", 0); }
+
+  [[noreturn]] void fail(const char* call, std::size_t bytes, const std::string& what) const {
+    throw error(errc::device_failed,
+                fmt::format("cuda:{}: {}{} failed: {}; the device can't be used any more, open the runtime again",
+                            index_, call, bytes > 0 ? fmt::format(" of {} bytes", bytes) : "", what));
+  }
+  void check(cudaError_t result, const char* call, std::size_t bytes) const {
+    if (result != cudaSuccess)
+      fail(call, bytes, fmt::format("{} ({})", cudaGetErrorString(result), cudaGetErrorName(result)));
+  }
+  void check(CUresult result, const char* call, std::size_t bytes) const {
+    if (result != CUDA_SUCCESS)
+      fail(call, bytes, fmt::format("CUDA error {}", static_cast<int>(result)));
+  }
+
+  int index_;
+  std::string architecture_;
+  CUmemAllocationProp place_{};
+  std::size_t granule_ = 0;
+  decltype(&cuMemGetAllocationGranularity) granularity_ =
+      driver_call<decltype(&cuMemGetAllocationGranularity)>("cuMemGetAllocationGranularity");
+  decltype(&cuMemAddressReserve) reserve_ = driver_call<decltype(&cuMemAddressReserve)>("cuMemAddressReserve");
+  decltype(&cuMemAddressFree) release_ = driver_call<decltype(&cuMemAddressFree)>("cuMemAddressFree");
+  decltype(&cuMemCreate) create_ = driver_call<decltype(&cuMemCreate)>("cuMemCreate");
+  decltype(&cuMemRelease) forget_ = driver_call<decltype(&cuMemRelease)>("cuMemRelease");
+  decltype(&cuMemMap) map_ = driver_call<decltype(&cuMemMap)>("cuMemMap");
+  decltype(&cuMemUnmap) unmap_ = driver_call<decltype(&cuMemUnmap)>("cuMemUnmap");
+  decltype(&cuMemSetAccess) allow_ = driver_call<decltype(&cuMemSetAccess)>("cuMemSetAccess");
+};
+
+} // namespace
+} // namespace tropilla::cuda
+
+#endif
+
+namespace tropilla::cuda {
+
+std::unique_ptr<gpu_api> open_gpu(int index) {
+  const auto list = list_gpus();
+  if (list.gpus.empty())
+    throw error(errc::unsupported, fmt::format("cuda:{} can't be used: {}", index, list.none_because));
+  if (index < 0 || static_cast<std::size_t>(index) >= list.gpus.size())
+    throw error(errc::invalid_argument,
+                fmt::format("there is no cuda:{}; this machine has cuda:0 to cuda:{} (tropilla devices lists them)",
+                            index, list.gpus.size() - 1));
+  const auto& g = list.gpus[static_cast<std::size_t>(index)];
+  if (!g.problem.empty())
+    throw error(errc::unsupported, fmt::format("cuda:{} ({}) can't be used: {}", index, g.name, g.problem));
+#ifdef TROPILLA_HAS_CUDA
+  return std::make_unique<real_gpu>(g);
+#else
+  return nullptr; // not reached: such a program sees no GPU
+#endif
+}
+
+} // namespace tropilla::cuda

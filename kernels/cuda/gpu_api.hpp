@@ -1,0 +1,50 @@
+/// What a CUDA device asks of CUDA: memory, streams, copies, kernels. Behind an interface, so that tests put the
+/// processor in its place (`emulated_gpu.hpp`), and faults.
+///
+/// Functions that can fail throw `error` (device_failed) which names the call, the device and the bytes; most such
+/// failures are final for the process's use of the GPU. Any thread, but for what a comment says.
+#pragma once
+
+#include "kernels/cuda/cuda_kernels.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace tropilla::cuda {
+
+class gpu_api {
+public:
+  virtual ~gpu_api() = default;
+
+  [[nodiscard]] virtual std::string architecture() const = 0; ///< "sm_90"
+  [[nodiscard]] virtual std::size_t free_bytes() const = 0;   ///< of its memory, now
+  [[nodiscard]] virtual const kernel_table& kernels() const noexcept = 0;
+
+  /// Address space, without memory.
+  [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
+  virtual void release(std::byte* base, std::size_t bytes) noexcept = 0;
+  /// Memory comes and goes in multiples of this, at multiples of it.
+  [[nodiscard]] virtual std::size_t granule() const noexcept = 0;
+  /// Gives one granule memory, or takes it away.
+  virtual void map(std::byte* at) = 0;
+  virtual void unmap(std::byte* at) noexcept = 0;
+
+  /// Pinned memory of the processor.
+  [[nodiscard]] virtual std::byte* allocate_host(std::size_t bytes) = 0;
+  virtual void free_host(std::byte* memory) noexcept = 0;
+
+  /// A `cudaStream_t`. Used by one thread at a time.
+  [[nodiscard]] virtual void* make_stream() = 0;
+  virtual void end_stream(void* stream) noexcept = 0;
+  /// Between the processor's memory and the GPU's, either way, or within the GPU's. Behind what `stream` has.
+  virtual void copy(void* stream, const void* from, void* to, std::size_t bytes) = 0;
+  /// Waits for the stream; reports what failed in it, launches too.
+  virtual void synchronize(void* stream) = 0;
+};
+
+/// The GPU `index`. Throws `error` (unsupported): there is no driver, or it is too old; no such GPU; one that there are
+/// no kernels for. The sentence says what to do.
+[[nodiscard]] std::unique_ptr<gpu_api> open_gpu(int index);
+
+} // namespace tropilla::cuda

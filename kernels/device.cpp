@@ -1,0 +1,26 @@
+// What a device is that has the processor's own memory.
+#include "kernels/device.hpp"
+
+#include <cstring>
+#include <fmt/format.h>
+#include <new>
+
+namespace tropilla {
+
+void device::upload(const std::byte* from, std::byte* to, std::size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+void device::download(const std::byte* from, std::byte* to, std::size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+std::shared_ptr<std::byte> device::make_host_buffer(std::size_t bytes) {
+  constexpr std::align_val_t page{4096};
+  auto* const memory = static_cast<std::byte*>(::operator new(bytes, page, std::nothrow));
+  if (memory == nullptr)
+    throw error(errc::over_budget, fmt::format("the system has no {} bytes for a buffer of {}", bytes, name()));
+  return {memory, [](std::byte* p) { ::operator delete(p, page); }};
+}
+
+} // namespace tropilla

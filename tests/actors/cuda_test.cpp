@@ -1,0 +1,180 @@
+// The cast on a CUDA device, whose GPU is the processor: what goes through the seam, and what comes back.
+#include "actors/runtime_impl.hpp"
+#include "kernels/cuda/gpus.hpp"
+#include "tests/support/emulated_gpu.hpp"
+#include "tests/support/tiny_runtime.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace tropilla;
+using testing::emulated_gpu;
+using testing::gpu_script;
+
+namespace {
+
+runtime_hooks on_emulated(std::shared_ptr<gpu_script> script) {
+  runtime_hooks hooks;
+  hooks.open_gpu = [script](int) { return std::make_unique<emulated_gpu>(script); };
+  return hooks;
+}
+
+/// Logits of a sequence, row by row: what text can hide, they show.
+std::vector<float> logits_of(runtime_access::parts& rt, const std::vector<token_id>& ids) {
+  const auto channel = std::make_shared<reply_channel>();
+  const auto id = rt.submit(rt.make_request(ids, {}, true, channel));
+  std::vector<float> out;
+  while (const auto rows = channel->next_logits()) {
+    out.insert(out.end(), rows->values.begin(), rows->values.end());
+    (void)cast::ask_role<cast::request_accepted>(*rt.system, *rt.scheduler, cast::logits_read{id});
+  }
+  return out;
+}
+
+std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
+  const auto channel = std::make_shared<reply_channel>();
+  generation_options o;
+  o.max_tokens = tokens;
+  o.ignore_eos = true;
+  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
+  std::vector<token_id> ids;
+  while (const auto p = channel->next_piece())
+    ids.push_back(p->id);
+  return ids;
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  REQUIRE_FALSE(a.empty());
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i] - b[i]), 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+runtime_config cuda_config(std::size_t budget = 0) {
+  auto c = testing::tiny_config(2, 96);
+  c.devices = {{"cuda:0", budget}};
+  c.sequences = 2;
+  c.prefill_rows = 6; // two steps for the prompt
+  return c;
+}
+
+void require_all_given_back(const gpu_script& script) {
+  CHECK(script.mapped == 0);
+  CHECK(script.host_blocks == 0);
+  CHECK(script.streams == 0);
+}
+
+const std::vector<token_id> prompt{1, 17, 42, 5, 99, 7, 3, 250, 8, 11};
+
+} // namespace
+
+TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of the layers") {
+  const auto host_config = testing::tiny_config(2, 96);
+  runtime_access::parts host(host_config, nullptr);
+  const auto wanted = logits_of(host, prompt);
+  const auto script = std::make_shared<gpu_script>();
+  const auto smallest = [&] {
+    auto c = cuda_config(1);
+    return prepared_model::open(c, on_emulated(script).open_gpu).report.total_bytes;
+  }();
+  auto half = cuda_config(std::size_t{64} << 20);
+  half.devices.push_back({"host:0", std::size_t{64} << 20});
+  auto cached = cuda_config();
+  cached.packed_cache = testing::scratch() / "packed-cuda";
+  for (const auto& config : {cuda_config(), cuda_config(smallest), half, cached, cached}) {
+    {
+      runtime_access::parts rt(config, nullptr, on_emulated(script));
+      INFO(rt.report.residency << ", " << config.devices.size() << " devices");
+      CHECK(difference(logits_of(rt, prompt), wanted) < 0.02); // int8 rounds otherwise as soon as a last bit differs
+      CHECK(rt.ledger->usage("cuda:0").high_water <= rt.ledger->usage("cuda:0").budget);
+    }
+    require_all_given_back(*script);
+  }
+}
+
+TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is computed") {
+  const auto script = std::make_shared<gpu_script>();
+  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  const auto alone = reply_of(rt, {1, 2, 3}, 6);
+  CHECK(alone.size() == 6);
+  const auto session = testing::scratch() / "cuda.session";
+  const auto other = std::make_shared<reply_channel>();
+  generation_options o;
+  o.max_tokens = 8;
+  o.ignore_eos = true;
+  (void)rt.submit(rt.make_request({9, 8, 7, 6}, o, false, other));
+  CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
+  while (other->next_piece())
+    ;
+  // Keys and values go to a file and come back.
+  std::vector<token_id> tokens{1, 2, 3};
+  tokens.insert(tokens.end(), alone.begin(), alone.end());
+  const auto saved = rt.save_session(session, tokens, "note");
+  CHECK(saved > 0);
+  std::string note;
+  CHECK(rt.load_session(session, &note).size() == saved);
+  CHECK(note == "note");
+  CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
+}
+
+TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a reason, and nothing leaks") {
+  const auto script = std::make_shared<gpu_script>();
+  {
+    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+    CHECK(reply_of(rt, {1, 2, 3}, 2).size() == 2);
+    script->fail_at = script->synchronized + 3;
+    for (int i = 0; i < 2; ++i) // it stays broken
+      try {
+        (void)reply_of(rt, {1, 2, 3, 4}, 20);
+        FAIL("the device computed on");
+      } catch (const error& e) {
+        CHECK(e.code() == errc::device_failed);
+        CHECK_THAT(e.what(), Catch::Contains("a kernel"));
+      }
+  }
+  require_all_given_back(*script);
+}
+
+TEST_CASE("CUDA: whichever piece of memory is refused, the runtime says so or does without") {
+  std::int64_t all = 0;
+  {
+    const auto script = std::make_shared<gpu_script>();
+    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+    CHECK(reply_of(rt, {1, 2, 3}, 1).size() == 1);
+    all = script->maps;
+  }
+  for (std::int64_t n = 1; n <= all; n += std::max<std::int64_t>(1, all / 8)) {
+    const auto script = std::make_shared<gpu_script>();
+    script->refuse_map = n;
+    try {
+      runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+      CHECK(reply_of(rt, {1, 2, 3}, 1).size() == 1);
+    } catch (const error& e) {
+      CHECK(std::string(e.what()).size() > 20);
+    }
+    INFO("map " << n << " of " << all);
+    require_all_given_back(*script);
+  }
+}
+
+TEST_CASE("CUDA: impossible devices are refused before anything is read") {
+  const auto script = std::make_shared<gpu_script>();
+  script->memory_bytes = std::size_t{1} << 20;
+  CHECK_THROWS_WITH(runtime_access::parts(cuda_config(std::size_t{8} << 20), nullptr, on_emulated(script)),
+                    Catch::Contains("1.0 MiB free, less than its budget of 8.0 MiB"));
+  auto twice = cuda_config(1000);
+  twice.devices.push_back({"cuda:0", 1000});
+  CHECK_THROWS_WITH(runtime_access::parts(twice, nullptr, on_emulated(script)), Catch::Contains("named twice"));
+  auto precise = cuda_config();
+  precise.precise = true;
+  CHECK_THROWS_WITH(runtime_access::parts(precise, nullptr, on_emulated(script)), Catch::Contains("int8"));
+  auto wrong = cuda_config();
+  wrong.devices.front().name = "cuda:x";
+  CHECK_THROWS_WITH(runtime_access::parts(wrong, nullptr, on_emulated(script)), Catch::Contains("cuda:0, cuda:1"));
+  if (cuda::list_gpus().gpus.empty())
+    CHECK_THROWS_WITH(runtime(cuda_config()), Catch::Contains("cuda:0 can't be used"));
+  require_all_given_back(*script);
+}

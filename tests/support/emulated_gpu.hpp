@@ -1,0 +1,90 @@
+// A GPU on the processor: its memory can be used only where it is mapped, its kernels are the emulated ones, its streams
+// do at once what they are told. Calls can be made to fail.
+#pragma once
+
+#include "kernels/cuda/gpu_api.hpp"
+#include "tropilla/error.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <fmt/format.h>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <sys/mman.h>
+
+namespace tropilla::testing {
+
+/// What tests count and spoil, of all GPUs that share it.
+struct gpu_script {
+  std::size_t memory_bytes = std::size_t{1} << 30;
+  std::atomic<std::int64_t> mapped = 0;      ///< granules
+  std::atomic<std::int64_t> host_blocks = 0; ///< not given back
+  std::atomic<std::int64_t> streams = 0;
+  std::atomic<std::int64_t> maps = 0;         ///< that were asked for
+  std::atomic<std::int64_t> synchronized = 0; ///< that were asked for
+  std::int64_t refuse_map = 0;                ///< the n-th; 0: none
+  std::atomic<std::int64_t> fail_at = 0;      ///< synchronisations from the n-th on report a fault of a kernel; 0: none
+};
+
+class emulated_gpu final : public cuda::gpu_api {
+public:
+  explicit emulated_gpu(std::shared_ptr<gpu_script> s) : script_(std::move(s)) {}
+
+  std::string architecture() const override { return "emulated"; }
+  std::size_t free_bytes() const override {
+    return script_->memory_bytes - static_cast<std::size_t>(script_->mapped) * granule();
+  }
+  const cuda::kernel_table& kernels() const noexcept override { return cuda_emulated::kernels(); }
+
+  std::byte* reserve(std::size_t bytes) override {
+    void* const at = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+      fail("reserve", bytes);
+    return static_cast<std::byte*>(at);
+  }
+  void release(std::byte* base, std::size_t bytes) noexcept override { ::munmap(base, bytes); }
+  std::size_t granule() const noexcept override { return std::size_t{64} << 10; }
+  void map(std::byte* at) override {
+    if (++script_->maps == script_->refuse_map || free_bytes() < granule())
+      fail("map", granule());
+    ::mprotect(at, granule(), PROT_READ | PROT_WRITE);
+    ++script_->mapped;
+  }
+  void unmap(std::byte* at) noexcept override {
+    ::madvise(at, granule(), MADV_DONTNEED);
+    ::mprotect(at, granule(), PROT_NONE);
+    --script_->mapped;
+  }
+
+  std::byte* allocate_host(std::size_t bytes) override {
+    ++script_->host_blocks;
+    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}));
+  }
+  void free_host(std::byte* memory) noexcept override {
+    --script_->host_blocks;
+    ::operator delete(memory, std::align_val_t{4096});
+  }
+
+  void* make_stream() override {
+    ++script_->streams;
+    return this;
+  }
+  void end_stream(void*) noexcept override { --script_->streams; }
+  void copy(void*, const void* from, void* to, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void synchronize(void*) override {
+    const auto n = ++script_->synchronized;
+    if (script_->fail_at > 0 && n >= script_->fail_at)
+      fail("a kernel", 0);
+  }
+
+private:
+  [[noreturn]] static void fail(const char* call, std::size_t bytes) {
+    throw error(errc::device_failed, fmt::format("emulated GPU: {} of {} bytes failed", call, bytes));
+  }
+
+  std::shared_ptr<gpu_script> script_;
+};
+
+} // namespace tropilla::testing
