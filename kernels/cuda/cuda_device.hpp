@@ -1,7 +1,7 @@
 /// A CUDA device: the seam of `kernels/device.hpp` over a GPU.
 ///
-/// Compute jobs run on a thread of the device's own, which enqueues kernels and does not wait for them; a recorded event
-/// is done when the GPU is. Copies have a stream for each thread that asks, so that they overlap with kernels.
+/// Compute jobs run on a thread of the device's own, which enqueues kernels and does not wait for them; a recorded
+/// event is done when the GPU is. Copies have a stream for each thread that asks, so that they overlap with kernels.
 #pragma once
 
 #include "kernels/cuda/gpu_api.hpp"

@@ -41,8 +41,8 @@ std::size_t cuda_ops::scratch_bytes(std::size_t rows, std::size_t width, std::si
 std::byte* cuda_ops::take(std::size_t bytes) {
   used_ += aligned(bytes);
   if (used_ > scratch_.bytes)
-    throw error(errc::internal, fmt::format("a step's tables need {} bytes, and the scratch has {}", used_,
-                                            scratch_.bytes));
+    throw error(errc::internal,
+                fmt::format("a step's tables need {} bytes, and the scratch has {}", used_, scratch_.bytes));
   return scratch_.base + scratch_.bytes - used_;
 }
 

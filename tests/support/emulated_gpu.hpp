@@ -1,5 +1,5 @@
-// A GPU on the processor: its memory can be used only where it is mapped, its kernels are the emulated ones, its streams
-// do at once what they are told. Calls can be made to fail.
+// A GPU on the processor: its memory can be used only where it is mapped, its kernels are the emulated ones, its
+// streams do at once what they are told. Calls can be made to fail.
 #pragma once
 
 #include "kernels/cuda/gpu_api.hpp"
@@ -60,11 +60,11 @@ public:
 
   std::byte* allocate_host(std::size_t bytes) override {
     ++script_->host_blocks;
-    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}));
+    return static_cast<std::byte*>(::operator new (bytes, std::align_val_t{4096}));
   }
   void free_host(std::byte* memory) noexcept override {
     --script_->host_blocks;
-    ::operator delete(memory, std::align_val_t{4096});
+    ::operator delete (memory, std::align_val_t{4096});
   }
 
   void* make_stream() override {
