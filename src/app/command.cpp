@@ -69,7 +69,7 @@ int fail(const std::string& sentence) {
 
 std::vector<command> all_commands() {
   return {make_run(),  make_chat(),  make_batch(), make_tokenize(), make_detokenize(), make_inspect(),
-          make_plan(), make_bench(), make_eval(),  make_synth(),    make_cache()};
+          make_plan(), make_bench(), make_eval(),  make_synth(),    make_cache(),      make_devices()};
 }
 
 std::vector<std::string> all_option_names() {

@@ -43,6 +43,7 @@ struct command {
 [[nodiscard]] command make_eval();
 [[nodiscard]] command make_synth();
 [[nodiscard]] command make_cache();
+[[nodiscard]] command make_devices();
 
 /// All of them, in the order of the overview.
 [[nodiscard]] std::vector<command> all_commands();

@@ -17,7 +17,8 @@ import time
 
 from program import Program, ROOT, main, program
 
-COMMANDS = ["run", "chat", "batch", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache"]
+COMMANDS = ["run", "chat", "batch", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache",
+            "devices"]
 TEXT = "Llamas hum, é and 你好.\n" * 40
 
 
@@ -235,6 +236,19 @@ class Output(Program):
             self.assertEqual(len(token["top"]), 3)
             self.assertEqual(token["top"][0]["id"], token["id"])  # greedy
             self.assertLess(token["logprob"], 0)
+
+    def test_devices_are_listed_with_what_they_have(self):
+        report = self.as_json("devices", "--json")
+        host = report["devices"][0]
+        self.assertEqual((host["name"], host["usable"]), ("host:0", True))
+        self.assertGreater(host["memory_bytes"], host["free_bytes"])
+        self.assertGreater(host["bandwidth_bytes_s"], 1e8)
+        self.assertEqual(len(report["devices"]) == 1, "no_gpu_because" in report)
+        table = self.succeed("devices")
+        self.assertRegex(table, r"(?m)^host:0 .* GB/s$")
+        if len(report["devices"]) == 1:
+            self.assertIn(f"no GPU: {report['no_gpu_because']}", table)
+            self.refuse("run", "-m", self.model, "--budget", "cuda:0=1GiB", "x", says="cuda:0 can't be used: ")
 
     def test_a_context_that_shifts_goes_on(self):
         run = ("run", "-m", self.model, "-n", 90, "--json", "--ignore-eos", "--ctx", 64, "Hello")

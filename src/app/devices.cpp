@@ -1,0 +1,159 @@
+// `tropilla devices`: what this machine can compute on.
+#include "src/app/command.hpp"
+
+#include "kernels/cuda/gpus.hpp"
+#include "kernels/device.hpp"
+#include "memory/arbiter.hpp"
+#include "src/app/memory_speed.hpp"
+#include "src/app/table.hpp"
+#include "src/app/text.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <unistd.h>
+
+namespace tropilla::app {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+constexpr std::string_view help =
+    R"(Lists what tropilla can compute on here: the host and its NVIDIA GPUs, by the names that
+budgets take (host:0=1GiB, cuda:0=8GiB).
+
+Usage: tropilla devices [--json]
+
+      --json          one object: devices, and why there is no GPU
+      --config FILE   options from TOML
+
+memory is what the machine or its control group has, free what is left of it now. The host's
+bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by clock and width.
+One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of it.
+
+Example:
+  tropilla devices --json
+)";
+
+struct devices_options {
+  bool json = false;
+  void bind(option_binder& b) { b.flag("--json", json); }
+};
+
+struct listed {
+  std::string name, what;
+  std::size_t memory = 0, free = 0;
+  double bandwidth = 0; ///< bytes per second
+  std::string problem;  ///< why tropilla can't use it
+  std::vector<std::string> peers;
+};
+
+/// The number behind "key:" in a file of /proc; 0: there is none.
+std::size_t kibibytes_of(const char* path, std::string_view key) {
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(key) && line[key.size()] == ':') {
+      std::size_t number = 0;
+      std::istringstream(line.substr(key.size() + 1)) >> number;
+      return number;
+    }
+  return 0;
+}
+
+std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name"))
+      if (const auto colon = line.find(": "); colon != std::string::npos)
+        return line.substr(colon + 2);
+  return "processor";
+}
+
+/// A control group's limit, version 2 or 1; the largest number where there is none.
+std::size_t group_limit() {
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::size_t bytes = 0;
+    if (std::ifstream in(path); in >> bytes)
+      return bytes;
+  }
+  return static_cast<std::size_t>(-1);
+}
+
+listed describe_host() {
+  listed d;
+  d.name = "host:0";
+  d.what = fmt::format("{}, {} cores, {}", processor_name(), usable_cores(), host_isa());
+  d.memory = std::min(1024 * kibibytes_of("/proc/meminfo", "MemTotal"), group_limit());
+  d.free = std::min(1024 * kibibytes_of("/proc/meminfo", "MemAvailable"), d.memory);
+  d.bandwidth = measure_reading(d.free);
+  return d;
+}
+
+listed describe(const cuda::gpu& g) {
+  listed d;
+  d.name = fmt::format("cuda:{}", g.index);
+  d.what = fmt::format("{}, {} multiprocessors, {}", g.name, g.processors, g.architecture);
+  d.memory = g.memory_bytes;
+  d.free = g.free_bytes;
+  d.bandwidth = g.bandwidth;
+  d.problem = g.problem;
+  for (const int p : g.peers)
+    d.peers.push_back(fmt::format("cuda:{}", p));
+  return d;
+}
+
+void show_json(const std::vector<listed>& devices, const std::string& none_because, surroundings& around) {
+  json out = {{"devices", json::array()}};
+  for (const listed& d : devices) {
+    out["devices"].push_back({{"name", d.name},
+                              {"what", d.what},
+                              {"memory_bytes", d.memory},
+                              {"free_bytes", d.free},
+                              {"bandwidth_bytes_s", d.bandwidth},
+                              {"usable", d.problem.empty()},
+                              {"peers", d.peers}});
+    if (!d.problem.empty())
+      out["devices"].back()["problem"] = d.problem;
+  }
+  if (!none_because.empty())
+    out["no_gpu_because"] = none_because;
+  around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+void show(const std::vector<listed>& devices, const std::string& none_because, surroundings& around) {
+  table t{{{"device"}, {"what"}, {"memory", true}, {"free", true}, {"bandwidth", true}, {""}}, {}};
+  for (const listed& d : devices) {
+    std::string remark = d.problem;
+    if (remark.empty() && !d.peers.empty())
+      remark = fmt::format("reads from {} directly", fmt::join(d.peers, ", "));
+    t.rows.push_back({d.name, escape(d.what), format_bytes(d.memory), format_bytes(d.free),
+                      d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "", remark});
+  }
+  const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
+  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  if (!none_because.empty())
+    around.out.write(fmt::format("no GPU: {}\n", none_because));
+}
+
+} // namespace
+
+command make_devices() {
+  auto options = std::make_shared<devices_options>();
+  return {.name = "devices",
+          .summary = "list what tropilla can compute on",
+          .help = help,
+          .bind = [options](option_binder& b) { options->bind(b); },
+          .execute =
+              [options](surroundings& around) {
+                std::vector<listed> devices{describe_host()};
+                const auto gpus = cuda::list_gpus();
+                for (const auto& g : gpus.gpus)
+                  devices.push_back(describe(g));
+                (options->json ? show_json : show)(devices, gpus.none_because, around);
+              }};
+}
+
+} // namespace tropilla::app
