@@ -7,7 +7,7 @@
 //   bench_throughput streams MODEL [--count 1000] [--sample 20]          many streams, little memory
 //   bench_throughput soak MODEL --seconds 600                            full load with cancels and clients that leave
 //   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
-//        [--isa NAME]
+//        [--isa NAME] [--device cuda:0]
 //
 // Prints a JSON object. Status 1 when a mode that checks found something wrong. bench/throughput.py runs it beside
 // llama.cpp's server and makes the tables of docs/benchmarks.md.
@@ -28,6 +28,8 @@ runtime open_runtime(const throughput_options& o, std::size_t sequences, std::si
   c.isa = o.isa;
   c.packed_cache = o.packed;
   c.budget_bytes = o.budget_mib << 20;
+  if (!o.device.empty())
+    c.devices = {{o.device, c.budget_bytes}};
   c.sequences = sequences;
   c.unread_pieces = unread_pieces;
   c.context = o.context > 0 ? o.context : context;
@@ -42,7 +44,7 @@ namespace {
 throughput_options parse(int count, char** arguments) {
   throughput_options o;
   const std::map<std::string_view, std::string*> texts = {
-      {"--packed", &o.packed}, {"--isa", &o.isa}, {"--requests", &o.requests}};
+      {"--packed", &o.packed}, {"--isa", &o.isa}, {"--requests", &o.requests}, {"--device", &o.device}};
   const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads}, {"--sequences", &o.sequences},
                                                             {"--context", &o.context}, {"--kv-tokens", &o.kv_tokens},
                                                             {"--count", &o.count},     {"--tokens", &o.tokens},

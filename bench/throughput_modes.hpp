@@ -11,7 +11,7 @@ namespace tropilla::bench {
 /// The command line. Zeros: what the mode needs.
 struct throughput_options {
   std::size_t budget_mib = 0; ///< 0: everything stays
-  std::string mode, model, packed, isa, requests;
+  std::string mode, model, packed, isa, requests, device;
   std::size_t threads = 0, sequences = 16, context = 0, kv_tokens = 0;
   std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20;
   std::uint64_t seed = 1;

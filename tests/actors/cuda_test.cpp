@@ -1,14 +1,19 @@
 // The cast on a CUDA device, whose GPU is the processor: what goes through the seam, and what comes back.
 #include "actors/runtime_impl.hpp"
 #include "kernels/cuda/gpus.hpp"
+#include "tests/support/cuda_cases.hpp"
 #include "tests/support/emulated_gpu.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 
 using namespace tropilla;
+using testing::difference;
 using testing::emulated_gpu;
 using testing::gpu_script;
+using testing::logits_of;
+using testing::prompt;
+using testing::reply_of;
 
 namespace {
 
@@ -16,41 +21,6 @@ runtime_hooks on_emulated(std::shared_ptr<gpu_script> script) {
   runtime_hooks hooks;
   hooks.open_gpu = [script](int) { return std::make_unique<emulated_gpu>(script); };
   return hooks;
-}
-
-/// Logits of a sequence, row by row: what text can hide, they show.
-std::vector<float> logits_of(runtime_access::parts& rt, const std::vector<token_id>& ids) {
-  const auto channel = std::make_shared<reply_channel>();
-  const auto id = rt.submit(rt.make_request(ids, {}, true, channel));
-  std::vector<float> out;
-  while (const auto rows = channel->next_logits()) {
-    out.insert(out.end(), rows->values.begin(), rows->values.end());
-    (void)cast::ask_role<cast::request_accepted>(*rt.system, *rt.scheduler, cast::logits_read{id});
-  }
-  return out;
-}
-
-std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
-  const auto channel = std::make_shared<reply_channel>();
-  generation_options o;
-  o.max_tokens = tokens;
-  o.ignore_eos = true;
-  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
-  std::vector<token_id> ids;
-  while (const auto p = channel->next_piece())
-    ids.push_back(p->id);
-  return ids;
-}
-
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  REQUIRE_FALSE(a.empty());
-  double error = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(static_cast<double>(a[i] - b[i]), 2);
-    size += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(error / size);
 }
 
 runtime_config cuda_config(std::size_t budget = 0) {
@@ -66,8 +36,6 @@ void require_all_given_back(const gpu_script& script) {
   CHECK(script.host_blocks == 0);
   CHECK(script.streams == 0);
 }
-
-const std::vector<token_id> prompt{1, 17, 42, 5, 99, 7, 3, 250, 8, 11};
 
 } // namespace
 

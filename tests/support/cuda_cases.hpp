@@ -1,0 +1,50 @@
+// What tests of CUDA devices compare with the host, over an emulated GPU and over a real one.
+#pragma once
+
+#include "actors/runtime_impl.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <vector>
+
+namespace tropilla::testing {
+
+/// Logits of a sequence, row by row: what text can hide, they show.
+inline std::vector<float> logits_of(runtime_access::parts& rt, const std::vector<token_id>& ids) {
+  const auto channel = std::make_shared<reply_channel>();
+  const auto id = rt.submit(rt.make_request(ids, {}, true, channel));
+  std::vector<float> out;
+  while (const auto rows = channel->next_logits()) {
+    out.insert(out.end(), rows->values.begin(), rows->values.end());
+    (void)cast::ask_role<cast::request_accepted>(*rt.system, *rt.scheduler, cast::logits_read{id});
+  }
+  return out;
+}
+
+inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
+  const auto channel = std::make_shared<reply_channel>();
+  generation_options o;
+  o.max_tokens = tokens;
+  o.ignore_eos = true;
+  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
+  std::vector<token_id> ids;
+  while (const auto p = channel->next_piece())
+    ids.push_back(p->id);
+  return ids;
+}
+
+inline double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  REQUIRE_FALSE(a.empty());
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i] - b[i]), 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(error / size);
+}
+
+inline const std::vector<token_id> prompt{1, 17, 42, 5, 99, 7, 3, 250, 8, 11};
+
+} // namespace tropilla::testing
