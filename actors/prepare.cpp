@@ -134,8 +134,12 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
 }
 
 std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
-                                    const gpu_factory& open_gpu) {
+                                    const attention_shape& heads, const gpu_factory& open_gpu) {
   if (const auto index = gpu_index(wanted.name)) {
+    if (const auto size = std::max(heads.key_size, heads.value_size); size > cuda::largest_head)
+      throw error(errc::unsupported,
+                  fmt::format("{} takes heads of up to {} numbers, and this model's have {}; use a device of the host",
+                              wanted.name, cuda::largest_head, size));
     if (config.precise)
       throw error(errc::unsupported, fmt::format("{} computes with int8 activations; precise ones need a device of the "
                                                  "host",
@@ -186,7 +190,7 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   const auto ranges = divide_layers(devices, m.model.layers);
   for (std::size_t i = 0; i < devices.size(); ++i) {
     part p;
-    p.dev = make_device(devices[i], config, devices.size(), open_gpu);
+    p.dev = make_device(devices[i], config, devices.size(), m.model.attention, open_gpu);
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
     m.parts.push_back(std::move(p));
   }

@@ -209,8 +209,7 @@ __device__ void see_page(seen<H, V>& s, const float* q, const heads_of_layer& h,
 template <kv_type Type, unsigned H, unsigned V>
 __global__ void __launch_bounds__(attention_threads)
     attend(const float* q, std::size_t stride, heads_of_layer h, step_rows step, float* out, partial_results partial) {
-  constexpr unsigned largest_key = 256;
-  __shared__ float queries[H * largest_key];
+  __shared__ float queries[H * cuda::largest_head];
   __shared__ float warp_m[attention_warps][H], warp_l[attention_warps][H], warp_o[attention_warps][H][V * warp_size];
   const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
   const unsigned group = h.heads / h.kv_heads, pieces = (group + H - 1) / H;

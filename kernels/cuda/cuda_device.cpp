@@ -159,6 +159,7 @@ void cuda_device::enqueue(compute_job job) {
     if (failure())
       return; // nothing that counts would come of it
     try {
+      gpu_->enter();
       cuda_ops o(*gpu_, stream_, scratch_);
       job(o);
     } catch (const error& e) {

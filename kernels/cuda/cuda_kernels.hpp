@@ -16,6 +16,9 @@
 
 namespace tropilla::cuda {
 
+/// Numbers of the largest key or value head that attention takes.
+inline constexpr std::size_t largest_head = 256;
+
 /// Where a row of a step stands.
 struct row_place {
   std::uint32_t position = 0;

@@ -36,6 +36,7 @@ public:
   }
 
   std::string architecture() const override { return architecture_; }
+  void enter() override { use(); }
   std::size_t free_bytes() const override {
     use();
     std::size_t free = 0, total = 0;

@@ -18,7 +18,9 @@ public:
   virtual ~gpu_api() = default;
 
   [[nodiscard]] virtual std::string architecture() const = 0; ///< "sm_90"
-  [[nodiscard]] virtual std::size_t free_bytes() const = 0;   ///< of its memory, now
+  /// Kernels that the calling thread launches from now on are this GPU's. The other functions see to it themselves.
+  virtual void enter() = 0;
+  [[nodiscard]] virtual std::size_t free_bytes() const = 0; ///< of its memory, now
   [[nodiscard]] virtual const kernel_table& kernels() const noexcept = 0;
 
   /// Address space, without memory.

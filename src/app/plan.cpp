@@ -89,7 +89,9 @@ bool fits(const plan_report& plan) {
 
 /// Nothing for a plan that can't run.
 std::optional<forecast> look_ahead(const plan_options& options, const runtime_config& config, const plan_report& plan) {
-  if (options.no_measure || !fits(plan))
+  const bool on_host =
+      std::ranges::none_of(plan.lines, [](const plan_line& l) { return l.device.starts_with("cuda:"); });
+  if (options.no_measure || !fits(plan) || !on_host) // what is measured is the host's
     return std::nullopt;
   forecast f;
   f.cost = cost_of(config, plan);

@@ -39,7 +39,7 @@ void require_all_given_back(const gpu_script& script) {
 
 } // namespace
 
-TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of the layers") {
+TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of the layers of one or two GPUs") {
   const auto host_config = testing::tiny_config(2, 96);
   runtime_access::parts host(host_config, nullptr);
   const auto wanted = logits_of(host, prompt);
@@ -50,9 +50,11 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
   }();
   auto half = cuda_config(std::size_t{64} << 20);
   half.devices.push_back({"host:0", std::size_t{64} << 20});
+  auto two = half;
+  two.devices.back().name = "cuda:1";
   auto cached = cuda_config();
   cached.packed_cache = testing::scratch() / "packed-cuda";
-  for (const auto& config : {cuda_config(), cuda_config(smallest), half, cached, cached}) {
+  for (const auto& config : {cuda_config(), cuda_config(smallest), half, two, cached, cached}) {
     {
       runtime_access::parts rt(config, nullptr, on_emulated(script));
       INFO(rt.report.residency << ", " << config.devices.size() << " devices");
@@ -86,6 +88,30 @@ TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is co
   CHECK(rt.load_session(session, &note).size() == saved);
   CHECK(note == "note");
   CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
+}
+
+TEST_CASE("CUDA: memory comes and goes with the budget") {
+  const auto script = std::make_shared<gpu_script>();
+  auto config = cuda_config(1);
+  config.kv_tokens = 192; // as many with either budget
+  const auto smallest = prepared_model::open(config, on_emulated(script).open_gpu).report.total_bytes;
+  config.devices.front().bytes = 0;
+  {
+    runtime_access::parts rt(config, nullptr, on_emulated(script));
+    const auto whole = rt.report.total_bytes;
+    const auto text = reply_of(rt, {1, 2, 3}, 2);
+    const auto before = script->mapped.load();
+    rt.set_budget(smallest, "cuda:0");
+    CHECK(reply_of(rt, {1, 2, 3}, 2) == text);
+    CHECK(rt.ledger->usage("cuda:0").in_use <= smallest);
+    const auto granule = static_cast<std::int64_t>(emulated_gpu(script).granule());
+    CHECK(script->mapped < before);
+    // What is mapped is what is in use, and the granules that leases begin and end in.
+    CHECK(script->mapped * granule <= static_cast<std::int64_t>(smallest) + 40 * granule);
+    rt.set_budget(whole, "cuda:0");
+    CHECK(reply_of(rt, {1, 2, 3}, 2) == text);
+  }
+  require_all_given_back(*script);
 }
 
 TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a reason, and nothing leaks") {

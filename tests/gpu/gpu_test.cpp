@@ -86,7 +86,8 @@ TEST_CASE("a reply does not depend on who else is computed") {
 }
 
 TEST_CASE("memory comes and goes with the budget") {
-  const auto config = host_config(tensor_type::q4_0);
+  auto config = host_config(tensor_type::q4_0);
+  config.kv_tokens = 512; // as many with either budget
   const auto smallest = prepared_model::open(on_gpu(config, 1)).report.total_bytes;
   const auto before = cuda::list_gpus().gpus.front().free_bytes;
   {

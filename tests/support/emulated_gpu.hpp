@@ -33,6 +33,7 @@ public:
   explicit emulated_gpu(std::shared_ptr<gpu_script> s) : script_(std::move(s)) {}
 
   std::string architecture() const override { return "emulated"; }
+  void enter() override {}
   std::size_t free_bytes() const override {
     return script_->memory_bytes - static_cast<std::size_t>(script_->mapped) * granule();
   }
