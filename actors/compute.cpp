@@ -347,20 +347,20 @@ struct compute_state {
     settle([&](auto& p) { p.deliver(to_caf(why)); });
   }
 
-  /// Floats of a buffer where the processor reads them: there, or copied.
-  const float* on_host(buffer b, std::size_t count, std::vector<float>& copy) {
-    const float* const there_they_are = with.space->floats(b);
+  /// Rows of floats where the processor reads them: where they are, or copied. `copy` has room for `most` rows.
+  const float* on_host(buffer b, std::size_t rows, std::size_t most, std::size_t width,
+                       std::shared_ptr<std::byte>& copy) {
     if (with.dev->host_memory())
-      return there_they_are;
-    copy.resize(count);
-    with.dev->download(reinterpret_cast<const std::byte*>(there_they_are), reinterpret_cast<std::byte*>(copy.data()),
-                       count * sizeof(float));
-    return copy.data();
+      return with.space->floats(b);
+    if (!copy)
+      copy = with.dev->make_host_buffer(most * width * sizeof(float));
+    with.dev->download(with.space->at(b), copy.get(), rows * width * sizeof(float));
+    return reinterpret_cast<const float*>(copy.get());
   }
 
   const float* logits() {
-    return on_host(buffer::logits, current->logit_rows.size() * weights->arrangement->layout.config.vocabulary,
-                   host_logits);
+    return on_host(buffer::logits, current->logit_rows.size(), with.space->shape().logit_rows,
+                   weights->arrangement->layout.config.vocabulary, with.copies->logits);
   }
 
   /// The next device goes on, and its answer is ours.
@@ -378,7 +378,8 @@ struct compute_state {
   }
 
   const float* hidden_rows() {
-    return on_host(buffer::hidden, current->ids.size() * weights->arrangement->layout.config.width, host_hidden);
+    return on_host(buffer::hidden, current->ids.size(), with.space->shape().step_rows,
+                   weights->arrangement->layout.config.width, with.copies->hidden);
   }
 
   void enqueue(std::size_t first, std::size_t last) {
@@ -459,14 +460,13 @@ struct compute_state {
   std::shared_ptr<const step> current;
   std::shared_ptr<step> last_bound; ///< current, or to be used again
   std::optional<caf::typed_response_promise<step_computed>> promise;
-  std::optional<error> failure;                ///< of the current step
-  const float* hidden = nullptr;               ///< of the device before
-  std::vector<float> host_logits, host_hidden; ///< of a device of which the processor has no memory
-  bool handed_on = false;                      ///< the next device computes
-  bool rows_there = false;                     ///< of the embedding
-  std::size_t step_end = 0;                    ///< of the groups that the current step needs
-  std::size_t next = 0;                        ///< first group of the step that is not enqueued
-  bool busy = false;                           ///< a job is out
+  std::optional<error> failure;  ///< of the current step
+  const float* hidden = nullptr; ///< of the device before
+  bool handed_on = false;        ///< the next device computes
+  bool rows_there = false;       ///< of the embedding
+  std::size_t step_end = 0;      ///< of the groups that the current step needs
+  std::size_t next = 0;          ///< first group of the step that is not enqueued
+  bool busy = false;             ///< a job is out
   step_times times;
   std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;

@@ -7,6 +7,12 @@
 
 namespace tropilla::cast {
 
+/// What a device's rows are copied to where the processor has none of its memory; made when first wanted. Who reads
+/// them may do so when the actor that wrote them has ended.
+struct host_copies {
+  std::shared_ptr<std::byte> logits, hidden;
+};
+
 struct compute_setup {
   std::shared_ptr<const weight_arrangement> weights;
   const llama_workspace* space = nullptr; ///< these outlive the actor
@@ -17,6 +23,7 @@ struct compute_setup {
   std::shared_ptr<std::atomic<std::uint64_t>> progress{}; ///< counts its jobs
   std::vector<lease> kept{};                              ///< groups that are there already, by index
   std::vector<std::byte*> pages{};                        ///< KV page starts of this device
+  std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
   /// Of the device that has the layers after these; null: this one gives the logits.
   std::shared_ptr<const role<compute_actor>> next{};
 };

@@ -133,8 +133,9 @@ void device_part::start(std::shared_ptr<const cast::role<cast::compute_actor>> n
 }
 
 void device_part::hire_compute(std::vector<lease> kept) {
-  compute->set(cast::spawn_compute(*around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher,
-                                                     meter_, around_.trace, progress_, std::move(kept), pages, next_}));
+  compute->set(
+      cast::spawn_compute(*around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher, meter_,
+                                            around_.trace, progress_, std::move(kept), pages, copies_, next_}));
 }
 
 void device_part::supervise(std::vector<cast::supervised_member> others,

@@ -1,6 +1,7 @@
 /// One device of a runtime: its layers' weights, pages and buffers, and the actors that serve it.
 #pragma once
 
+#include "actors/compute.hpp"
 #include "actors/messages.hpp"
 #include "actors/supervisor.hpp"
 #include "kernels/cuda/gpu_api.hpp"
@@ -80,6 +81,7 @@ private:
   part_surroundings around_;
   lease activations_, workspace_;
   std::unique_ptr<llama_workspace> space_;
+  std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<const cast::role<cast::compute_actor>> next_; ///< of the device with the following layers, or null

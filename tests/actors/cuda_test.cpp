@@ -70,6 +70,7 @@ TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is co
   runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
   const auto alone = reply_of(rt, {1, 2, 3}, 6);
   CHECK(alone.size() == 6);
+  const auto maps = script->maps.load(), host_blocks = script->host_blocks.load(), streams = script->streams.load();
   const auto session = testing::scratch() / "cuda.session";
   const auto other = std::make_shared<reply_channel>();
   generation_options o;
@@ -79,6 +80,9 @@ TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is co
   CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
   while (other->next_piece())
     ;
+  CHECK(script->maps == maps); // once warm, nothing is allocated
+  CHECK(script->host_blocks == host_blocks);
+  CHECK(script->streams == streams);
   // Keys and values go to a file and come back.
   std::vector<token_id> tokens{1, 2, 3};
   tokens.insert(tokens.end(), alone.begin(), alone.end());
