@@ -7,7 +7,7 @@
 #         unit, model, docs   only that part of release
 #         asan     unit and actor tests under AddressSanitizer and UBSan
 #         tsan     unit tests of what has threads and no CAF, under ThreadSanitizer
-#         fuzz     each fuzz target for 30 seconds, from its committed corpus
+#         fuzz     each fuzz target for 20 seconds, from its committed corpus
 # What each stage printed stays in build/logs/STAGE.log.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -27,7 +27,7 @@ runtime_config cuda_config(std::size_t budget = 0) {
   auto c = testing::tiny_config(2, 96);
   c.devices = {{"cuda:0", budget}};
   c.sequences = 2;
-  c.prefill_rows = 6; // two steps for the prompt
+  c.prefill_rows = 4; // two steps for the prompt
   return c;
 }
 
@@ -68,16 +68,16 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
 TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is computed") {
   const auto script = std::make_shared<gpu_script>();
   runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
-  const auto alone = reply_of(rt, {1, 2, 3}, 6);
-  CHECK(alone.size() == 6);
+  const auto alone = reply_of(rt, {1, 2, 3}, 4);
+  CHECK(alone.size() == 4);
   const auto maps = script->maps.load(), host_blocks = script->host_blocks.load(), streams = script->streams.load();
   const auto session = testing::scratch() / "cuda.session";
   const auto other = std::make_shared<reply_channel>();
   generation_options o;
-  o.max_tokens = 8;
+  o.max_tokens = 5;
   o.ignore_eos = true;
   (void)rt.submit(rt.make_request({9, 8, 7, 6}, o, false, other));
-  CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
+  CHECK(reply_of(rt, {1, 2, 3}, 4) == alone);
   while (other->next_piece())
     ;
   CHECK(script->maps == maps); // once warm, nothing is allocated
@@ -91,7 +91,7 @@ TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is co
   std::string note;
   CHECK(rt.load_session(session, &note).size() == saved);
   CHECK(note == "note");
-  CHECK(reply_of(rt, {1, 2, 3}, 6) == alone);
+  CHECK(reply_of(rt, {1, 2, 3}, 4) == alone);
 }
 
 TEST_CASE("CUDA: memory comes and goes with the budget") {
@@ -144,7 +144,7 @@ TEST_CASE("CUDA: whichever piece of memory is refused, the runtime says so or do
     CHECK(reply_of(rt, {1, 2, 3}, 1).size() == 1);
     all = script->maps;
   }
-  for (std::int64_t n = 1; n <= all; n += std::max<std::int64_t>(1, all / 8)) {
+  for (std::int64_t n = 1; n <= all; n += std::max<std::int64_t>(1, all / 5)) {
     const auto script = std::make_shared<gpu_script>();
     script->refuse_map = n;
     try {

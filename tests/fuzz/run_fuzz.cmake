@@ -1,4 +1,4 @@
-# Runs TARGET for 30 seconds on a copy of CORPUS made under FOLDER.
+# Runs TARGET for 20 seconds on a copy of CORPUS made under FOLDER.
 file(REMOVE_RECURSE ${FOLDER}/corpus)
 file(MAKE_DIRECTORY ${FOLDER}/corpus)
 file(GLOB inputs ${CORPUS}/*)
@@ -6,7 +6,7 @@ if(NOT inputs)
   message(FATAL_ERROR "there is no corpus in ${CORPUS}")
 endif()
 file(COPY ${inputs} DESTINATION ${FOLDER}/corpus)
-execute_process(COMMAND ${TARGET} -max_total_time=30 -rss_limit_mb=512 -timeout=10 -print_final_stats=1
+execute_process(COMMAND ${TARGET} -max_total_time=20 -rss_limit_mb=512 -timeout=10 -print_final_stats=1
                         -artifact_prefix=${FOLDER}/ ${FOLDER}/corpus
                 RESULT_VARIABLE result)
 if(NOT result EQUAL 0)
