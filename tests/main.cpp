@@ -1,3 +1,12 @@
 // The entry point of every Catch2 test executable.
-#define CATCH_CONFIG_MAIN
+#define CATCH_CONFIG_RUNNER
+#include "tests/support/before_tests.hpp"
+
 #include <catch2/catch.hpp>
+
+int main(int count, char** arguments) {
+  if (tropilla::testing::before_tests != nullptr)
+    if (const int status = tropilla::testing::before_tests(count, arguments))
+      return status;
+  return Catch::Session().run(count, arguments);
+}

@@ -315,8 +315,14 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   });
 }
 
-/// Input rows that meet one or two tiles at once. Emulated code is large and its compilation slow: two show the loop.
-#ifdef TROPILLA_EMULATE_AVX512
+// Emulated and sanitized code is large and its compilation slow (two and a half minutes with ASan): two rows show the
+// loops.
+#if defined(TROPILLA_EMULATE_AVX512) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TROPILLA_TWO_ROWS
+#endif
+
+/// Input rows that meet one or two tiles at once.
+#ifdef TROPILLA_TWO_ROWS
 constexpr int most_rows[] = {2, 2};
 #else
 constexpr int most_rows[] = {8, 6};
@@ -417,7 +423,7 @@ void multiply_few(const std::byte* group, std::size_t group_bytes, std::size_t c
       few_rows<T, C>(group, group_bytes, columns, x.from(v, 0), sums + v * packed_row_group, next_sums,
                      next + v * lines / vectors * vector_bytes, block_lines * vector_bytes);
   };
-#ifndef TROPILLA_EMULATE_AVX512
+#ifndef TROPILLA_TWO_ROWS
   by.template operator()<most_rows[1]>();
   by.template operator()<4>();
 #endif

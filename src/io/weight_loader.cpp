@@ -187,8 +187,7 @@ struct weight_loader::impl {
     conclude(j.answer);
   }
 
-  // -- devices of which the processor has no memory
-  // --------------------------------------------------------------------
+  // -- devices whose memory the processor can't touch -----------------------------------------------------------------
 
   /// Has the group put together where the processor can write. False while there is no place.
   bool land(job& j, const weight_group_layout& group) {

@@ -1,8 +1,8 @@
 // The cast on the first GPU of this machine, beside the host: every type of weights, every type of keys and values,
 // streaming, batching, and budgets. Without a GPU the program says so and ends with 77, which ctest takes for skipped.
-#define CATCH_CONFIG_RUNNER
 #include "actors/runtime_impl.hpp"
 #include "kernels/cuda/gpus.hpp"
+#include "tests/support/before_tests.hpp"
 #include "tests/support/cuda_cases.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
@@ -101,15 +101,14 @@ TEST_CASE("memory comes and goes with the budget") {
   CHECK(after + (std::size_t{64} << 20) >= before); // the driver keeps some for itself
 }
 
-int main(int count, char** arguments) {
+int testing::before_tests(int count, char** arguments) {
   // ctest asks for the list of tests at build time, and needs no GPU for that.
-  bool lists = false;
   for (int i = 1; i < count; ++i)
-    lists = lists || std::string_view(arguments[i]).starts_with("--list");
+    if (std::string_view(arguments[i]).starts_with("--list"))
+      return 0;
   const auto list = cuda::list_gpus();
-  if (!lists && list.gpus.empty()) {
-    fmt::print("skipped: {}\n", list.none_because);
-    return 77;
-  }
-  return Catch::Session().run(count, arguments);
+  if (!list.gpus.empty())
+    return 0;
+  fmt::print("skipped: {}\n", list.none_because);
+  return 77;
 }
