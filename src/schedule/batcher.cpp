@@ -235,6 +235,7 @@ std::shared_ptr<step> batcher::compose() {
   for (const auto& s : decoding_)
     if (s->active && !s->scored() && s->pending() == 1 && work->logit_rows.size() < shape_.logit_rows && make_room(s))
       add_rows(*work, s, 1);
+  decoding_.clear(); // who has ended meanwhile is held by nobody
   // Who decodes waits for the whole step: it takes only half as much of prompts then.
   std::size_t most = shape_.step_rows - work->ids.size();
   if (!work->ids.empty())

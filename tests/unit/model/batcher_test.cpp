@@ -505,6 +505,18 @@ TEST_CASE("scoring hands out every row's logits, waits for the reader, and takes
   CHECK(sink->scored == std::vector<std::pair<std::size_t, std::size_t>>{{0, 4}, {4, 4}, {8, 2}});
 }
 
+TEST_CASE("nobody holds what a reply that ended was for") {
+  table_top t;
+  generation_options o;
+  o.max_tokens = 3;
+  const std::weak_ptr<recording_sink> sink = t.submit(1, 5, o);
+  while (t.step() > 0)
+    t.draw();
+  t.jobs.clear();
+  CHECK(t.queue.idle());
+  CHECK(sink.expired());
+}
+
 TEST_CASE("when all fails, everybody is told") {
   table_top t;
   const auto a = t.submit(1, 10);
