@@ -317,7 +317,7 @@ struct compute_state {
 
   /// Enqueues the groups that are there, or answers when the step is done.
   void advance() {
-    if (!current || busy || suspended)
+    if (!current || busy || suspended || handed_on)
       return;
     if (const auto broken = with.dev->failure())
       return give_up(*broken);
@@ -365,8 +365,7 @@ struct compute_state {
 
   /// The next device goes on, and its answer is ours.
   void hand_on() {
-    if (std::exchange(handed_on, true))
-      return;
+    handed_on = true;
     ask(self, with.next->get(), run_step{current, hidden_rows()})
         .then(
             [this](const step_computed& m) {
