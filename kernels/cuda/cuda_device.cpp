@@ -76,17 +76,22 @@ void cuda_device::copy(const std::byte* from, std::byte* to, std::size_t bytes) 
       idle_streams_.pop_back();
     }
   }
+  const auto give_back = [&] {
+    const std::lock_guard lock(mutex_);
+    if (s != nullptr)
+      idle_streams_.push_back(s);
+  };
   try {
     if (s == nullptr)
       s = gpu_->make_stream();
     gpu_->copy(s, from, to, bytes);
     gpu_->synchronize(s);
   } catch (const error& e) {
+    give_back();
     fail(e);
     throw;
   }
-  const std::lock_guard lock(mutex_);
-  idle_streams_.push_back(s);
+  give_back();
 }
 
 void cuda_device::upload(const std::byte* from, std::byte* to, std::size_t bytes) {
