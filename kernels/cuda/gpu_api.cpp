@@ -140,14 +140,14 @@ private:
 namespace tropilla::cuda {
 
 std::unique_ptr<gpu_api> open_gpu(int index) {
-  const auto list = list_gpus();
-  if (list.gpus.empty())
-    throw error(errc::unsupported, fmt::format("cuda:{} can't be used: {}", index, list.none_because));
-  if (index < 0 || static_cast<std::size_t>(index) >= list.gpus.size())
+  const auto count = count_gpus(); // of the others nothing is asked, which would make contexts on them
+  if (count.gpus == 0)
+    throw error(errc::unsupported, fmt::format("cuda:{} can't be used: {}", index, count.none_because));
+  if (index < 0 || index >= count.gpus)
     throw error(errc::invalid_argument,
                 fmt::format("there is no cuda:{}; this machine has cuda:0 to cuda:{} (tropilla devices lists them)",
-                            index, list.gpus.size() - 1));
-  const auto& g = list.gpus[static_cast<std::size_t>(index)];
+                            index, count.gpus - 1));
+  const gpu g = describe_gpu(index, count.gpus);
   if (!g.problem.empty())
     throw error(errc::unsupported, fmt::format("cuda:{} ({}) can't be used: {}", index, g.name, g.problem));
 #ifdef TROPILLA_HAS_CUDA

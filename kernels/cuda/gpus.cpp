@@ -1,6 +1,8 @@
 // Asks the CUDA runtime, which is linked statically and finds the driver, or not, when it is first called.
 #include "kernels/cuda/gpus.hpp"
 
+#include <utility>
+
 #ifdef TROPILLA_HAS_CUDA
 
 #include "kernels/cuda/probe.hpp"
@@ -37,7 +39,9 @@ int attribute(cudaDeviceAttr which, int index) {
   return cudaDeviceGetAttribute(&value, which, index) == cudaSuccess ? value : 0;
 }
 
-gpu ask(int index, int count) {
+} // namespace
+
+gpu describe_gpu(int index, int count) {
   gpu g;
   g.index = index;
   cudaDeviceProp properties{};
@@ -74,19 +78,13 @@ gpu ask(int index, int count) {
   return g;
 }
 
-} // namespace
-
-gpu_list list_gpus() {
-  gpu_list out;
+gpu_count count_gpus() {
   int count = 0;
-  if (const auto why = cudaGetDeviceCount(&count); why != cudaSuccess || count == 0) {
-    out.none_because = none_because(why == cudaSuccess ? cudaErrorNoDevice : why);
-    (void)cudaGetLastError(); // it was reported
-    return out;
-  }
-  for (int i = 0; i < count; ++i)
-    out.gpus.push_back(ask(i, count));
-  return out;
+  const auto why = cudaGetDeviceCount(&count);
+  (void)cudaGetLastError(); // it is reported here
+  if (why != cudaSuccess || count == 0)
+    return {0, none_because(why == cudaSuccess ? cudaErrorNoDevice : why)};
+  return {count, ""};
 }
 
 } // namespace tropilla::cuda
@@ -95,10 +93,26 @@ gpu_list list_gpus() {
 
 namespace tropilla::cuda {
 
-gpu_list list_gpus() {
-  return {{}, "this tropilla is built without CUDA (nvcc was not found, or TROPILLA_CUDA is off)"};
+gpu_count count_gpus() {
+  return {0, "this tropilla is built without CUDA (nvcc was not found, or TROPILLA_CUDA is off)"};
+}
+
+gpu describe_gpu(int, int) {
+  return {}; // not reached: there are none
 }
 
 } // namespace tropilla::cuda
 
 #endif
+
+namespace tropilla::cuda {
+
+gpu_list list_gpus() {
+  auto count = count_gpus();
+  gpu_list out{{}, std::move(count.none_because)};
+  for (int i = 0; i < count.gpus; ++i)
+    out.gpus.push_back(describe_gpu(i, count.gpus));
+  return out;
+}
+
+} // namespace tropilla::cuda

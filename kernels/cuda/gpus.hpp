@@ -24,6 +24,16 @@ struct gpu_list {
   std::string none_because; ///< a sentence; empty where there are some
 };
 
+struct gpu_count {
+  int gpus = 0;
+  std::string none_because; ///< as of `gpu_list`
+};
+
+/// Counts them without making a context on any.
+[[nodiscard]] gpu_count count_gpus();
+/// One of `count`; its context is made. @pre 0 <= index < count
+[[nodiscard]] gpu describe_gpu(int index, int count);
+
 /// Asks the driver. A machine without one, or with one that is too old, has an empty list and a reason: no error. Makes
 /// a context on each GPU while it asks for its free memory. Any thread.
 [[nodiscard]] gpu_list list_gpus();
