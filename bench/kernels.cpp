@@ -8,6 +8,7 @@
 #include "kernels/device.hpp"
 #include "kernels/host/activation_format.hpp"
 #include "kernels/host/linear.hpp"
+#include "kernels/host/read_bandwidth.hpp"
 #include "kernels/host/row_kernels.hpp"
 #include "tropilla/error.hpp"
 
@@ -96,29 +97,6 @@ private:
   std::size_t bytes_;
   std::byte* data_;
 };
-
-/// GB/s of all lanes reading a buffer larger than the caches, each its own part.
-double read_bandwidth(team& t) {
-  const buffer memory(std::size_t{384} << 20);
-  std::memset(memory.data(), 1, memory.size());
-  std::vector<std::uint64_t> found(t.lanes() * 8);
-  double best = 0;
-  for (int pass = 0; pass < 8; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
-    t.run([&](lane_context& lane) {
-      const std::size_t words = memory.size() / sizeof(std::uint64_t) / lane.lanes();
-      const auto* p = reinterpret_cast<const std::uint64_t*>(memory.data()) + words * lane.lane();
-      std::uint64_t sum[8] = {};
-      for (std::size_t i = 0; i + 8 <= words; i += 8)
-        for (std::size_t j = 0; j < 8; ++j)
-          sum[j] ^= p[i + j];
-      for (const std::uint64_t s : sum)
-        found[lane.lane() * 8] += s;
-    });
-    best = std::max(best, static_cast<double>(memory.size()) / seconds_since(start) / 1e9);
-  }
-  return best;
-}
 
 /// Ten independent products, many times: as fast as the units go. Every instruction multiplies and adds
 /// `bytes` pairs of int8.
@@ -278,7 +256,7 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
 
 void print_limits(const options& o) {
   team t(o.threads, "bench");
-  const double read = read_bandwidth(t);
+  const double read = read_bandwidth(o.threads, std::size_t{384} << 20, 8) / 1e9;
   const double int8 = int8_peak(t, o.isa);
   if (o.json)
     fmt::print("{}\n", nlohmann::json{{"read_gb_s", read}, {"int8_gop_s", int8}}.dump());

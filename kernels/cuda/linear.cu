@@ -29,9 +29,21 @@ struct product_target {
   bool accumulate;
 };
 
-/// Adds the sums of all warps, and of the parts of an input row, and stores them: `sums` is `[warps, C, 16]`.
-template <unsigned C>
-__device__ void store_sums(const float (&sums)[warps][C][packed_row_group], const product_target& t, unsigned parts) {
+/// Adds up what threads have of the same rows, and the parts of an input row, and stores the sums. `R` rows of `C`
+/// inputs are a thread's, those from `R` times its place among 16 / R lanes on.
+template <unsigned C, unsigned R>
+__device__ void store_sums(const float (&acc)[C][R], const product_target& t, unsigned parts) {
+  constexpr unsigned holders = group_rows / R; // lanes that have all rows between them
+  __shared__ float sums[warps][C][group_rows];
+  const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
+  for (unsigned c = 0; c < C; ++c)
+    for (unsigned i = 0; i < R; ++i) {
+      float sum = acc[c][i];
+      for (unsigned distance = holders; distance < warp_size; distance *= 2)
+        sum += __shfl_xor_sync(all_lanes, sum, static_cast<int>(distance));
+      if (lane < holders)
+        sums[warp][c][lane * R + i] = sum;
+    }
   __syncthreads();
   for (unsigned i = threadIdx.x; i < C / parts * group_rows; i += threads) {
     const unsigned input = i / group_rows, in_group = i % group_rows;
@@ -106,16 +118,7 @@ __global__ void __launch_bounds__(threads) few_rows(product_target t, quantised_
       }
     }
   }
-  __shared__ float sums[warps][C][packed_row_group];
-  for (unsigned c = 0; c < C; ++c)
-    for (unsigned i = 0; i < 4; ++i) {
-      float sum = acc[c][i];
-      for (int distance = 4; distance < 32; distance *= 2)
-        sum += __shfl_xor_sync(all_lanes, sum, distance);
-      if (lane < 4)
-        sums[warp][c][rows * 4 + i] = sum;
-    }
-  store_sums<C>(sums, t, parts);
+  store_sums(acc, t, parts);
 }
 
 /// Float types: a thread reads sixteen bytes of one column.
@@ -157,16 +160,7 @@ __global__ void __launch_bounds__(threads) few_rows_full(product_target t, const
         acc[c][i] = fmaf(w.value[i], in, acc[c][i]);
     }
   }
-  __shared__ float sums[warps][C][packed_row_group];
-  for (unsigned c = 0; c < C; ++c)
-    for (unsigned i = 0; i < piece::rows; ++i) {
-      float sum = acc[c][i];
-      for (int distance = piece::threads; distance < 32; distance *= 2)
-        sum += __shfl_xor_sync(all_lanes, sum, distance);
-      if (lane < piece::threads)
-        sums[warp][c][part * piece::rows + i] = sum;
-    }
-  store_sums<C>(sums, t, 1);
+  store_sums(acc, t, 1);
 }
 
 /// Calls `f.template operator()<C>(first)` until all of `rows` input rows had their turn, C a power of two.

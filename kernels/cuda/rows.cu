@@ -14,38 +14,22 @@ constexpr unsigned threads = warps * warp_size;
 
 /// Where a row of an activation goes; null where a part is not wanted.
 struct stored_row {
-  quantised_rows quantised;
-  unsigned parts;
-  float* full;
-  std::size_t full_stride;
-
-  __device__ stored_row(const activation_parts& p, std::size_t row)
-      : quantised(p.quantised), parts(static_cast<unsigned>(p.row_parts)),
-        full(p.full == nullptr ? nullptr : p.full + row * p.full_stride), full_stride(p.full_stride) {
-    if (quantised.q == nullptr)
-      return;
-    const std::size_t blocks = row * parts * (quantised.padded / activation_block);
-    quantised.q += row * parts * quantised.padded;
-    quantised.scale += blocks;
-    quantised.sum32 += blocks;
-    quantised.sum16 += 2 * blocks;
-    quantised.minus32 += blocks;
-    quantised.minus16 += 2 * blocks;
-  }
+  activation_parts to; ///< from the row on
 
   /// Called by a whole warp; `x` is 0 behind the row's width.
   __device__ void store(float x, unsigned lane, std::size_t block) const {
-    if (full != nullptr && block * activation_block + lane < full_stride)
-      full[block * activation_block + lane] = x;
-    if (quantised.q == nullptr)
+    if (to.full != nullptr && block * activation_block + lane < to.full_stride)
+      to.full[block * activation_block + lane] = x;
+    if (to.quantised.q == nullptr)
       return;
-    for (unsigned part = 0; part < parts; ++part)
-      x = store_part(x, lane, block + part * (quantised.padded / activation_block));
+    for (std::size_t part = 0; part < to.row_parts; ++part)
+      x = store_part(x, lane, block + part * (to.quantised.padded / activation_block));
   }
 
 private:
   /// Gives what was rounded away.
   __device__ float store_part(float x, unsigned lane, std::size_t at) const {
+    const quantised_rows& quantised = to.quantised;
     // Below, 127 / largest would overflow, and the block's part in any product is nothing.
     constexpr float smallest = 1e-36F;
     const float largest = warp_max(fabsf(x));
@@ -78,7 +62,7 @@ unsigned blocks_of(const activation_parts& parts, std::size_t width) noexcept {
 /// Stores a row, one block of threads each: `value(column)` for columns before `width`.
 template <class F>
 __device__ void store_row(const activation_parts& parts, std::size_t width, unsigned blocks, F value) {
-  const stored_row out(parts, blockIdx.x);
+  const stored_row out{host::parts_from(parts, blockIdx.x)};
   const unsigned lane = threadIdx.x % warp_size;
   for (unsigned b = threadIdx.x / warp_size; b < blocks; b += warps) {
     const std::size_t k = std::size_t{b} * activation_block + lane;

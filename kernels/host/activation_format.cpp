@@ -53,27 +53,13 @@ activation_parts locate(const activation& a, bool precise) noexcept {
   return parts;
 }
 
-activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept {
-  activation_parts out = parts;
-  if (parts.quantised.q != nullptr)
-    out.quantised = parts.quantised.from(row * parts.row_parts, 0);
-  if (parts.full != nullptr)
-    out.full = parts.full + row * parts.full_stride;
-  return out;
-}
-
 row_target row_of(const activation_parts& parts, std::size_t row) noexcept {
-  row_target out;
-  const auto& q = parts.quantised;
-  if (q.q != nullptr) {
-    const quantised_rows at = q.from(row * parts.row_parts, 0);
-    out = {at.q, at.scale, at.sum32, at.sum16, at.minus32, at.minus16};
-    out.rest = parts.row_parts > 1 ? q.padded : 0;
-  }
-  if (parts.full != nullptr) {
-    out.full = parts.full + row * parts.full_stride;
-    out.full_stride = parts.full_stride;
-  }
+  const activation_parts from = parts_from(parts, row);
+  const quantised_rows& q = from.quantised;
+  row_target out{q.q, q.scale, q.sum32, q.sum16, q.minus32, q.minus16};
+  out.rest = q.q != nullptr && from.row_parts > 1 ? q.padded : 0;
+  out.full = from.full;
+  out.full_stride = from.full != nullptr ? from.full_stride : 0;
   return out;
 }
 

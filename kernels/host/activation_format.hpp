@@ -28,7 +28,7 @@ struct quantised_rows {
   std::size_t padded = 0;
 
   /// From row `row` and block `block` on. Always inlined: files for several instruction sets use it.
-  [[nodiscard, gnu::always_inline]] inline quantised_rows from(std::size_t row, std::size_t block) const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr quantised_rows from(std::size_t row, std::size_t block) const noexcept {
     const std::size_t at = row * (padded / activation_block) + block;
     return {q + row * padded + block * activation_block,
             scale + at,
@@ -48,8 +48,15 @@ struct activation_parts {
   std::size_t full_stride = 0;
 };
 
-/// The same from row `row` on.
-[[nodiscard]] activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept;
+/// The same from row `row` on. GPUs call it, too.
+[[nodiscard]] constexpr activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept {
+  activation_parts out = parts;
+  if (parts.quantised.q != nullptr)
+    out.quantised = parts.quantised.from(row * parts.row_parts, 0);
+  if (parts.full != nullptr)
+    out.full = parts.full + row * parts.full_stride;
+  return out;
+}
 
 [[nodiscard]] std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept;
 [[nodiscard]] activation_parts locate(const activation& a, bool precise) noexcept;

@@ -3,8 +3,9 @@
 
 #include "kernels/cuda/gpus.hpp"
 #include "kernels/device.hpp"
+#include "kernels/host/read_bandwidth.hpp"
 #include "memory/arbiter.hpp"
-#include "src/app/memory_speed.hpp"
+#include "src/app/machine_memory.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
 
@@ -13,7 +14,6 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <unistd.h>
 
 namespace tropilla::app {
@@ -51,18 +51,6 @@ struct listed {
   std::vector<std::string> peers;
 };
 
-/// The number behind "key:" in a file of /proc; 0: there is none.
-std::size_t kibibytes_of(const char* path, std::string_view key) {
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with(key) && line[key.size()] == ':') {
-      std::size_t number = 0;
-      std::istringstream(line.substr(key.size() + 1)) >> number;
-      return number;
-    }
-  return 0;
-}
-
 std::string processor_name() {
   std::ifstream in("/proc/cpuinfo");
   for (std::string line; std::getline(in, line);)
@@ -86,9 +74,11 @@ listed describe_host() {
   listed d;
   d.name = "host:0";
   d.what = fmt::format("{}, {} cores, {}", processor_name(), usable_cores(), host_isa());
-  d.memory = std::min(1024 * kibibytes_of("/proc/meminfo", "MemTotal"), group_limit());
-  d.free = std::min(1024 * kibibytes_of("/proc/meminfo", "MemAvailable"), d.memory);
-  d.bandwidth = measure_reading(d.free);
+  d.memory = std::min(all_memory(), group_limit());
+  d.free = std::min(available_memory(), d.memory);
+  // A small machine is asked for an eighth of what it has left.
+  const std::size_t bytes = std::clamp<std::size_t>(d.free / 8, std::size_t{1} << 20, std::size_t{256} << 20);
+  d.bandwidth = host::read_bandwidth(usable_cores(), bytes, 5);
   return d;
 }
 

@@ -1,13 +1,12 @@
 // Three measurements, each bounded in time.
 #include "src/app/machine_speed.hpp"
 
+#include "src/app/machine_memory.hpp"
 #include "src/io/packed_weights.hpp"
 #include "src/io/read_speed.hpp"
 #include "src/model/layer_speed.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <string>
 
 namespace tropilla::app {
 namespace {
@@ -16,17 +15,6 @@ constexpr std::size_t mib = std::size_t{1} << 20;
 
 llama_layout layout_of(const gguf_file& file) {
   return llama_layout::make(llama_config::read(file));
-}
-
-/// Bytes that could be taken without anybody's going to disk; 0 where the system does not say.
-std::size_t available_memory() {
-  std::ifstream facts("/proc/meminfo");
-  std::string name, unit;
-  std::size_t kib = 0;
-  while (facts >> name >> kib && std::getline(facts, unit))
-    if (name == "MemAvailable:")
-      return kib * 1024;
-  return 0;
 }
 
 /// What a measurement throws means that there is none.

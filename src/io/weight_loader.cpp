@@ -125,6 +125,7 @@ struct weight_loader::impl {
   }
 
   void make_landings() {
+    std::size_t landing_bytes = 0;
     for (const auto& g : with.layout->groups)
       landing_bytes = std::max(landing_bytes, to_group_alignment(g.bytes));
     const std::size_t staging_bytes = to_group_alignment(with.shape.staging_bytes());
@@ -521,7 +522,6 @@ struct weight_loader::impl {
   std::unique_ptr<embedding_rows> rows; ///< of the row stream
   std::vector<float> widened;           ///< rows on their way to a device
   std::shared_ptr<std::byte> host_buffer;
-  std::size_t landing_bytes = 0;
   tracer::row read_row = 0;
   std::vector<tracer::row> pack_rows;
   std::size_t next_stream = 0;

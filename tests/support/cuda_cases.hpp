@@ -2,10 +2,8 @@
 #pragma once
 
 #include "actors/runtime_impl.hpp"
+#include "tests/support/difference.hpp"
 
-#include <catch2/catch.hpp>
-
-#include <cmath>
 #include <vector>
 
 namespace tropilla::testing {
@@ -32,17 +30,6 @@ inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<tok
   while (const auto p = channel->next_piece())
     ids.push_back(p->id);
   return ids;
-}
-
-inline double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  REQUIRE_FALSE(a.empty());
-  double error = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(static_cast<double>(a[i] - b[i]), 2);
-    size += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(error / size);
 }
 
 inline const std::vector<token_id> prompt{1, 17, 42, 5, 99, 7, 250};

@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda_kernels.hpp"
 #include "kernels/cuda/gpus.hpp"
 #include "kernels/kv_cache.hpp"
+#include "tests/support/difference.hpp"
 #include "tests/unit/kernels/matrix_fixture.hpp"
 
 #include <catch2/catch.hpp>
@@ -12,6 +13,7 @@
 using namespace tropilla;
 using namespace tropilla::host;
 using namespace tropilla::host::testing;
+using tropilla::testing::difference;
 
 namespace {
 
@@ -20,25 +22,6 @@ const cuda::kernel_table& emulated() {
 }
 
 constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
-
-/// ||a - b|| / ||b||; NaN where anything was left unwritten.
-double difference(std::span<const float> a, std::span<const float> b) {
-  REQUIRE(a.size() == b.size());
-  double error = 0, size = 1e-30;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-    size += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(error / size);
-}
-
-std::vector<std::size_t> widths_of(const tensor_type_info& type) {
-  if (type.block_values == 1)
-    return {7, 64, 576};
-  if (type.block_values == 32)
-    return {32, 96, 1056};
-  return {256, 1280};
-}
 
 /// Rows of an activation of one kind.
 struct stored_rows {
@@ -135,7 +118,7 @@ std::vector<float> numbers(const pages_of& pages, const attention_shape& s, cons
 
 TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda]") {
   for (const tensor_type_info& type : tensor_types())
-    for (const std::size_t columns : widths_of(type))
+    for (const std::size_t columns : product_widths(type))
       for (const std::size_t rows : {1, 3, 13}) {
         INFO(type.name << " " << columns << " columns, " << rows << " rows");
         const bool accumulate = rows == 3;
@@ -214,7 +197,7 @@ TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
 
 TEST_CASE("CUDA: an embedding is exact", "[cuda]") {
   for (const tensor_type_info& type : tensor_types())
-    for (const std::size_t columns : widths_of(type)) {
+    for (const std::size_t columns : product_widths(type)) {
       INFO(type.name << " " << columns);
       const random_matrix m(type.type, 35, columns, 7);
       const std::vector<std::int32_t> ids{0, 34, 17, 5, 6};

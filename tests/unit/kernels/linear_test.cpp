@@ -106,20 +106,12 @@ void check_accuracy(const output& out, const random_matrix& m, const random_inpu
   CHECK(worst < 4e-6);
 }
 
-std::vector<std::size_t> widths_of(const tensor_type_info& type) {
-  if (type.block_values == 1)
-    return {7, 64, 576};
-  if (type.block_values == 32)
-    return {32, 64, 576, 1056};
-  return {256, 1280};
-}
-
 } // namespace
 
 TEST_CASE("a product is exact up to the rounding of its sums", "[linear]") {
   for (const linear_table* table : tables())
     for (const tensor_type_info& type : tensor_types())
-      for (const std::size_t columns : widths_of(type)) {
+      for (const std::size_t columns : product_widths(type)) {
         const bool accumulate = columns % 128 == 0;
         const random_matrix m(type.type, 35, columns, 11);
         const random_input x(13, columns, 12);
@@ -134,7 +126,7 @@ TEST_CASE("a product is exact up to the rounding of its sums", "[linear]") {
 TEST_CASE("a precise product uses the inputs as they are", "[linear]") {
   for (const linear_table* table : tables())
     for (const tensor_type_info& type : tensor_types()) {
-      const std::size_t columns = widths_of(type).back();
+      const std::size_t columns = product_widths(type).back();
       const random_matrix m(type.type, 17, columns, 21);
       const std::vector<float> values = random_floats(9 * columns, 22);
       random_input x(9, columns, 22);

@@ -65,6 +65,15 @@ inline std::vector<std::byte> random_blocks(tensor_type type, std::size_t rows, 
   return out;
 }
 
+/// Columns of matrices to multiply: a block, some, many, and where a type has no blocks an odd number.
+inline std::vector<std::size_t> product_widths(const tensor_type_info& type) {
+  if (type.block_values == 1)
+    return {7, 64, 576};
+  if (type.block_values == 32)
+    return {32, 64, 576, 1056};
+  return {256, 1280};
+}
+
 /// A packed matrix and what it stands for.
 struct random_matrix {
   packed_layout layout;
