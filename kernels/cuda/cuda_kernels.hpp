@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace tropilla::cuda {
 
@@ -31,6 +32,9 @@ struct step_rows {
   std::byte* const* page_starts = nullptr; ///< of one sequence after another
   std::uint32_t rows = 0;
 };
+
+/// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
+inline constexpr unsigned most_few_inputs = 64;
 
 /// Few rows leave most of a GPU idle: their context is divided between blocks of threads, into parts of which all rows
 /// together have no more than these.
@@ -54,8 +58,9 @@ struct kernel_table {
   /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
   void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
                        std::size_t width, const host::activation_parts& parts);
-  /// One target of `ops::linear`. Few rows read the weights once for eight of them.
-  void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows, const linear_target& target);
+  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type.
+  void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
+                 std::span<const linear_target> targets);
   /// As `ops::rope_and_append`.
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,

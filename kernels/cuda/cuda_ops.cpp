@@ -5,6 +5,7 @@
 #include "tropilla/error.hpp"
 
 #include <algorithm>
+#include <array>
 #include <fmt/format.h>
 
 namespace tropilla::cuda {
@@ -15,9 +16,8 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept {
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
-/// Rows of a gated product that have their gates in the scratch at a time. Each eight of them read the weights anew,
-/// whatever their number.
-constexpr std::size_t gated_rows = 64;
+/// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy.
+constexpr std::size_t gated_rows = 256;
 
 std::size_t workspace_bytes(std::size_t rows, std::size_t width) noexcept {
   const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
@@ -85,9 +85,7 @@ void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  const auto parts = host::locate(input, false);
-  for (const auto& t : targets)
-    gpu_.kernels().linear(stream_, parts, rows, t);
+  gpu_.kernels().linear(stream_, host::locate(input, false), rows, targets);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
@@ -111,8 +109,8 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
   for (std::size_t first = 0; first < rows; first += gated_rows) {
     const std::size_t count = std::min(gated_rows, rows - first);
     float* const gated = gates + count * out.width;
-    gpu_.kernels().linear(stream_, host::parts_from(in, first), count, {gate, gates, out.width, false});
-    gpu_.kernels().linear(stream_, host::parts_from(in, first), count, {up, gated, out.width, false});
+    const std::array<linear_target, 2> both = {{{gate, gates, out.width, false}, {up, gated, out.width, false}}};
+    gpu_.kernels().linear(stream_, host::parts_from(in, first), count, both);
     gpu_.kernels().store_swiglu(stream_, gates, gated, out.width, count, out.width, host::parts_from(to, first));
   }
 }

@@ -28,8 +28,7 @@ struct context {
 class block {
 public:
   block(dim3 grid, dim3 index, unsigned threads, const std::function<void()>& job, std::vector<context>& contexts)
-      : job_(job),
-        contexts_(contexts), given_{std::vector<std::uint64_t>(threads), std::vector<std::uint64_t>(threads)} {
+      : job_(job), contexts_(contexts), given_{std::vector<words>(threads), std::vector<words>(threads)} {
     for (unsigned t = 0; t < threads; ++t) {
       auto& c = contexts_[t];
       c.where = {dim3(t), index, dim3(threads), grid};
@@ -58,13 +57,13 @@ public:
     swapcontext(&c.registers, &scheduler_);
   }
 
-  std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
+  const words* exchange(const words& mine) {
     // By turns in two places: nobody gives into one of them again before all have taken from it, and so have come to
     // the exchange after.
     auto& place = given_[contexts_[turn_].exchanges++ % 2];
-    place[turn_] = bits;
+    place[turn_] = mine;
     wait(state::at_warp);
-    return place[turn_ / warp * warp + lane];
+    return &place[turn_ / warp * warp];
   }
 
   static block* running;
@@ -115,7 +114,7 @@ private:
 
   const std::function<void()>& job_;
   std::vector<context>& contexts_;
-  std::array<std::vector<std::uint64_t>, 2> given_;
+  std::array<std::vector<words>, 2> given_;
   ucontext_t scheduler_{};
   std::size_t turn_ = 0;
 };
@@ -130,8 +129,8 @@ const place& current() noexcept {
 void wait_for_block() {
   block::running->wait(state::at_block);
 }
-std::uint64_t exchange(std::uint64_t bits, unsigned lane) {
-  return block::running->exchange(bits, lane);
+const words* exchange(const words& mine) {
+  return block::running->exchange(mine);
 }
 
 void run(dim3 grid, unsigned threads, const std::function<void()>& thread) {

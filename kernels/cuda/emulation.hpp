@@ -7,6 +7,7 @@
 
 #include "kernels/tensor_type.hpp"
 
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -27,6 +28,9 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+struct float2 {
+  float x, y;
+};
 struct uint2 {
   unsigned x, y;
 };
@@ -46,8 +50,11 @@ struct place {
 [[nodiscard]] const place& current() noexcept;
 
 void wait_for_block();
-/// Gives `bits` to the warp, and gets what `lane` gave.
-[[nodiscard]] std::uint64_t exchange(std::uint64_t bits, unsigned lane);
+
+/// What a lane gives to its warp at once: as much as the operands of a matrix product.
+using words = std::array<std::uint32_t, 6>;
+/// Gives `mine`, and gets what all lanes gave, `[32]`. Stays until the lane's exchange after the next.
+[[nodiscard]] const words* exchange(const words& mine);
 
 } // namespace emulation
 
@@ -62,11 +69,10 @@ inline void __syncthreads() {
 
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
-  static_assert(sizeof(T) <= sizeof(std::uint64_t));
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  bits = emulation::exchange(bits, static_cast<unsigned>(lane) % 32);
-  std::memcpy(&value, &bits, sizeof value);
+  static_assert(sizeof(T) <= sizeof(emulation::words));
+  emulation::words mine{};
+  std::memcpy(&mine, &value, sizeof value);
+  std::memcpy(&value, emulation::exchange(mine) + static_cast<unsigned>(lane) % 32, sizeof value);
   return value;
 }
 template <class T>
@@ -74,11 +80,6 @@ T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ distance);
 }
 
-inline int __dp4a(int a, int b, int sum) {
-  for (int i = 0; i < 4; ++i)
-    sum += static_cast<std::int8_t>(a >> (8 * i)) * static_cast<std::int8_t>(b >> (8 * i));
-  return sum;
-}
 inline float __uint_as_float(unsigned bits) {
   return std::bit_cast<float>(bits);
 }

@@ -26,7 +26,7 @@ void gather_rows(void* stream, const float* x, std::size_t width, const std::uin
                  float* out);
 
 // linear.cu
-void linear(void* stream, const activation_parts& input, std::size_t rows, const linear_target& target);
+void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets);
 
 // attention.cu
 void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,

@@ -11,10 +11,12 @@
 #ifdef TROPILLA_EMULATE_CUDA
 #include "kernels/cuda/emulation.hpp"
 #define TROPILLA_CUDA_NS cuda_emulated
+#define TROPILLA_UNROLL
 #else
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define TROPILLA_CUDA_NS cuda
+#define TROPILLA_UNROLL _Pragma("unroll")
 #endif
 
 namespace tropilla::TROPILLA_CUDA_NS {

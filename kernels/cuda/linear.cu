@@ -1,10 +1,15 @@
-// Matrix products of packed weights and a few rows.
+// Matrix products of packed weights, on tensor cores.
 //
-// A block of eight warps has one row group of sixteen rows. In quantised types half a warp reads one block of 32
-// columns, sixteen bytes a thread: thread 4 v + r has four rows (r) of groups v and v + 4. What a thread sums of its
-// rows is added up over the threads that have the same ones: in the warp first, then over the warps, always in this
-// order.
+// A warp multiplies a row group (sixteen rows) with eight inputs at a time, a block of 32 columns after the other.
+// Weights are the first operand: its row g is row 2 g of the group, and its row g + 8 row 2 g + 1, so that a lane's two
+// rows are neighbours and a load of eight bytes has both. Of quantised types the sum over a block (or over half of one,
+// where scales are for sixteen columns) is exact, and then scaled.
+//
+// An input's bits do not depend on the others, so every kernel adds in one order: columns are divided into chunks, the
+// sum of a chunk begins at zero and takes block after block, and the sums of chunks are added in their order. With few
+// inputs the warps of a block have different chunks of the same rows; with many they have different rows and inputs.
 #include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/matrix_words.hpp"
 #include "kernels/cuda/packed_words.hpp"
 
 #include <algorithm>
@@ -12,201 +17,536 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-constexpr unsigned warps = warps_of_block(8);
-constexpr auto group_rows = static_cast<unsigned>(packed_row_group);
-constexpr unsigned threads = warps * warp_size;
-/// Input rows (parts of them count) that meet a weight once it is read.
-constexpr unsigned most_rows = 8;
+constexpr auto rows_of_group = static_cast<unsigned>(packed_row_group);
+constexpr auto block_columns = static_cast<unsigned>(packed::block_columns);
+constexpr unsigned tile_inputs = 8; // of one product of a warp
+constexpr unsigned chunks = 16;
+
+/// Block at which chunk `c` of `blocks` begins.
+__device__ inline unsigned chunk_begin(unsigned c, unsigned blocks) {
+  return c * blocks / chunks;
+}
 
 /// What the kernels need of a `linear_target`.
 struct product_target {
   const std::byte* groups;
   std::size_t group_bytes;
-  std::uint32_t columns;
-  std::uint32_t rows;
   float* out;
   std::size_t stride;
+  std::uint32_t rows;
   bool accumulate;
 };
 
-/// Adds up what threads have of the same rows, and the parts of an input row, and stores the sums. `R` rows of `C`
-/// inputs are a thread's, those from `R` times its place among 16 / R lanes on.
-template <unsigned C, unsigned R>
-__device__ void store_sums(const float (&acc)[C][R], const product_target& t, unsigned parts) {
-  constexpr unsigned holders = group_rows / R; // lanes that have all rows between them
-  __shared__ float sums[warps][C][group_rows];
-  const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
-  for (unsigned c = 0; c < C; ++c)
-    for (unsigned i = 0; i < R; ++i) {
-      float sum = acc[c][i];
-      for (unsigned distance = holders; distance < warp_size; distance *= 2)
-        sum += __shfl_xor_sync(all_lanes, sum, static_cast<int>(distance));
-      if (lane < holders)
-        sums[warp][c][lane * R + i] = sum;
-    }
-  __syncthreads();
-  for (unsigned i = threadIdx.x; i < C / parts * group_rows; i += threads) {
-    const unsigned input = i / group_rows, in_group = i % group_rows;
-    const unsigned row = blockIdx.x * group_rows + in_group;
-    float sum = 0;
-    for (unsigned p = 0; p < parts; ++p)
-      for (unsigned w = 0; w < warps; ++w)
-        sum += sums[w][input * parts + p][in_group];
-    if (row < t.rows) {
-      float& out = t.out[input * t.stride + row];
-      out = t.accumulate ? out + sum : sum;
-    }
+/// Targets of one type and width; their row groups are numbered one after another.
+struct products {
+  static constexpr unsigned most = 3;
+  product_target of[most];
+  unsigned first_group[most];
+  unsigned count, groups;
+  std::uint32_t columns;
+
+  [[nodiscard]] __device__ unsigned blocks() const { return (columns + block_columns - 1) / block_columns; }
+};
+
+/// A row group, and where its sums go.
+struct group_of_product {
+  product_target target;
+  unsigned group;
+
+  __device__ group_of_product(const products& p, unsigned number) : target(p.of[0]), group(number) {
+    for (unsigned i = 1; i < products::most; ++i)
+      if (i < p.count && number >= p.first_group[i]) {
+        target = p.of[i];
+        group = number - p.first_group[i];
+      }
   }
-}
-
-/// The inputs' numbers of one block of columns, as one input row has them.
-template <tensor_type T>
-struct block_inputs {
-  static constexpr unsigned scales = packed::format_of(T).block_scales();
-
-  int low, high; ///< of the thread's two groups
-  float scale;
-  int start[scales]; ///< what takes the zero point off, in the thread that adds it
-  float sum[scales]; ///< for the minimum
-
-  __device__ block_inputs(const quantised_rows& x, unsigned c, unsigned b, unsigned v) {
-    const std::size_t at = c * (x.padded / activation_block) + b;
-    const auto* q = reinterpret_cast<const int*>(x.q + c * x.padded + b * activation_block);
-    low = q[v];
-    high = q[v + 4];
-    scale = x.scale[at];
-    for (unsigned s = 0; s < scales; ++s) {
-      const std::size_t i = at * scales + s;
-      start[s] = v == 0 && zero_point<T> != 0 ? zero_point<T> * (scales == 2 ? x.minus16 : x.minus32)[i] : 0;
-      sum[s] = v == 0 && packed::format_of(T).minimum ? (scales == 2 ? x.sum16 : x.sum32)[i] : 0.0F;
-    }
+  [[nodiscard]] __device__ const std::byte* weights() const { return target.groups + group * target.group_bytes; }
+  /// `row` is one of the group's.
+  __device__ void store(unsigned input, unsigned row, float sum) const {
+    row += group * rows_of_group;
+    if (row >= target.rows)
+      return;
+    float& out = target.out[input * target.stride + row];
+    out = target.accumulate ? out + sum : sum;
   }
 };
 
-template <tensor_type T, unsigned C>
-__global__ void __launch_bounds__(threads) few_rows(product_target t, quantised_rows x, unsigned parts) {
-  constexpr packed::format f = packed::format_of(T);
-  constexpr unsigned scales = f.block_scales();
-  const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
-  const unsigned rows = lane % 4, v = lane / 4 % 4;
-  const std::byte* const group = t.groups + blockIdx.x * t.group_bytes;
-  const unsigned blocks = t.columns / activation_block;
-  float acc[C][4] = {};
-  for (unsigned b = 2 * warp + lane / 16; b < blocks; b += 2 * warps) {
-    const std::byte* const unit = group + b / f.unit_blocks * f.unit_bytes();
-    const unsigned in_unit = b % f.unit_blocks;
-    const std::byte* const block = unit + f.header_bytes + in_unit * f.block_bytes();
-    const quad low = group_quad<T>(block, v, rows), high = group_quad<T>(block, v + 4, rows);
-    quad_scales w[scales];
-    for (unsigned s = 0; s < scales; ++s)
-      w[s] = unit_scales<T>(unit, rows, in_unit * scales + s);
-    for (unsigned c = 0; c < C; ++c) {
-      const block_inputs<T> in(x, c, b, v);
+// Inputs of a block of threads where there are many: warps lie in `many_row_warps` rows of `many_input_warps`, each
+// with `many_groups` row groups and `many_tiles` tiles of inputs.
+constexpr unsigned many_warps = warps_of_block(8), many_threads = many_warps * warp_size;
+constexpr unsigned many_input_warps = 2, many_row_warps = many_warps / many_input_warps;
+constexpr unsigned many_groups = 2, many_tiles = 8;
+constexpr unsigned many_inputs_of_block = many_input_warps * many_tiles * tile_inputs;
+
+/// Rounds up; for numbers of things that threads of a block share.
+constexpr unsigned for_each_thread(unsigned things) {
+  return (things + many_threads - 1) / many_threads;
+}
+/// Calls `f` with how many of `Things` the thread had before, and which one it has now.
+template <unsigned Things, class F>
+__device__ void each_of_thread(F f) {
+  TROPILLA_UNROLL
+  for (unsigned j = 0; j < for_each_thread(Things); ++j)
+    if (const unsigned i = j * many_threads + threadIdx.x; i < Things)
+      f(j, i);
+}
+
+// -- what lanes have of a block of columns ---------------------------------------------------------------------------
+//
+// For each kind of weights: `inputs`, as they lie in memory; a lane's `weights` and its `operands`, the numbers of
+// inputs; `multiply`, which adds their product; and a `stage` of several blocks of columns in shared memory, for which
+// inputs are `fetched` into registers first, so that others are multiplied while memory is waited for.
+
+/// Quantised weights and inputs.
+template <tensor_type T>
+struct quantised_product {
+  using inputs = quantised_rows;
+  static constexpr packed::format format = packed::format_of(T);
+  static constexpr unsigned scales = format.block_scales();
+  /// A type has a zero point, which is taken off where a sum starts, or a minimum, which is added for the inputs' sum.
+  static constexpr bool starts = zero_point<T> != 0, sums = format.minimum, extras = starts || sums;
+
+  /// From input `first` on.
+  [[nodiscard]] static __host__ __device__ inputs from(const inputs& x, unsigned first) { return x.from(first, 0); }
+
+  struct weights {
+    unsigned a[4];
+    row_scales<2> scale[scales];
+
+    __device__ weights(const std::byte* group, unsigned block, std::uint32_t) {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      const std::byte* const unit = group + block / format.unit_blocks * format.unit_bytes();
+      const unsigned in_unit = block % format.unit_blocks;
+      const std::byte* const at = unit + format.header_bytes + in_unit * format.block_bytes();
+      const auto first = group_rows<T, 2>(at, t, 2 * g), second = group_rows<T, 2>(at, t + 4, 2 * g);
+      for (unsigned i = 0; i < 2; ++i) {
+        a[i] = first.row[i];
+        a[2 + i] = second.row[i];
+      }
+      for (unsigned s = 0; s < scales; ++s)
+        scale[s] = unit_scales<T, 2>(unit, 2 * g, in_unit * scales + s);
+    }
+  };
+
+  /// Numbers of one input, scales and what belongs to them of two.
+  struct operands {
+    unsigned b[2];
+    float scale[2];
+    unsigned extra[scales][2];
+
+    operands() = default;
+    /// Of a tile, of which there are `count` inputs; what others would have is zero.
+    __device__ operands(const inputs& x, unsigned count, unsigned block, std::uint32_t) {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      const auto* const q = reinterpret_cast<const unsigned*>(x.q + g * x.padded + block * block_columns);
+      b[0] = g < count ? q[t] : 0;
+      b[1] = g < count ? q[t + 4] : 0;
+      for (unsigned i = 0; i < 2; ++i) {
+        const unsigned input = 2 * t + i;
+        const bool there = input < count;
+        const std::size_t at = input * (x.padded / activation_block) + block;
+        scale[i] = there ? x.scale[at] : 0.0F;
+        for (unsigned s = 0; s < scales; ++s)
+          extra[s][i] = extras && there ? extra_of(x, at * scales + s) : 0;
+      }
+    }
+  };
+
+  static __device__ unsigned extra_of(const inputs& x, std::size_t at) {
+    if constexpr (sums)
+      return __float_as_uint((scales == 2 ? x.sum16 : x.sum32)[at]);
+    return static_cast<unsigned>(zero_point<T> * (scales == 2 ? x.minus16 : x.minus32)[at]);
+  }
+
+  static __device__ void multiply(float (&acc)[4], const weights& w, const operands& x) {
+    for (unsigned s = 0; s < scales; ++s) {
+      // Integers below 2^22 in magnitude, in the mantissa of a float: a subtraction converts them.
+      constexpr int offset = 0x4B400000;
+      constexpr float offset_number = 12582912.0F;
+      int dot[4];
+      for (unsigned i = 0; i < 4; ++i)
+        dot[i] = offset + (starts ? static_cast<int>(x.extra[s][i % 2]) : 0);
+      if constexpr (scales == 1)
+        multiply_bytes(dot, w.a, x.b);
+      else
+        multiply_bytes(dot, {w.a[2 * s], w.a[2 * s + 1]}, x.b[s]);
       for (unsigned i = 0; i < 4; ++i) {
-        // Groups below 4 have the first of two scales.
-        int dot[scales];
-        dot[0] = __dp4a(low.row[i], in.low, in.start[0]);
-        if constexpr (scales == 2)
-          dot[1] = __dp4a(high.row[i], in.high, in.start[1]);
-        else
-          dot[0] = __dp4a(high.row[i], in.high, dot[0]);
-        for (unsigned s = 0; s < scales; ++s) {
-          acc[c][i] = fmaf(w[s].scale[i], static_cast<float>(dot[s]) * in.scale, acc[c][i]);
-          if constexpr (f.minimum)
-            acc[c][i] = fmaf(w[s].minimum[i], in.sum[s], acc[c][i]);
+        const float number = __uint_as_float(static_cast<unsigned>(dot[i])) - offset_number;
+        acc[i] = fmaf(w.scale[s].scale[i / 2], number * x.scale[i % 2], acc[i]);
+        if constexpr (sums)
+          acc[i] = fmaf(w.scale[s].minimum[i / 2], __uint_as_float(x.extra[s][i % 2]), acc[i]);
+      }
+    }
+  }
+
+  static constexpr unsigned stage_blocks = 4;
+  static constexpr unsigned pieces = stage_blocks * block_columns / sizeof(uint4); // of an input
+  static constexpr unsigned numbers = many_inputs_of_block * stage_blocks;         // scales
+
+  struct alignas(16) stage {
+    std::int8_t q[many_inputs_of_block][stage_blocks * block_columns + 16]; // so that no two banks are the same
+    float scale[stage_blocks][many_inputs_of_block];
+    unsigned extra[extras ? stage_blocks * scales : 1][extras ? many_inputs_of_block : 1];
+
+    /// Of the tile that begins with input `first`, of block `block` of the stage.
+    [[nodiscard]] __device__ operands read(unsigned first, unsigned block) const {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      const auto* const at = reinterpret_cast<const unsigned*>(q[first + g] + block * block_columns);
+      operands out;
+      out.b[0] = at[t];
+      out.b[1] = at[t + 4];
+      for (unsigned i = 0; i < 2; ++i) {
+        const unsigned input = first + 2 * t + i;
+        out.scale[i] = scale[block][input];
+        for (unsigned s = 0; s < scales; ++s)
+          out.extra[s][i] = extras ? extra[block * scales + s][input] : 0;
+      }
+      return out;
+    }
+  };
+
+  struct fetched {
+    uint4 q[for_each_thread(many_inputs_of_block * pieces)];
+    float scale[for_each_thread(numbers)];
+    unsigned extra[extras ? for_each_thread(numbers * scales) : 1];
+
+    /// From block `block` on, of `count` inputs.
+    __device__ fetched(const inputs& x, unsigned count, unsigned block, std::uint32_t) {
+      const auto blocks = static_cast<unsigned>(x.padded / block_columns);
+      each_of_thread<many_inputs_of_block * pieces>([&](unsigned j, unsigned i) {
+        const unsigned input = i / pieces, piece = i % pieces;
+        q[j] = {};
+        if (input < count && block + piece / 2 < blocks)
+          q[j] =
+              *reinterpret_cast<const uint4*>(x.q + input * x.padded + block * block_columns + piece * sizeof(uint4));
+      });
+      each_of_thread<numbers>([&](unsigned j, unsigned i) {
+        const unsigned input = i / stage_blocks, at = block + i % stage_blocks;
+        scale[j] = input < count && at < blocks ? x.scale[input * blocks + at] : 0.0F;
+      });
+      if constexpr (extras)
+        each_of_thread<numbers * scales>([&](unsigned j, unsigned i) {
+          const unsigned input = i / (stage_blocks * scales), at = block * scales + i % (stage_blocks * scales);
+          extra[j] = input < count && at < blocks * scales ? extra_of(x, input * blocks * scales + at) : 0;
+        });
+    }
+    __device__ void put(stage& to) const {
+      each_of_thread<many_inputs_of_block * pieces>([&](unsigned j, unsigned i) {
+        *reinterpret_cast<uint4*>(to.q[i / pieces] + i % pieces * sizeof(uint4)) = q[j];
+      });
+      each_of_thread<numbers>([&](unsigned j, unsigned i) { to.scale[i % stage_blocks][i / stage_blocks] = scale[j]; });
+      if constexpr (extras)
+        each_of_thread<numbers * scales>([&](unsigned j, unsigned i) {
+          to.extra[i % (stage_blocks * scales)][i / (stage_blocks * scales)] = extra[j];
+        });
+    }
+  };
+};
+
+/// F16 and BF16 weights; inputs are rounded to the same type. A lane's numbers of sixteen columns are those of columns
+/// t, t + 4, t + 8 and t + 12, so that loads of neighbouring lanes lie side by side.
+template <tensor_type T>
+struct half_product {
+  static constexpr bool bf16 = T == tensor_type::bf16;
+  static constexpr unsigned halves = block_columns / 16;
+
+  struct inputs {
+    const float* x;
+    std::size_t stride;
+  };
+  [[nodiscard]] static __host__ __device__ inputs from(const inputs& x, unsigned first) {
+    return {x.x + first * x.stride, x.stride};
+  }
+
+  struct weights {
+    unsigned a[halves][4];
+
+    __device__ weights(const std::byte* group, unsigned block, std::uint32_t columns) {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      for (unsigned h = 0; h < halves; ++h) {
+        unsigned word[4]; // two rows of a column each
+        for (unsigned j = 0; j < 4; ++j) {
+          const unsigned k = block * block_columns + h * 16 + j * 4 + t;
+          word[j] = k < columns ? *reinterpret_cast<const unsigned*>(group + (std::size_t{k} * rows_of_group + 2 * g) *
+                                                                                 sizeof(std::uint16_t))
+                                : 0;
+        }
+        for (unsigned j = 0; j < 2; ++j) {
+          a[h][2 * j] = low_halves(word[2 * j], word[2 * j + 1]);
+          a[h][2 * j + 1] = high_halves(word[2 * j], word[2 * j + 1]);
         }
       }
     }
-  }
-  store_sums(acc, t, parts);
-}
+  };
 
-/// Float types: a thread reads sixteen bytes of one column.
-template <tensor_type T>
-struct column_piece {
-  static constexpr unsigned rows = T == tensor_type::f32 ? 4 : 8;
-  static constexpr unsigned threads = packed_row_group / rows; ///< that have a column between them
-  float value[rows];
+  struct operands {
+    unsigned b[halves][2];
 
-  __device__ explicit column_piece(const std::byte* p) {
-    const quad q = load_quad(p);
-    for (unsigned i = 0; i < 4; ++i) {
-      const auto word = static_cast<unsigned>(q.row[i]);
-      if constexpr (T == tensor_type::f32) {
-        value[i] = __uint_as_float(word);
-      } else {
-        const auto low = static_cast<std::uint16_t>(word), high = static_cast<std::uint16_t>(word >> 16);
-        value[2 * i] = T == tensor_type::f16 ? to_float(low) : bf16_to_float32(low);
-        value[2 * i + 1] = T == tensor_type::f16 ? to_float(high) : bf16_to_float32(high);
-      }
+    operands() = default;
+    __device__ operands(const inputs& x, unsigned count, unsigned block, std::uint32_t columns) {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      for (unsigned h = 0; h < halves; ++h)
+        load(x.x + g * x.stride, g < count, block * block_columns + h * 16 + t, columns, b[h]);
     }
+  };
+
+  static __device__ void load(const float* x, bool there, unsigned first, std::uint32_t columns, unsigned (&b)[2]) {
+    float number[4];
+    for (unsigned j = 0; j < 4; ++j)
+      number[j] = there && first + 4 * j < columns ? x[first + 4 * j] : 0.0F;
+    b[0] = pack_halves<bf16>(number[0], number[1]);
+    b[1] = pack_halves<bf16>(number[2], number[3]);
   }
+
+  static __device__ void multiply(float (&acc)[4], const weights& w, const operands& x) {
+    for (unsigned h = 0; h < halves; ++h)
+      multiply_halves<bf16>(acc, w.a[h], x.b[h]);
+  }
+
+  static constexpr unsigned stage_blocks = 2;
+  static constexpr unsigned stage_halves = stage_blocks * halves;
+  static constexpr unsigned pairs = stage_halves * 4; // of words, of an input
+
+  struct stage {
+    uint2 words[many_inputs_of_block][pairs + 4]; // so that eight inputs' do not lie in the same banks
+
+    [[nodiscard]] __device__ operands read(unsigned first, unsigned block) const {
+      const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+      operands out;
+      for (unsigned h = 0; h < halves; ++h) {
+        const uint2 w = words[first + g][(block * halves + h) * 4 + t];
+        out.b[h][0] = w.x;
+        out.b[h][1] = w.y;
+      }
+      return out;
+    }
+  };
+
+  struct fetched {
+    unsigned b[for_each_thread(many_inputs_of_block * pairs)][2];
+
+    __device__ fetched(const inputs& x, unsigned count, unsigned block, std::uint32_t columns) {
+      each_of_thread<many_inputs_of_block * pairs>([&](unsigned j, unsigned i) {
+        const unsigned input = i / pairs, h = i % pairs / 4, t = i % 4;
+        load(x.x + input * x.stride, input < count, block * block_columns + h * 16 + t, columns, b[j]);
+      });
+    }
+    __device__ void put(stage& to) const {
+      each_of_thread<many_inputs_of_block * pairs>([&](unsigned j, unsigned i) {
+        to.words[i / pairs][i % pairs] = {b[j][0], b[j][1]};
+      });
+    }
+  };
 };
 
-template <tensor_type T, unsigned C>
-__global__ void __launch_bounds__(threads) few_rows_full(product_target t, const float* x, std::size_t x_stride) {
-  using piece = column_piece<T>;
-  constexpr unsigned at_once = warp_size / piece::threads; // columns of a warp
-  constexpr unsigned element = T == tensor_type::f32 ? 4 : 2;
-  const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
-  const unsigned part = lane % piece::threads;
-  const std::byte* const group = t.groups + blockIdx.x * t.group_bytes;
-  float acc[C][piece::rows] = {};
-  for (unsigned k = warp * at_once + lane / piece::threads; k < t.columns; k += warps * at_once) {
-    const piece w(group + (std::size_t{k} * packed_row_group + part * piece::rows) * element);
-    for (unsigned c = 0; c < C; ++c) {
-      const float in = x[c * x_stride + k];
-      for (unsigned i = 0; i < piece::rows; ++i)
-        acc[c][i] = fmaf(w.value[i], in, acc[c][i]);
-    }
-  }
-  store_sums(acc, t, 1);
+// -- kernels ---------------------------------------------------------------------------------------------------------
+
+/// Where a lane's sums belong: `f(input, row, sum)`, inputs from that of the tile on.
+template <class F>
+__device__ void each_sum(const float (&sums)[4], F f) {
+  const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+  for (unsigned i = 0; i < 4; ++i)
+    f(2 * t + i % 2, 2 * g + i / 2, sums[i]);
 }
 
-/// Calls `f.template operator()<C>(first)` until all of `rows` input rows had their turn, C a power of two.
-template <unsigned C = most_rows, class F>
-void by_rows(std::size_t rows, std::size_t least, F f, std::size_t first = 0) {
-  for (; first + C <= rows; first += C)
-    f.template operator()<C>(first);
-  if constexpr (C > 1)
-    if (first < rows && C / 2 >= least)
-      by_rows<C / 2>(rows, least, f, first);
+constexpr unsigned few_warps = warps_of_block(16), few_threads = few_warps * warp_size;
+/// Tiles of inputs that meet a weight once it is read, where there are few.
+constexpr unsigned most_few_tiles = 4;
+
+/// One row group, `Tiles` tiles of inputs.
+template <class Product, unsigned Tiles>
+__global__ void __launch_bounds__(few_threads)
+    multiply_few(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+  __shared__ float sums[chunks][Tiles * tile_inputs][rows_of_group];
+  const group_of_product group(p, blockIdx.x);
+  const unsigned blocks = p.blocks();
+  for (unsigned chunk = threadIdx.x / warp_size; chunk < chunks; chunk += few_warps) {
+    float acc[Tiles][4] = {};
+    for (unsigned b = chunk_begin(chunk, blocks); b < chunk_begin(chunk + 1, blocks); ++b) {
+      const typename Product::weights w(group.weights(), b, p.columns);
+      for (unsigned tile = 0; tile < Tiles; ++tile)
+        if (const unsigned first = tile * tile_inputs; first < count)
+          Product::multiply(acc[tile], w, {Product::from(x, first), count - first, b, p.columns});
+    }
+    for (unsigned tile = 0; tile < Tiles; ++tile)
+      each_sum(acc[tile],
+               [&](unsigned input, unsigned row, float sum) { sums[chunk][tile * tile_inputs + input][row] = sum; });
+  }
+  __syncthreads();
+  for (unsigned i = threadIdx.x; i < count / parts * rows_of_group; i += few_threads) {
+    const unsigned input = i / rows_of_group, row = i % rows_of_group;
+    float sum = 0;
+    for (unsigned part = 0; part < parts; ++part) {
+      float of_part = 0;
+      for (unsigned c = 0; c < chunks; ++c)
+        of_part += sums[c][input * parts + part][row];
+      sum = part == 0 ? of_part : sum + of_part;
+    }
+    group.store(input, row, sum);
+  }
+}
+
+/// Warps share inputs, which lie in shared memory: one stage is multiplied while the next one comes.
+template <class Product>
+__global__ void __launch_bounds__(many_threads)
+    multiply_many(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+  __shared__ typename Product::stage stages[2];
+  const unsigned warp = threadIdx.x / warp_size;
+  const unsigned first_input = blockIdx.x * many_inputs_of_block;
+  const unsigned of_warp = warp % many_input_warps * many_tiles * tile_inputs;
+  const unsigned first_group = (blockIdx.y * many_row_warps + warp / many_input_warps) * many_groups;
+  const unsigned here = count - first_input; // or more than the block takes
+  const typename Product::inputs from = Product::from(x, first_input);
+  const std::byte* rows[many_groups];
+  for (unsigned g = 0; g < many_groups; ++g) // behind the last one: that one again, which is not stored
+    rows[g] = group_of_product(p, min(first_group + g, p.groups - 1)).weights();
+
+  const unsigned blocks = p.blocks();
+  float acc[many_groups][many_tiles][4] = {}, total[many_groups][many_tiles][4] = {};
+  const auto end_chunk = [&] {
+    TROPILLA_UNROLL
+    for (unsigned g = 0; g < many_groups; ++g)
+      TROPILLA_UNROLL
+    for (unsigned tile = 0; tile < many_tiles; ++tile)
+      for (unsigned i = 0; i < 4; ++i) {
+        total[g][tile][i] += acc[g][tile][i];
+        acc[g][tile][i] = 0;
+      }
+  };
+  typename Product::fetched(from, here, 0, p.columns).put(stages[0]);
+  __syncthreads();
+  unsigned chunk = 0;
+  for (unsigned first = 0, turn = 0; first < blocks; first += Product::stage_blocks, turn ^= 1) {
+    // Behind the last block there are only zeros to fetch.
+    const typename Product::fetched next(from, here, first + Product::stage_blocks, p.columns);
+    TROPILLA_UNROLL
+    for (unsigned b = 0; b < Product::stage_blocks; ++b) {
+      if (first + b >= blocks)
+        break;
+      for (; chunk_begin(chunk + 1, blocks) <= first + b; ++chunk)
+        end_chunk();
+      const typename Product::weights w[many_groups] = {{rows[0], first + b, p.columns},
+                                                        {rows[1], first + b, p.columns}};
+      TROPILLA_UNROLL
+      for (unsigned tile = 0; tile < many_tiles; ++tile) {
+        const typename Product::operands in = stages[turn].read(of_warp + tile * tile_inputs, b);
+        for (unsigned g = 0; g < many_groups; ++g)
+          Product::multiply(acc[g][tile], w[g], in);
+      }
+    }
+    next.put(stages[turn ^ 1]);
+    __syncthreads();
+  }
+  end_chunk();
+  TROPILLA_UNROLL
+  for (unsigned g = 0; g < many_groups; ++g)
+    if (first_group + g < p.groups) {
+      const group_of_product group(p, first_group + g);
+      TROPILLA_UNROLL
+      for (unsigned tile = 0; tile < many_tiles; ++tile) {
+        const unsigned lane = threadIdx.x % warp_size;
+        const unsigned input = first_input + of_warp + tile * tile_inputs + lane % 4 * 2;
+        for (unsigned row = 0; row < 2; ++row) { // the lane's; two inputs of each, or two parts of one
+          const float(&sums)[4] = total[g][tile];
+          const unsigned in_group = lane / 4 * 2 + row;
+          if (parts == 2 && input < count)
+            group.store(input / 2, in_group, sums[2 * row] + sums[2 * row + 1]);
+          else
+            for (unsigned i = 0; i < 2; ++i)
+              if (input + i < count)
+                group.store(input + i, in_group, sums[2 * row + i]);
+        }
+      }
+    }
+}
+
+/// Float32 weights, which models have for small matrices: a thread has a row and every sixteenth column.
+constexpr unsigned full_slices = 16;
+__global__ void __launch_bounds__(full_slices* rows_of_group)
+    multiply_full(products p, const float* x, std::size_t stride) {
+  __shared__ float sums[full_slices][rows_of_group];
+  const group_of_product group(p, blockIdx.x);
+  const auto* const weights = reinterpret_cast<const float*>(group.weights());
+  const unsigned row = threadIdx.x % rows_of_group, slice = threadIdx.x / rows_of_group;
+  const float* const in = x + blockIdx.y * stride;
+  float acc = 0;
+  for (unsigned k = slice; k < p.columns; k += full_slices)
+    acc = fmaf(weights[std::size_t{k} * rows_of_group + row], in[k], acc);
+  sums[slice][row] = acc;
+  __syncthreads();
+  if (slice == 0) {
+    float sum = 0;
+    for (unsigned s = 0; s < full_slices; ++s)
+      sum += sums[s][row];
+    group.store(blockIdx.y, row, sum);
+  }
+}
+
+/// The same targets from input row `first` on.
+products after(products p, std::size_t first) {
+  for (unsigned i = 0; i < p.count; ++i)
+    p.of[i].out += first * p.of[i].stride;
+  return p;
+}
+
+/// `count` inputs, `parts` of each row.
+template <class Product>
+void multiply(void* stream, const products& p, const typename Product::inputs& x, unsigned count, unsigned parts) {
+  if (count > cuda::most_few_inputs) {
+    constexpr unsigned groups = many_row_warps * many_groups;
+    const dim3 grid((count + many_inputs_of_block - 1) / many_inputs_of_block, (p.groups + groups - 1) / groups);
+    launch(stream, grid, many_threads, multiply_many<Product>, p, x, count, parts);
+    return;
+  }
+  for (unsigned first = 0; first < count; first += most_few_tiles * tile_inputs) {
+    const unsigned here = std::min(count - first, most_few_tiles * tile_inputs);
+    const auto with = [&]<unsigned Tiles>() {
+      launch(stream, dim3(p.groups), few_threads, multiply_few<Product, Tiles>, after(p, first / parts),
+             Product::from(x, first), here, parts);
+    };
+    if (here <= tile_inputs)
+      with.template operator()<1>();
+    else if (here <= 2 * tile_inputs)
+      with.template operator()<2>();
+    else
+      with.template operator()<most_few_tiles>();
+  }
+}
+
+/// Targets of one type.
+void multiply_type(void* stream, const activation_parts& input, std::size_t rows, tensor_type type, const products& p) {
+  const auto count = static_cast<unsigned>(rows);
+  if (type == tensor_type::f32)
+    launch(stream, dim3(p.groups, count), full_slices * rows_of_group, multiply_full, p, input.full, input.full_stride);
+  else if (type == tensor_type::f16)
+    multiply<half_product<tensor_type::f16>>(stream, p, {input.full, input.full_stride}, count, 1);
+  else if (type == tensor_type::bf16)
+    multiply<half_product<tensor_type::bf16>>(stream, p, {input.full, input.full_stride}, count, 1);
+  else
+    packed::with_quantised(type, [&]<tensor_type T>() {
+      const auto parts = static_cast<unsigned>(input.row_parts);
+      multiply<quantised_product<T>>(stream, p, input.quantised, count * parts, parts);
+    });
 }
 
 } // namespace
 
-void linear(void* stream, const activation_parts& input, std::size_t rows, const linear_target& target) {
-  const packed_layout& w = target.weight.layout;
-  if (rows == 0 || w.rows == 0)
-    return;
-  product_target t{target.weight.data,
-                   w.group_bytes,
-                   static_cast<std::uint32_t>(w.columns),
-                   static_cast<std::uint32_t>(w.rows),
-                   target.out,
-                   target.stride,
-                   target.accumulate};
-  const dim3 grid(static_cast<unsigned>(w.row_groups()));
-  if (packed::is_float(w.type)) {
-    by_rows(rows, 1, [&]<unsigned C>(std::size_t first) {
-      t.out = target.out + first * target.stride;
-      const float* const x = input.full + first * input.full_stride;
-      if (w.type == tensor_type::f32)
-        launch(stream, grid, threads, few_rows_full<tensor_type::f32, C>, t, x, input.full_stride);
-      else if (w.type == tensor_type::f16)
-        launch(stream, grid, threads, few_rows_full<tensor_type::f16, C>, t, x, input.full_stride);
-      else
-        launch(stream, grid, threads, few_rows_full<tensor_type::bf16, C>, t, x, input.full_stride);
-    });
-    return;
+void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets) {
+  for (std::size_t i = 0; rows != 0 && i < targets.size();) {
+    const tensor_type type = targets[i].weight.layout.type;
+    products p{};
+    for (; p.count < products::most && i < targets.size() && targets[i].weight.layout.type == type; ++i) {
+      const linear_target& t = targets[i];
+      const packed_layout& w = t.weight.layout;
+      p.columns = static_cast<std::uint32_t>(w.columns);
+      p.first_group[p.count] = p.groups;
+      p.of[p.count++] = {t.weight.data, w.group_bytes, t.out, t.stride, static_cast<std::uint32_t>(w.rows),
+                         t.accumulate};
+      p.groups += static_cast<unsigned>(w.row_groups());
+    }
+    if (p.groups != 0)
+      multiply_type(stream, input, rows, type, p);
   }
-  const auto parts = static_cast<unsigned>(input.row_parts);
-  packed::with_quantised(w.type, [&]<tensor_type T>() {
-    by_rows(rows * parts, parts, [&]<unsigned C>(std::size_t first) {
-      t.out = target.out + first / parts * target.stride;
-      launch(stream, grid, threads, few_rows<T, C>, t, input.quantised.from(first, 0), parts);
-    });
-  });
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -125,22 +125,12 @@ __global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, s
     for (unsigned b = threadIdx.x / warp_size; b < columns / activation_block; b += warps) {
       const std::byte* const unit = group + b / f.unit_blocks * f.unit_bytes();
       const unsigned in_unit = b % f.unit_blocks;
-      const quad q = group_quad<T>(unit + f.header_bytes + in_unit * f.block_bytes(), lane / 4, row / 4);
+      const auto q = group_rows<T, 1>(unit + f.header_bytes + in_unit * f.block_bytes(), lane / 4, row);
       constexpr unsigned scales = f.block_scales(), scale_columns = f.scale_columns;
-      const unsigned s = in_unit * scales + lane / scale_columns;
-      const quad_scales w = unit_scales<T>(unit, row / 4, s);
-      // Arrays are indexed by constants only, so that they stay in registers.
-      int word = q.row[0];
-      float scale = w.scale[0], minimum = w.minimum[0];
-      for (unsigned i = 1; i < 4; ++i)
-        if (row % 4 == i) {
-          word = q.row[i];
-          scale = w.scale[i];
-          minimum = w.minimum[i];
-        }
-      const int value = static_cast<std::int8_t>(word >> (lane % 4 * 8));
-      out[b * activation_block + lane] =
-          f.minimum ? scale * static_cast<float>(value) + minimum : scale * static_cast<float>(value - zero_point<T>);
+      const auto w = unit_scales<T, 1>(unit, row, in_unit * scales + lane / scale_columns);
+      const int value = static_cast<std::int8_t>(q.row[0] >> (lane % 4 * 8));
+      out[b * activation_block + lane] = f.minimum ? w.scale[0] * static_cast<float>(value) + w.minimum[0]
+                                                   : w.scale[0] * static_cast<float>(value - zero_point<T>);
     }
   }
 }

@@ -21,6 +21,10 @@ const cuda::kernel_table& emulated() {
   return cuda_emulated::kernels();
 }
 
+void multiply(const activation_parts& x, std::size_t rows, const linear_target& target) {
+  emulated().linear(nullptr, x, rows, {&target, 1});
+}
+
 constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
 
 /// Rows of an activation of one kind.
@@ -119,16 +123,20 @@ std::vector<float> numbers(const pages_of& pages, const attention_shape& s, cons
 TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda]") {
   for (const tensor_type_info& type : tensor_types())
     for (const std::size_t columns : product_widths(type))
-      for (const std::size_t rows : {1, 3, 13}) {
+      for (const std::size_t rows : {1, 3, 13, 27, 70}) {
         INFO(type.name << " " << columns << " columns, " << rows << " rows");
         const bool accumulate = rows == 3;
         const random_matrix m(type.type, 35, columns, 11);
         const random_input x(rows, columns, 12);
+        const auto parts = locate(x.stored, false);
+        if (type.type == tensor_type::f16 || type.type == tensor_type::bf16) // whose inputs are rounded
+          for (float& number : std::span(parts.full, rows * parts.full_stride))
+            number = bf16_to_float(float_to_bf16(number));
         const std::size_t stride = 38;
         std::vector<float> ours(rows * stride, accumulate ? 0.5F : untouched), wanted = ours;
         const linear_target target{m.view(), wanted.data(), stride, accumulate};
         with_ops(kernels_of("scalar"), 1, false, [&](ops& o) { o.linear(x.stored, rows, {&target, 1}); });
-        emulated().linear(nullptr, locate(x.stored, false), rows, {m.view(), ours.data(), stride, accumulate});
+        multiply(parts, rows, {m.view(), ours.data(), stride, accumulate});
         for (std::size_t r = 0; r < rows; ++r) {
           const std::size_t at = r * stride;
           CHECK(difference({ours.data() + at, 35}, {wanted.data() + at, 35}) < 1e-5);
@@ -138,33 +146,57 @@ TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda
       }
 }
 
-TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cuda]") {
-  const random_matrix m(tensor_type::q4_k, 48, 512, 3);
-  const random_input x(11, 512, 4);
-  std::vector<float> together(11 * 48, untouched), alone = together;
-  emulated().linear(nullptr, locate(x.stored, false), 11, {m.view(), together.data(), 48, false});
-  for (std::size_t r = 0; r < 11; ++r) {
-    auto parts = locate(x.stored, false);
-    parts.quantised = parts.quantised.from(r, 0);
-    emulated().linear(nullptr, parts, 1, {m.view(), alone.data() + r * 48, 48, false});
+TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
+  const random_matrix m[] = {{tensor_type::q4_k, 35, 512, 1},
+                             {tensor_type::q4_k, 16, 512, 2},
+                             {tensor_type::q6_k, 50, 512, 3},
+                             {tensor_type::q4_k, 17, 512, 4}};
+  const random_input x(2, 512, 5);
+  std::vector<float> ours(2 * 118, untouched), wanted = ours;
+  std::vector<linear_target> targets, alone;
+  std::size_t at = 0;
+  for (const auto& one : m) {
+    targets.push_back({one.view(), ours.data() + at, 118, false});
+    alone.push_back({one.view(), wanted.data() + at, 118, false});
+    at += one.layout.rows;
   }
-  CHECK(same_bits(together, alone));
+  emulated().linear(nullptr, locate(x.stored, false), 2, targets);
+  for (const auto& target : alone)
+    multiply(locate(x.stored, false), 2, target);
+  CHECK(same_bits(ours, wanted));
+}
+
+TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cuda]") {
+  constexpr std::size_t rows = cuda::most_few_inputs + 7;
+  for (const auto type : {tensor_type::q4_k, tensor_type::q6_k, tensor_type::q8_0, tensor_type::bf16})
+    for (const std::size_t columns : {256, 1280}) { // chunks of less than a block, and of several
+      INFO(info(type).name << " " << columns << " columns");
+      const random_matrix m(type, 48, columns, 3);
+      const random_input x(rows, columns, 4);
+      const auto parts = locate(x.stored, false);
+      std::vector<float> together(rows * 48, untouched), apart = together;
+      multiply(parts, rows, {m.view(), together.data(), 48, false});
+      for (std::size_t first = 0, count = 1; first < rows; first += count, count = std::min(2 * count, rows - first))
+        multiply(host::parts_from(parts, first), count, {m.view(), apart.data() + first * 48, 48, false});
+      CHECK(same_bits(together, apart));
+    }
 }
 
 TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
-  for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0}) {
-    const random_matrix m(type, 21, 512, 5);
-    const auto values = random_floats(5 * 512, 6);
-    const stored_rows x(activation_kind::refined, 5, 512);
-    std::vector<float> ours(5 * 21, untouched), wanted = ours;
-    const linear_target target{m.view(), wanted.data(), 21, false};
-    with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
-      o.quantise_activation(values.data(), 512, 5, x.view);
-      o.linear(x.view, 5, {&target, 1});
-    });
-    emulated().linear(nullptr, x.parts(), 5, {m.view(), ours.data(), 21, false});
-    CHECK(difference(ours, wanted) < 1e-5);
-  }
+  for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0})
+    for (const std::size_t rows : {5, 40}) {
+      const random_matrix m(type, 21, 512, 5);
+      const auto values = random_floats(rows * 512, 6);
+      const stored_rows x(activation_kind::refined, rows, 512);
+      std::vector<float> ours(rows * 21, untouched), wanted = ours;
+      const linear_target target{m.view(), wanted.data(), 21, false};
+      with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
+        o.quantise_activation(values.data(), 512, rows, x.view);
+        o.linear(x.view, rows, {&target, 1});
+      });
+      multiply(x.parts(), rows, {m.view(), ours.data(), 21, false});
+      CHECK(difference(ours, wanted) < 1e-5);
+    }
 }
 
 TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
