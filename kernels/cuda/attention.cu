@@ -1,10 +1,16 @@
 // The rotary embedding, the KV cache and attention.
 //
-// Attention: a block of four warps has one row, some of the query heads that share a kv head, and a part of the
-// context. A warp takes a page at a time. For scores a lane is a token, for sums of values it is some of a value's
-// numbers; what has been seen is kept as a maximum, a sum and values relative to the maximum (Milakov and Gimelshein,
-// "Online normalizer calculation for softmax", 2018), and warps and parts are merged in order.
+// Attention: a warp has eight queries, which are the heads that share a kv head, of one row or of some that follow each
+// other. Keys and values are the first operand of `mma` as they lie in a page: a number of a key has those of the
+// page's 32 tokens beside it, a token of values its numbers. So queries are columns throughout: of the scores (tokens
+// by queries), which become the second operand of the sums of values (numbers by queries) by transposing them.
+//
+// A query's bits do not depend on the others, nor on how its context is divided: it is cut into parts of
+// `attention_part_pages`. A part's pages are seen in order, with a running maximum (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018), and parts are merged in order, by the warp that has seen all of them or,
+// where rows are few and every part has a warp, by a kernel after them.
 #include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/matrix_words.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -13,42 +19,7 @@ namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
 constexpr auto page_tokens = static_cast<unsigned>(kv_page_tokens);
-constexpr unsigned attention_warps = warps_of_block(4);
-constexpr unsigned attention_threads = attention_warps * warp_size;
-/// Query heads of a block: what they see is read once for all of them.
-constexpr unsigned most_heads = 8;
-/// Pages of a part of the context: enough that merging parts costs little beside them.
-constexpr unsigned part_pages = 16;
-
-/// One number of a key or value head in a page; `head` is where the head begins there.
-template <kv_type Type>
-struct kv_numbers {
-  /// Of keys, `[size, 32]`: number `d` of token `t`.
-  static __device__ float key(const std::byte* head, std::size_t size, unsigned d, unsigned t) {
-    const std::size_t at = std::size_t{d} * kv_page_tokens + t;
-    if constexpr (Type == kv_type::q8_0) {
-      const auto* scales = reinterpret_cast<const std::uint16_t*>(head + size * kv_page_tokens);
-      return static_cast<float>(reinterpret_cast<const std::int8_t*>(head)[at]) *
-             to_float(scales[d / kv_block * kv_page_tokens + t]);
-    } else {
-      return wide(reinterpret_cast<const std::uint16_t*>(head)[at]);
-    }
-  }
-  /// Of values, `[32, size]`.
-  static __device__ float value(const std::byte* head, std::size_t size, unsigned d, unsigned t) {
-    const std::size_t at = t * size + d;
-    if constexpr (Type == kv_type::q8_0) {
-      const auto* scales = reinterpret_cast<const std::uint16_t*>(head + size * kv_page_tokens);
-      return static_cast<float>(reinterpret_cast<const std::int8_t*>(head)[at]) *
-             to_float(scales[t * kv_blocks(size) + d / kv_block]);
-    } else {
-      return wide(reinterpret_cast<const std::uint16_t*>(head)[at]);
-    }
-  }
-  static __device__ float wide(std::uint16_t bits) {
-    return Type == kv_type::f16 ? to_float(bits) : bf16_to_float32(bits);
-  }
-};
+constexpr auto block_numbers = static_cast<unsigned>(kv_block); // that share a scale in q8_0
 
 /// A shape as kernels want it, and where a layer's heads lie in a page.
 struct heads_of_layer {
@@ -145,177 +116,328 @@ __global__ void __launch_bounds__(warp_size) append(float* q, const float* k, co
 
 // -- attention -------------------------------------------------------------------------------------------------------
 
-/// Where parts of the context leave what they saw: `[rows, heads, parts]` of m and l, and of `value_size` values.
+constexpr unsigned attention_warps = warps_of_block(4), attention_threads = attention_warps * warp_size;
+constexpr auto part_pages = static_cast<unsigned>(cuda::attention_part_pages);
+
+/// Four neighbouring numbers of keys or values as two words of halves. Of q8_0 they are the integers: scales come
+/// later.
+template <kv_type Type>
+struct kv_numbers {
+  static constexpr bool bf16 = Type == kv_type::bf16;
+  static constexpr bool scaled = Type == kv_type::q8_0;
+
+  /// Number `at` of the head and the three after it, of which `there` exist.
+  static __device__ uint2 load(const std::byte* head, std::size_t at, unsigned there, bool aligned) {
+    if (there == 0)
+      return {0, 0};
+    if constexpr (scaled) {
+      const auto* const p = reinterpret_cast<const std::int8_t*>(head) + at;
+      unsigned word = 0;
+      if (aligned)
+        word = *reinterpret_cast<const unsigned*>(p);
+      else
+        for (unsigned i = 0; i < there && i < 4; ++i)
+          word |= static_cast<unsigned>(static_cast<std::uint8_t>(p[i])) << (8 * i);
+      const auto number = [word](unsigned i) { return static_cast<float>(static_cast<std::int8_t>(word >> (8 * i))); };
+      return {pack_halves<false>(number(0), number(1)), pack_halves<false>(number(2), number(3))};
+    } else {
+      const auto* const p = reinterpret_cast<const std::uint16_t*>(head) + at;
+      if (aligned)
+        return *reinterpret_cast<const uint2*>(p);
+      std::uint16_t number[4] = {};
+      for (unsigned i = 0; i < there && i < 4; ++i)
+        number[i] = p[i];
+      return {number[0] | static_cast<unsigned>(number[1]) << 16, number[2] | static_cast<unsigned>(number[3]) << 16};
+    }
+  }
+  /// Scales lie behind a head's numbers.
+  static __device__ const std::uint16_t* scales(const std::byte* head, unsigned size) {
+    return reinterpret_cast<const std::uint16_t*>(head + std::size_t{size} * kv_page_tokens);
+  }
+};
+
+/// Four words of four columns each as the first operand: rows 2 g and 2 g + 1 of the lane's.
+__device__ inline void rows_of_columns(unsigned (&a)[4], unsigned w0, unsigned w1, unsigned w2, unsigned w3) {
+  a[0] = low_halves(w0, w1);
+  a[1] = high_halves(w0, w1);
+  a[2] = low_halves(w2, w3);
+  a[3] = high_halves(w2, w3);
+}
+
+/// What has been seen of a context: lane 4 g + t has queries 2 t and 2 t + 1. Of each 32 numbers of a value it has
+/// 4 g and 4 g + 1 (first tile) and the two after them (second), for both queries.
+template <unsigned Blocks>
+struct seen {
+  float m[2], l[2], o[2 * Blocks][4];
+
+  __device__ seen() {
+    for (unsigned i = 0; i < 2; ++i) {
+      m[i] = -INFINITY;
+      l[i] = 0;
+    }
+    TROPILLA_UNROLL
+    for (unsigned tile = 0; tile < 2 * Blocks; ++tile)
+      for (unsigned i = 0; i < 4; ++i)
+        o[tile][i] = 0;
+  }
+};
+
+/// Of two maxima: the greater one, and what sums relative to each are multiplied by. @pre `second` is a number
+struct merged_maximum {
+  float m, first, second;
+
+  __device__ merged_maximum(float m1, float m2) : m(fmaxf(m1, m2)), first(expf(m1 - m)), second(expf(m2 - m)) {}
+};
+__device__ inline float merged_sum(float first, float second, const merged_maximum& by) {
+  return fmaf(first, by.first, second * by.second);
+}
+
+/// A warp's queries, and where they stand.
+struct warp_queries {
+  unsigned kv_head;
+  unsigned rows, heads;     ///< of the tile
+  unsigned present;         ///< of `heads`: the last piece of a group may have fewer
+  unsigned first_row, head; ///< the first ones
+  unsigned last_position;   ///< of its rows
+
+  /// Query `n` is there.
+  [[nodiscard]] __device__ bool has(unsigned n) const { return n / heads < rows && n % heads < present; }
+  [[nodiscard]] __device__ unsigned row(unsigned n) const { return first_row + n / heads; }
+  [[nodiscard]] __device__ unsigned head_of(unsigned n) const { return head + n % heads; }
+};
+
+template <kv_type Type, unsigned Blocks>
+struct attending {
+  using numbers = kv_numbers<Type>;
+  static constexpr unsigned halves = 2 * Blocks; // sixteens of a key
+
+  const heads_of_layer& h;
+  unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
+  unsigned q[halves][2]; ///< the query g
+  int position[2];       ///< of queries 2 t and 2 t + 1; -1: sees nothing
+
+  __device__ attending(const heads_of_layer& layer, const warp_queries& w, const float* queries, std::size_t stride,
+                       const step_rows& step)
+      : h(layer) {
+    const bool there = w.has(g);
+    const float* const from = queries + (there ? w.row(g) * stride + std::size_t{w.head_of(g)} * h.key_size : 0);
+    TROPILLA_UNROLL
+    for (unsigned k = 0; k < halves; ++k) {
+      float number[4];
+      for (unsigned j = 0; j < 4; ++j) {
+        const unsigned d = 16 * k + 4 * j + t;
+        number[j] = there && d < h.key_size ? from[d] * h.scale : 0.0F;
+      }
+      q[k][0] = pack_halves<numbers::bf16>(number[0], number[1]);
+      q[k][1] = pack_halves<numbers::bf16>(number[2], number[3]);
+    }
+    for (unsigned i = 0; i < 2; ++i)
+      position[i] = w.has(2 * t + i) ? static_cast<int>(step.places[w.row(2 * t + i)].position) : -1;
+  }
+
+  /// Scores of a page: of tokens 4 g + 2 tile (i = 0, 1) and the one after it, of the lane's two queries.
+  __device__ void score(const std::byte* keys, float (&s)[2][4]) const {
+    for (unsigned tile = 0; tile < 2; ++tile)
+      for (unsigned i = 0; i < 4; ++i)
+        s[tile][i] = 0;
+    TROPILLA_UNROLL
+    for (unsigned b = 0; b < Blocks; ++b) {
+      if (b * block_numbers >= h.key_size)
+        break;
+      float of_block[2][4] = {};
+      float(&to)[2][4] = numbers::scaled ? of_block : s;
+      for (unsigned k = 2 * b; k < 2 * b + 2; ++k) {
+        uint2 w[4];
+        for (unsigned j = 0; j < 4; ++j) {
+          const unsigned d = 16 * k + 4 * j + t;
+          w[j] = numbers::load(keys, std::size_t{d} * kv_page_tokens + 4 * g, d < h.key_size ? 4 : 0, true);
+        }
+        unsigned a[4];
+        rows_of_columns(a, w[0].x, w[1].x, w[2].x, w[3].x);
+        multiply_halves<numbers::bf16>(to[0], a, q[k]);
+        rows_of_columns(a, w[0].y, w[1].y, w[2].y, w[3].y);
+        multiply_halves<numbers::bf16>(to[1], a, q[k]);
+      }
+      if constexpr (numbers::scaled) {
+        const std::uint16_t* const scales = numbers::scales(keys, h.key_size) + b * kv_page_tokens + 4 * g;
+        for (unsigned tile = 0; tile < 2; ++tile)
+          for (unsigned i = 0; i < 4; ++i)
+            s[tile][i] = fmaf(of_block[tile][i], to_float(scales[2 * tile + i / 2]), s[tile][i]);
+      }
+    }
+  }
+
+  /// Page `page` of the context; nothing is behind `end` of its tokens yet.
+  __device__ void see(seen<Blocks>& so_far, const std::byte* keys, const std::byte* values, unsigned page,
+                      unsigned end) const {
+    float p[2][4];
+    score(keys, p);
+    for (unsigned i = 0; i < 2; ++i) {
+      const int tokens = position[i] + 1 - static_cast<int>(page * page_tokens); // that it sees of the page, or more
+      const auto visible = [&](unsigned tile, unsigned j) { return static_cast<int>(4 * g + 2 * tile + j) < tokens; };
+      float m = -INFINITY;
+      for (unsigned tile = 0; tile < 2; ++tile)
+        for (unsigned j = 0; j < 2; ++j)
+          m = fmaxf(m, visible(tile, j) ? p[tile][2 * j + i] : -INFINITY);
+      for (unsigned distance = 4; distance < warp_size; distance *= 2)
+        m = fmaxf(m, __shfl_xor_sync(all_lanes, m, static_cast<int>(distance)));
+      const bool sees = tokens > 0;
+      const float greatest = fmaxf(so_far.m[i], m);
+      const float before = sees ? expf(so_far.m[i] - greatest) : 1.0F;
+      float sum = 0;
+      for (unsigned tile = 0; tile < 2; ++tile)
+        for (unsigned j = 0; j < 2; ++j) {
+          float& x = p[tile][2 * j + i];
+          x = visible(tile, j) ? expf(x - greatest) : 0.0F;
+          sum += x;
+        }
+      for (unsigned distance = 4; distance < warp_size; distance *= 2)
+        sum += __shfl_xor_sync(all_lanes, sum, static_cast<int>(distance));
+      so_far.l[i] = fmaf(so_far.l[i], before, sum);
+      so_far.m[i] = greatest;
+      TROPILLA_UNROLL
+      for (unsigned tile = 0; tile < 2 * Blocks; ++tile) {
+        so_far.o[tile][i] *= before;
+        so_far.o[tile][2 + i] *= before;
+      }
+    }
+    unsigned b[2][2]; // of each tile of tokens
+    if constexpr (!numbers::scaled)
+      weigh(p, b);
+    TROPILLA_UNROLL
+    for (unsigned block = 0; block < Blocks; ++block) {
+      if (block * block_numbers >= h.value_size)
+        break;
+      if constexpr (numbers::scaled) {
+        const std::uint16_t* const scales = numbers::scales(values, h.value_size) + block;
+        float scaled[2][4];
+        for (unsigned tile = 0; tile < 2; ++tile)
+          for (unsigned i = 0; i < 4; ++i) {
+            const unsigned token = 4 * g + 2 * tile + i / 2;
+            scaled[tile][i] = token < end ? p[tile][i] * to_float(scales[token * kv_blocks(h.value_size)]) : 0.0F;
+          }
+        weigh(scaled, b);
+      }
+      const unsigned first = block * block_numbers + 4 * g;
+      const bool aligned = h.value_size % 4 == 0;
+      for (unsigned step = 0; step < 2; ++step) {
+        uint2 v[4];
+        for (unsigned j = 0; j < 4; ++j) {
+          const unsigned token = 8 * t + 4 * (j % 2) + 2 * step + j / 2;
+          const unsigned there = token < end && first < h.value_size ? h.value_size - first : 0;
+          v[j] = numbers::load(values, std::size_t{token} * h.value_size + first, there, aligned);
+        }
+        unsigned a[4];
+        rows_of_columns(a, v[0].x, v[1].x, v[2].x, v[3].x);
+        multiply_halves<numbers::bf16>(so_far.o[2 * block], a, b[step]);
+        rows_of_columns(a, v[0].y, v[1].y, v[2].y, v[3].y);
+        multiply_halves<numbers::bf16>(so_far.o[2 * block + 1], a, b[step]);
+      }
+    }
+  }
+
+  /// What values are multiplied by: of tile `i`, tokens 8 t + 2 i and 8 t + 4 + 2 i, and those after them, of query g.
+  static __device__ void weigh(const float (&p)[2][4], unsigned (&b)[2][2]) {
+    for (unsigned tile = 0; tile < 2; ++tile)
+      for (unsigned j = 0; j < 2; ++j)
+        b[tile][j] = transpose(pack_halves<numbers::bf16>(p[tile][2 * j], p[tile][2 * j + 1]));
+  }
+
+  static __device__ void merge(seen<Blocks>& all, const seen<Blocks>& part) {
+    for (unsigned i = 0; i < 2; ++i) {
+      if (!(part.l[i] > 0))
+        continue;
+      const merged_maximum by(all.m[i], part.m[i]);
+      all.m[i] = by.m;
+      all.l[i] = merged_sum(all.l[i], part.l[i], by);
+      TROPILLA_UNROLL
+      for (unsigned tile = 0; tile < 2 * Blocks; ++tile)
+        for (unsigned j = i; j < 4; j += 2)
+          all.o[tile][j] = merged_sum(all.o[tile][j], part.o[tile][j], by);
+    }
+  }
+
+  /// Calls `f(query, its place in the lane, number, o)` for what the lane has.
+  template <class F>
+  __device__ void each(const seen<Blocks>& s, const warp_queries& w, F f) const {
+    TROPILLA_UNROLL
+    for (unsigned tile = 0; tile < 2 * Blocks; ++tile)
+      for (unsigned i = 0; i < 4; ++i) {
+        const unsigned n = 2 * t + i % 2, d = tile / 2 * block_numbers + 4 * g + tile % 2 * 2 + i / 2;
+        if (w.has(n) && d < h.value_size)
+          f(n, i % 2, d, s.o[tile][i]);
+      }
+  }
+};
+
+/// Where parts of contexts leave what they saw: `[slots, heads]`, and `value_size` values of each.
 struct partial_results {
   float* m;
   float* l;
   float* o;
-  unsigned parts; ///< 1: there are none, and results go to `out`
 };
 
-/// What a warp has seen, of `H` query heads; lane i has values i, i + 32, ...
-template <unsigned H, unsigned V>
-struct seen {
-  float m[H], l[H], o[H][V];
-
-  __device__ seen() {
-    for (unsigned h = 0; h < H; ++h) {
-      m[h] = -INFINITY;
-      l[h] = 0;
-      for (unsigned j = 0; j < V; ++j)
-        o[h][j] = 0;
-    }
-  }
-};
-
-/// `q` is `[heads, key_size]`, scaled, in shared memory; `H` of the heads count.
-template <kv_type Type, unsigned H, unsigned V>
-__device__ void see_page(seen<H, V>& s, const float* q, const heads_of_layer& h, const std::byte* keys,
-                         const std::byte* values, unsigned tokens) {
-  const unsigned lane = threadIdx.x % warp_size;
-  float score[H];
-  for (unsigned i = 0; i < H; ++i)
-    score[i] = 0;
-  for (unsigned d = 0; d < h.key_size; ++d) {
-    const float key = kv_numbers<Type>::key(keys, h.key_size, d, lane);
-    for (unsigned i = 0; i < H; ++i)
-      score[i] = fmaf(q[i * h.key_size + d], key, score[i]);
-  }
-  for (unsigned i = 0; i < H; ++i) {
-    const bool visible = lane < tokens;
-    const float m = fmaxf(s.m[i], warp_max(visible ? score[i] : -INFINITY));
-    const float before = expf(s.m[i] - m); // 0 for the first page
-    score[i] = visible ? expf(score[i] - m) : 0.0F;
-    s.l[i] = fmaf(s.l[i], before, warp_sum(score[i]));
-    s.m[i] = m;
-    for (unsigned j = 0; j < V; ++j)
-      s.o[i][j] *= before;
-  }
-  for (unsigned t = 0; t < tokens; ++t) {
-    float value[V];
-    for (unsigned j = 0; j < V; ++j) {
-      const unsigned d = lane + j * warp_size;
-      value[j] = d < h.value_size ? kv_numbers<Type>::value(values, h.value_size, d, t) : 0.0F;
-    }
-    for (unsigned i = 0; i < H; ++i) {
-      const float p = __shfl_sync(all_lanes, score[i], static_cast<int>(t));
-      for (unsigned j = 0; j < V; ++j)
-        s.o[i][j] = fmaf(p, value[j], s.o[i][j]);
-    }
-  }
-}
-
-/// The row's place in the grid is x, the kv head and a piece of its query heads y, the part of the context z.
-template <kv_type Type, unsigned H, unsigned V>
+/// A warp has an item; kv heads and pieces of their query heads are y.
+template <kv_type Type, unsigned Blocks>
 __global__ void __launch_bounds__(attention_threads)
     attend(const float* q, std::size_t stride, heads_of_layer h, step_rows step, float* out, partial_results partial) {
-  __shared__ float queries[H * cuda::largest_head];
-  __shared__ float warp_m[attention_warps][H], warp_l[attention_warps][H], warp_o[attention_warps][H][V * warp_size];
-  const unsigned lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
-  const unsigned group = h.heads / h.kv_heads, pieces = (group + H - 1) / H;
-  const unsigned kv_head = blockIdx.y / pieces, first = blockIdx.y % pieces * H;
-  const unsigned count = group - first < H ? group - first : H;
-  const unsigned row = blockIdx.x, head = kv_head * group + first;
-  const row_place at = step.places[row];
-  for (unsigned i = threadIdx.x; i < H * h.key_size; i += attention_threads)
-    queries[i] = i < count * h.key_size ? q[row * stride + std::size_t{head} * h.key_size + i] * h.scale : 0.0F;
-  __syncthreads();
-  seen<H, V> s;
-  const unsigned pages = at.position / page_tokens + 1;
-  const unsigned each = (pages + partial.parts - 1) / partial.parts;
-  const unsigned end = min((blockIdx.z + 1) * each, pages);
-  for (unsigned p = blockIdx.z * each + warp; p < end; p += attention_warps) {
-    const std::byte* const page = step.page_starts[at.first_page + p];
-    const unsigned tokens = min(at.position + 1 - p * page_tokens, page_tokens);
-    see_page<Type, H, V>(s, queries, h, page + h.keys(kv_head), page + h.values(kv_head), tokens);
-  }
-  for (unsigned i = 0; i < H; ++i) {
-    if (lane == 0) {
-      warp_m[warp][i] = s.m[i];
-      warp_l[warp][i] = s.l[i];
-    }
-    for (unsigned j = 0; j < V; ++j)
-      warp_o[warp][i][lane + j * warp_size] = s.o[i][j];
-  }
-  __syncthreads();
-  for (unsigned i = threadIdx.x; i < count * h.value_size; i += attention_threads) {
-    const unsigned of = i / h.value_size, d = i % h.value_size;
-    float m = -INFINITY, l = 0, o = 0;
-    for (unsigned w = 0; w < attention_warps; ++w)
-      m = fmaxf(m, warp_m[w][of]);
-    for (unsigned w = 0; w < attention_warps; ++w)
-      if (warp_l[w][of] > 0) {
-        const float factor = expf(warp_m[w][of] - m);
-        l = fmaf(warp_l[w][of], factor, l);
-        o = fmaf(warp_o[w][of][d], factor, o);
-      }
-    const std::size_t query = std::size_t{row} * h.heads + head + of;
-    if (partial.parts == 1) {
-      out[query * h.value_size + d] = o / l;
+  const unsigned number = blockIdx.x * attention_warps + threadIdx.x / warp_size;
+  if (number >= step.item_count)
+    return;
+  const attention_item item = step.items[number];
+  const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
+  const unsigned pieces = (group + heads - 1) / heads, piece = blockIdx.y % pieces;
+  warp_queries w{};
+  w.kv_head = blockIdx.y / pieces;
+  w.rows = item.rows;
+  w.heads = heads;
+  w.present = min(heads, group - piece * heads);
+  w.first_row = item.first_row;
+  w.head = w.kv_head * group + piece * heads;
+  w.last_position = step.places[item.first_row + item.rows - 1].position;
+  const attending<Type, Blocks> a(h, w, q, stride, step);
+  std::byte* const* const pages = step.page_starts + step.places[item.first_row].first_page;
+  const unsigned page_end = w.last_position / page_tokens + 1;
+  seen<Blocks> all;
+  for (unsigned part = item.first_part; part < item.first_part + item.parts; ++part) {
+    seen<Blocks> of_part;
+    for (unsigned page = part * part_pages; page < min((part + 1) * part_pages, page_end); ++page)
+      a.see(of_part, pages[page] + h.keys(w.kv_head), pages[page] + h.values(w.kv_head), page,
+            min(w.last_position + 1 - page * page_tokens, page_tokens));
+    if (item.slot == cuda::no_slot) {
+      a.merge(all, of_part);
       continue;
     }
-    const std::size_t place = query * partial.parts + blockIdx.z;
-    partial.o[place * h.value_size + d] = o;
-    if (d == 0) {
-      partial.m[place] = m;
-      partial.l[place] = l;
+    a.each(of_part, w, [&](unsigned n, unsigned i, unsigned d, float o) { // it has one part and one row
+      const std::size_t place = std::size_t{item.slot} * h.heads + w.head_of(n);
+      partial.o[place * h.value_size + d] = o;
+      if (d == 0) {
+        partial.m[place] = of_part.m[i];
+        partial.l[place] = of_part.l[i];
+      }
+    });
+  }
+  if (item.slot == cuda::no_slot)
+    a.each(all, w, [&](unsigned n, unsigned i, unsigned d, float o) {
+      out[(std::size_t{w.row(n)} * h.heads + w.head_of(n)) * h.value_size + d] = o / all.l[i];
+    });
+}
+
+/// Merges the parts of one query head of one row, where it left any.
+__global__ void __launch_bounds__(warp_size)
+    merge_parts(partial_results partial, heads_of_layer h, step_rows step, float* out) {
+  const row_place at = step.places[blockIdx.x];
+  for (unsigned d = threadIdx.x; at.parts > 0 && d < h.value_size; d += warp_size) {
+    float m = -INFINITY, l = 0, o = 0;
+    for (unsigned part = 0; part < at.parts; ++part) {
+      const std::size_t place = std::size_t{at.first_slot + part} * h.heads + blockIdx.y;
+      const merged_maximum by(m, partial.m[place]);
+      m = by.m;
+      l = merged_sum(l, partial.l[place], by);
+      o = merged_sum(o, partial.o[place * h.value_size + d], by);
     }
+    out[(std::size_t{blockIdx.x} * h.heads + blockIdx.y) * h.value_size + d] = o / l;
   }
-}
-
-/// Merges the parts of one query head of one row.
-__global__ void __launch_bounds__(warp_size) merge_parts(partial_results partial, unsigned value_size, float* out) {
-  const std::size_t query = std::size_t{blockIdx.x} * gridDim.y + blockIdx.y;
-  const std::size_t first = query * partial.parts;
-  float m = -INFINITY, l = 0;
-  for (unsigned p = 0; p < partial.parts; ++p)
-    if (partial.l[first + p] > 0)
-      m = fmaxf(m, partial.m[first + p]);
-  for (unsigned p = 0; p < partial.parts; ++p)
-    if (partial.l[first + p] > 0)
-      l = fmaf(partial.l[first + p], expf(partial.m[first + p] - m), l);
-  for (unsigned d = threadIdx.x; d < value_size; d += warp_size) {
-    float o = 0;
-    for (unsigned p = 0; p < partial.parts; ++p)
-      if (partial.l[first + p] > 0)
-        o = fmaf(partial.o[(first + p) * value_size + d], expf(partial.m[first + p] - m), o);
-    out[query * value_size + d] = o / l;
-  }
-}
-
-/// Parts of the context: several only where few rows would leave most of the GPU idle.
-unsigned parts_for(std::size_t rows, std::uint32_t most_position) noexcept {
-  const std::size_t pages = most_position / kv_page_tokens + 1;
-  const std::size_t wanted = (pages + part_pages - 1) / part_pages;
-  return static_cast<unsigned>(std::max<std::size_t>(1, std::min(wanted, cuda::most_partial_rows / rows)));
-}
-
-template <kv_type Type, unsigned H>
-void attend_with(void* stream, dim3 grid, const float* q, std::size_t stride, const heads_of_layer& h,
-                 const step_rows& step, float* out, const partial_results& partial) {
-  if (h.value_size <= 64)
-    launch(stream, grid, attention_threads, attend<Type, H, 2>, q, stride, h, step, out, partial);
-  else if (h.value_size <= 128)
-    launch(stream, grid, attention_threads, attend<Type, H, 4>, q, stride, h, step, out, partial);
-  else
-    launch(stream, grid, attention_threads, attend<Type, (H > 4 ? 4 : H), 8>, q, stride, h, step, out, partial);
-}
-
-template <kv_type Type>
-void attend_type(void* stream, const float* q, std::size_t stride, const heads_of_layer& h, const step_rows& step,
-                 float* out, const partial_results& partial) {
-  const unsigned group = h.heads / h.kv_heads;
-  const auto grid = [&](unsigned together) {
-    return dim3(step.rows, h.kv_heads * ((group + together - 1) / together), partial.parts);
-  };
-  if (group <= 1)
-    attend_with<Type, 1>(stream, grid(1), q, stride, h, step, out, partial);
-  else if (group <= 2)
-    attend_with<Type, 2>(stream, grid(2), q, stride, h, step, out, partial);
-  else if (group <= 4 || h.value_size > 128)
-    attend_with<Type, 4>(stream, grid(4), q, stride, h, step, out, partial);
-  else
-    attend_with<Type, most_heads>(stream, grid(most_heads), q, stride, h, step, out, partial);
 }
 
 template <class F>
@@ -342,17 +464,30 @@ void rope_and_append(void* stream, float* q, const float* k, const float* v, std
 }
 
 void attention(void* stream, const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
-               const step_rows& step, std::uint32_t most_position, float* out, std::byte* scratch) {
+               const step_rows& step, float* out, std::byte* scratch) {
   if (step.rows == 0)
     return;
   const heads_of_layer h(shape, layer);
-  const unsigned parts = parts_for(step.rows, most_position);
-  const std::size_t results = std::size_t{step.rows} * shape.heads * parts;
+  const std::size_t results = std::size_t{step.slots} * h.heads;
   auto* const floats = reinterpret_cast<float*>(scratch);
-  const partial_results partial{floats, floats + results, floats + 2 * results, parts};
-  with_kv_type(layer.type, [&]<kv_type Type>() { attend_type<Type>(stream, q, stride, h, step, out, partial); });
-  if (parts > 1)
-    launch(stream, dim3(step.rows, h.heads), warp_size, merge_parts, partial, h.value_size, out);
+  const partial_results partial{floats, floats + results, floats + 2 * results};
+  const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
+  const dim3 grid((step.item_count + attention_warps - 1) / attention_warps,
+                  h.kv_heads * ((group + heads - 1) / heads));
+  with_kv_type(layer.type, [&]<kv_type Type>() {
+    const auto with = [&]<unsigned Blocks>() {
+      launch(stream, grid, attention_threads, attend<Type, Blocks>, q, stride, h, step, out, partial);
+    };
+    const unsigned size = std::max(h.key_size, h.value_size);
+    if (size <= 64)
+      with.template operator()<2>();
+    else if (size <= 128)
+      with.template operator()<4>();
+    else
+      with.template operator()<cuda::largest_head / kv_block>();
+  });
+  if (step.slots > 0)
+    launch(stream, dim3(step.rows, h.heads), warp_size, merge_parts, partial, h, step, out);
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -20,29 +20,57 @@ namespace tropilla::cuda {
 /// Numbers of the largest key or value head that attention takes.
 inline constexpr std::size_t largest_head = 256;
 
+/// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
+inline constexpr std::size_t most_few_inputs = 64;
+
+/// Queries of a warp of attention.
+inline constexpr std::size_t attention_tile_queries = 8;
+/// Pages of a part of a context. Fixed, for the order of sums depends on it.
+inline constexpr std::size_t attention_part_pages = 8;
+
+/// Heads of a tile, of those that share a kv head: all, or as many in each of the fewest pieces.
+[[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
+  constexpr unsigned most = attention_tile_queries;
+  const unsigned pieces = (group + most - 1) / most;
+  return (group + pieces - 1) / pieces;
+}
+/// Rows of a tile: those that follow each other in a sequence.
+[[nodiscard]] constexpr unsigned attention_tile_rows(const attention_shape& shape) noexcept {
+  return attention_tile_queries / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
+}
+
 /// Where a row of a step stands.
 struct row_place {
   std::uint32_t position = 0;
   std::uint32_t first_page = 0; ///< of its sequence, in the list of page starts
+  std::uint32_t first_slot = 0; ///< of its parts
+  std::uint32_t parts = 0;      ///< that its context is divided into; 0: an item has seen all of it
+};
+
+inline constexpr std::uint32_t no_slot = ~std::uint32_t{0};
+
+/// What one warp of attention sees, for each kv head: parts of a context, for up to a tile of rows.
+struct attention_item {
+  std::uint32_t first_row = 0;
+  std::uint32_t rows = 0;
+  std::uint32_t first_part = 0;
+  std::uint32_t parts = 0;
+  std::uint32_t slot = no_slot; ///< where it leaves what it saw of its one part and one row
 };
 
 /// A step's rows, in the device's memory.
 struct step_rows {
   const row_place* places = nullptr;       ///< [rows]
   std::byte* const* page_starts = nullptr; ///< of one sequence after another
+  const attention_item* items = nullptr;   ///< [item_count]
   std::uint32_t rows = 0;
+  std::uint32_t item_count = 0;
+  std::uint32_t slots = 0;
 };
 
-/// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
-inline constexpr unsigned most_few_inputs = 64;
-
-/// Few rows leave most of a GPU idle: their context is divided between blocks of threads, into parts of which all rows
-/// together have no more than these.
-inline constexpr std::size_t most_partial_rows = 128;
-
-/// Scratch of attention: partial results of a divided context.
-[[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape) noexcept {
-  return most_partial_rows * shape.heads * (2 + shape.value_size) * sizeof(float);
+/// Scratch of attention: what is left in the slots.
+[[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape, std::size_t slots) noexcept {
+  return slots * shape.heads * (2 + shape.value_size) * sizeof(float);
 }
 
 /// The table of one build of the kernels: `cuda`, or `cuda_emulated` for tests.
@@ -65,10 +93,9 @@ struct kernel_table {
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                           const step_rows& step);
-  /// As `ops::attention`. `most_position` is the greatest of the step's, `scratch` has `attention_scratch_bytes`.
+  /// As `ops::attention`. `scratch` has `attention_scratch_bytes`.
   void (*attention)(void* stream, const float* q, std::size_t stride, const attention_shape& shape,
-                    const kv_layer& layer, const step_rows& step, std::uint32_t most_position, float* out,
-                    std::byte* scratch);
+                    const kv_layer& layer, const step_rows& step, float* out, std::byte* scratch);
   /// As `ops::gather_rows`.
   void (*gather_rows)(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
                       float* out);

@@ -1,6 +1,7 @@
 // Tables go to the scratch, kernels to the stream.
 #include "kernels/cuda/cuda_ops.hpp"
 
+#include "kernels/cuda/step_tables.hpp"
 #include "kernels/kv_cache.hpp"
 #include "tropilla/error.hpp"
 
@@ -19,22 +20,23 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept {
 /// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy.
 constexpr std::size_t gated_rows = 256;
 
-std::size_t workspace_bytes(std::size_t rows, std::size_t width) noexcept {
+std::size_t workspace_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept {
   const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
-  // Heads of two numbers or more: a partial result has two more than its values.
-  const std::size_t partial = most_partial_rows * 2 * width * sizeof(float);
-  return aligned(std::max(gates, partial));
+  // Heads of two numbers or more: what is in a slot is no more than twice its values.
+  const std::size_t slots = step_tables::most_slots(pages) * 2 * width * sizeof(float);
+  return aligned(std::max(gates, slots));
 }
 
 std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
   return aligned(rows * sizeof(row_place)) + 2 * aligned(rows * sizeof(std::uint32_t)) +
-         aligned((pages + rows) * sizeof(std::byte*));
+         aligned((pages + rows) * sizeof(std::byte*)) +
+         aligned(step_tables::most_items(rows, pages) * sizeof(attention_item));
 }
 
 } // namespace
 
 std::size_t cuda_ops::scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept {
-  return table_bytes(rows, pages) + workspace_bytes(rows, width);
+  return table_bytes(rows, pages) + workspace_bytes(rows, width, pages);
 }
 
 /// From the end down: tables are as large as a step needs, and the workspace is what they leave.
@@ -47,27 +49,22 @@ std::byte* cuda_ops::take(std::size_t bytes) {
 }
 
 template <class T>
-const T* cuda_ops::upload(std::span<const T> values) {
+const T* cuda_ops::upload(std::span<T> values) {
   auto* const to = take(values.size_bytes());
   gpu_.copy(stream_, values.data(), to, values.size_bytes());
   return reinterpret_cast<const T*>(to);
 }
 
-void cuda_ops::place(std::span<const sequence_rows> sequences) {
+void cuda_ops::place(const attention_shape& shape, std::span<const sequence_rows> sequences) {
   if (step_.places != nullptr)
     return;
-  std::vector<row_place> places;
-  std::vector<std::byte*> pages;
-  for (const auto& s : sequences) {
-    const auto first = static_cast<std::uint32_t>(pages.size());
-    pages.insert(pages.end(), s.pages, s.pages + kv_pages_for(s.position + s.rows));
-    for (std::size_t r = 0; r < s.rows; ++r)
-      places.push_back({static_cast<std::uint32_t>(s.position + r), first});
-    most_position_ = std::max(most_position_, static_cast<std::uint32_t>(s.position + s.rows - 1));
-  }
-  step_.rows = static_cast<std::uint32_t>(places.size());
-  step_.page_starts = upload(std::span<std::byte* const>(pages));
-  step_.places = upload(std::span<const row_place>(places));
+  const step_tables tables(shape, sequences);
+  step_.rows = static_cast<std::uint32_t>(tables.places.size());
+  step_.item_count = static_cast<std::uint32_t>(tables.items.size());
+  step_.slots = tables.slots;
+  step_.page_starts = upload(std::span(tables.page_starts));
+  step_.places = upload(std::span(tables.places));
+  step_.items = upload(std::span(tables.items));
 }
 
 void cuda_ops::embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) {
@@ -91,14 +88,14 @@ void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
                                const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                                std::span<const sequence_rows> sequences) {
-  place(sequences);
+  place(shape, sequences);
   gpu_.kernels().rope_and_append(stream_, q, k, v, stride, shape, rope, layer, step_);
 }
 
 void cuda_ops::attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                          std::span<const sequence_rows> sequences, float* out) {
-  place(sequences);
-  gpu_.kernels().attention(stream_, q, stride, shape, layer, step_, most_position_, out, scratch_.base);
+  place(shape, sequences);
+  gpu_.kernels().attention(stream_, q, stride, shape, layer, step_, out, scratch_.base);
 }
 
 void cuda_ops::gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,

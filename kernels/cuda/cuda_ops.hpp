@@ -10,10 +10,10 @@
 namespace tropilla::cuda {
 
 /// Lives for one job. What a job names in the processor's memory (ids, rows, pages) is copied to the scratch when it is
-/// first named; a job names the same sequences in all of its calls.
+/// first named; a job names the same sequences, and shapes of attention with the same heads, in all of its calls.
 ///
-/// The scratch has, in this order: places of rows, ids or chosen rows, page starts, and a workspace that is attention's
-/// (partial results) or a gated product's (gates and what they gate) in turn.
+/// The scratch has a workspace, which is attention's (what parts of contexts left) or a gated product's (gates and what
+/// they gate) in turn, and tables: page starts, places of rows, items of attention, ids or chosen rows.
 class cuda_ops final : public ops {
 public:
   cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch) : gpu_(gpu), stream_(stream), scratch_(scratch) {}
@@ -40,15 +40,14 @@ public:
 private:
   [[nodiscard]] std::byte* take(std::size_t bytes);
   template <class T>
-  [[nodiscard]] const T* upload(std::span<const T> values);
-  void place(std::span<const sequence_rows> sequences);
+  [[nodiscard]] const T* upload(std::span<T> values);
+  void place(const attention_shape& shape, std::span<const sequence_rows> sequences);
 
   gpu_api& gpu_;
   void* stream_;
   device_scratch scratch_;
   std::size_t used_ = 0; ///< of the scratch, by tables
   step_rows step_;
-  std::uint32_t most_position_ = 0;
 };
 
 } // namespace tropilla::cuda

@@ -7,6 +7,7 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 
 #ifdef TROPILLA_EMULATE_CUDA
+using cuda::attention_item;
 using cuda::row_place;
 using cuda::step_rows;
 #endif
@@ -33,6 +34,6 @@ void rope_and_append(void* stream, float* q, const float* k, const float* v, std
                      const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                      const step_rows& step);
 void attention(void* stream, const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
-               const step_rows& step, std::uint32_t most_position, float* out, std::byte* scratch);
+               const step_rows& step, float* out, std::byte* scratch);
 
 } // namespace tropilla::TROPILLA_CUDA_NS

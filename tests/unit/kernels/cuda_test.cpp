@@ -1,6 +1,7 @@
 // The CUDA kernels, emulated on the processor, beside the host's scalar ones: same formulas, other orders of summing.
 #include "kernels/cuda/cuda_kernels.hpp"
 #include "kernels/cuda/gpus.hpp"
+#include "kernels/cuda/step_tables.hpp"
 #include "kernels/kv_cache.hpp"
 #include "tests/support/difference.hpp"
 #include "tests/unit/kernels/matrix_fixture.hpp"
@@ -87,6 +88,22 @@ public:
   std::vector<aligned_bytes> memory;
   std::vector<std::byte*> starts;
 };
+
+cuda::step_rows in_step(const cuda::step_tables& t) {
+  return {t.places.data(),
+          t.page_starts.data(),
+          t.items.data(),
+          static_cast<std::uint32_t>(t.places.size()),
+          static_cast<std::uint32_t>(t.items.size()),
+          t.slots};
+}
+
+void attend(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
+            std::span<const sequence_rows> sequences, float* out) {
+  const cuda::step_tables tables(shape, sequences);
+  const aligned_bytes scratch(cuda::attention_scratch_bytes(shape, tables.slots) + 1);
+  emulated().attention(nullptr, q, stride, shape, layer, in_step(tables), out, scratch.data());
+}
 
 /// A number of a cache, decoded as `kv_cache.hpp` says.
 float number_at(kv_type type, const std::byte* head, std::size_t at, std::size_t count, std::size_t scale) {
@@ -290,20 +307,61 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
         const sequence_rows last{0, rows, first, host_pages.starts.data()};
         o.attention(q_host.data() + first * stride, stride, s, layer, {&last, 1}, wanted.data());
       });
-      std::vector<cuda::row_place> places;
-      for (std::size_t p = 0; p < c.tokens; ++p)
-        places.push_back({static_cast<std::uint32_t>(p), 0});
+      const sequence_rows all{0, c.tokens, 0, our_pages.starts.data()};
+      const cuda::step_tables tables(s, {&all, 1});
       emulated().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
-                                 layer, {places.data(), our_pages.starts.data(), static_cast<std::uint32_t>(c.tokens)});
+                                 layer, in_step(tables));
       CHECK(difference(q_ours, q_host) < 1e-6);
       CHECK(difference(numbers(our_pages, s, layer, c.tokens), numbers(host_pages, s, layer, c.tokens)) <
             (type == kv_type::q8_0 ? 1e-3 : 1e-4)); // a number between two steps may go either way
-      const aligned_bytes scratch(cuda::attention_scratch_bytes(s));
-      emulated().attention(nullptr, q_host.data() + first * stride, stride, s, layer,
-                           {places.data() + first, host_pages.starts.data(), static_cast<std::uint32_t>(rows)},
-                           static_cast<std::uint32_t>(c.tokens - 1), ours.data(), scratch.data());
-      CHECK(difference(ours, wanted) < 1e-5);
+      const sequence_rows last{0, rows, first, host_pages.starts.data()};
+      attend(q_host.data() + first * stride, stride, s, layer, {&last, 1}, ours.data());
+      // Queries, and what values are multiplied by, are halves or bfloat16.
+      CHECK(difference(ours, wanted) < (type == kv_type::bf16 ? 6e-3 : 8e-4));
     }
+}
+
+TEST_CASE("CUDA: attention gives the same bits however rows and contexts are divided", "[cuda]") {
+  constexpr std::size_t tokens = 2 * cuda::attention_part_pages * kv_page_tokens + 45; // three parts
+  for (const auto type : {kv_type::f16, kv_type::q8_0})
+    for (const attention_shape s : {attention_shape{4, 2, 32, 32, 0.2F}, attention_shape{9, 1, 16, 16, 0.25F}}) {
+      INFO(to_string(type) << ", " << s.heads << " heads");
+      const kv_layer layer{0, type};
+      const pages_of pages(tokens, kv_layer_bytes(type, s.kv_heads, s.key_size, s.value_size));
+      const std::size_t width = s.heads * s.key_size, stride = width + 2 * s.kv_heads * s.key_size;
+      auto input = random_floats(tokens * stride, 9);
+      const std::vector<float> cosines(tokens, 1.0F), sines(tokens, 0.0F);
+      const rope_table rope{cosines.data(), sines.data(), tokens, 2};
+      const sequence_rows all{0, tokens, 0, pages.starts.data()};
+      const cuda::step_tables tables(s, {&all, 1});
+      emulated().rope_and_append(nullptr, input.data(), input.data() + width,
+                                 input.data() + width + s.kv_heads * s.key_size, stride, s, rope, layer,
+                                 in_step(tables));
+      // The last rows at once, then as they come in a step with others: rows of a prompt in the middle, single ones.
+      constexpr std::size_t rows = 7, first = tokens - rows;
+      std::vector<float> together(rows * width, untouched), apart = together;
+      const float* const q = input.data() + first * stride;
+      const sequence_rows last{0, rows, first, pages.starts.data()};
+      attend(q, stride, s, layer, {&last, 1}, together.data());
+      const auto from = [&](std::size_t row, std::size_t count) {
+        return sequence_rows{row, count, first + row, pages.starts.data()};
+      };
+      const sequence_rows divided[] = {from(0, 1), from(1, 3), from(4, 1), from(5, 1), from(6, 1)};
+      CHECK(cuda::step_tables(s, divided).slots == 12);
+      attend(q, stride, s, layer, divided, apart.data());
+      CHECK(same_bits(together, apart));
+    }
+}
+
+TEST_CASE("CUDA: tables have what the scratch has room for", "[cuda]") {
+  const attention_shape s{8, 8, 64, 64, 1};
+  std::vector<std::byte*> pages(400);
+  for (std::size_t tokens = 1; tokens < pages.size() * kv_page_tokens; tokens += 29) {
+    const sequence_rows rows[] = {{0, 1, tokens - 1, pages.data()}, {1, tokens, 0, pages.data()}};
+    const cuda::step_tables tables(s, rows);
+    CHECK(tables.slots <= cuda::step_tables::most_slots(kv_pages_for(tokens)));
+    CHECK(tables.items.size() <= cuda::step_tables::most_items(1 + tokens, 2 * kv_pages_for(tokens)));
+  }
 }
 
 TEST_CASE("CUDA: without a GPU there is a reason, and no error", "[cuda]") {
