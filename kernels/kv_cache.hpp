@@ -38,6 +38,8 @@ inline constexpr std::size_t kv_block = 32;
 struct kv_layer {
   std::size_t offset = 0; ///< bytes from a page's start
   kv_type type = kv_type::f16;
+
+  friend bool operator==(const kv_layer&, const kv_layer&) = default;
 };
 
 /// Bytes of the keys, or of the values, of one kv head in one page: `size` is the head's.

@@ -39,6 +39,8 @@ struct linear_target {
   float* out = nullptr;    ///< [rows, stride]
   std::size_t stride = 0;  ///< floats between rows of `out`
   bool accumulate = false; ///< adds to `out` (the residual stream)
+
+  friend bool operator==(const linear_target&, const linear_target&) = default;
 };
 
 /// Rotary embedding: the angle of pair `i` at position `p` is `p * frequency[i]`, computed in float64 from
@@ -48,6 +50,8 @@ struct rope_table {
   const float* sin = nullptr;
   std::size_t positions = 0;
   std::size_t dims = 0; ///< rotated values per head; the rest of a head passes through
+
+  friend bool operator==(const rope_table&, const rope_table&) = default;
 };
 
 /// A page of the KV cache; every device of a run has pages under the same numbers.
@@ -66,6 +70,8 @@ struct attention_shape {
   std::size_t key_size = 0;   ///< values of a query or key head
   std::size_t value_size = 0; ///< values of a value head
   float scale = 0;            ///< usually 1/sqrt(key_size)
+
+  friend bool operator==(const attention_shape&, const attention_shape&) = default;
 };
 
 /// A run of consecutive rows of a step that belong to one sequence.

@@ -23,6 +23,7 @@ struct packed_layout {
 
   [[nodiscard]] std::size_t row_groups() const noexcept { return (rows + packed_row_group - 1) / packed_row_group; }
   [[nodiscard]] std::size_t bytes() const noexcept { return row_groups() * group_bytes; }
+  friend bool operator==(const packed_layout&, const packed_layout&) = default;
 };
 
 /// The layout of a matrix. Throws `error` (unsupported) when `columns` is not a multiple of the type's block.
@@ -41,6 +42,8 @@ void unpack_row(const packed_layout& layout, const std::byte* packed, std::size_
 struct packed_matrix {
   packed_layout layout;
   const std::byte* data = nullptr;
+
+  friend bool operator==(const packed_matrix&, const packed_matrix&) = default;
 };
 
 } // namespace tropilla

@@ -385,6 +385,8 @@ __global__ void __launch_bounds__(attention_threads)
   if (number >= step.item_count)
     return;
   const attention_item item = step.items[number];
+  if (item.rows == 0)
+    return;
   const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
   const unsigned pieces = (group + heads - 1) / heads, piece = blockIdx.y % pieces;
   warp_queries w{};

@@ -1,8 +1,6 @@
 // Memory by the granule, copies, and the order of compute jobs.
 #include "kernels/cuda/cuda_device.hpp"
 
-#include "kernels/cuda/cuda_ops.hpp"
-
 #include <chrono>
 #include <fmt/format.h>
 #include <utility>
@@ -38,7 +36,7 @@ private:
 
 cuda_device::cuda_device(std::string name, std::unique_ptr<gpu_api> gpu)
     : name_(std::move(name)), gpu_(std::move(gpu)), isa_(gpu_->architecture()), stream_(gpu_->make_stream()),
-      compute_(std::make_unique<compute_order>(*this)) {}
+      graphs_(*gpu_), compute_(std::make_unique<compute_order>(*this)) {}
 
 cuda_device::~cuda_device() {
   compute_->synchronize();
@@ -165,8 +163,9 @@ void cuda_device::enqueue(compute_job job) {
       return; // nothing that counts would come of it
     try {
       gpu_->enter();
-      cuda_ops o(*gpu_, stream_, scratch_);
+      cuda_ops o(*gpu_, stream_, scratch_, job_);
       job(o);
+      o.run(graphs_);
     } catch (const error& e) {
       fail(e);
     }

@@ -4,7 +4,7 @@
 /// event is done when the GPU is. Copies have a stream for each thread that asks, so that they overlap with kernels.
 #pragma once
 
-#include "kernels/cuda/gpu_api.hpp"
+#include "kernels/cuda/cuda_ops.hpp"
 #include "kernels/device.hpp"
 #include "kernels/host/host_stream.hpp"
 
@@ -13,12 +13,6 @@
 #include <vector>
 
 namespace tropilla::cuda {
-
-/// Where a job's scratch lies; see `cuda_ops`.
-struct device_scratch {
-  std::byte* base = nullptr;
-  std::size_t bytes = 0;
-};
 
 class cuda_device final : public device {
 public:
@@ -62,6 +56,9 @@ private:
   std::size_t reserved_bytes_ = 0;
   std::vector<bool> mapped_; ///< by granule of the reservation
   void* stream_ = nullptr;   ///< of kernels
+  // Of the compute thread.
+  written_job job_;
+  call_graphs graphs_;
   std::unique_ptr<compute_order> compute_;
 };
 

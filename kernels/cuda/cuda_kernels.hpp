@@ -49,7 +49,8 @@ struct row_place {
 
 inline constexpr std::uint32_t no_slot = ~std::uint32_t{0};
 
-/// What one warp of attention sees, for each kv head: parts of a context, for up to a tile of rows.
+/// What one warp of attention sees, for each kv head: parts of a context, for up to a tile of rows; nothing, of no
+/// rows.
 struct attention_item {
   std::uint32_t first_row = 0;
   std::uint32_t rows = 0;
@@ -66,6 +67,8 @@ struct step_rows {
   std::uint32_t rows = 0;
   std::uint32_t item_count = 0;
   std::uint32_t slots = 0;
+
+  friend bool operator==(const step_rows&, const step_rows&) = default;
 };
 
 /// Scratch of attention: what is left in the slots.

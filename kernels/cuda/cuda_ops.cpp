@@ -1,4 +1,4 @@
-// Tables go to the scratch, kernels to the stream.
+// A job is written down, with its tables, and then enqueued.
 #include "kernels/cuda/cuda_ops.hpp"
 
 #include "kernels/cuda/step_tables.hpp"
@@ -6,7 +6,8 @@
 #include "tropilla/error.hpp"
 
 #include <algorithm>
-#include <array>
+#include <bit>
+#include <cstring>
 #include <fmt/format.h>
 
 namespace tropilla::cuda {
@@ -20,17 +21,22 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept {
 /// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy.
 constexpr std::size_t gated_rows = 256;
 
+/// Tables grow in powers of two: within one, steps are the same to a graph.
+template <class T>
+constexpr std::size_t table_of(std::size_t count) noexcept {
+  return aligned(std::bit_ceil(count) * sizeof(T));
+}
+
 std::size_t workspace_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept {
   const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
   // Heads of two numbers or more: what is in a slot is no more than twice its values.
-  const std::size_t slots = step_tables::most_slots(pages) * 2 * width * sizeof(float);
+  const std::size_t slots = std::bit_ceil(step_tables::most_slots(pages)) * 2 * width * sizeof(float);
   return aligned(std::max(gates, slots));
 }
 
 std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
-  return aligned(rows * sizeof(row_place)) + 2 * aligned(rows * sizeof(std::uint32_t)) +
-         aligned((pages + rows) * sizeof(std::byte*)) +
-         aligned(step_tables::most_items(rows, pages) * sizeof(attention_item));
+  return table_of<row_place>(rows) + 2 * table_of<std::uint32_t>(rows) + table_of<std::byte*>(pages + rows) +
+         table_of<attention_item>(step_tables::most_items(rows, pages));
 }
 
 } // namespace
@@ -39,20 +45,17 @@ std::size_t cuda_ops::scratch_bytes(std::size_t rows, std::size_t width, std::si
   return table_bytes(rows, pages) + workspace_bytes(rows, width, pages);
 }
 
-/// From the end down: tables are as large as a step needs, and the workspace is what they leave.
-std::byte* cuda_ops::take(std::size_t bytes) {
-  used_ += aligned(bytes);
-  if (used_ > scratch_.bytes)
-    throw error(errc::internal,
-                fmt::format("a step's tables need {} bytes, and the scratch has {}", used_, scratch_.bytes));
-  return scratch_.base + scratch_.bytes - used_;
-}
-
+/// From the scratch's end down: tables are as large as a step needs, and the workspace is what they leave.
 template <class T>
 const T* cuda_ops::upload(std::span<T> values) {
-  auto* const to = take(values.size_bytes());
-  gpu_.copy(stream_, values.data(), to, values.size_bytes());
-  return reinterpret_cast<const T*>(to);
+  const std::size_t bytes = table_of<T>(values.size());
+  auto& tables = job_.tables;
+  tables.insert(tables.begin(), bytes, std::byte{0});
+  if (tables.size() > scratch_.bytes)
+    throw error(errc::internal,
+                fmt::format("a step's tables need {} bytes, and the scratch has {}", tables.size(), scratch_.bytes));
+  std::memcpy(tables.data(), values.data(), values.size_bytes());
+  return reinterpret_cast<const T*>(scratch_.base + scratch_.bytes - tables.size());
 }
 
 void cuda_ops::place(const attention_shape& shape, std::span<const sequence_rows> sequences) {
@@ -60,67 +63,79 @@ void cuda_ops::place(const attention_shape& shape, std::span<const sequence_rows
     return;
   const step_tables tables(shape, sequences);
   step_.rows = static_cast<std::uint32_t>(tables.places.size());
-  step_.item_count = static_cast<std::uint32_t>(tables.items.size());
-  step_.slots = tables.slots;
+  // As many as the table has room for: those behind the step's are of no rows.
+  step_.item_count = static_cast<std::uint32_t>(std::bit_ceil(tables.items.size()));
+  step_.slots = tables.slots == 0 ? 0 : std::bit_ceil(tables.slots);
   step_.page_starts = upload(std::span(tables.page_starts));
   step_.places = upload(std::span(tables.places));
   step_.items = upload(std::span(tables.items));
 }
 
+void cuda_ops::run(call_graphs& graphs) {
+  if (const auto& tables = job_.tables; !tables.empty())
+    gpu_.copy(stream_, tables.data(), scratch_.base + scratch_.bytes - tables.size(), tables.size());
+  graphs.run(job_.calls, stream_);
+}
+
 void cuda_ops::embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) {
-  const std::size_t before = used_;
-  gpu_.kernels().embed(stream_, table, upload(ids), ids.size(), x);
-  used_ = before; // what comes next on the stream may write there
+  job_.calls.emplace_back(call::embed{table, upload(ids), ids.size(), x});
 }
 
 void cuda_ops::rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) {
-  gpu_.kernels().rms_norm(stream_, x, weight, epsilon, rows, out.width, host::locate(out, false));
+  job_.calls.emplace_back(call::rms_norm{x, weight, epsilon, rows, out.width, host::locate(out, false)});
 }
 
 void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) {
-  gpu_.kernels().store(stream_, x, stride, rows, out.width, host::locate(out, false));
+  job_.calls.emplace_back(call::store{x, stride, rows, out.width, host::locate(out, false)});
+}
+
+void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows,
+                          std::span<const linear_target> targets) {
+  for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::most))) {
+    call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most)};
+    std::copy_n(targets.begin(), c.count, c.targets.begin());
+    job_.calls.emplace_back(c);
+  }
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  gpu_.kernels().linear(stream_, host::locate(input, false), rows, targets);
+  add_linear(host::locate(input, false), rows, targets);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
                                const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
                                std::span<const sequence_rows> sequences) {
   place(shape, sequences);
-  gpu_.kernels().rope_and_append(stream_, q, k, v, stride, shape, rope, layer, step_);
+  job_.calls.emplace_back(call::rope_and_append{q, k, v, stride, shape, rope, layer, step_});
 }
 
 void cuda_ops::attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                          std::span<const sequence_rows> sequences, float* out) {
   place(shape, sequences);
-  gpu_.kernels().attention(stream_, q, stride, shape, layer, step_, out, scratch_.base);
+  job_.calls.emplace_back(call::attention{q, stride, shape, layer, step_, out, scratch_.base});
 }
 
 void cuda_ops::gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
                             const packed_matrix& up, const activation& out) {
-  auto in = host::locate(input, false);
-  auto to = host::locate(out, false);
+  const auto in = host::locate(input, false);
+  const auto to = host::locate(out, false);
   auto* const gates = reinterpret_cast<float*>(scratch_.base);
   for (std::size_t first = 0; first < rows; first += gated_rows) {
     const std::size_t count = std::min(gated_rows, rows - first);
     float* const gated = gates + count * out.width;
-    const std::array<linear_target, 2> both = {{{gate, gates, out.width, false}, {up, gated, out.width, false}}};
-    gpu_.kernels().linear(stream_, host::parts_from(in, first), count, both);
-    gpu_.kernels().store_swiglu(stream_, gates, gated, out.width, count, out.width, host::parts_from(to, first));
+    const linear_target both[] = {{gate, gates, out.width, false}, {up, gated, out.width, false}};
+    add_linear(host::parts_from(in, first), count, both);
+    job_.calls.emplace_back(call::store_swiglu{gates, gated, out.width, count, out.width, host::parts_from(to, first)});
   }
 }
 
 void cuda_ops::gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) {
   const std::vector<std::uint32_t> numbers(rows.begin(), rows.end());
-  const std::size_t before = used_;
-  gpu_.kernels().gather_rows(stream_, x, width, upload(std::span<const std::uint32_t>(numbers)), rows.size(), out);
-  used_ = before;
+  job_.calls.emplace_back(call::gather_rows{x, width, upload(std::span(numbers)), rows.size(), out});
 }
 
 void cuda_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
-  gpu_.copy(stream_, from, to, bytes);
+  job_.calls.emplace_back(call::copy{from, to, bytes});
 }
 
 } // namespace tropilla::cuda

@@ -1,13 +1,25 @@
-/// The operations of a Llama layer on a GPU: each enqueues kernels.
+/// The operations of a Llama layer on a GPU: they write down what `run` then has it do.
 #pragma once
 
-#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/kernel_calls.hpp"
 #include "kernels/ops.hpp"
 
 #include <span>
 #include <vector>
 
 namespace tropilla::cuda {
+
+/// Where a device's scratch lies.
+struct device_scratch {
+  std::byte* base = nullptr;
+  std::size_t bytes = 0;
+};
+
+/// What a job comes to. Cleared and used again, so that jobs of the same size allocate nothing.
+struct written_job {
+  std::vector<kernel_call> calls;
+  std::vector<std::byte> tables; ///< as they lie at the scratch's end
+};
 
 /// Lives for one job. What a job names in the processor's memory (ids, rows, pages) is copied to the scratch when it is
 /// first named; a job names the same sequences, and shapes of attention with the same heads, in all of its calls.
@@ -16,7 +28,14 @@ namespace tropilla::cuda {
 /// they gate) in turn, and tables: page starts, places of rows, items of attention, ids or chosen rows.
 class cuda_ops final : public ops {
 public:
-  cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch) : gpu_(gpu), stream_(stream), scratch_(scratch) {}
+  cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch, written_job& job)
+      : gpu_(gpu), stream_(stream), scratch_(scratch), job_(job) {
+    job.calls.clear();
+    job.tables.clear();
+  }
+
+  /// Enqueues the job. Throws `error` (device_failed).
+  void run(call_graphs& graphs);
 
   /// What the scratch of steps of so many rows takes; see `device::scratch_bytes`.
   [[nodiscard]] static std::size_t scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept;
@@ -38,15 +57,15 @@ public:
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
 
 private:
-  [[nodiscard]] std::byte* take(std::size_t bytes);
   template <class T>
   [[nodiscard]] const T* upload(std::span<T> values);
   void place(const attention_shape& shape, std::span<const sequence_rows> sequences);
+  void add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets);
 
   gpu_api& gpu_;
   void* stream_;
   device_scratch scratch_;
-  std::size_t used_ = 0; ///< of the scratch, by tables
+  written_job& job_;
   step_rows step_;
 };
 

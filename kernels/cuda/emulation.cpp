@@ -133,6 +133,23 @@ const words* exchange(const words& mine) {
   return block::running->exchange(mine);
 }
 
+namespace {
+thread_local void* kept_stream = nullptr;
+thread_local kept_work* kept = nullptr;
+} // namespace
+
+void keep(void* stream, kept_work* to) {
+  kept_stream = stream;
+  kept = to;
+}
+
+void run_or_keep(void* stream, std::function<void()> work) {
+  if (kept != nullptr && stream == kept_stream)
+    kept->push_back(std::move(work));
+  else
+    work();
+}
+
 void run(dim3 grid, unsigned threads, const std::function<void()>& thread) {
   static std::mutex one_block_at_a_time; // of a process: what a block shares is static
   static std::vector<context> contexts;

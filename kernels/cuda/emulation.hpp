@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <math.h>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -42,6 +43,12 @@ namespace emulation {
 
 /// Runs `thread` once for each thread of each block.
 void run(dim3 grid, unsigned threads, const std::function<void()>& thread);
+
+/// What a stream was told, to be done later and again.
+using kept_work = std::vector<std::function<void()>>;
+/// From now on the calling thread's work for `stream` goes to `to`; null: it is done at once.
+void keep(void* stream, kept_work* to);
+void run_or_keep(void* stream, std::function<void()> work);
 
 /// Of the thread whose turn it is.
 struct place {

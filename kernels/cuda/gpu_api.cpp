@@ -99,6 +99,28 @@ public:
     check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "cudaStreamSynchronize", 0);
   }
 
+  void begin_capture(void* stream) override {
+    use();
+    // Other threads go on to map memory and to copy.
+    check(cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal),
+          "cudaStreamBeginCapture", 0);
+  }
+  void* end_capture(void* stream) override {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(static_cast<cudaStream_t>(stream), &graph), "cudaStreamEndCapture", 0);
+    cudaGraphExec_t made = nullptr;
+    const cudaError_t result = cudaGraphInstantiate(&made, graph, 0);
+    (void)cudaGraphDestroy(graph);
+    check(result, "cudaGraphInstantiate", 0);
+    return made;
+  }
+  void launch(void* graph, void* stream) override {
+    use();
+    check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), static_cast<cudaStream_t>(stream)), "cudaGraphLaunch",
+          0);
+  }
+  void end_graph(void* graph) noexcept override { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+
 private:
   /// The calling thread's GPU: threads begin with the first.
   void use() const { check(cudaSetDevice(index_), "cudaSetDevice", 0); }

@@ -43,6 +43,14 @@ public:
   virtual void copy(void* stream, const void* from, void* to, std::size_t bytes) = 0;
   /// Waits for the stream; reports what failed in it, launches too.
   virtual void synchronize(void* stream) = 0;
+
+  /// Kernels and copies that the calling thread enqueues on `stream` from now on are kept, and not run.
+  virtual void begin_capture(void* stream) = 0;
+  /// They become a graph (a `cudaGraphExec_t`). Whatever comes of it, the stream runs what it is given again.
+  [[nodiscard]] virtual void* end_capture(void* stream) = 0;
+  virtual void launch(void* graph, void* stream) = 0;
+  /// @pre it does not run any more
+  virtual void end_graph(void* graph) noexcept = 0;
 };
 
 /// The GPU `index`. Throws `error` (unsupported): there is no driver, or it is too old; no such GPU; one that there are

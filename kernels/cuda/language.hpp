@@ -37,8 +37,7 @@ constexpr unsigned warps_of_block(unsigned warps) {
 template <class... Parameters, class... Arguments>
 void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {
 #ifdef TROPILLA_EMULATE_CUDA
-  (void)stream;
-  emulation::run(grid, threads, [&] { kernel(arguments...); });
+  emulation::run_or_keep(stream, [=] { emulation::run(grid, threads, [&] { kernel(arguments...); }); });
 #else
   kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
 #endif

@@ -38,6 +38,8 @@ struct quantised_rows {
             minus16 + 2 * at,
             padded};
   }
+
+  friend bool operator==(const quantised_rows&, const quantised_rows&) = default;
 };
 
 /// Where the parts of an activation buffer lie. All parts are 64-byte aligned.
@@ -46,6 +48,8 @@ struct activation_parts {
   std::size_t row_parts = 1; ///< quantised rows per row: 2 when refined
   float* full = nullptr;     ///< [rows, full_stride], or null
   std::size_t full_stride = 0;
+
+  friend bool operator==(const activation_parts&, const activation_parts&) = default;
 };
 
 /// The same from row `row` on. GPUs call it, too.

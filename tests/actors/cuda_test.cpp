@@ -35,6 +35,7 @@ void require_all_given_back(const gpu_script& script) {
   CHECK(script.mapped == 0);
   CHECK(script.host_blocks == 0);
   CHECK(script.streams == 0);
+  CHECK(script.graphs == 0);
 }
 
 } // namespace
@@ -92,6 +93,25 @@ TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is co
   CHECK(rt.load_session(session, &note).size() == saved);
   CHECK(note == "note");
   CHECK(reply_of(rt, {1, 2, 3}, 4) == alone);
+}
+
+TEST_CASE("CUDA: steps that come again are launched as one graph, and where there are no graphs kernel by kernel") {
+  const auto script = std::make_shared<gpu_script>();
+  std::vector<token_id> wanted;
+  {
+    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+    wanted = reply_of(rt, {1, 2, 3}, 6);
+    CHECK(script->graphs == 1); // the tables of so short a context keep their size
+    CHECK(script->launched_graphs >= 3);
+    CHECK(reply_of(rt, {1, 2, 3}, 6) == wanted);
+    CHECK(script->graphs <= 2);
+  }
+  require_all_given_back(*script);
+  script->refuse_graphs = true;
+  script->launched_graphs = 0;
+  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  CHECK(reply_of(rt, {1, 2, 3}, 6) == wanted);
+  CHECK(script->launched_graphs == 0);
 }
 
 TEST_CASE("CUDA: memory comes and goes with the budget") {

@@ -2,6 +2,7 @@
 // streams do at once what they are told. Calls can be made to fail.
 #pragma once
 
+#include "kernels/cuda/emulation.hpp"
 #include "kernels/cuda/gpu_api.hpp"
 #include "tropilla/error.hpp"
 
@@ -24,8 +25,11 @@ struct gpu_script {
   std::atomic<std::int64_t> streams = 0;
   std::atomic<std::int64_t> maps = 0;         ///< that were asked for
   std::atomic<std::int64_t> synchronized = 0; ///< that were asked for
-  std::int64_t refuse_map = 0;                ///< the n-th; 0: none
-  std::atomic<std::int64_t> fail_at = 0;      ///< synchronisations from the n-th on report a fault of a kernel; 0: none
+  std::atomic<std::int64_t> graphs = 0;
+  std::atomic<std::int64_t> launched_graphs = 0;
+  bool refuse_graphs = false;
+  std::int64_t refuse_map = 0;           ///< the n-th; 0: none
+  std::atomic<std::int64_t> fail_at = 0; ///< synchronisations from the n-th on report a fault of a kernel; 0: none
 };
 
 class emulated_gpu final : public cuda::gpu_api {
@@ -73,11 +77,34 @@ public:
     return this;
   }
   void end_stream(void*) noexcept override { --script_->streams; }
-  void copy(void*, const void* from, void* to, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
+    cuda_emulated::emulation::run_or_keep(stream, [=] { std::memcpy(to, from, bytes); });
+  }
   void synchronize(void*) override {
     const auto n = ++script_->synchronized;
     if (script_->fail_at > 0 && n >= script_->fail_at)
       fail("a kernel", 0);
+  }
+
+  void begin_capture(void* stream) override {
+    if (script_->refuse_graphs)
+      fail("a capture", 0);
+    captured_ = std::make_unique<cuda_emulated::emulation::kept_work>();
+    cuda_emulated::emulation::keep(stream, captured_.get());
+  }
+  void* end_capture(void* stream) override {
+    cuda_emulated::emulation::keep(stream, nullptr);
+    ++script_->graphs;
+    return captured_.release();
+  }
+  void launch(void* graph, void*) override {
+    ++script_->launched_graphs;
+    for (const auto& work : *static_cast<cuda_emulated::emulation::kept_work*>(graph))
+      work();
+  }
+  void end_graph(void* graph) noexcept override {
+    --script_->graphs;
+    delete static_cast<cuda_emulated::emulation::kept_work*>(graph);
   }
 
 private:
@@ -86,6 +113,7 @@ private:
   }
 
   std::shared_ptr<gpu_script> script_;
+  std::unique_ptr<cuda_emulated::emulation::kept_work> captured_;
 };
 
 } // namespace tropilla::testing
