@@ -324,8 +324,8 @@ struct compute_state {
     if (next == step_end && with.next)
       return hand_on();
     if (next == step_end) {
-      const float* const rows = logits();
-      return settle([&](auto& p) { p.deliver(step_computed{rows, {times.compute, load_since_last()}}); });
+      const step_computed answer = computed();
+      return settle([&](auto& p) { p.deliver(answer); });
     }
     if (failure)
       return give_up(*failure);
@@ -347,20 +347,36 @@ struct compute_state {
     settle([&](auto& p) { p.deliver(to_caf(why)); });
   }
 
-  /// Rows of floats where the processor reads them: where they are, or copied. `copy` has room for `most` rows.
-  const float* on_host(buffer b, std::size_t rows, std::size_t most, std::size_t width,
-                       std::shared_ptr<std::byte>& copy) {
+  /// A buffer's first values where the processor reads them: where they are, or copied. `copy` has room for `most`.
+  template <class T = float>
+  const T* on_host(buffer b, std::size_t count, std::size_t most, std::shared_ptr<std::byte>& copy) {
     if (with.dev->host_memory())
-      return with.space->floats(b);
+      return reinterpret_cast<const T*>(with.space->at(b));
     if (!copy)
-      copy = with.dev->make_host_buffer(most * width * sizeof(float));
-    with.dev->download(with.space->at(b), copy.get(), rows * width * sizeof(float));
-    return reinterpret_cast<const float*>(copy.get());
+      copy = with.dev->make_host_buffer(most * sizeof(T));
+    with.dev->download(with.space->at(b), copy.get(), count * sizeof(T));
+    return reinterpret_cast<const T*>(copy.get());
   }
 
-  const float* logits() {
-    return on_host(buffer::logits, current->logit_rows.size(), with.space->shape().logit_rows,
-                   weights->arrangement->layout.config.vocabulary, with.copies->logits);
+  step_computed computed() {
+    const auto& config = weights->arrangement->layout.config;
+    const std::size_t rows = current->logit_rows.size(), most = with.space->shape().logit_rows;
+    step_computed out;
+    out.candidates_of_row = likeliest();
+    if (out.candidates_of_row > 0)
+      out.candidates = on_host<candidate>(buffer::head_rows, rows * out.candidates_of_row, most * most_likeliest,
+                                          with.copies->candidates);
+    else
+      out.logits = on_host(buffer::logits, rows * config.vocabulary, most * config.vocabulary, with.copies->logits);
+    out.times = {times.compute, load_since_last()};
+    return out;
+  }
+
+  /// Logits of a row that travel from a device whose memory can't be read; 0: all.
+  [[nodiscard]] std::size_t likeliest() const {
+    return with.dev->host_memory() || current->logit_rows.empty()
+               ? 0
+               : likeliest_of(weights->arrangement->layout, *current);
   }
 
   /// The next device goes on, and its answer is ours.
@@ -370,15 +386,18 @@ struct compute_state {
         .then(
             [this](const step_computed& m) {
               settle([&](auto& p) {
-                p.deliver(step_computed{m.logits, {times.compute + m.times.compute, m.times.load + load_since_last()}});
+                step_computed all = m;
+                all.times = {times.compute + m.times.compute, m.times.load + load_since_last()};
+                p.deliver(all);
               });
             },
             [this](const caf::error& e) { settle([&](auto& p) { p.deliver(e); }); });
   }
 
   const float* hidden_rows() {
-    return on_host(buffer::hidden, current->ids.size(), with.space->shape().step_rows,
-                   weights->arrangement->layout.config.width, with.copies->hidden);
+    const std::size_t width = weights->arrangement->layout.config.width;
+    return on_host(buffer::hidden, current->ids.size() * width, with.space->shape().step_rows * width,
+                   with.copies->hidden);
   }
 
   void enqueue(std::size_t first, std::size_t last) {
@@ -395,7 +414,7 @@ struct compute_state {
       from = nullptr;
     }
     with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
-                       copied = begins ? pages : nullptr,
+                       chooses = last == step_end && !with.next && likeliest() > 0, copied = begins ? pages : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {
       if (o.lane() == 0)
         *began = clock::now();
@@ -404,6 +423,8 @@ struct compute_state {
       if (from)
         take_over(o, *w, *space, *work, from);
       forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);
+      if (chooses)
+        keep_likeliest(o, w->arrangement->layout, *space, *work);
     });
     // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
     with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row, on = here] {

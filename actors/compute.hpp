@@ -10,7 +10,7 @@ namespace tropilla::cast {
 /// What a device's rows are copied to where the processor has none of its memory; made when first wanted. Who reads
 /// them may do so when the actor that wrote them has ended.
 struct host_copies {
-  std::shared_ptr<std::byte> logits, hidden;
+  std::shared_ptr<std::byte> logits, candidates, hidden;
 };
 
 struct compute_setup {

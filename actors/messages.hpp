@@ -119,6 +119,9 @@ struct run_step {
 };
 struct step_computed {
   const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`
+  /// Or, where only some of a row decide and travelled: `[logit_rows, candidates_of_row]`; as long.
+  const candidate* candidates = nullptr;
+  std::size_t candidates_of_row = 0;
   step_times times;
 };
 
@@ -163,7 +166,7 @@ using compute_actor =
 
 /// Scheduler -> sampler. Answered with `tokens_drawn`.
 struct draw_tokens {
-  const float* logits = nullptr; ///< [rows, vocabulary]; stays valid until the answer
+  step_computed from; ///< stays valid until the answer
   std::size_t vocabulary = 0;
   std::vector<draw_job> jobs;
 };

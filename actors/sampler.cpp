@@ -20,7 +20,11 @@ struct sampler_state {
           const trace_span span(trace, row, "draw_tokens", "tokens", static_cast<std::int64_t>(m.jobs.size()));
           tokens_drawn out;
           for (const auto& job : m.jobs)
-            out.tokens.push_back(draw({m.logits + job.row * m.vocabulary, m.vocabulary}, *job.of));
+            out.tokens.push_back(
+                m.from.logits != nullptr
+                    ? draw({m.from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
+                    : draw({m.from.candidates + job.row * m.from.candidates_of_row, m.from.candidates_of_row},
+                           *job.of));
           return out;
         },
     };
@@ -33,6 +37,16 @@ struct sampler_state {
     return out;
   }
 
+  /// Of the logits that decide: a row of its own, whose tokens are in their order.
+  drawn_token draw(std::span<const candidate> candidates, const sequence& s) {
+    deciding.clear();
+    for (const auto& c : candidates)
+      deciding.push_back(c.logit);
+    const token_id place = drawer.draw(deciding, s.sampling, s.generated);
+    return {place < 0 ? place : candidates[static_cast<std::size_t>(place)].token};
+  }
+
+  std::vector<float> deciding;
   tracer* trace;
   tracer::row row = 0;
   token_drawer drawer;

@@ -128,10 +128,10 @@ struct scheduler_state {
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(with.trace, row, "step_computed");
-    const auto& jobs = queue.step_done({m.logits, logits}, m.times, clock::now());
+    const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
-    ask(self, with.sampler->get(), draw_tokens{m.logits, with.vocabulary, jobs})
+    ask(self, with.sampler->get(), draw_tokens{m, with.vocabulary, jobs})
         .then(
             [this](const tokens_drawn& answer) {
               const trace_span emitted(with.trace, row, "tokens_drawn", "tokens",

@@ -82,6 +82,15 @@ struct sequence_rows {
   std::byte* const* pages = nullptr; ///< starts of its pages, in order of position
 };
 
+/// A token that may be drawn, and its logit.
+struct candidate {
+  float logit = 0;
+  std::int32_t token = -1;
+};
+/// The most that `ops::likeliest` finds, and of how many.
+inline constexpr std::size_t most_likeliest = 64;
+inline constexpr std::size_t most_likeliest_vocabulary = std::size_t{1} << 18;
+
 class ops {
 public:
   virtual ~ops() = default;
@@ -124,6 +133,12 @@ public:
   /// Copies `bytes`, a multiple of 64. Copies of the same size may follow each other's results without more ado: a
   /// lane has the same part of each.
   virtual void copy(const std::byte* from, std::byte* to, std::size_t bytes) = 0;
+
+  /// The `k` greatest logits of each row, by ascending token: `out` is `[rows, k]`, `logits` `[rows, vocabulary]`,
+  /// which hold nothing afterwards. Of equal ones the lower token goes first; what is no number comes last. Only for
+  /// devices whose memory the processor can't read: who can, finds them where they are.
+  /// @pre k <= most_likeliest, 2 k <= vocabulary <= most_likeliest_vocabulary
+  virtual void likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 };
 
 } // namespace tropilla

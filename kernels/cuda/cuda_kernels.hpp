@@ -102,6 +102,9 @@ struct kernel_table {
   /// As `ops::gather_rows`.
   void (*gather_rows)(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
                       float* out);
+  /// As `ops::likeliest`.
+  void (*likeliest)(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k,
+                    candidate* out);
 };
 
 [[nodiscard]] const kernel_table& kernels() noexcept;

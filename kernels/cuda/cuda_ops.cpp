@@ -138,4 +138,8 @@ void cuda_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   job_.calls.emplace_back(call::copy{from, to, bytes});
 }
 
+void cuda_ops::likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
+  job_.calls.emplace_back(call::likeliest{logits, rows, vocabulary, k, out});
+}
+
 } // namespace tropilla::cuda

@@ -55,6 +55,7 @@ public:
                     const activation& out) override;
   void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
+  void likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) override;
 
 private:
   template <class T>

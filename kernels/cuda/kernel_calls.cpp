@@ -38,6 +38,9 @@ struct issuing {
   void operator()(const call::gather_rows& c) const {
     kernels.gather_rows(stream, c.x, c.width, c.rows, c.count, c.out);
   }
+  void operator()(const call::likeliest& c) const {
+    kernels.likeliest(stream, c.logits, c.rows, c.vocabulary, c.k, c.out);
+  }
   void operator()(const call::copy& c) const { gpu.copy(stream, c.from, c.to, c.bytes); }
 };
 

@@ -80,6 +80,12 @@ struct gather_rows {
   float* out;
   friend bool operator==(const gather_rows&, const gather_rows&) = default;
 };
+struct likeliest {
+  float* logits;
+  std::size_t rows, vocabulary, k;
+  candidate* out;
+  friend bool operator==(const likeliest&, const likeliest&) = default;
+};
 struct copy {
   const std::byte* from;
   std::byte* to;
@@ -89,8 +95,9 @@ struct copy {
 
 } // namespace call
 
-using kernel_call = std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear,
-                                 call::rope_and_append, call::attention, call::gather_rows, call::copy>;
+using kernel_call =
+    std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::rope_and_append,
+                 call::attention, call::gather_rows, call::likeliest, call::copy>;
 
 /// Enqueues them in their order. Throws `error` (device_failed).
 void issue(std::span<const kernel_call> calls, gpu_api& gpu, void* stream);

@@ -26,6 +26,9 @@ void store_swiglu(void* stream, const float* gate, const float* up, std::size_t 
 void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
                  float* out);
 
+// likeliest.cu
+void likeliest(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
+
 // linear.cu
 void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets);
 

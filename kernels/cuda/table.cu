@@ -11,7 +11,8 @@ const cuda::kernel_table& kernels() noexcept {
                                                .linear = linear,
                                                .rope_and_append = rope_and_append,
                                                .attention = attention,
-                                               .gather_rows = gather_rows};
+                                               .gather_rows = gather_rows,
+                                               .likeliest = likeliest};
   return table;
 }
 

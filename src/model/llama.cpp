@@ -3,6 +3,7 @@
 
 #include "src/model/rope.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 namespace tropilla {
@@ -155,6 +156,19 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
                     {(g - 1 - layout.range.first) * page_layer_bytes, type});
     }
   }
+}
+
+std::size_t likeliest_of(const llama_layout& layout, const step& s) noexcept {
+  const std::size_t vocabulary = layout.config.vocabulary;
+  const std::size_t room = layout.config.width * sizeof(float) / sizeof(candidate); // of a row of `head_rows`
+  const bool can =
+      s.likeliest <= std::min({most_likeliest, room, vocabulary / 2}) && vocabulary <= most_likeliest_vocabulary;
+  return can ? s.likeliest : 0;
+}
+
+void keep_likeliest(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s) {
+  o.likeliest(space.floats(buffer::logits), s.logit_rows.size(), layout.config.vocabulary, likeliest_of(layout, s),
+              candidates(space));
 }
 
 } // namespace tropilla

@@ -23,6 +23,7 @@ struct step {
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order
+  std::size_t likeliest = 0;             ///< logits of each row that decide, the greatest; 0: all of them may
   std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
 
   /// Empties it; what its lists allocated stays.
@@ -32,6 +33,7 @@ struct step {
     logit_rows.clear();
     pages.clear();
     copies.clear();
+    likeliest = 0;
     page_starts.clear();
   }
 };
@@ -72,6 +74,15 @@ private:
   run_shape shape_;
   activation_kinds_of_model kinds_;
 };
+
+/// How many logits of a row travel, of a device whose memory the processor can't read: as many as decide, or, 0, all.
+[[nodiscard]] std::size_t likeliest_of(const llama_layout& layout, const step& s) noexcept;
+
+/// Leaves that many (not 0) of each row where `candidates` says, after `forward_groups` computed the logits.
+void keep_likeliest(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
+[[nodiscard]] inline candidate* candidates(const llama_workspace& space) {
+  return reinterpret_cast<candidate*>(space.at(buffer::head_rows)); // which the head has read by then
+}
 
 /// Weight groups that are in memory, by index; null where not.
 using loaded_groups = std::span<const std::byte* const>;

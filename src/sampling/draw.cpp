@@ -52,6 +52,15 @@ double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept {
   return static_cast<double>(z >> 11) * 0x1.0p-53;
 }
 
+std::size_t logits_that_decide(const generation_options& options) noexcept {
+  const auto& s = options.sampling;
+  const bool as_they_are = s.bias.empty() && s.banned.empty() && s.repetition_penalty == 1 &&
+                           s.frequency_penalty == 0 && s.presence_penalty == 0;
+  if (!as_they_are || options.logprobs > 0)
+    return 0;
+  return s.temperature == 0 ? 1 : s.top_k;
+}
+
 /// The logits with bias, bans and penalties, in a copy where there are any.
 std::span<const float> token_drawer::modified(std::span<const float> logits, const sampling_options& options,
                                               const token_history& history) {

@@ -15,6 +15,9 @@ namespace tropilla {
 /// OOPSLA 2014) over seed and index.
 [[nodiscard]] double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept;
 
+/// The number of a row's greatest logits that decide which token is drawn and what is told of it; 0: all may.
+[[nodiscard]] std::size_t logits_that_decide(const generation_options& options) noexcept;
+
 /// Draws tokens; keeps its scratch between calls. One thread at a time.
 class token_drawer {
 public:

@@ -1,6 +1,8 @@
 // Who is computed next; what becomes of what was computed.
 #include "src/schedule/batcher.hpp"
 
+#include "src/sampling/draw.hpp"
+
 #include <algorithm>
 #include <cassert>
 #include <fmt/format.h>
@@ -263,6 +265,7 @@ std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
   auto work = blank_step(last_step_);
   add_rows(*work, s, rows);
   work->logit_rows.clear();
+  work->likeliest = 0;
   for (std::size_t row = 0; row < rows; ++row)
     work->logit_rows.push_back(row);
   return work;
@@ -275,8 +278,12 @@ void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
   work.ids.insert(work.ids.end(), first, first + static_cast<std::ptrdiff_t>(rows));
   const auto pages = s->path.pages.begin();
   work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
-  if (rows == s->pending())
+  if (rows == s->pending()) {
+    const std::size_t decide = logits_that_decide(s->shared->request.options);
+    const bool all = decide == 0 || (work.likeliest == 0 && !work.logit_rows.empty());
+    work.likeliest = all ? 0 : std::max(work.likeliest, decide);
     work.logit_rows.push_back(work.ids.size() - 1);
+  }
   s->in_step = rows;
   in_step_.push_back(s);
 }

@@ -114,6 +114,27 @@ TEST_CASE("CUDA: steps that come again are launched as one graph, and where ther
   CHECK(script->launched_graphs == 0);
 }
 
+TEST_CASE("CUDA: a reply is the same whether all logits travel or those that decide") {
+  const auto script = std::make_shared<gpu_script>();
+  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  generation_options o;
+  o.max_tokens = 4;
+  o.ignore_eos = true;
+  (void)reply_of(rt, prompt, 1); // loads the weights, and from now on the prompt is known
+  script->copied = 0;
+  for (const bool warm : {false, true}) {
+    o.sampling.temperature = warm ? 1.5 : 0;
+    o.sampling.top_k = warm ? 7 : 0;
+    o.sampling.seed = 5;
+    o.logprobs = 0;
+    const auto some = reply_of(rt, prompt, o);
+    const auto copied = script->copied.exchange(0);
+    o.logprobs = 1; // of all
+    CHECK(reply_of(rt, prompt, o) == some);
+    CHECK(copied < script->copied.exchange(0));
+  }
+}
+
 TEST_CASE("CUDA: memory comes and goes with the budget") {
   const auto script = std::make_shared<gpu_script>();
   auto config = cuda_config(1);

@@ -20,16 +20,20 @@ inline std::vector<float> logits_of(runtime_access::parts& rt, const std::vector
   return out;
 }
 
-inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
+inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt,
+                                      const generation_options& o) {
   const auto channel = std::make_shared<reply_channel>();
-  generation_options o;
-  o.max_tokens = tokens;
-  o.ignore_eos = true;
   (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
   std::vector<token_id> ids;
   while (const auto p = channel->next_piece())
     ids.push_back(p->id);
   return ids;
+}
+inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
+  generation_options o;
+  o.max_tokens = tokens;
+  o.ignore_eos = true;
+  return reply_of(rt, std::move(prompt), o);
 }
 
 inline const std::vector<token_id> prompt{1, 17, 42, 5, 99, 7, 250};

@@ -25,6 +25,7 @@ struct gpu_script {
   std::atomic<std::int64_t> streams = 0;
   std::atomic<std::int64_t> maps = 0;         ///< that were asked for
   std::atomic<std::int64_t> synchronized = 0; ///< that were asked for
+  std::atomic<std::int64_t> copied = 0;       ///< bytes
   std::atomic<std::int64_t> graphs = 0;
   std::atomic<std::int64_t> launched_graphs = 0;
   bool refuse_graphs = false;
@@ -78,6 +79,7 @@ public:
   }
   void end_stream(void*) noexcept override { --script_->streams; }
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
+    script_->copied += static_cast<std::int64_t>(bytes);
     cuda_emulated::emulation::run_or_keep(stream, [=] { std::memcpy(to, from, bytes); });
   }
   void synchronize(void*) override {

@@ -9,7 +9,9 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <numeric>
 
 using namespace tropilla;
 using namespace tropilla::host;
@@ -267,6 +269,37 @@ TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
     CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * 70),
                      out.begin() + static_cast<std::ptrdiff_t>((i + 1) * 70),
                      x.begin() + static_cast<std::ptrdiff_t>(rows[i] * 70)));
+}
+
+TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "[cuda]") {
+  struct size_case {
+    std::size_t vocabulary, k;
+  };
+  for (const auto [vocabulary, k] : {size_case{2, 1}, {100, 50}, {4096, 64}, {4097, 64}, {9000, 40}}) {
+    INFO(vocabulary << " tokens, " << k << " wanted");
+    constexpr std::size_t rows = 3;
+    auto logits = random_floats(rows * vocabulary, 21);
+    for (std::size_t i = 0; i < logits.size(); i += 3) // many that are equal
+      logits[i] = std::round(logits[i]);
+    logits[0] = logits[vocabulary] = std::numeric_limits<float>::quiet_NaN();
+    std::fill_n(logits.begin() + static_cast<std::ptrdiff_t>(2 * vocabulary), vocabulary, -INFINITY);
+    std::vector<candidate> wanted, ours(rows * k);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* const row = logits.data() + r * vocabulary;
+      std::vector<std::int32_t> order(vocabulary);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [row](std::int32_t a, std::int32_t b) {
+        return !std::isnan(row[a]) && (std::isnan(row[b]) || row[a] > row[b]);
+      });
+      std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(k));
+      for (std::size_t i = 0; i < k; ++i)
+        wanted.push_back({row[order[i]], order[i]});
+    }
+    emulated().likeliest(nullptr, logits.data(), rows, vocabulary, k, ours.data());
+    for (std::size_t i = 0; i < ours.size(); ++i)
+      if (ours[i].token != wanted[i].token || ours[i].logit != wanted[i].logit)
+        FAIL_CHECK("row " << i / k << ", " << i % k << ": " << ours[i].token << ", not " << wanted[i].token);
+  }
 }
 
 TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[cuda]") {

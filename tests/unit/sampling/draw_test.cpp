@@ -4,9 +4,12 @@
 #include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>
+
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 
 using namespace tropilla;
 
@@ -73,6 +76,47 @@ TEST_CASE("top-k and top-p keep only the likeliest") {
   }
   p.top_p = 1e-9;
   CHECK(d.draw(logits, p, 3) == 0);
+}
+
+TEST_CASE("the logits that decide draw what all of them do") {
+  std::vector<float> logits(300);
+  std::uint64_t bits = 1;
+  for (auto& x : logits) // of few different ones
+    x = static_cast<float>((bits = bits * 6364136223846793005U + 1442695040888963407U) >> 60);
+  generation_options some;
+  some.sampling = warm(0.9);
+  some.sampling.top_k = 12;
+  some.sampling.top_p = 0.9;
+  some.sampling.typical_p = 0.8;
+  some.sampling.min_p = 0.01;
+  for (const auto& o : {generation_options{}, some}) {
+    const std::size_t decide = logits_that_decide(o);
+    CHECK(decide == (o.sampling.temperature == 0 ? 1 : 12));
+    std::vector<token_id> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto logit = [&](token_id id) { return logits[static_cast<std::size_t>(id)]; };
+    std::stable_sort(order.begin(), order.end(), [&](token_id a, token_id b) { return logit(a) > logit(b); });
+    order.resize(decide);
+    std::sort(order.begin(), order.end());
+    std::vector<float> deciding;
+    for (const auto id : order)
+      deciding.push_back(logit(id));
+    token_drawer d;
+    for (std::uint64_t i = 0; i < 200; ++i)
+      CHECK(order[static_cast<std::size_t>(d.draw(deciding, o.sampling, i))] == d.draw(logits, o.sampling, i));
+  }
+  const auto needs_all = [&](auto change) {
+    auto o = some;
+    change(o);
+    return logits_that_decide(o) == 0;
+  };
+  CHECK(needs_all([](auto& o) { o.sampling.top_k = 0; }));
+  CHECK(needs_all([](auto& o) { o.sampling.bias = {{3, 1.0F}}; }));
+  CHECK(needs_all([](auto& o) { o.sampling.banned = {3}; }));
+  CHECK(needs_all([](auto& o) { o.sampling.repetition_penalty = 1.1; }));
+  CHECK(needs_all([](auto& o) { o.sampling.frequency_penalty = 0.1; }));
+  CHECK(needs_all([](auto& o) { o.sampling.presence_penalty = 0.1; }));
+  CHECK(needs_all([](auto& o) { o.logprobs = 1; }));
 }
 
 TEST_CASE("the same seed and index draw the same, other seeds differ") {
