@@ -48,7 +48,8 @@ struct arrangement_input {
   const device* dev = nullptr;
   std::vector<std::filesystem::path> files;
   std::filesystem::path packed_folder;
-  std::string io; ///< as `runtime_config::io`
+  std::string io;               ///< as `runtime_config::io`
+  std::size_t pinned_bytes = 0; ///< this device's part of `runtime_config::pinned_bytes`
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in

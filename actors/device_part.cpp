@@ -161,6 +161,7 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   loading.dev = dev.get();
   loading.trace = around_.trace;
   loading.files = input.files;
+  loading.kept_bytes = input.pinned_bytes;
   loading.packed_folder = next->mapping ? "" : input.packed_folder;
   loading.meter = meter_;
   loading.make_reader = around_.hooks.make_reader;

@@ -13,7 +13,7 @@ namespace tropilla::cast {
 struct loader_setup {
   std::shared_ptr<const weight_arrangement> weights;
   lease staging;
-  weight_loader_setup loader;                            ///< its layout, shape and staging are those of the above
+  weight_loader_setup loader; ///< its layout, shape, staging and what it keeps are of the above
   std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty
   std::vector<lease> kept; ///< groups that need no load: they count as done. Given up at once
 };

@@ -179,6 +179,18 @@ std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices
   return out;
 }
 
+/// Of memory of the processor: as much for each device that has none of it.
+void divide_pinned(auto& parts, std::size_t bytes) {
+  const auto apart = [](const auto& p) { return !p.dev->host_memory(); };
+  const auto count = static_cast<std::size_t>(std::ranges::count_if(parts, apart));
+  if (bytes > 0 && count == 0)
+    throw error(errc::invalid_argument, "pinned memory keeps weights that a GPU streams, and no GPU is asked for; "
+                                        "name one in the budget: cuda:0=4GiB");
+  for (auto& p : parts)
+    if (apart(p))
+      p.input.pinned_bytes = bytes / count;
+}
+
 } // namespace
 
 prepared_model prepared_model::open(const runtime_config& config, const gpu_factory& open_gpu) {
@@ -194,6 +206,7 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
     m.parts.push_back(std::move(p));
   }
+  divide_pinned(m.parts, config.pinned_bytes);
   const auto arrange_for = [&](std::size_t kv_tokens) {
     m.shape.kv_tokens = kv_tokens;
     for (std::size_t i = 0; i < devices.size(); ++i) {

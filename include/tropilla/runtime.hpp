@@ -34,6 +34,9 @@ struct runtime_config {
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
   /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
   std::vector<device_budget> devices{};
+  /// Of the processor's memory, page-locked, in which weights stay that GPUs stream: read once, and copied for every
+  /// step. Of all GPUs together.
+  std::size_t pinned_bytes = 0;
   bool precise = false;         ///< activations stay float32: slower, for comparisons
   std::string isa{};            ///< "": the best that the machine has; "scalar", "avx2", "avx512"
   std::string chat_template{};  ///< "": the model's own; "llama3", "chatml"

@@ -26,8 +26,8 @@ Usage: tropilla batch [options] IN.jsonl -o OUT.jsonl     - for standard input o
   -m, --model FILE      GGUF model (or TROPILLA_MODEL)  -o, --output FILE       results (-)
       --parallel N      replies at once (16)                --kv TOKENS         of all of them
       --ordered         results in the order of lines       --restart           forget results
-      --ctx, --budget, --kv-type, --threads, --isa, --io, --no-cache, --precise, --template,
-      --trace, --config: as for run                     -q, --quiet             no figures
+      --ctx, --budget, --pinned, --kv-type, --threads, --isa, --io, --no-cache, --precise,
+      --template, --trace, --config: as for run         -q, --quiet             no figures
 
 What a line leaves out:
   -n, --max-tokens N    of a reply (256)                    --ignore-eos        go on past the end

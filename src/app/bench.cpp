@@ -33,7 +33,7 @@ Usage: tropilla bench -m FILE [options]
       --ctx N              tokens of context (what the longest test needs)
       --kv-type TYPE       keys and values as f16, bf16, q8_0 (f16)
       --budget BYTES       300MiB (what the plan needs)
-      --isa, --io, --no-cache, --precise, --parallel, --kv, --trace: as for run
+      --isa, --io, --no-cache, --precise, --parallel, --kv, --pinned, --trace: as for run
   -q, --quiet              no progress
       --config FILE        options from TOML
 

@@ -32,7 +32,7 @@ Usage: tropilla chat -m FILE [options]
       --temp X          0: likeliest (0.6)                  --seed N            same seed, same text
       --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
       --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
-      --penalty-window N, --stop TEXT, --context-shift, --context-keep N: as for run
+      --penalty-window N, --stop TEXT, --context-shift, --context-keep N, --pinned BYTES: as for run
   -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
       --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
       --io MODE         mmap, direct, buffered              --no-cache          no packed weights

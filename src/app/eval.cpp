@@ -32,7 +32,8 @@ Usage: tropilla eval -m FILE -f TEXT [options]
       --dump-top1 FILE    the arg-max at each position, one id per line
       --precise           float32 activations (a model of --against runs with float32 too)
       --kv-type TYPE      keys and values as f16, bf16, q8_0 (f16)
-  -t, --threads, --isa, --budget, --kv, --io, --no-cache, --template, --trace, --config: as for run
+  -t, --threads, --isa, --budget, --pinned, --kv, --io, --no-cache, --template, --trace, --config:
+      as for run
   -q, --quiet             no progress
       --json              one object
 

@@ -181,6 +181,16 @@ void option_binder::device_bytes(const std::string& names, std::vector<device_bu
   });
 }
 
+void option_binder::bytes(const std::string& names, std::size_t& value) {
+  add(names, [&value, title = option_title(names)](const std::string& text) {
+    try {
+      value = parse_bytes(text);
+    } catch (const error&) {
+      bad_value(title, "a size like 300MiB", text);
+    }
+  });
+}
+
 void option_binder::choice(const std::string& names, std::string& value, std::vector<std::string> words) {
   add(names, [&value, title = option_title(names), words = std::move(words)](const std::string& text) {
     if (std::find(words.begin(), words.end(), text) == words.end())
@@ -267,6 +277,7 @@ void model_options::bind(option_binder& binder) {
   binder.count("--kv", kv_tokens, 1, std::numeric_limits<std::int32_t>::max());
   binder.choice("--kv-type", kv_type, {"f16", "bf16", "q8_0"});
   binder.device_bytes("--budget", budget);
+  binder.bytes("--pinned", pinned);
   binder.flag("--precise", precise);
   binder.choice("--io", io, {"mmap", "direct", "buffered"});
   binder.flag("--no-cache", no_cache);
@@ -289,6 +300,7 @@ runtime_config model_options::to_config(std::size_t sequences) const {
     config.budget_bytes = budget.front().bytes;
   else
     config.devices = budget;
+  config.pinned_bytes = pinned;
   config.precise = precise;
   config.isa = isa;
   config.chat_template = chat_template;

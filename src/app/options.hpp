@@ -40,6 +40,8 @@ public:
   void number(const std::string& names, double& value, double least, double most);
   /// "300MiB", or with devices: "host:0=300MiB,host:1=1GiB".
   void device_bytes(const std::string& names, std::vector<device_budget>& values);
+  /// "300MiB".
+  void bytes(const std::string& names, std::size_t& value);
   /// One of some words; `""` in `words` stands for the default and is not offered.
   void choice(const std::string& names, std::string& value, std::vector<std::string> words);
   /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
@@ -101,6 +103,7 @@ struct model_options {
   std::size_t kv_tokens = 0; ///< of all sequences
   std::string kv_type;
   std::vector<device_budget> budget;
+  std::size_t pinned = 0;
   bool precise = false;
   bool quiet = false; ///< no progress
   bool no_cache = false;

@@ -32,7 +32,7 @@ Usage: tropilla plan -m FILE [options]
       --kv TOKENS     that have KV pages, all sequences together (a context for each, at most four)
       --isa NAME      scalar, avx2, avx512: weights are laid out for it
       --precise       float32 activations
-      --io, --no-cache, --template NAME, --trace FILE, -q, --quiet: as for run
+      --io, --no-cache, --pinned BYTES, --template NAME, --trace FILE, -q, --quiet: as for run
       --all           every line of the plan instead of sums
       --json          one object with all lines
       --no-measure    no prediction: the same output every time

@@ -34,7 +34,7 @@ Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
   -q, --quiet           no progress, no figures             --logprobs N        N likeliest, in JSON
   -N, --outputs N       replies to the same prompt (1)      --parallel N        computed together
       --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
-      --penalty-window N, --stop TEXT, --context-shift, --context-keep N: see docs/command-line.md
+      --penalty-window N, --stop TEXT, --context-shift, --context-keep N, --pinned BYTES: see docs
 
 Example:
   tropilla run -m model.gguf --temp 0.7 --seed 1 "Write a haiku about llamas."

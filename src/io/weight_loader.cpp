@@ -2,6 +2,7 @@
 #include "src/io/weight_loader.hpp"
 
 #include "src/io/embedding_rows.hpp"
+#include "src/io/landings.hpp"
 #include "src/io/packed_weights.hpp"
 
 #include <algorithm>
@@ -21,10 +22,6 @@ namespace tropilla {
 namespace {
 
 using clock = std::chrono::steady_clock;
-
-/// Groups that are put together at a time before they go to a device of which the processor has no memory: one is read
-/// while another is copied.
-constexpr std::size_t landings = 2;
 
 /// Reads of packed weights in flight; their destination is where they stay, so more costs no memory.
 constexpr std::size_t packed_depth = 2 * best_read_depth;
@@ -49,7 +46,7 @@ public:
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 
   /// Of a device whose memory the processor can't write: where the group is put together, and where it belongs.
-  std::byte* landing = nullptr;
+  std::shared_ptr<landings::place> landing;
   std::byte* target = nullptr;
   std::size_t bytes = 0;
 
@@ -60,7 +57,7 @@ private:
   weight_loader::done_callback done_;
 };
 
-enum class origin : std::uint8_t { model, packed, mapping };
+enum class origin : std::uint8_t { model, packed, mapping, kept };
 
 /// A read: a chunk of the model's files on its way to a slot, or a piece of packed weights on its way to its place.
 struct part {
@@ -125,15 +122,17 @@ struct weight_loader::impl {
   }
 
   void make_landings() {
-    std::size_t landing_bytes = 0;
+    landings::sizes sizes{to_group_alignment(with.shape.staging_bytes()), 0, with.kept_bytes};
     for (const auto& g : with.layout->groups)
-      landing_bytes = std::max(landing_bytes, to_group_alignment(g.bytes));
-    const std::size_t staging_bytes = to_group_alignment(with.shape.staging_bytes());
-    host_buffer = with.dev->make_host_buffer(staging_bytes + landings * landing_bytes);
-    with.staging = host_buffer.get();
-    for (std::size_t i = 0; i < landings; ++i)
-      free_landings.push_back(with.staging + staging_bytes + i * landing_bytes);
-    upload_stream = with.dev->make_stream("upload");
+      sizes.largest = std::max(sizes.largest, to_group_alignment(g.bytes));
+    places = std::make_unique<landings>(
+        *with.dev, sizes,
+        [this] {
+          const std::lock_guard lock(mutex);
+          changed.notify_all();
+        },
+        with.notice);
+    with.staging = places->beside();
   }
 
   void add(job j) {
@@ -167,7 +166,7 @@ struct weight_loader::impl {
       changed.wait(lock, [this] {
         if (stopping || !incoming.empty())
           return true;
-        return !jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || !free_landings.empty());
+        return !jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || places->any_free());
       });
     if (stopping) {
       std::move(incoming.begin(), incoming.end(), std::back_inserter(jobs));
@@ -193,37 +192,32 @@ struct weight_loader::impl {
   /// Has the group put together where the processor can write. False while there is no place.
   bool land(job& j, const weight_group_layout& group) {
     auto& f = *j.answer;
-    if (with.dev->host_memory() || f.landing != nullptr)
+    if (!places || f.landing)
       return true;
-    const std::lock_guard lock(mutex);
-    needs_landing = free_landings.empty();
+    f.landing = places->take(j.group, to_group_alignment(group.bytes), with.keeps && with.keeps(j.group));
+    needs_landing = !f.landing;
     if (needs_landing)
       return false;
-    f.landing = free_landings.back();
-    free_landings.pop_back();
-    f.target = std::exchange(j.memory, f.landing);
+    f.target = std::exchange(j.memory, f.landing->memory);
     f.bytes = group.bytes;
     return true;
   }
 
   /// All parts of a group are there, or will never be.
   void conclude(const std::shared_ptr<flight>& f) {
-    if (f->landing == nullptr)
+    if (!f->landing)
       return f->answer();
-    upload_stream->enqueue([this, f] {
-      try {
-        if (!f->failed())
-          with.dev->upload(f->landing, f->target, f->bytes);
-      } catch (const error& e) {
-        f->fail(e);
-      }
-      {
-        const std::lock_guard lock(mutex);
-        free_landings.push_back(f->landing);
-        changed.notify_all();
-      }
-      f->answer();
-    });
+    const bool was_kept = f->landing->has == landings::place::content::complete;
+    places->deliver(f->landing, f->target, f->bytes, f->failed(),
+                    [this, f, was_kept](const error* why, std::chrono::nanoseconds took) {
+                      if (why)
+                        f->fail(*why);
+                      if (was_kept && with.meter) {
+                        with.meter->busy_ns += took.count();
+                        with.meter->bytes += f->bytes;
+                      }
+                      f->answer();
+                    });
   }
 
   [[nodiscard]] std::size_t in_flight() const { return reader ? reader->in_flight() : 0; }
@@ -235,7 +229,7 @@ struct weight_loader::impl {
       auto& j = *it;
       if (j.parts.empty() && !prepare(j)) // not its turn
         return;
-      if (j.from == origin::mapping || j.answer->failed()) {
+      if (j.from == origin::mapping || j.from == origin::kept || j.answer->failed()) {
         it = finish_reading(it, j.parts.size() - j.next);
         continue;
       }
@@ -257,6 +251,13 @@ struct weight_loader::impl {
     }
     if (!land(j, group))
       return false;
+    if (j.answer->landing && j.answer->landing->has == landings::place::content::complete) {
+      j.from = origin::kept;
+      j.parts.resize(1);
+      j.answer->expect(1);
+      j.began = clock::now();
+      return true;
+    }
     try {
       auto found = packed_file_now();
       const auto from = found ? origin::packed : origin::model;
@@ -503,9 +504,8 @@ struct weight_loader::impl {
   weight_loader_setup with;
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<job> incoming; // guarded, as are the next three
+  std::deque<job> incoming; // guarded, as are the next two
   std::vector<std::size_t> free_slots;
-  std::vector<std::byte*> free_landings;
   bool stopping = false;
 
   // The reading thread's own.
@@ -521,11 +521,10 @@ struct weight_loader::impl {
   std::optional<packed_weights> packed; ///< made by the reading thread before anything is packed
   std::unique_ptr<embedding_rows> rows; ///< of the row stream
   std::vector<float> widened;           ///< rows on their way to a device
-  std::shared_ptr<std::byte> host_buffer;
   tracer::row read_row = 0;
   std::vector<tracer::row> pack_rows;
   std::size_t next_stream = 0;
-  std::unique_ptr<stream> upload_stream;
+  std::unique_ptr<landings> places;             ///< null: the processor writes where groups stay
   std::vector<std::unique_ptr<stream>> streams; ///< their jobs use the above
   std::unique_ptr<stream> row_stream;
   std::thread reading;

@@ -39,9 +39,9 @@ struct loader_shape {
   }
 };
 
-/// How long reads were under way and what they brought. Written by a loader, read by anyone.
+/// How long transfers were under way and what they brought. Written by a loader, read by anyone.
 struct transfer_meter {
-  std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read was in flight
+  std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read, or copy of a kept group, was in flight
   std::atomic<std::uint64_t> bytes{0};
 };
 
@@ -57,6 +57,10 @@ struct weight_loader_setup {
   loader_shape shape{};
   /// `shape.staging_bytes_on(dev)`, at a multiple of `group_alignment`; outlives it
   std::byte* staging = nullptr;
+  /// Of a device whose memory the processor can't write: bytes in which groups of `keeps` stay in a host buffer once
+  /// they were read, so that they are only copied from then on.
+  std::size_t kept_bytes = 0;
+  std::function<bool(std::size_t group)> keeps{};
   std::filesystem::path packed_folder{};   ///< ""; or where packed weights are found, else written
   std::shared_ptr<transfer_meter> meter{}; ///< may be null
   reader_factory make_reader = make_file_reader;

@@ -3,6 +3,7 @@
 #include "kernels/cuda/gpus.hpp"
 #include "tests/support/cuda_cases.hpp"
 #include "tests/support/emulated_gpu.hpp"
+#include "tests/support/faulty_reader.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
@@ -133,6 +134,42 @@ TEST_CASE("CUDA: a reply is the same whether all logits travel or those that dec
     CHECK(reply_of(rt, prompt, o) == some);
     CHECK(copied < script->copied.exchange(0));
   }
+}
+
+TEST_CASE("CUDA: streamed weights that are pinned are read once") {
+  const auto script = std::make_shared<gpu_script>();
+  testing::fault_script reads; // none fails
+  auto hooks = on_emulated(script);
+  hooks.make_reader = [&reads](std::span<const std::filesystem::path> files, const reader_options& options) {
+    return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), reads);
+  };
+  auto config = cuda_config(1);
+  config.devices.front().bytes = prepared_model::open(config, hooks.open_gpu).report.total_bytes;
+  const auto reads_of_second_reply = [&](std::size_t pinned, std::vector<token_id>& text) {
+    config.pinned_bytes = pinned;
+    std::size_t read = 0;
+    {
+      runtime_access::parts rt(config, nullptr, hooks);
+      CHECK(rt.report.residency.find('S') != std::string::npos);
+      text = reply_of(rt, {1, 2, 3}, 2);
+      const std::size_t before = reads.reads();
+      CHECK(reply_of(rt, {1, 2, 3}, 2) == text);
+      read = reads.reads() - before;
+    }
+    require_all_given_back(*script);
+    return read;
+  };
+  std::vector<token_id> without, some, all;
+  const std::size_t many = reads_of_second_reply(0, without);
+  const std::size_t layer = prepared_model::open(config, hooks.open_gpu).parts.front().weights->block_bytes(1);
+  const std::size_t fewer = reads_of_second_reply(layer, some);
+  const std::size_t rows = reads_of_second_reply(std::size_t{64} << 20, all); // of the embedding
+  CHECK(some == without);
+  CHECK(all == without);
+  CHECK(fewer < many);
+  CHECK(rows < fewer);
+  config.devices = {{"host:0", 0}};
+  CHECK_THROWS_WITH(runtime_access::parts(config, nullptr, hooks), Catch::Contains("no GPU is asked for"));
 }
 
 TEST_CASE("CUDA: memory comes and goes with the budget") {

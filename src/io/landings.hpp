@@ -1,0 +1,65 @@
+/// Where weight groups are put together for a device whose memory the processor can't write, and copied from.
+#pragma once
+
+#include "kernels/device.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace tropilla {
+
+/// Two places that take turns, so that one group is read while another is copied; and places of groups that stay in the
+/// processor's memory once they were read.
+class landings {
+public:
+  /// A group's until it was delivered.
+  struct place {
+    enum class content : std::uint8_t { none, on_its_way, complete };
+
+    std::byte* memory = nullptr;
+    std::shared_ptr<std::byte> own; ///< of a place that is one group's for good
+    std::atomic<content> has = content::on_its_way;
+  };
+
+  struct sizes {
+    std::size_t beside = 0;  ///< bytes for whoever makes this, in the same buffer
+    std::size_t largest = 0; ///< bytes of a group
+    std::size_t kept = 0;    ///< bytes of groups that stay
+  };
+  /// `freed` is called, on any thread, when a place is free again; `notice` as `runtime_config::on_notice`, or empty.
+  /// Throws `error` (over_budget, device_failed) when there is no memory for the two places.
+  landings(device& dev, const sizes& s, std::function<void()> freed, std::function<void(std::string_view)> notice);
+
+  /// `sizes::beside` bytes.
+  [[nodiscard]] std::byte* beside() const noexcept { return buffer_.get(); }
+  /// A place for the group's bytes. Complete: they are there already. Null: none is free. One thread calls this.
+  [[nodiscard]] std::shared_ptr<place> take(std::size_t group, std::size_t bytes, bool stays);
+  [[nodiscard]] bool any_free() const;
+  /// Copies the group to the device's memory on a stream of its own, unless `failed`, and lets go of the place. `done`
+  /// is called there with why it failed, or null, and how long it took. Any thread.
+  using delivered = std::function<void(const error*, std::chrono::nanoseconds)>;
+  void deliver(std::shared_ptr<place> from, std::byte* to, std::size_t bytes, bool failed, delivered done);
+
+private:
+  [[nodiscard]] std::shared_ptr<place> take_kept(std::size_t group, std::size_t bytes);
+
+  device& dev_;
+  std::size_t kept_bytes_; ///< that are left
+  std::function<void()> freed_;
+  std::function<void(std::string_view)> notice_;
+  std::shared_ptr<std::byte> buffer_;
+  std::unordered_map<std::size_t, std::shared_ptr<place>> kept_; ///< by group
+  mutable std::mutex mutex_;
+  std::vector<std::byte*> free_;
+  std::unique_ptr<stream> stream_; ///< last: it ends with what was delivered
+};
+
+} // namespace tropilla
