@@ -104,6 +104,8 @@ struct quantised_product {
   static constexpr packed::format format = packed::format_of(T);
   static constexpr unsigned scales = format.block_scales();
   /// A type has a zero point, which is taken off where a sum starts, or a minimum, which is added for the inputs' sum.
+  /// Of which a warp asks for the weights before it multiplies any: memory is slow, and few warps fit beside each other.
+  static constexpr unsigned blocks_in_flight = 2;
   static constexpr bool starts = zero_point<T> != 0, sums = format.minimum, extras = starts || sums;
 
   /// From input `first` on.
@@ -113,6 +115,7 @@ struct quantised_product {
     unsigned a[4];
     row_scales<2> scale[scales];
 
+    weights() = default;
     __device__ weights(const std::byte* group, unsigned block, std::uint32_t) {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
       const std::byte* const unit = group + block / format.unit_blocks * format.unit_bytes();
@@ -249,6 +252,7 @@ template <tensor_type T>
 struct half_product {
   static constexpr bool bf16 = T == tensor_type::bf16;
   static constexpr unsigned halves = block_columns / 16;
+  static constexpr unsigned blocks_in_flight = 1; // a kibibyte
 
   struct inputs {
     const float* x;
@@ -261,6 +265,7 @@ struct half_product {
   struct weights {
     unsigned a[halves][4];
 
+    weights() = default;
     __device__ weights(const std::byte* group, unsigned block, std::uint32_t columns) {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
       for (unsigned h = 0; h < halves; ++h) {
@@ -362,11 +367,20 @@ __global__ void __launch_bounds__(few_threads)
   const unsigned blocks = p.blocks();
   for (unsigned chunk = threadIdx.x / warp_size; chunk < chunks; chunk += few_warps) {
     float acc[Tiles][4] = {};
-    for (unsigned b = chunk_begin(chunk, blocks); b < chunk_begin(chunk + 1, blocks); ++b) {
-      const typename Product::weights w(group.weights(), b, p.columns);
-      for (unsigned tile = 0; tile < Tiles; ++tile)
-        if (const unsigned first = tile * tile_inputs; first < count)
-          Product::multiply(acc[tile], w, {Product::from(x, first), count - first, b, p.columns});
+    // More registers than 64 a thread would halve the warps.
+    constexpr unsigned together = Tiles < most_few_tiles ? Product::blocks_in_flight : 1;
+    const unsigned end = chunk_begin(chunk + 1, blocks);
+    for (unsigned b = chunk_begin(chunk, blocks); b < end; b += together) {
+      typename Product::weights w[together];
+      TROPILLA_UNROLL
+      for (unsigned i = 0; i < together; ++i)
+        w[i] = {group.weights(), min(b + i, end - 1), p.columns};
+      TROPILLA_UNROLL
+      for (unsigned i = 0; i < together; ++i)
+        TROPILLA_UNROLL
+        for (unsigned tile = 0; tile < Tiles; ++tile)
+          if (const unsigned first = tile * tile_inputs; b + i < end && first < count)
+            Product::multiply(acc[tile], w[i], {Product::from(x, first), count - first, b + i, p.columns});
     }
     for (unsigned tile = 0; tile < Tiles; ++tile)
       each_sum(acc[tile],
