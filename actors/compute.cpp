@@ -270,6 +270,7 @@ struct compute_state {
     bind_pages(*bound, *pages);
     current = bound;
     hidden = m.hidden;
+    hidden_on = m.hidden_on;
     next = weights->arrangement->layout.begin_group();
     handed_on = false;
     times.compute = 0;
@@ -382,7 +383,9 @@ struct compute_state {
   /// The next device goes on, and its answer is ours.
   void hand_on() {
     handed_on = true;
-    ask(self, with.next->get(), run_step{current, hidden_rows()})
+    const bool direct = with.next_dev->takes_from(*with.dev);
+    ask(self, with.next->get(),
+        direct ? run_step{current, with.space->floats(buffer::hidden), with.dev} : run_step{current, hidden_rows()})
         .then(
             [this](const step_computed& m) {
               settle([&](auto& p) {
@@ -409,8 +412,12 @@ struct compute_state {
     const bool begins = first == layout.begin_group();
     const float* from = begins ? hidden : nullptr;
     if (from != nullptr && !with.dev->host_memory()) {
-      with.dev->upload(reinterpret_cast<const std::byte*>(from), with.space->at(buffer::hidden),
-                       current->ids.size() * layout.config.width * sizeof(float));
+      const auto* const bytes = reinterpret_cast<const std::byte*>(from);
+      const std::size_t count = current->ids.size() * layout.config.width * sizeof(float);
+      if (hidden_on != nullptr)
+        with.dev->copy_from(*hidden_on, bytes, with.space->at(buffer::hidden), count);
+      else
+        with.dev->upload(bytes, with.space->at(buffer::hidden), count);
       from = nullptr;
     }
     with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
@@ -482,11 +489,12 @@ struct compute_state {
   std::optional<caf::typed_response_promise<step_computed>> promise;
   std::optional<error> failure;  ///< of the current step
   const float* hidden = nullptr; ///< of the device before
-  bool handed_on = false;        ///< the next device computes
-  bool rows_there = false;       ///< of the embedding
-  std::size_t step_end = 0;      ///< of the groups that the current step needs
-  std::size_t next = 0;          ///< first group of the step that is not enqueued
-  bool busy = false;             ///< a job is out
+  const device* hidden_on = nullptr;
+  bool handed_on = false;   ///< the next device computes
+  bool rows_there = false;  ///< of the embedding
+  std::size_t step_end = 0; ///< of the groups that the current step needs
+  std::size_t next = 0;     ///< first group of the step that is not enqueued
+  bool busy = false;        ///< a job is out
   step_times times;
   std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;

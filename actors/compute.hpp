@@ -26,6 +26,7 @@ struct compute_setup {
   std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
   /// Of the device that has the layers after these; null: this one gives the logits.
   std::shared_ptr<const role<compute_actor>> next{};
+  const device* next_dev = nullptr; ///< that device; outlives the actor
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and

@@ -125,8 +125,8 @@ void device_part::take_leases() {
     pages.push_back(kv.data() + i * stride);
 }
 
-void device_part::start(std::shared_ptr<const cast::role<cast::compute_actor>> next) {
-  next_ = std::move(next);
+void device_part::start(const device_part* next) {
+  next_ = next;
   auto kept = std::exchange(kept_, {});
   crew->set(hire(weights, kept), weights);
   hire_compute(std::move(kept));
@@ -135,7 +135,8 @@ void device_part::start(std::shared_ptr<const cast::role<cast::compute_actor>> n
 void device_part::hire_compute(std::vector<lease> kept) {
   compute->set(
       cast::spawn_compute(*around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher, meter_,
-                                            around_.trace, progress_, std::move(kept), pages, copies_, next_}));
+                                            around_.trace, progress_, std::move(kept), pages, copies_,
+                                            next_ ? next_->compute : nullptr, next_ ? next_->dev.get() : nullptr}));
 }
 
 void device_part::supervise(std::vector<cast::supervised_member> others,

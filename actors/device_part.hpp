@@ -42,9 +42,9 @@ public:
   device_part(std::shared_ptr<device_part> original, std::size_t context, part_surroundings around);
   ~device_part();
 
-  /// Hires the crew and spawns compute; weights are being read from here on. `next`: of the device with the following
-  /// layers, null for the last.
-  void start(std::shared_ptr<const cast::role<cast::compute_actor>> next);
+  /// Hires the crew and spawns compute; weights are being read from here on. `next` has the following layers and
+  /// outlives this one's actors; null for the last.
+  void start(const device_part* next);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
@@ -84,8 +84,8 @@ private:
   std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
-  std::shared_ptr<const cast::role<cast::compute_actor>> next_; ///< of the device with the following layers, or null
-  std::vector<lease> kept_;                                     ///< of the original, until the first crew is hired
+  const device_part* next_ = nullptr; ///< has the following layers
+  std::vector<lease> kept_;           ///< of the original, until the first crew is hired
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas

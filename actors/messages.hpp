@@ -115,7 +115,8 @@ using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::
 /// is computed (from a scheduler that took over) waits.
 struct run_step {
   std::shared_ptr<const step> work;
-  const float* hidden = nullptr; ///< [ids, width] from the device before; stays valid until the answer. Null: embed
+  const float* hidden = nullptr;     ///< [ids, width] from the device before; stays valid until the answer. Null: embed
+  const device* hidden_on = nullptr; ///< whose memory that is; null: the processor's
 };
 struct step_computed {
   const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`

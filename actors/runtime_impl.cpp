@@ -95,7 +95,7 @@ void runtime::impl::read_texts(const gguf_file& file) {
 
 void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
   for (std::size_t i = parts.size(); i-- > 0;)
-    parts[i]->start(i + 1 < parts.size() ? parts[i + 1]->compute : nullptr);
+    parts[i]->start(i + 1 < parts.size() ? parts[i + 1].get() : nullptr);
   meanwhile();
 
   batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length);

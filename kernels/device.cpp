@@ -15,6 +15,14 @@ void device::download(const std::byte* from, std::byte* to, std::size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 
+bool device::takes_from(const device&) const noexcept {
+  return false;
+}
+
+void device::copy_from(const device& other, const std::byte*, std::byte*, std::size_t) {
+  throw error(errc::internal, fmt::format("{} can't copy from {}", name(), other.name()));
+}
+
 std::shared_ptr<std::byte> device::make_host_buffer(std::size_t bytes) {
   constexpr std::align_val_t page{4096};
   auto* const memory = static_cast<std::byte*>(::operator new(bytes, page, std::nothrow));

@@ -70,6 +70,11 @@ public:
   /// compute jobs. Throws `error` (device_failed).
   virtual void upload(const std::byte* from, std::byte* to, std::size_t bytes);
   virtual void download(const std::byte* from, std::byte* to, std::size_t bytes);
+  /// Whether `copy_from` takes from `other`'s memory: both have memory that is not the processor's.
+  [[nodiscard]] virtual bool takes_from(const device& other) const noexcept;
+  /// Copies from another device's memory, where nothing writes meanwhile, and waits until it is done. Any thread.
+  /// Throws `error` (device_failed). @pre takes_from(other)
+  virtual void copy_from(const device& other, const std::byte* from, std::byte* to, std::size_t bytes);
   /// Memory of the processor that is copied from and to fast; given back with the last handle. Throws `error`
   /// (over_budget) when the system has none left.
   [[nodiscard]] virtual std::shared_ptr<std::byte> make_host_buffer(std::size_t bytes);

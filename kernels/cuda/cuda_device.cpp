@@ -65,7 +65,7 @@ void cuda_device::fail(const error& why) noexcept {
 
 // -- copies ----------------------------------------------------------------------------------------------------------
 
-void cuda_device::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
+void cuda_device::copy(const std::function<void(void* stream)>& enqueue_on) {
   void* s = nullptr;
   {
     const std::lock_guard lock(mutex_);
@@ -82,7 +82,7 @@ void cuda_device::copy(const std::byte* from, std::byte* to, std::size_t bytes) 
   try {
     if (s == nullptr)
       s = gpu_->make_stream();
-    gpu_->copy(s, from, to, bytes);
+    enqueue_on(s);
     gpu_->synchronize(s);
   } catch (const error& e) {
     give_back();
@@ -93,11 +93,20 @@ void cuda_device::copy(const std::byte* from, std::byte* to, std::size_t bytes) 
 }
 
 void cuda_device::upload(const std::byte* from, std::byte* to, std::size_t bytes) {
-  copy(from, to, bytes);
+  copy([&](void* on) { gpu_->copy(on, from, to, bytes); });
 }
 
 void cuda_device::download(const std::byte* from, std::byte* to, std::size_t bytes) {
-  copy(from, to, bytes);
+  copy([&](void* on) { gpu_->copy(on, from, to, bytes); });
+}
+
+bool cuda_device::takes_from(const device& other) const noexcept {
+  return dynamic_cast<const cuda_device*>(&other) != nullptr;
+}
+
+void cuda_device::copy_from(const device& other, const std::byte* from, std::byte* to, std::size_t bytes) {
+  const auto& source = dynamic_cast<const cuda_device&>(other);
+  copy([&](void* on) { gpu_->copy_from(*source.gpu_, on, from, to, bytes); });
 }
 
 std::shared_ptr<std::byte> cuda_device::make_host_buffer(std::size_t bytes) {

@@ -8,6 +8,7 @@
 #include "kernels/device.hpp"
 #include "kernels/host/host_stream.hpp"
 
+#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ public:
   [[nodiscard]] bool host_memory() const noexcept override { return false; }
   void upload(const std::byte* from, std::byte* to, std::size_t bytes) override;
   void download(const std::byte* from, std::byte* to, std::size_t bytes) override;
+  [[nodiscard]] bool takes_from(const device& other) const noexcept override;
+  void copy_from(const device& other, const std::byte* from, std::byte* to, std::size_t bytes) override;
   [[nodiscard]] std::shared_ptr<std::byte> make_host_buffer(std::size_t bytes) override;
   [[nodiscard]] std::byte* reserve(std::size_t bytes) override;
   [[nodiscard]] bool commit(std::byte* begin, std::size_t bytes) noexcept override;
@@ -42,7 +45,8 @@ public:
 private:
   class compute_order;
 
-  void copy(const std::byte* from, std::byte* to, std::size_t bytes);
+  /// Has `enqueue_on` put copies on a stream that nobody else uses now, and waits for them.
+  void copy(const std::function<void(void* stream)>& enqueue_on);
   void fail(const error& why) noexcept;
 
   std::string name_;

@@ -5,6 +5,7 @@
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
+#include <vector>
 
 #ifdef TROPILLA_HAS_CUDA
 
@@ -29,6 +30,9 @@ class real_gpu final : public gpu_api {
 public:
   explicit real_gpu(const gpu& g) : index_(g.index), architecture_(g.architecture) {
     use();
+    allow_access_of(index_);
+    for (const int peer : g.peers)
+      allow_access_of(peer);
     place_ = {};
     place_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     place_.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index_}};
@@ -63,10 +67,7 @@ public:
     const CUresult mapped = map_(where, granule_, 0, memory, 0);
     (void)forget_(memory); // the mapping keeps it
     check(mapped, "cuMemMap", granule_);
-    CUmemAccessDesc access{};
-    access.location = place_.location;
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    if (const CUresult allowed = allow_(where, granule_, &access, 1); allowed != CUDA_SUCCESS) {
+    if (const CUresult allowed = allow_(where, granule_, access_.data(), access_.size()); allowed != CUDA_SUCCESS) {
       (void)unmap_(where, granule_);
       check(allowed, "cuMemSetAccess", granule_);
     }
@@ -92,6 +93,12 @@ public:
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync",
           bytes);
+  }
+  void copy_from(const gpu_api& other, void* stream, const void* from, void* to, std::size_t bytes) override {
+    use();
+    check(cudaMemcpyPeerAsync(to, index_, from, static_cast<const real_gpu&>(other).index_, bytes,
+                              static_cast<cudaStream_t>(stream)),
+          "cudaMemcpyPeerAsync", bytes);
   }
   void synchronize(void* stream) override {
     use();
@@ -122,6 +129,12 @@ public:
   void end_graph(void* graph) noexcept override { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
 
 private:
+  void allow_access_of(int gpu) {
+    CUmemAccessDesc access{};
+    access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {gpu}};
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    access_.push_back(access);
+  }
   /// The calling thread's GPU: threads begin with the first.
   void use() const { check(cudaSetDevice(index_), "cudaSetDevice", 0); }
 
@@ -142,6 +155,7 @@ private:
   int index_;
   std::string architecture_;
   CUmemAllocationProp place_{};
+  std::vector<CUmemAccessDesc> access_; ///< of this GPU and its peers
   std::size_t granule_ = 0;
   decltype(&cuMemGetAllocationGranularity) granularity_ =
       driver_call<decltype(&cuMemGetAllocationGranularity)>("cuMemGetAllocationGranularity");

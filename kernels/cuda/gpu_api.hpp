@@ -28,7 +28,7 @@ public:
   virtual void release(std::byte* base, std::size_t bytes) noexcept = 0;
   /// Memory comes and goes in multiples of this, at multiples of it.
   [[nodiscard]] virtual std::size_t granule() const noexcept = 0;
-  /// Gives one granule memory, or takes it away.
+  /// Gives one granule memory, which the GPU's peers can use, too, or takes it away.
   virtual void map(std::byte* at) = 0;
   virtual void unmap(std::byte* at) noexcept = 0;
 
@@ -41,6 +41,8 @@ public:
   virtual void end_stream(void* stream) noexcept = 0;
   /// Between the processor's memory and the GPU's, either way, or within the GPU's. Behind what `stream` has.
   virtual void copy(void* stream, const void* from, void* to, std::size_t bytes) = 0;
+  /// From another GPU's memory. `stream` is this one's.
+  virtual void copy_from(const gpu_api& other, void* stream, const void* from, void* to, std::size_t bytes) = 0;
   /// Waits for the stream; reports what failed in it, launches too.
   virtual void synchronize(void* stream) = 0;
 

@@ -104,7 +104,8 @@ struct quantised_product {
   static constexpr packed::format format = packed::format_of(T);
   static constexpr unsigned scales = format.block_scales();
   /// A type has a zero point, which is taken off where a sum starts, or a minimum, which is added for the inputs' sum.
-  /// Of which a warp asks for the weights before it multiplies any: memory is slow, and few warps fit beside each other.
+  /// Of which a warp asks for the weights before it multiplies any: memory is slow, and few warps fit beside each
+  /// other.
   static constexpr unsigned blocks_in_flight = 2;
   static constexpr bool starts = zero_point<T> != 0, sums = format.minimum, extras = starts || sums;
 
@@ -378,9 +379,9 @@ __global__ void __launch_bounds__(few_threads)
       TROPILLA_UNROLL
       for (unsigned i = 0; i < together; ++i)
         TROPILLA_UNROLL
-        for (unsigned tile = 0; tile < Tiles; ++tile)
-          if (const unsigned first = tile * tile_inputs; b + i < end && first < count)
-            Product::multiply(acc[tile], w[i], {Product::from(x, first), count - first, b + i, p.columns});
+      for (unsigned tile = 0; tile < Tiles; ++tile)
+        if (const unsigned first = tile * tile_inputs; b + i < end && first < count)
+          Product::multiply(acc[tile], w[i], {Product::from(x, first), count - first, b + i, p.columns});
     }
     for (unsigned tile = 0; tile < Tiles; ++tile)
       each_sum(acc[tile],

@@ -57,12 +57,14 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
   auto cached = cuda_config();
   cached.packed_cache = testing::scratch() / "packed-cuda";
   for (const auto& config : {cuda_config(), cuda_config(smallest), half, two, cached, cached}) {
+    script->copies_between_gpus = 0;
     {
       runtime_access::parts rt(config, nullptr, on_emulated(script));
       INFO(rt.report.residency << ", " << config.devices.size() << " devices");
       CHECK(difference(logits_of(rt, prompt), wanted) < 0.02); // int8 rounds otherwise as soon as a last bit differs
       CHECK(rt.ledger->usage("cuda:0").high_water <= rt.ledger->usage("cuda:0").budget);
     }
+    CHECK((script->copies_between_gpus > 0) == (config.devices.back().name == "cuda:1"));
     require_all_given_back(*script);
   }
 }

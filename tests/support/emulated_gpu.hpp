@@ -26,6 +26,7 @@ struct gpu_script {
   std::atomic<std::int64_t> maps = 0;         ///< that were asked for
   std::atomic<std::int64_t> synchronized = 0; ///< that were asked for
   std::atomic<std::int64_t> copied = 0;       ///< bytes
+  std::atomic<std::int64_t> copies_between_gpus = 0;
   std::atomic<std::int64_t> graphs = 0;
   std::atomic<std::int64_t> launched_graphs = 0;
   bool refuse_graphs = false;
@@ -81,6 +82,10 @@ public:
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
     script_->copied += static_cast<std::int64_t>(bytes);
     cuda_emulated::emulation::run_or_keep(stream, [=] { std::memcpy(to, from, bytes); });
+  }
+  void copy_from(const gpu_api&, void*, const void* from, void* to, std::size_t bytes) override {
+    ++script_->copies_between_gpus;
+    std::memcpy(to, from, bytes);
   }
   void synchronize(void*) override {
     const auto n = ++script_->synchronized;
