@@ -30,13 +30,14 @@ inline constexpr std::size_t attention_part_pages = 8;
 
 /// Heads of a tile, of those that share a kv head: all, or as many in each of the fewest pieces.
 [[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
-  constexpr unsigned most = attention_tile_queries;
+  constexpr auto most = static_cast<unsigned>(attention_tile_queries);
   const unsigned pieces = (group + most - 1) / most;
   return (group + pieces - 1) / pieces;
 }
 /// Rows of a tile: those that follow each other in a sequence.
 [[nodiscard]] constexpr unsigned attention_tile_rows(const attention_shape& shape) noexcept {
-  return attention_tile_queries / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
+  constexpr auto most = static_cast<unsigned>(attention_tile_queries);
+  return most / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
 }
 
 /// Where a row of a step stands.

@@ -13,6 +13,14 @@
 
 namespace tropilla::host {
 
+// Each height of a tile is code of its own. With sanitizers these files took minutes of a core to compile, and a wide
+// tile and a narrow one show the loops.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool few_tiles = true;
+#else
+inline constexpr bool few_tiles = false;
+#endif
+
 template <class V>
 struct attention_kernels_of {
   using vec = typename V::vec;
@@ -21,13 +29,15 @@ struct attention_kernels_of {
   static constexpr std::size_t page = kv_page_tokens;
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
   static_assert(page == 2 * w);
+  static constexpr std::size_t tile_rows = few_tiles ? 2 : V::tile_rows;
+  static constexpr std::size_t wide_tile_rows = few_tiles ? 1 : V::wide_tile_rows;
 
   static std::size_t smaller(std::size_t a, std::size_t b) noexcept { return a < b ? a : b; }
 
   static void pack_queries(const float* q, std::size_t stride, std::size_t group, std::size_t vectors,
                            std::size_t key_size, float scale, float* packed) noexcept {
-    for (std::size_t first = 0; first < vectors; first += V::tile_rows) {
-      const std::size_t rows = smaller(V::tile_rows, vectors - first);
+    for (std::size_t first = 0; first < vectors; first += tile_rows) {
+      const std::size_t rows = smaller(tile_rows, vectors - first);
       for (std::size_t r = 0; r < rows; ++r) {
         const std::size_t v = first + r;
         const float* const from = q + (v / group) * stride + (v % group) * key_size;
@@ -97,7 +107,7 @@ struct attention_kernels_of {
   template <std::size_t R, bool Accumulate, class Rows>
   static void score_tile(const float* queries, const Rows& keys, std::size_t count, std::size_t tokens, float* scores,
                          address ahead = 0) noexcept {
-    if constexpr (R <= V::wide_tile_rows) {
+    if constexpr (R <= wide_tile_rows) {
       tile<R, 2, Accumulate>(queries, R, 1, keys.template columns<2>(0), count, scores, attention_chunk, ahead);
     } else {
       for (std::size_t t = 0; t < tokens; t += w)
@@ -111,7 +121,7 @@ struct attention_kernels_of {
   static void value_tile(const float* p, const Rows& values, std::size_t tokens, std::size_t columns, float* out,
                          std::size_t out_stride, address ahead = 0) noexcept {
     std::size_t c = 0;
-    if constexpr (R <= V::wide_tile_rows)
+    if constexpr (R <= wide_tile_rows)
       for (; c + 2 * w <= columns; c += 2 * w)
         tile<R, 2, Accumulate>(p, 1, attention_chunk, values.template columns<2>(c), tokens, out + c, out_stride,
                                ahead + c * element_bytes);
@@ -121,7 +131,7 @@ struct attention_kernels_of {
   }
 
   /// Calls `f` with R as a constant. @pre 1 <= rows <= R.
-  template <std::size_t R = V::tile_rows, class F>
+  template <std::size_t R = tile_rows, class F>
   static void with_rows(std::size_t rows, F&& f) noexcept {
     if constexpr (R > 1)
       if (rows < R)
@@ -228,8 +238,8 @@ struct attention_kernels_of {
   /// Calls `f.template operator()<R>(first vector, tokens that the tile sees, its packed queries)` for each tile.
   template <class F>
   static void for_tiles(const attention_chunk_job& job, F&& f) noexcept {
-    for (std::size_t first = 0; first < job.vectors; first += V::tile_rows) {
-      const std::size_t rows = smaller(V::tile_rows, job.vectors - first);
+    for (std::size_t first = 0; first < job.vectors; first += tile_rows) {
+      const std::size_t rows = smaller(tile_rows, job.vectors - first);
       const std::size_t tokens = job.visible[first + rows - 1];
       if (tokens > 0)
         with_rows(rows, [&]<std::size_t R>() {
@@ -281,7 +291,7 @@ struct attention_kernels_of {
 
   template <kv_type Type>
   static void chunk(const attention_chunk_job& job) noexcept {
-    if (job.vectors <= V::tile_rows && job.value_size % w == 0)
+    if (job.vectors <= tile_rows && job.value_size % w == 0)
       return chunk_of_one_tile<Type>(job);
     const std::size_t tokens = job.visible[job.vectors - 1];
     const plain_rows<V, float> keys{job.keys, page};
