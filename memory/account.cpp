@@ -37,7 +37,7 @@ std::size_t account::shortage() const noexcept {
   return wanted > usage.budget ? wanted - usage.budget : unplaced;
 }
 
-bool account::place(lease::block& b, const memory_request& r) {
+account::placing account::place(lease::block& b, const memory_request& r) {
   b.device = name;
   b.bytes = r.bytes;
   b.why = r.why;
@@ -45,18 +45,18 @@ bool account::place(lease::block& b, const memory_request& r) {
     b.data = r.outside->data;
     b.outside = true;
     b.keep_alive = r.outside->keep_alive;
-    return true;
+    return placing::done;
   }
   const auto found = blocks.allocate(r.bytes, end_for(r.why));
   if (!found)
-    return false;
+    return placing::no_place;
   if (commit_ && !commit_(found->offset, r.bytes)) {
     blocks.free(*found);
-    return false;
+    return placing::no_memory;
   }
   b.place = *found;
   b.data = base ? base + found->offset : nullptr;
-  return true;
+  return placing::done;
 }
 
 void account::unplace(const lease::block& b) noexcept {

@@ -23,7 +23,8 @@ public:
   /// Bytes that waiters, or a budget below what is in use, lack.
   [[nodiscard]] std::size_t shortage() const noexcept;
 
-  [[nodiscard]] bool place(lease::block& b, const memory_request& r);
+  enum class placing : std::uint8_t { done, no_place, no_memory };
+  [[nodiscard]] placing place(lease::block& b, const memory_request& r);
   void unplace(const lease::block& b) noexcept;
   /// Counts a block that was placed.
   void enter(const lease::block& b);

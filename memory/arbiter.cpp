@@ -95,17 +95,23 @@ struct arbiter::impl {
     return std::nullopt;
   }
 
-  /// All of the parts when they fit now, or none.
-  static bool take(std::span<const part> parts, std::span<lease> out, const std::shared_ptr<arbiter>& self) {
+  /// All of the parts when they fit now, or none. Then `starved` is set where a device has less memory than its budget,
+  /// which nobody who waits would learn of.
+  static bool take(std::span<const part> parts, std::span<lease> out, const std::shared_ptr<arbiter>& self,
+                   std::optional<refusal>& starved) {
     count(parts);
     for (const auto& p : parts)
       if (p.on->asked > p.on->room())
         return false;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       out[i] = lease(std::make_shared<lease::block>());
-      if (parts[i].on->place(*out[i].block_, parts[i].request))
+      const auto placing = parts[i].on->place(*out[i].block_, parts[i].request);
+      if (placing == account::placing::done)
         continue;
-      parts[i].on->unplaced = parts[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
+      if (placing == account::placing::no_memory)
+        starved = no_memory(parts[i]);
+      else
+        parts[i].on->unplaced = parts[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
       out[i].reset();
       while (i-- > 0) {
         parts[i].on->unplace(*out[i].block_);
@@ -118,6 +124,13 @@ struct arbiter::impl {
       parts[i].on->enter(*out[i].block_);
     }
     return true;
+  }
+
+  [[nodiscard]] static refusal no_memory(const part& p) {
+    return {0,
+            fmt::format("{}: the device has no memory left, though its budget of {} has {}; end what holds the rest, "
+                        "or lower the budget",
+                        needs(p.request), format_bytes(p.on->usage.budget), format_bytes(p.on->room()))};
   }
 
   void enqueue(waiter w) {
@@ -154,8 +167,13 @@ struct arbiter::impl {
     for (auto w = queue.begin(); w != queue.end() && open > 0;) {
       std::vector<lease> granted(w->parts.size());
       const bool first = std::none_of(w->parts.begin(), w->parts.end(), [](const auto& p) { return p.on->blocked; });
-      if (first && take(w->parts, granted, self)) {
+      std::optional<refusal> starved;
+      if (first && take(w->parts, granted, self, starved)) {
         w = answer_with(w, std::move(granted), due);
+        continue;
+      }
+      if (starved) {
+        w = answer_with(w, std::move(*starved), due);
         continue;
       }
       for (const auto& p : w->parts)
@@ -258,9 +276,12 @@ arbiter::grant arbiter::try_acquire(const memory_request& request) {
                        fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.usage.waiters)};
   const std::size_t unplaced = a.unplaced; // of the waiters, not of this one
   lease granted;
-  if (impl::take(parts, {&granted, 1}, shared_from_this()))
+  std::optional<refusal> starved;
+  if (impl::take(parts, {&granted, 1}, shared_from_this(), starved))
     return granted;
   a.unplaced = unplaced;
+  if (starved)
+    return *starved;
   const std::size_t missing = request.bytes - std::min(request.bytes, a.room());
   if (missing == 0)
     return refusal{0, fmt::format("{}: the budget has {} left, but the largest free block of the pool is {}",

@@ -104,7 +104,8 @@ public:
   /// Grants at once or refuses, never queues. Waiters of equal or higher rank go first: then it is refused, too.
   [[nodiscard]] grant try_acquire(const memory_request& request);
 
-  /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself. When it queues, the
+  /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself and what the device has
+  /// no memory for. When it queues, the
   /// device's reclaimers are asked for what is short, on this thread.
   /// `done` is called exactly once: during this call or later on the thread that gave bytes back,
   /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease (see Liveness)

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -221,6 +222,25 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
   cache.clear();
   CHECK(a->usage("host:0").in_use == 0);
   CHECK(a->usage("host:0").pool.largest_free == memory.size());
+}
+
+TEST_CASE("a device that has less memory than its budget refuses, whoever waits and whoever does not") {
+  const auto a = arbiter::make();
+  bool has_memory = false;
+  device_setup setup{"cuda:0", nullptr, 4096, 4096};
+  setup.commit = [&](std::size_t, std::size_t) { return has_memory; };
+  a->add_device(setup);
+  const memory_request request{"cuda:0", 1024, purpose::weights, priority::normal};
+  const auto sentence = Catch::Contains("1.0 KiB for weights on cuda:0: the device has no memory left");
+  CHECK_THAT(std::get<refusal>(a->try_acquire(request)).message, sentence);
+  std::optional<arbiter::grant> answer;
+  a->acquire(request, [&](arbiter::grant g) { answer = std::move(g); });
+  REQUIRE(answer);
+  CHECK_THAT(std::get<refusal>(*answer).message, sentence);
+  CHECK(a->usage("cuda:0").waiters == 0);
+  CHECK(a->usage("cuda:0").in_use == 0);
+  has_memory = true;
+  CHECK(std::holds_alternative<lease>(a->try_acquire(request)));
 }
 
 TEST_CASE("sizes are read and written as people do", "[bytes]") {
