@@ -138,18 +138,23 @@ private:
   /// The calling thread's GPU: threads begin with the first.
   void use() const { check(cudaSetDevice(index_), "cudaSetDevice", 0); }
 
-  [[noreturn]] void fail(const char* call, std::size_t bytes, const std::string& what) const {
-    throw error(errc::device_failed,
-                fmt::format("cuda:{}: {}{} failed: {}; the device can't be used any more, open the runtime again",
-                            index_, call, bytes > 0 ? fmt::format(" of {} bytes", bytes) : "", what));
+  [[noreturn]] void fail(const char* call, std::size_t bytes, const std::string& what, bool out_of_memory) const {
+    // Told here, and not once more when somebody on this thread asks how a kernel's launch went.
+    (void)cudaGetLastError();
+    throw error(out_of_memory ? errc::over_budget : errc::device_failed,
+                fmt::format("cuda:{}: {}{} failed: {}; {}", index_, call,
+                            bytes > 0 ? fmt::format(" of {} bytes", bytes) : "", what,
+                            out_of_memory ? "lower the budget or the bytes to be pinned, or end what holds the rest"
+                                          : "the device can't be used any more, open the runtime again"));
   }
   void check(cudaError_t result, const char* call, std::size_t bytes) const {
     if (result != cudaSuccess)
-      fail(call, bytes, fmt::format("{} ({})", cudaGetErrorString(result), cudaGetErrorName(result)));
+      fail(call, bytes, fmt::format("{} ({})", cudaGetErrorString(result), cudaGetErrorName(result)),
+           result == cudaErrorMemoryAllocation);
   }
   void check(CUresult result, const char* call, std::size_t bytes) const {
     if (result != CUDA_SUCCESS)
-      fail(call, bytes, fmt::format("CUDA error {}", static_cast<int>(result)));
+      fail(call, bytes, fmt::format("CUDA error {}", static_cast<int>(result)), result == CUDA_ERROR_OUT_OF_MEMORY);
   }
 
   int index_;

@@ -1,8 +1,9 @@
 /// What a CUDA device asks of CUDA: memory, streams, copies, kernels. Behind an interface, so that tests put the
 /// processor in its place (`emulated_gpu.hpp`), and faults.
 ///
-/// Functions that can fail throw `error` (device_failed) which names the call, the device and the bytes; most such
-/// failures are final for the process's use of the GPU. Any thread, but for what a comment says.
+/// Functions that can fail throw `error` which names the call, the device and the bytes: over_budget where memory is
+/// all that is lacking, else device_failed, and most such failures are final for the process's use of the GPU. Any
+/// thread, but for what a comment says.
 #pragma once
 
 #include "kernels/cuda/cuda_kernels.hpp"
