@@ -134,7 +134,7 @@ struct compute_state {
                   arrived(m, streamed && step != steps);
               },
               [this, g, streamed, asked_in = era, step = steps](const caf::error& e) {
-                if (asked_in == era)
+                if (asked_in == era && !is_gone(e)) // else it is to be replaced
                   not_arrived(g, from_caf(e), streamed && step != steps);
               });
     }
@@ -151,7 +151,7 @@ struct compute_state {
   }
 
   void not_arrived(std::size_t g, const error& why, bool late) {
-    if (late || why.code() == errc::device_failed) // gone, and to be replaced
+    if (late)
       return;
     asked[g] = false;
     if (current && !failure)
@@ -308,10 +308,9 @@ struct compute_state {
               advance();
             },
             [this, asked_in = era, step = steps](const caf::error& e) {
-              const auto why = from_caf(e);
-              if (asked_in != era || step != steps || why.code() == errc::device_failed)
+              if (asked_in != era || step != steps || is_gone(e))
                 return;
-              failure = why;
+              failure = from_caf(e);
               advance();
             });
   }
@@ -320,6 +319,14 @@ struct compute_state {
   void advance() {
     if (!current || busy || suspended || handed_on)
       return;
+    try {
+      go_on();
+    } catch (const error& e) { // of a copy, or of the memory for one
+      give_up(e);
+    }
+  }
+
+  void go_on() {
     if (const auto broken = with.dev->failure())
       return give_up(*broken);
     if (next == step_end && with.next)
@@ -382,10 +389,11 @@ struct compute_state {
 
   /// The next device goes on, and its answer is ours.
   void hand_on() {
+    const auto onward = with.next_dev->takes_from(*with.dev)
+                            ? run_step{current, with.space->floats(buffer::hidden), with.dev}
+                            : run_step{current, hidden_rows()};
     handed_on = true;
-    const bool direct = with.next_dev->takes_from(*with.dev);
-    ask(self, with.next->get(),
-        direct ? run_step{current, with.space->floats(buffer::hidden), with.dev} : run_step{current, hidden_rows()})
+    ask(self, with.next->get(), onward)
         .then(
             [this](const step_computed& m) {
               settle([&](auto& p) {
@@ -404,7 +412,6 @@ struct compute_state {
   }
 
   void enqueue(std::size_t first, std::size_t last) {
-    busy = true;
     const compute_actor me = self;
     // Written by lane 0 alone at the job's start and read after its end.
     const auto began = std::make_shared<clock::time_point>();
@@ -420,6 +427,7 @@ struct compute_state {
         with.dev->upload(bytes, with.space->at(buffer::hidden), count);
       from = nullptr;
     }
+    busy = true;
     with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
                        chooses = last == step_end && !with.next && likeliest() > 0, copied = begins ? pages : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {

@@ -162,6 +162,7 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   loading.dev = dev.get();
   loading.trace = around_.trace;
   loading.files = input.files;
+  loading.landing = make_landing_buffer(*dev, next->layout, next->loading);
   loading.kept_bytes = input.pinned_bytes;
   loading.packed_folder = next->mapping ? "" : input.packed_folder;
   loading.meter = meter_;

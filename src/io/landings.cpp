@@ -11,10 +11,13 @@ constexpr std::size_t in_turn = 2;
 
 } // namespace
 
-landings::landings(device& dev, const sizes& s, std::function<void()> freed,
+std::size_t landings::buffer_bytes(const sizes& s) noexcept {
+  return s.beside + in_turn * s.largest;
+}
+
+landings::landings(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer, std::function<void()> freed,
                    std::function<void(std::string_view)> notice)
-    : dev_(dev), kept_bytes_(s.kept), freed_(std::move(freed)), notice_(std::move(notice)),
-      buffer_(dev.make_host_buffer(s.beside + in_turn * s.largest)) {
+    : dev_(dev), kept_bytes_(s.kept), freed_(std::move(freed)), notice_(std::move(notice)), buffer_(std::move(buffer)) {
   for (std::size_t i = 0; i < in_turn; ++i)
     free_.push_back(buffer_.get() + s.beside + i * s.largest);
   stream_ = dev.make_stream("upload");

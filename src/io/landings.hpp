@@ -34,9 +34,12 @@ public:
     std::size_t largest = 0; ///< bytes of a group
     std::size_t kept = 0;    ///< bytes of groups that stay
   };
-  /// `freed` is called, on any thread, when a place is free again; `notice` as `runtime_config::on_notice`, or empty.
-  /// Throws `error` (over_budget, device_failed) when there is no memory for the two places.
-  landings(device& dev, const sizes& s, std::function<void()> freed, std::function<void(std::string_view)> notice);
+  /// Bytes of the buffer that a loader's landings need.
+  [[nodiscard]] static std::size_t buffer_bytes(const sizes& s) noexcept;
+  /// `buffer`: of `dev.make_host_buffer`. `freed` is called, on any thread, when a place is free again; `notice` as
+  /// `runtime_config::on_notice`, or empty.
+  landings(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer, std::function<void()> freed,
+           std::function<void(std::string_view)> notice);
 
   /// `sizes::beside` bytes.
   [[nodiscard]] std::byte* beside() const noexcept { return buffer_.get(); }

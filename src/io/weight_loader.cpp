@@ -76,6 +76,13 @@ struct job {
   clock::time_point began{};
 };
 
+landings::sizes landing_sizes(const llama_layout& layout, const loader_shape& shape, std::size_t kept) {
+  landings::sizes s{to_group_alignment(shape.staging_bytes()), 0, kept};
+  for (const auto& g : layout.groups)
+    s.largest = std::max(s.largest, to_group_alignment(g.bytes));
+  return s;
+}
+
 } // namespace
 
 loader_shape loader_shape::for_model(const llama_layout& layout, std::size_t threads) {
@@ -91,6 +98,10 @@ loader_shape loader_shape::for_model(const llama_layout& layout, std::size_t thr
 std::size_t loader_shape::staging_bytes() const noexcept {
   const std::size_t alignment = model_mode == io_mode::direct ? group_alignment : 1;
   return slot_bytes * slots + (row_bytes > 0 ? embedding_rows::memory_bytes(row_bytes, alignment) : 0);
+}
+
+std::shared_ptr<std::byte> make_landing_buffer(device& dev, const llama_layout& layout, const loader_shape& shape) {
+  return dev.host_memory() ? nullptr : dev.make_host_buffer(landings::buffer_bytes(landing_sizes(layout, shape, 0)));
 }
 
 struct weight_loader::impl {
@@ -122,11 +133,8 @@ struct weight_loader::impl {
   }
 
   void make_landings() {
-    landings::sizes sizes{to_group_alignment(with.shape.staging_bytes()), 0, with.kept_bytes};
-    for (const auto& g : with.layout->groups)
-      sizes.largest = std::max(sizes.largest, to_group_alignment(g.bytes));
     places = std::make_unique<landings>(
-        *with.dev, sizes,
+        *with.dev, landing_sizes(*with.layout, with.shape, with.kept_bytes), std::move(with.landing),
         [this] {
           const std::lock_guard lock(mutex);
           changed.notify_all();

@@ -57,6 +57,7 @@ struct weight_loader_setup {
   loader_shape shape{};
   /// `shape.staging_bytes_on(dev)`, at a multiple of `group_alignment`; outlives it
   std::byte* staging = nullptr;
+  std::shared_ptr<std::byte> landing{}; ///< of `make_landing_buffer`, for the same device, layout and shape
   /// Of a device whose memory the processor can't write: bytes in which groups of `keeps` stay in a host buffer once
   /// they were read, so that they are only copied from then on.
   std::size_t kept_bytes = 0;
@@ -66,6 +67,11 @@ struct weight_loader_setup {
   reader_factory make_reader = make_file_reader;
   std::function<void(std::string_view)> notice{}; ///< as `runtime_config::on_notice`
 };
+
+/// Where weights are put together for a device whose memory the processor can't write; null for others. Apart from the
+/// loader, so that who hires one learns that there is no memory. Throws `error` as `device::make_host_buffer`.
+[[nodiscard]] std::shared_ptr<std::byte> make_landing_buffer(device& dev, const llama_layout& layout,
+                                                             const loader_shape& shape);
 
 /// Any thread may call it. Groups are read in the order of the calls, by one thread that keeps reads in flight from one
 /// group to the next. Destruction ends with what was started; groups that were not are answered with a failure.

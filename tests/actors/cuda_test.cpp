@@ -1,45 +1,20 @@
 // The cast on a CUDA device, whose GPU is the processor: what goes through the seam, and what comes back.
-#include "actors/runtime_impl.hpp"
 #include "kernels/cuda/gpus.hpp"
-#include "tests/support/cuda_cases.hpp"
-#include "tests/support/emulated_gpu.hpp"
+#include "tests/support/emulated_runtime.hpp"
 #include "tests/support/faulty_reader.hpp"
-#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 
 using namespace tropilla;
+using testing::cuda_config;
 using testing::difference;
 using testing::emulated_gpu;
 using testing::gpu_script;
 using testing::logits_of;
+using testing::on_emulated;
 using testing::prompt;
 using testing::reply_of;
-
-namespace {
-
-runtime_hooks on_emulated(std::shared_ptr<gpu_script> script) {
-  runtime_hooks hooks;
-  hooks.open_gpu = [script](int) { return std::make_unique<emulated_gpu>(script); };
-  return hooks;
-}
-
-runtime_config cuda_config(std::size_t budget = 0) {
-  auto c = testing::tiny_config(2, 96);
-  c.devices = {{"cuda:0", budget}};
-  c.sequences = 2;
-  c.prefill_rows = 4; // two steps for the prompt
-  return c;
-}
-
-void require_all_given_back(const gpu_script& script) {
-  CHECK(script.mapped == 0);
-  CHECK(script.host_blocks == 0);
-  CHECK(script.streams == 0);
-  CHECK(script.graphs == 0);
-}
-
-} // namespace
+using testing::require_all_given_back;
 
 TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of the layers of one or two GPUs") {
   const auto host_config = testing::tiny_config(2, 96);
@@ -198,51 +173,8 @@ TEST_CASE("CUDA: memory comes and goes with the budget") {
   require_all_given_back(*script);
 }
 
-TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a reason, and nothing leaks") {
-  const auto script = std::make_shared<gpu_script>();
-  {
-    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
-    CHECK(reply_of(rt, {1, 2, 3}, 2).size() == 2);
-    script->fail_at = script->synchronized + 3;
-    for (int i = 0; i < 2; ++i) // it stays broken
-      try {
-        (void)reply_of(rt, {1, 2, 3, 4}, 20);
-        FAIL("the device computed on");
-      } catch (const error& e) {
-        CHECK(e.code() == errc::device_failed);
-        CHECK_THAT(e.what(), Catch::Contains("a kernel"));
-      }
-  }
-  require_all_given_back(*script);
-}
-
-TEST_CASE("CUDA: whichever piece of memory is refused, the runtime says so or does without") {
-  std::int64_t all = 0;
-  {
-    const auto script = std::make_shared<gpu_script>();
-    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
-    CHECK(reply_of(rt, {1, 2, 3}, 1).size() == 1);
-    all = script->maps;
-  }
-  for (std::int64_t n = 1; n <= all; n += std::max<std::int64_t>(1, all / 5)) {
-    const auto script = std::make_shared<gpu_script>();
-    script->refuse_map = n;
-    try {
-      runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
-      CHECK(reply_of(rt, {1, 2, 3}, 1).size() == 1);
-    } catch (const error& e) {
-      CHECK(std::string(e.what()).size() > 20);
-    }
-    INFO("map " << n << " of " << all);
-    require_all_given_back(*script);
-  }
-}
-
 TEST_CASE("CUDA: impossible devices are refused before anything is read") {
   const auto script = std::make_shared<gpu_script>();
-  script->memory_bytes = std::size_t{1} << 20;
-  CHECK_THROWS_WITH(runtime_access::parts(cuda_config(std::size_t{8} << 20), nullptr, on_emulated(script)),
-                    Catch::Contains("1.0 MiB free, less than its budget of 8.0 MiB"));
   auto twice = cuda_config(1000);
   twice.devices.push_back({"cuda:0", 1000});
   CHECK_THROWS_WITH(runtime_access::parts(twice, nullptr, on_emulated(script)), Catch::Contains("named twice"));

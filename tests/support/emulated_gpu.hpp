@@ -6,6 +6,7 @@
 #include "kernels/cuda/gpu_api.hpp"
 #include "tropilla/error.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <fmt/format.h>
@@ -24,13 +25,16 @@ struct gpu_script {
   std::atomic<std::int64_t> host_blocks = 0; ///< not given back
   std::atomic<std::int64_t> streams = 0;
   std::atomic<std::int64_t> maps = 0;         ///< that were asked for
+  std::atomic<std::int64_t> allocations = 0;  ///< that were asked for: of memory, addresses, streams and graphs
   std::atomic<std::int64_t> synchronized = 0; ///< that were asked for
   std::atomic<std::int64_t> copied = 0;       ///< bytes
   std::atomic<std::int64_t> copies_between_gpus = 0;
   std::atomic<std::int64_t> graphs = 0;
   std::atomic<std::int64_t> launched_graphs = 0;
   bool refuse_graphs = false;
-  std::int64_t refuse_map = 0;           ///< the n-th; 0: none
+  std::int64_t refuse_allocation = 0; ///< the n-th; 0: none
+  bool refuse_from_then_on = false;   ///< and all after it
+  std::size_t granule = std::size_t{64} << 10;
   std::atomic<std::int64_t> fail_at = 0; ///< synchronisations from the n-th on report a fault of a kernel; 0: none
 };
 
@@ -41,20 +45,24 @@ public:
   std::string architecture() const override { return "emulated"; }
   void enter() override {}
   std::size_t free_bytes() const override {
-    return script_->memory_bytes - static_cast<std::size_t>(script_->mapped) * granule();
+    const std::size_t taken = static_cast<std::size_t>(script_->mapped) * granule();
+    return script_->memory_bytes - std::min<std::size_t>(script_->memory_bytes, taken);
   }
   const cuda::kernel_table& kernels() const noexcept override { return cuda_emulated::kernels(); }
 
   std::byte* reserve(std::size_t bytes) override {
+    allocate("reserve", bytes);
     void* const at = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
       fail("reserve", bytes);
     return static_cast<std::byte*>(at);
   }
   void release(std::byte* base, std::size_t bytes) noexcept override { ::munmap(base, bytes); }
-  std::size_t granule() const noexcept override { return std::size_t{64} << 10; }
+  std::size_t granule() const noexcept override { return script_->granule; }
   void map(std::byte* at) override {
-    if (++script_->maps == script_->refuse_map || free_bytes() < granule())
+    ++script_->maps;
+    allocate("map", granule());
+    if (free_bytes() < granule())
       fail("map", granule());
     ::mprotect(at, granule(), PROT_READ | PROT_WRITE);
     ++script_->mapped;
@@ -66,6 +74,7 @@ public:
   }
 
   std::byte* allocate_host(std::size_t bytes) override {
+    allocate("allocate_host", bytes);
     ++script_->host_blocks;
     return static_cast<std::byte*>(::operator new (bytes, std::align_val_t{4096}));
   }
@@ -75,6 +84,7 @@ public:
   }
 
   void* make_stream() override {
+    allocate("make_stream", 0);
     ++script_->streams;
     return this;
   }
@@ -101,8 +111,10 @@ public:
   }
   void* end_capture(void* stream) override {
     cuda_emulated::emulation::keep(stream, nullptr);
+    const auto captured = std::move(captured_);
+    allocate("end_capture", 0);
     ++script_->graphs;
-    return captured_.release();
+    return new cuda_emulated::emulation::kept_work(std::move(*captured));
   }
   void launch(void* graph, void*) override {
     ++script_->launched_graphs;
@@ -115,6 +127,13 @@ public:
   }
 
 private:
+  /// Counts an allocation, and refuses it if the script says so.
+  void allocate(const char* call, std::size_t bytes) {
+    const auto n = ++script_->allocations, refused = script_->refuse_allocation;
+    if (refused > 0 && (n == refused || (script_->refuse_from_then_on && n > refused)))
+      fail(call, bytes);
+  }
+
   [[noreturn]] static void fail(const char* call, std::size_t bytes) {
     throw error(errc::device_failed, fmt::format("emulated GPU: {} of {} bytes failed", call, bytes));
   }
