@@ -1,11 +1,13 @@
 // What a block costs: a pair of allocate and free in ns, and what a day of serving does to the pool.
 //
-//   bench_pool                 pairs for the pool, a lease of the ledger, malloc and mimalloc
+//   bench_pool                 pairs for the pool, a lease of the ledger, malloc, mimalloc and cudaMallocAsync
 //   bench_pool --replay        10^7 operations drawn from bench/data/pool_mix.json: fragmentation
 //   also --json, --repetitions N, --mix FILE, --operations N, --seed N
 //
 // "at once" frees what was just allocated; "among 1000" replaces a random one of a thousand blocks of mixed sizes, so
-// that splitting, joining and caches take part. Medians of the repetitions, beside the least and the greatest.
+// that splitting, joining and caches take part. Medians of the repetitions, beside the least and the greatest. mimalloc
+// and cudaMallocAsync are compared with where they are there; of the latter, what the host waits for.
+#include "bench/pool_cuda.hpp"
 #include "bench/pool_replay.hpp"
 #include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
@@ -130,7 +132,7 @@ row pairs_of(const std::string& name, const options& o, const script& s, Allocat
   return out;
 }
 
-std::vector<row> all_pairs(const options& o) {
+std::vector<row> all_pairs(const options& o, cuda_pool& of_cuda) {
   constexpr std::size_t reservation = std::size_t{1} << 30;
   const script s;
   std::vector<row> rows;
@@ -153,11 +155,16 @@ std::vector<row> all_pairs(const options& o) {
   rows.push_back(pairs_of(
       "mimalloc", o, s, [](std::size_t bytes) { return mi_malloc(bytes); }, [](void* b) { mi_free(b); }));
 #endif
+  if (of_cuda.not_measured_because().empty())
+    rows.push_back(pairs_of(
+        "cudaMallocAsync", o, s, [&](std::size_t bytes) { return of_cuda.allocate(bytes); },
+        [&](void* b) { of_cuda.free(b); }));
   return rows;
 }
 
 void print_pairs(const options& o) {
-  const auto rows = all_pairs(o);
+  cuda_pool of_cuda;
+  const auto rows = all_pairs(o, of_cuda);
   if (o.json) {
     nlohmann::json out = nlohmann::json::array();
     const auto figures = [](const spread& s) {
@@ -169,16 +176,17 @@ void print_pairs(const options& o) {
     return;
   }
   fmt::print("allocate and free, ns: median (least to greatest) of {} times {} pairs\n", o.repetitions, pairs);
-  fmt::print("{:<10} {:>24} {:>24}\n", "", "at once", "among 1000");
+  fmt::print("{:<15} {:>24} {:>24}\n", "", "at once", "among 1000");
   const auto figures = [](const spread& s) {
     return fmt::format("{:.1f} ({:.1f} to {:.1f})", s.median, s.least, s.greatest);
   };
   for (const auto& r : rows)
-    fmt::print("{:<10} {:>24} {:>24}\n", r.name, figures(r.at_once), figures(r.among));
+    fmt::print("{:<15} {:>24} {:>24}\n", r.name, figures(r.at_once), figures(r.among));
 #ifndef TROPILLA_MIMALLOC
-  fmt::print("{:<10} not built: libmimalloc-dev was not there\n", "mimalloc");
+  fmt::print("{:<15} not built: libmimalloc-dev was not there\n", "mimalloc");
 #endif
-  fmt::print("cudaMallocAsync is not measured: this program is built without CUDA\n");
+  if (const auto& why = of_cuda.not_measured_because(); !why.empty())
+    fmt::print("{:<15} not measured: {}\n", "cudaMallocAsync", why);
 }
 
 void print_replay(const options& o) {

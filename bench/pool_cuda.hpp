@@ -1,0 +1,28 @@
+/// CUDA's own pool, to compare with: `cudaMallocAsync` and `cudaFreeAsync` on a stream of the first GPU.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace tropilla::bench {
+
+class cuda_pool {
+public:
+  cuda_pool();
+  ~cuda_pool();
+  cuda_pool(const cuda_pool&) = delete;
+  cuda_pool& operator=(const cuda_pool&) = delete;
+
+  /// A sentence; empty where it can be measured.
+  [[nodiscard]] const std::string& not_measured_because() const noexcept { return not_measured_because_; }
+
+  /// What the host waits for: the call, not the stream. Throws `error` (device_failed). @pre it can be measured
+  [[nodiscard]] void* allocate(std::size_t bytes);
+  void free(void* block);
+
+private:
+  std::string not_measured_because_;
+  void* stream_ = nullptr; ///< a `cudaStream_t`
+};
+
+} // namespace tropilla::bench
