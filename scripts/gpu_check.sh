@@ -1,68 +1,116 @@
 #!/usr/bin/env bash
 # Tests and measures tropilla on the first GPU of this machine, in less than nine minutes: GPU tests, the small ones under
-# compute-sanitizer where it is there, the GPU's limits, and speed beside them. Needs a driver and Python 3.
+# compute-sanitizer where it is there, the GPU's limits, and speed beside them on the shape of Llama 3 8B; transformers and
+# accelerate on the same shape where Python has them. Needs a driver, Python 3 and 31 GB of disk; no network.
 #   scripts/gpu_check.sh [BUNDLE] [FOLDER]   BUNDLE of scripts/gpu_bundle.sh; results go to FOLDER (.)
-# Leaves gpu_results.json and gpu_results.md. The status is that of the tests.
+# Leaves gpu_results.json and gpu_results.md. The status is that of the tests. TROPILLA_TEST_MODEL names a model that the
+# tests compare, too.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 bundle=${1:-$root/build/gpu-bundle.tar.gz}
 folder=$(mkdir -p "${2:-.}" && cd "${2:-.}" && pwd -P)
 [[ -f $bundle ]] || die "there is no $bundle; scripts/gpu_bundle.sh makes it, on a machine with nvcc"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+writer=
+trap '[[ -z $writer ]] || kill "$writer" 2>/dev/null; rm -rf "$work"' EXIT
 tar -C "$work" -xzf "$bundle"
 here=$work/tropilla-gpu
 logs=$work/logs
 mkdir -p "$logs"
+system_libraries=${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export XDG_CACHE_HOME=$work/cache
 PATH=$here/bin:$PATH:/usr/local/cuda/bin
 
+# record NAME STATUS: for the report.
+record() {
+  printf '%s %s\n' "$1" "$2" >>"$logs/status"
+  say "$1: status $2, $SECONDS s in all"
+}
+
 # step NAME SECONDS COMMAND...: runs it, its output to logs; a failure is remembered and not the end. What there is no
 # time for any more has the status of what ran out of it.
 deadline=520
-declare -A status=()
 step() {
-  local name=$1 seconds=$2 begin=$SECONDS
+  local name=$1 seconds=$2 status=0
   shift 2
   ((seconds <= deadline - SECONDS)) || seconds=$((deadline - SECONDS))
   if ((seconds < 5)); then
-    status[$name]=124
-    return
+    status=124
+  else
+    timeout --kill-after=5 "$seconds" "$@" >"$logs/$name.out" 2>"$logs/$name.err" || status=$?
   fi
-  status[$name]=0
-  timeout "$seconds" "$@" >"$logs/$name.out" 2>"$logs/$name.err" || status[$name]=$?
-  say "$name: status ${status[$name]} after $((SECONDS - begin)) s"
+  record "$name" "$status"
+  return "$status"
 }
 
-step devices 60 tropilla devices --json
-step tests 150 test_gpu
-if [[ ${status[tests]} == 77 ]]; then
-  die "$(cat "$logs/tests.out")"
-fi
-if command -v compute-sanitizer >/dev/null; then
-  step memcheck 100 compute-sanitizer --tool memcheck --error-exitcode 9 "$here/bin/test_gpu" "[small]"
-  step racecheck 100 compute-sanitizer --tool racecheck --error-exitcode 9 "$here/bin/test_gpu" "[small]"
-fi
-step limits 60 bench_gpu_limits
-for type in Q4_0 Q8_0 BF16; do
-  model=$work/1b-$type.gguf
-  step "synth-$type" 60 tropilla synth --shape llama-3.2-1b --type "$type" -o "$model" -q
-  step "bench-$type" 60 tropilla bench -m "$model" --budget cuda:0=16GiB -p 512 -n 64 -r 3 -q -o json
-  step "batch-$type" 60 bench_throughput batch "$model" --device cuda:0 --context 128
-  if [[ $type == Q8_0 ]]; then
-    step "streamed-$type" 60 tropilla bench -m "$model" --budget cuda:0=600MiB -p 512 -n 8 -r 3 -q -o json
-  fi
-  rm -f "$model"
-done
+# write_models TYPE...: one after the other. Each is there under its name when it is complete.
+write_models() {
+  local type status child=
+  trap 'record "synth-$type" 124; kill "$child" 2>/dev/null; exit' TERM
+  for type in "$@"; do
+    status=0
+    tropilla synth --shape llama-3-8b --type "$type" -o "$work/$type.gguf" -q >"$logs/synth-$type.out" \
+      2>"$logs/synth-$type.err" &
+    child=$!
+    wait "$child" || status=$?
+    record "synth-$type" "$status"
+  done
+}
 
-for name in "${!status[@]}"; do
-  printf '%s %s\n' "$name" "${status[$name]}"
-done >"$logs/status"
+# measure TYPE NAME SECONDS COMMAND...: a step on a model, if there is one.
+measure() {
+  local type=$1
+  shift
+  [[ ! -f $work/$type.gguf ]] || step "$@" || :
+}
+bench() {
+  measure "$1" "bench-$1" 75 tropilla bench -m "$work/$1.gguf" --budget cuda:0=24GiB --no-cache -p 2048 -n 64 -r 3 -q -o json
+}
+batch() {
+  measure "$1" "batch-$1" 75 bench_throughput batch "$work/$1.gguf" --device cuda:0 --tokens 48
+}
+# With a budget of a quarter of the weights; all of them stay in pinned memory once they were read.
+streamed() {
+  local bytes
+  bytes=$(stat -c %s "$work/$1.gguf" 2>/dev/null || echo 0)
+  measure "$1" "streamed-$1" 75 tropilla bench -m "$work/$1.gguf" --budget "cuda:0=$((bytes / 4))" --pinned "$bytes" \
+    --no-cache -p 0 -n 8 -r 2 -q -o json
+}
+
+tropilla --version >/dev/null || die "the bundle does not run here: it needs a C library that is as new as its own"
+step devices 30 tropilla devices --json || :
+write_models BF16 Q8_0 Q4_0 & # which needs no GPU, beside what is not timed
+writer=$!
+worst=0
+step tests 110 test_gpu --use-colour no || worst=$?
+((worst != 77)) || die "$(cat "$logs/tests.out")"
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$here/bin/test_gpu" "[small]" || worst=$?
+  done
+fi
+while kill -0 "$writer" 2>/dev/null && ((SECONDS < deadline / 2)); do
+  sleep 0.2
+done
+kill "$writer" 2>/dev/null || :
+wait "$writer" 2>/dev/null || :
+writer=
+
+step limits 30 bench_gpu_limits || :
+step pool 30 bench_pool --json --repetitions 3 || :
+bench BF16
+streamed BF16
+batch BF16
+rm -f "$work/BF16.gguf"
+# With the libraries that its packages were built for.
+step peers 110 env "LD_LIBRARY_PATH=$system_libraries" python3 "$here/gpu_peers.py" --compile-seconds 40 || :
+for type in Q8_0 Q4_0; do
+  bench "$type"
+  batch "$type"
+done
+streamed Q4_0
+
 python3 "$here/gpu_report.py" "$logs" "$(cat "$here/commit")" "$folder"
 cat "$folder/gpu_results.md" >&2
-worst=0
-for name in tests memcheck racecheck; do
-  [[ ${status[$name]:-0} == 0 ]] || worst=1
-done
-exit $worst
+((worst == 0))
