@@ -71,8 +71,10 @@ inline std::vector<variant> variants() {
   std::vector<variant> out{{"scalar", kernels_of("scalar")}};
   if (has_isa("avx2")) {
     out.push_back({"avx2", kernels_of("avx2")});
+#ifdef TROPILLA_HAS_EMULATED_AVX512
     out.push_back(
         {"avx512 (emulated)", {&avx512_emulated::rows(), &avx512_emulated::attention(), kernels_of("scalar").linear}});
+#endif
   }
   if (has_isa("avx512"))
     out.push_back({"avx512", kernels_of("avx512")});

@@ -21,7 +21,9 @@ std::vector<const linear_table*> tables() {
   std::vector<const linear_table*> out{&linear_kernels("scalar")};
   if (has_isa("avx2")) {
     out.push_back(&linear_kernels("avx2"));
+#ifdef TROPILLA_HAS_EMULATED_AVX512
     out.push_back(&avx512_emulated::linear_kernels());
+#endif
   }
   if (has_isa("avx512"))
     out.push_back(&linear_kernels("avx512"));
