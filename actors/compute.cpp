@@ -23,6 +23,14 @@ struct compute_state {
     std::vector<const std::byte*> memory; ///< of the groups that are there
   };
 
+  /// What a job reads and writes.
+  struct segment {
+    const llama_workspace* space;
+    std::shared_ptr<const step> work;
+    std::shared_ptr<loaded_weights> weights;
+    clock::time_point began; ///< written by lane 0 alone at the job's start, and read after its end
+  };
+
   /// Copies what the device before computed.
   static void take_over(ops& o, const loaded_weights& w, const llama_workspace& space, const step& work,
                         const float* from) {
@@ -413,8 +421,9 @@ struct compute_state {
 
   void enqueue(std::size_t first, std::size_t last) {
     const compute_actor me = self;
-    // Written by lane 0 alone at the job's start and read after its end.
-    const auto began = std::make_shared<clock::time_point>();
+    // A GPU computes after its job has ended: until what is recorded behind it is done, what it reads and writes must
+    // stay, even if this actor ends.
+    const auto held = std::make_shared<segment>(segment{with.space, current, weights, {}});
     const auto& layout = weights->arrangement->layout;
     const bool begins = first == layout.begin_group();
     const float* from = begins ? hidden : nullptr;
@@ -428,11 +437,12 @@ struct compute_state {
       from = nullptr;
     }
     busy = true;
-    with.dev->enqueue([space = with.space, work = current, w = weights, first, last, began, from,
-                       chooses = last == step_end && !with.next && likeliest() > 0, copied = begins ? pages : nullptr,
+    with.dev->enqueue([held, first, last, from, chooses = last == step_end && !with.next && likeliest() > 0,
+                       copied = begins ? pages : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {
+      const auto& [space, work, w, _] = *held;
       if (o.lane() == 0)
-        *began = clock::now();
+        held->began = clock::now();
       if (copied)
         copy_pages(o, *work, *copied, page_bytes);
       if (from)
@@ -442,12 +452,14 @@ struct compute_state {
         keep_likeliest(o, w->arrangement->layout, *space, *work);
     });
     // The stream's thread runs what follows (this actor, the scheduler, the sampler): it has nothing to do before them.
-    with.dev->compute_stream().record().then([me, began, first, last, trace = with.trace, r = stream_row, on = here] {
+    with.dev->compute_stream().record().then([me, held, first, last, trace = with.trace, r = stream_row, on = here] {
       const auto end = clock::now();
       if (trace)
-        trace->record(r, first + 1 == last ? "group" : "groups", *began, end, "first",
+        trace->record(r, first + 1 == last ? "group" : "groups", held->began, end, "first",
                       static_cast<std::int64_t>(first));
-      on->tell(me, segment_done{std::chrono::duration<double>(end - *began).count()});
+      held->work.reset(); // the actor fills it again
+      held->weights.reset();
+      on->tell(me, segment_done{std::chrono::duration<double>(end - held->began).count()});
     });
   }
 
