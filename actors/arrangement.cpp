@@ -24,7 +24,8 @@ io_mode mode_for(const std::string& io, bool again_and_again) {
 std::shared_ptr<weight_arrangement> try_form(const arrangement_input& input, weight_form form, std::size_t budget) {
   auto a = std::make_shared<weight_arrangement>();
   a->layout = llama_layout::make(input.model, form, 0, input.layers);
-  a->loading = loader_shape::for_model(a->layout, input.dev->lanes());
+  // The processor packs for a GPU, too.
+  a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->lanes() : usable_cores());
   a->loading.model_mode = mode_for(input.io, false);
   auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
   plan.budget = budget;
