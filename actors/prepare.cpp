@@ -27,8 +27,14 @@ std::size_t choose_context(std::size_t wanted, const llama_config& model) {
 namespace {
 
 constexpr std::size_t most_sequences = 1024;
-constexpr std::size_t default_contexts = 4;    // few sequences are as long as they may be
-constexpr std::size_t default_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
+constexpr std::size_t default_contexts = 4; // few sequences are as long as they may be
+constexpr std::size_t host_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
+constexpr std::size_t gpu_step_rows = 2048; // a GPU's blocks of threads come in waves, and the last one is mostly idle
+
+std::size_t default_step_rows(const runtime_config& config) {
+  const auto is_gpu = [](const auto& d) { return d.name.starts_with("cuda:"); };
+  return std::ranges::all_of(config.devices, is_gpu) && !config.devices.empty() ? gpu_step_rows : host_step_rows;
+}
 
 run_shape choose_shape(const runtime_config& config, const llama_config& model) {
   run_shape s;
@@ -41,7 +47,7 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model) 
     throw error(errc::invalid_argument,
                 fmt::format("{} tokens with KV pages are fewer than the context of {}", config.kv_tokens, s.context));
   s.kv_tokens = config.kv_tokens > 0 ? config.kv_tokens : s.context * std::min(s.sequences, default_contexts);
-  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows, s.kv_tokens);
+  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows(config), s.kv_tokens);
   s.step_rows = std::max(s.step_rows, s.sequences);
   s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
   if (!config.kv_type.empty()) {
@@ -133,6 +139,9 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
   return devices;
 }
 
+/// Kernels are loaded when they are first launched, and graphs made later: where that fails, a device is lost.
+constexpr std::size_t memory_of_cuda = std::size_t{256} << 20;
+
 std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
                                     const attention_shape& heads, const gpu_factory& open_gpu) {
   if (const auto index = gpu_index(wanted.name)) {
@@ -140,15 +149,24 @@ std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_c
       throw error(errc::unsupported,
                   fmt::format("{} takes heads of up to {} numbers, and this model's have {}; use a device of the host",
                               wanted.name, cuda::largest_head, size));
+    if (heads.value_size < 2)
+      throw error(errc::unsupported, fmt::format("{} takes heads of two values or more", wanted.name));
     if (config.precise)
       throw error(errc::unsupported, fmt::format("{} computes with int8 activations; precise ones need a device of the "
                                                  "host",
                                                  wanted.name));
     auto gpu = open_gpu(*index);
-    if (const auto free = gpu->free_bytes(); wanted.bytes > free)
+    const auto free = gpu->free_bytes();
+    if (wanted.bytes > free)
       throw error(errc::over_budget, fmt::format("{} has {} free, less than its budget of {}; lower the budget, or end "
                                                  "what holds the rest",
                                                  wanted.name, format_bytes(free), format_bytes(wanted.bytes)));
+    if (wanted.bytes > 0 && free - wanted.bytes < memory_of_cuda)
+      throw error(errc::over_budget,
+                  fmt::format("{} has {} free, and its budget of {} leaves less than the {} that CUDA may take for "
+                              "kernels and graphs; lower the budget",
+                              wanted.name, format_bytes(free), format_bytes(wanted.bytes),
+                              format_bytes(memory_of_cuda)));
     return std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu));
   }
   host_options host;
