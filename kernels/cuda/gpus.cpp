@@ -61,8 +61,6 @@ gpu describe_gpu(int index, int count) {
     if (other != index && cudaDeviceCanAccessPeer(&can, index, other) == cudaSuccess && can != 0)
       g.peers.push_back(other);
   }
-  int before = 0;
-  (void)cudaGetDevice(&before);
   std::size_t total = 0;
   auto why = cudaSetDevice(index);
   if (why == cudaSuccess)
@@ -70,11 +68,10 @@ gpu describe_gpu(int index, int count) {
   if (why == cudaSuccess)
     why = static_cast<cudaError_t>(find_kernels());
   if (why != cudaSuccess)
-    g.problem = why == cudaErrorNoKernelImageForDevice
+    g.problem = why == cudaErrorNoKernelImageForDevice || why == cudaErrorInvalidDeviceFunction
                     ? "tropilla is built without kernels for it (TROPILLA_CUDA_ARCHITECTURES)"
                     : fmt::format("it can't be used now: {}", cudaGetErrorString(why));
   (void)cudaGetLastError();
-  (void)cudaSetDevice(before);
   return g;
 }
 
