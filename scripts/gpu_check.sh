@@ -78,17 +78,29 @@ streamed() {
     --no-cache -p 0 -n 8 -r 2 -q -o json
 }
 
-tropilla --version >/dev/null || die "the bundle does not run here: it needs a C library that is as new as its own"
+if ! tropilla --version >/dev/null 2>&1; then
+  export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$here/lib/newer # the system's own are older than the programs want
+  tropilla --version >/dev/null || die "the bundle does not run here: it needs a C library that is as new as its own"
+fi
 step devices 30 tropilla devices --json || :
 write_models BF16 Q8_0 Q4_0 & # which needs no GPU, beside what is not timed
 writer=$!
 worst=0
+# Alone, since a fault would take all that comes after it in its process.
+step warpgroups 40 test_gpu_kernels --use-colour no "a Hopper GPU*" || worst=$?
+((worst != 77)) || die "$(cat "$logs/warpgroups.out")"
+((worst == 0)) || export TROPILLA_CUDA_WARPGROUPS=off
+step kernels 60 test_gpu_kernels --use-colour no || worst=$?
 step tests 110 test_gpu --use-colour no || worst=$?
-((worst != 77)) || die "$(cat "$logs/tests.out")"
+# check TOOL PROGRAM TESTS: what a tool has no time for, or does not support, is no fault.
+check() {
+  local found=0
+  step "$1" 45 compute-sanitizer --tool "$1" --error-exitcode 9 "$here/bin/$2" "$3" || found=$?
+  ((found != 9)) || worst=9
+}
 if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$here/bin/test_gpu" "[small]" || worst=$?
-  done
+  check memcheck test_gpu "[small]"
+  check racecheck test_gpu_kernels "CUDA: *same bits*,CUDA: a product of warpgroups*,CUDA: rows*,CUDA: the likeliest*"
 fi
 while kill -0 "$writer" 2>/dev/null && ((SECONDS < deadline / 2)); do
   sleep 0.2
@@ -97,19 +109,23 @@ kill "$writer" 2>/dev/null || :
 wait "$writer" 2>/dev/null || :
 writer=
 
-step limits 30 bench_gpu_limits || :
+# cuBLAS may be there as a package of Python's only.
+blas=$(python3 -c 'import glob, os, sys
+found = (f for p in sys.path for f in glob.glob(p + "/nvidia/*/lib/libcublasLt.so.1[23]"))
+print(os.path.dirname(next(found, "")))' || :)
+step limits 30 env "LD_LIBRARY_PATH=$LD_LIBRARY_PATH${blas:+:$blas}" bench_gpu_limits || :
 step pool 30 bench_pool --json --repetitions 3 || :
 bench BF16
 streamed BF16
 batch BF16
 rm -f "$work/BF16.gguf"
-# With the libraries that its packages were built for.
-step peers 110 env "LD_LIBRARY_PATH=$system_libraries" python3 "$here/gpu_peers.py" --compile-seconds 40 || :
 for type in Q8_0 Q4_0; do
   bench "$type"
   batch "$type"
 done
 streamed Q4_0
+# Last, for whatever time is left; with the libraries that its packages were built for.
+step peers 150 env "LD_LIBRARY_PATH=$system_libraries" python3 "$here/gpu_peers.py" --compile-seconds 40 || :
 
 python3 "$here/gpu_report.py" "$logs" "$(cat "$here/commit")" "$folder"
 cat "$folder/gpu_results.md" >&2

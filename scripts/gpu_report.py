@@ -167,7 +167,11 @@ def table(results):
     lines.append(f"| transformers, bf16 | {cell(f.peer('transformers', 'prefill_tok_s'))} | "
                  f"{cell(f.peer('transformers', 'decode_tok_s'))} | | |")
     lines.append(f"| accelerate's cpu_offload, bf16 | | | | {cell(f.peer('offload', 'decode_tok_s'), '{:.2f}')} |")
-    problems = (results.get("peers") or {}).get("problems", [])
+    peers = results.get("peers") or {}
+    if ways := (peers.get("transformers") or {}).get("ways"):
+        best = (f"{part}: {max(ways, key=lambda way: ways[way][f'{part}_tok_s'])}" for part in ("prefill", "decode"))
+        lines += ["", f"transformers was fastest with {', '.join(best)}."]
+    problems = peers.get("problems", [])
     failed = {name: value for name, value in results["status"].items() if value != 0}
     if failed:
         lines += ["", "Failed, or out of time: " + ", ".join(f"{n} ({v})" for n, v in failed.items()) + "."]

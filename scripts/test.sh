@@ -25,7 +25,7 @@ logs=$root/build/logs
 mkdir -p "$logs"
 
 # Without a GPU, one kind of them shows what compiles.
-export CUDAARCHS=${CUDAARCHS:-90-real}
+export CUDAARCHS=${CUDAARCHS:-90a-real}
 
 # test_tree PRESET [ctest option...]: builds the preset's $targets (none: all) and runs the tests that the options choose.
 targets=()

@@ -186,7 +186,7 @@ std::size_t cuda_device::activation_bytes(activation_kind kind, std::size_t rows
 }
 
 std::size_t cuda_device::scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) const noexcept {
-  return cuda_ops::scratch_bytes(rows, width, pages);
+  return cuda_ops::scratch_bytes(*gpu_, rows, width, pages);
 }
 
 void cuda_device::set_scratch(std::byte* scratch, std::size_t bytes) {

@@ -23,6 +23,12 @@ inline constexpr std::size_t largest_head = 256;
 /// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
 inline constexpr std::size_t most_few_inputs = 64;
 
+/// Scratch of a product of `rows` inputs, `[rows, width]`, that are rounded before it.
+[[nodiscard]] constexpr std::size_t rounded_bytes(std::size_t rows, std::size_t width) noexcept {
+  constexpr std::size_t together = 8;
+  return (rows + together - 1) / together * together * width * sizeof(std::uint16_t);
+}
+
 /// Queries of a warp of attention.
 inline constexpr std::size_t attention_tile_queries = 8;
 /// Pages of a part of a context. Fixed, for the order of sums depends on it.
@@ -90,9 +96,10 @@ struct kernel_table {
   /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
   void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
                        std::size_t width, const host::activation_parts& parts);
-  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type.
+  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type: many of them, on a GPU that
+  /// has warpgroup products, in `rounded` of `rounded_bytes`. Null on others. The sums' bits are the same.
   void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
-                 std::span<const linear_target> targets);
+                 std::span<const linear_target> targets, std::byte* rounded);
   /// As `ops::rope_and_append`.
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
@@ -115,4 +122,7 @@ struct kernel_table {
 namespace tropilla::cuda_emulated {
 /// The same sources on the processor, in the library of the tests only. Streams are ignored: calls compute.
 [[nodiscard]] const cuda::kernel_table& kernels() noexcept;
+/// When what kernels copy beside computing comes: at once, or as late as they wait for it (the default). Between
+/// kernels.
+void let_copies_come_early(bool early);
 } // namespace tropilla::cuda_emulated

@@ -18,8 +18,9 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept {
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
-/// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy.
-constexpr std::size_t gated_rows = 256;
+/// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy, and whole blocks
+/// of its kernels.
+constexpr std::size_t gated_rows = 384;
 
 /// Tables grow in powers of two: within one, steps are the same to a graph.
 template <class T>
@@ -27,11 +28,18 @@ constexpr std::size_t table_of(std::size_t count) noexcept {
   return aligned(std::bit_ceil(count) * sizeof(T));
 }
 
-std::size_t workspace_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept {
-  const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
+/// Of a gated product: gates, and what they gate.
+constexpr std::size_t gates_bytes(std::size_t rows, std::size_t width) noexcept {
+  return aligned(2 * std::min(rows, gated_rows) * width * sizeof(float));
+}
+
+std::size_t workspace_bytes(bool rounds, std::size_t rows, std::size_t width, std::size_t pages) noexcept {
+  std::size_t products = gates_bytes(rows, width);
+  if (rounds)
+    products = std::max(products + rounded_bytes(std::min(rows, gated_rows), width), rounded_bytes(rows, width));
   // Heads of two numbers or more: what is in a slot is no more than twice its values.
   const std::size_t slots = std::bit_ceil(step_tables::most_slots(pages)) * 2 * width * sizeof(float);
-  return aligned(std::max(gates, slots));
+  return aligned(std::max(products, slots));
 }
 
 std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
@@ -41,8 +49,9 @@ std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
 
 } // namespace
 
-std::size_t cuda_ops::scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept {
-  return table_bytes(rows, pages) + workspace_bytes(rows, width, pages);
+std::size_t cuda_ops::scratch_bytes(const gpu_api& gpu, std::size_t rows, std::size_t width,
+                                    std::size_t pages) noexcept {
+  return table_bytes(rows, pages) + workspace_bytes(gpu.has_warpgroup_products(), rows, width, pages);
 }
 
 /// From the scratch's end down: tables are as large as a step needs, and the workspace is what they leave.
@@ -89,17 +98,18 @@ void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size
   job_.calls.emplace_back(call::store{x, stride, rows, out.width, host::locate(out, false)});
 }
 
-void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows,
-                          std::span<const linear_target> targets) {
+void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+                          std::byte* workspace) {
+  std::byte* const rounded = gpu_.has_warpgroup_products() ? workspace : nullptr;
   for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::most))) {
-    call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most)};
+    call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most), rounded};
     std::copy_n(targets.begin(), c.count, c.targets.begin());
     job_.calls.emplace_back(c);
   }
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  add_linear(host::locate(input, false), rows, targets);
+  add_linear(host::locate(input, false), rows, targets, scratch_.base);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
@@ -120,11 +130,12 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
   const auto in = host::locate(input, false);
   const auto to = host::locate(out, false);
   auto* const gates = reinterpret_cast<float*>(scratch_.base);
+  std::byte* const behind = scratch_.base + gates_bytes(rows, out.width);
   for (std::size_t first = 0; first < rows; first += gated_rows) {
     const std::size_t count = std::min(gated_rows, rows - first);
     float* const gated = gates + count * out.width;
     const linear_target both[] = {{gate, gates, out.width, false}, {up, gated, out.width, false}};
-    add_linear(host::parts_from(in, first), count, both);
+    add_linear(host::parts_from(in, first), count, both, behind);
     job_.calls.emplace_back(call::store_swiglu{gates, gated, out.width, count, out.width, host::parts_from(to, first)});
   }
 }

@@ -24,8 +24,9 @@ struct written_job {
 /// Lives for one job. What a job names in the processor's memory (ids, rows, pages) is copied to the scratch when it is
 /// first named; a job names the same sequences, and shapes of attention with the same heads, in all of its calls.
 ///
-/// The scratch has a workspace, which is attention's (what parts of contexts left) or a gated product's (gates and what
-/// they gate) in turn, and tables: page starts, places of rows, items of attention, ids or chosen rows.
+/// The scratch has a workspace, which is attention's (what parts of contexts left), a product's (rounded inputs) or a
+/// gated product's (gates, what they gate, and rounded inputs) in turn, and tables: page starts, places of rows, items
+/// of attention, ids or chosen rows.
 class cuda_ops final : public ops {
 public:
   cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch, written_job& job)
@@ -38,7 +39,8 @@ public:
   void run(call_graphs& graphs);
 
   /// What the scratch of steps of so many rows takes; see `device::scratch_bytes`.
-  [[nodiscard]] static std::size_t scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) noexcept;
+  [[nodiscard]] static std::size_t scratch_bytes(const gpu_api& gpu, std::size_t rows, std::size_t width,
+                                                 std::size_t pages) noexcept;
 
   [[nodiscard]] std::size_t lane() const noexcept override { return 0; }
   [[nodiscard]] std::size_t lanes() const noexcept override { return 1; }
@@ -61,7 +63,8 @@ private:
   template <class T>
   [[nodiscard]] const T* upload(std::span<T> values);
   void place(const attention_shape& shape, std::span<const sequence_rows> sequences);
-  void add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets);
+  void add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+                  std::byte* workspace);
 
   gpu_api& gpu_;
   void* stream_;

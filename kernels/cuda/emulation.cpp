@@ -1,11 +1,15 @@
 // Contexts that take turns: a block's threads on one thread of the processor.
 #include "kernels/cuda/emulation.hpp"
 
+#include "kernels/cuda/cuda_kernels.hpp"
+
 #include <array>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <ucontext.h>
+#include <utility>
 #include <vector>
 
 namespace tropilla::cuda_emulated::emulation {
@@ -13,6 +17,13 @@ namespace {
 
 constexpr std::size_t stack_bytes = 64 * 1024;
 constexpr unsigned warp = 32;
+
+using group = std::vector<std::function<void()>>;
+
+struct started_work {
+  group open;
+  std::deque<group> groups;
+};
 
 enum class state : std::uint8_t { runs, at_block, at_warp, ended };
 
@@ -22,6 +33,7 @@ struct context {
   place where;
   state now = state::runs;
   std::size_t exchanges = 0;
+  std::array<started_work, 2> work; ///< by `started`
 };
 
 /// A block whose threads take turns. One at a time in a process: static memory is what they share.
@@ -34,6 +46,7 @@ public:
       c.where = {dim3(t), index, dim3(threads), grid};
       c.now = state::runs;
       c.exchanges = 0;
+      c.work = {};
       getcontext(&c.registers);
       c.registers.uc_stack.ss_sp = c.stack.get();
       c.registers.uc_stack.ss_size = stack_bytes;
@@ -64,6 +77,10 @@ public:
     place[turn_] = mine;
     wait(state::at_warp);
     return &place[turn_ / warp * warp];
+  }
+
+  [[nodiscard]] started_work& work(started kind) noexcept {
+    return contexts_[turn_].work[static_cast<std::size_t>(kind)];
   }
 
   static block* running;
@@ -133,6 +150,24 @@ const words* exchange(const words& mine) {
   return block::running->exchange(mine);
 }
 
+static bool copies_come_early = false;
+
+void start(started kind, std::function<void()> work) {
+  if (kind == started::copies && copies_come_early)
+    return work();
+  block::running->work(kind).open.push_back(std::move(work));
+}
+void end_group(started kind) {
+  auto& work = block::running->work(kind);
+  work.groups.push_back(std::exchange(work.open, {}));
+}
+void wait_for_groups(started kind, unsigned pending) {
+  auto& groups = block::running->work(kind).groups;
+  for (; groups.size() > pending; groups.pop_front())
+    for (const auto& work : groups.front())
+      work();
+}
+
 namespace {
 thread_local void* kept_stream = nullptr;
 thread_local kept_work* kept = nullptr;
@@ -163,3 +198,9 @@ void run(dim3 grid, unsigned threads, const std::function<void()>& thread) {
 }
 
 } // namespace tropilla::cuda_emulated::emulation
+
+namespace tropilla::cuda_emulated {
+void let_copies_come_early(bool early) {
+  emulation::copies_come_early = early;
+}
+} // namespace tropilla::cuda_emulated

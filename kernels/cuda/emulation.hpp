@@ -63,6 +63,14 @@ using words = std::array<std::uint32_t, 6>;
 /// Gives `mine`, and gets what all lanes gave, `[32]`. Stays until the lane's exchange after the next.
 [[nodiscard]] const words* exchange(const words& mine);
 
+/// What the thread whose turn it is has started, in groups, and waits for later. It is done when it is waited for: no
+/// sooner, so that a wait that is missing shows.
+enum class started : std::uint8_t { copies, products };
+void start(started kind, std::function<void()> work);
+void end_group(started kind);
+/// Waits for all groups but the last `pending`.
+void wait_for_groups(started kind, unsigned pending);
+
 } // namespace emulation
 
 #define threadIdx (::tropilla::cuda_emulated::emulation::current().thread_index)

@@ -2,9 +2,12 @@
 #include "kernels/cuda/gpu_api.hpp"
 
 #include "kernels/cuda/gpus.hpp"
+#include "kernels/cuda/product_check.hpp"
 #include "tropilla/error.hpp"
 
+#include <cstdlib>
 #include <fmt/format.h>
+#include <string_view>
 #include <vector>
 
 #ifdef TROPILLA_HAS_CUDA
@@ -14,6 +17,18 @@
 
 namespace tropilla::cuda {
 namespace {
+
+#ifdef TROPILLA_HAS_SM_90A
+constexpr bool built_for_warpgroups = true;
+#else
+constexpr bool built_for_warpgroups = false;
+#endif
+
+/// Should a GPU stumble over them.
+bool warpgroups_are_off() {
+  const char* const wanted = std::getenv("TROPILLA_CUDA_WARPGROUPS");
+  return wanted != nullptr && std::string_view(wanted) == "off";
+}
 
 /// A driver's function by its name. The program links no driver: it may run where there is none.
 template <class Function>
@@ -37,6 +52,9 @@ public:
     place_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     place_.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index_}};
     check(granularity_(&granule_, &place_, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED), "cuMemGetAllocationGranularity", 0);
+    has_warpgroup_products_ =
+        built_for_warpgroups && architecture_ == "sm_90" && !warpgroups_are_off() && warpgroup_products_agree();
+    (void)cudaGetLastError(); // that there was no memory to find out, for one
   }
 
   std::string architecture() const override { return architecture_; }
@@ -48,6 +66,7 @@ public:
     return free;
   }
   const kernel_table& kernels() const noexcept override { return cuda::kernels(); }
+  bool has_warpgroup_products() const noexcept override { return has_warpgroup_products_; }
 
   std::byte* reserve(std::size_t bytes) override {
     use();
@@ -80,7 +99,10 @@ public:
     check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc", bytes);
     return static_cast<std::byte*>(memory);
   }
-  void free_host(std::byte* memory) noexcept override { (void)cudaFreeHost(memory); }
+  void free_host(std::byte* memory) noexcept override {
+    (void)cudaSetDevice(index_); // a thread that has none yet would begin with the first GPU
+    (void)cudaFreeHost(memory);
+  }
 
   void* make_stream() override {
     use();
@@ -88,7 +110,10 @@ public:
     check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", 0);
     return s;
   }
-  void end_stream(void* stream) noexcept override { (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+  void end_stream(void* stream) noexcept override {
+    (void)cudaSetDevice(index_);
+    (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream));
+  }
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync",
@@ -126,7 +151,10 @@ public:
     check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), static_cast<cudaStream_t>(stream)), "cudaGraphLaunch",
           0);
   }
-  void end_graph(void* graph) noexcept override { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+  void end_graph(void* graph) noexcept override {
+    (void)cudaSetDevice(index_);
+    (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+  }
 
 private:
   void allow_access_of(int gpu) {
@@ -145,7 +173,7 @@ private:
                 fmt::format("cuda:{}: {}{} failed: {}; {}", index_, call,
                             bytes > 0 ? fmt::format(" of {} bytes", bytes) : "", what,
                             out_of_memory ? "lower the budget or the bytes to be pinned, or end what holds the rest"
-                                          : "the device can't be used any more, open the runtime again"));
+                                          : "this process can't use the device any more, start it again"));
   }
   void check(cudaError_t result, const char* call, std::size_t bytes) const {
     if (result != cudaSuccess)
@@ -159,6 +187,7 @@ private:
 
   int index_;
   std::string architecture_;
+  bool has_warpgroup_products_ = false;
   CUmemAllocationProp place_{};
   std::vector<CUmemAccessDesc> access_; ///< of this GPU and its peers
   std::size_t granule_ = 0;

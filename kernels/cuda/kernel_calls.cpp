@@ -27,7 +27,7 @@ struct issuing {
     kernels.store_swiglu(stream, c.gate, c.up, c.stride, c.rows, c.width, c.out);
   }
   void operator()(const call::linear& c) const {
-    kernels.linear(stream, c.input, c.rows, std::span(c.targets).first(c.count));
+    kernels.linear(stream, c.input, c.rows, std::span(c.targets).first(c.count), c.rounded);
   }
   void operator()(const call::rope_and_append& c) const {
     kernels.rope_and_append(stream, c.q, c.k, c.v, c.stride, c.shape, c.rope, c.layer, c.step);

@@ -49,6 +49,7 @@ struct linear {
   std::size_t rows;
   std::array<linear_target, most> targets;
   std::size_t count;
+  std::byte* rounded;
   friend bool operator==(const linear&, const linear&) = default;
 };
 struct rope_and_append {

@@ -30,7 +30,8 @@ void gather_rows(void* stream, const float* x, std::size_t width, const std::uin
 void likeliest(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 
 // linear.cu
-void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets);
+void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+            std::byte* rounded);
 
 // attention.cu
 void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,

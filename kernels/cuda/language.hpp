@@ -12,11 +12,16 @@
 #include "kernels/cuda/emulation.hpp"
 #define TROPILLA_CUDA_NS cuda_emulated
 #define TROPILLA_UNROLL
+#define TROPILLA_DYNAMIC_SHARED(Type, name) static Type name
 #else
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define TROPILLA_CUDA_NS cuda
 #define TROPILLA_UNROLL _Pragma("unroll")
+// A variable of a block that is larger than a declared one may be.
+#define TROPILLA_DYNAMIC_SHARED(Type, name)                                                                            \
+  extern __shared__ __align__(alignof(Type)) std::byte name##_bytes[];                                                 \
+  Type& name = *reinterpret_cast<Type*>(name##_bytes)
 #endif
 
 namespace tropilla::TROPILLA_CUDA_NS {
@@ -24,13 +29,15 @@ namespace tropilla::TROPILLA_CUDA_NS {
 inline constexpr unsigned warp_size = 32;
 inline constexpr unsigned all_lanes = 0xFFFFFFFFU;
 
+#ifdef TROPILLA_EMULATE_CUDA
+inline constexpr bool emulated = true;
+#else
+inline constexpr bool emulated = false;
+#endif
+
 /// Warps of a block: emulated threads cost as much as real work, and two warps show what many do.
 constexpr unsigned warps_of_block(unsigned warps) {
-#ifdef TROPILLA_EMULATE_CUDA
-  return warps < 2 ? warps : 2;
-#else
-  return warps;
-#endif
+  return emulated && warps > 2 ? 2 : warps;
 }
 
 /// Enqueues `kernel` on `stream` (a `cudaStream_t`). Whether it could be launched is `cudaGetLastError`'s to say.
@@ -40,6 +47,19 @@ void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters
   emulation::run_or_keep(stream, [=] { emulation::run(grid, threads, [&] { kernel(arguments...); }); });
 #else
   kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+#endif
+}
+
+/// As `launch`, of a kernel whose block has `bytes` of TROPILLA_DYNAMIC_SHARED memory.
+template <class... Parameters, class... Arguments>
+void launch_with_shared(void* stream, dim3 grid, unsigned threads, [[maybe_unused]] std::size_t bytes,
+                        void (*kernel)(Parameters...), Arguments... arguments) {
+#ifdef TROPILLA_EMULATE_CUDA
+  launch(stream, grid, threads, kernel, arguments...);
+#else
+  // Each GPU has to be told that a block may have more than 48 KiB. What fails here fails the launch, too.
+  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  kernel<<<grid, threads, bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
 #endif
 }
 

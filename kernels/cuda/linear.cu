@@ -5,71 +5,18 @@
 // rows are neighbours and a load of eight bytes has both. Of quantised types the sum over a block (or over half of one,
 // where scales are for sixteen columns) is exact, and then scaled.
 //
-// An input's bits do not depend on the others, so every kernel adds in one order: columns are divided into chunks, the
-// sum of a chunk begins at zero and takes block after block, and the sums of chunks are added in their order. With few
-// inputs the warps of a block have different chunks of the same rows; with many they have different rows and inputs.
-#include "kernels/cuda/kernel_parts.hpp"
+// With few inputs the warps of a block have different chunks of the same rows; with many they have different rows and
+// inputs. The order of sums is that of `products.hpp`.
 #include "kernels/cuda/matrix_words.hpp"
 #include "kernels/cuda/packed_words.hpp"
+#include "kernels/cuda/products.hpp"
 
 #include <algorithm>
 
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-constexpr auto rows_of_group = static_cast<unsigned>(packed_row_group);
-constexpr auto block_columns = static_cast<unsigned>(packed::block_columns);
 constexpr unsigned tile_inputs = 8; // of one product of a warp
-constexpr unsigned chunks = 16;
-
-/// Block at which chunk `c` of `blocks` begins.
-__device__ inline unsigned chunk_begin(unsigned c, unsigned blocks) {
-  return c * blocks / chunks;
-}
-
-/// What the kernels need of a `linear_target`.
-struct product_target {
-  const std::byte* groups;
-  std::size_t group_bytes;
-  float* out;
-  std::size_t stride;
-  std::uint32_t rows;
-  bool accumulate;
-};
-
-/// Targets of one type and width; their row groups are numbered one after another.
-struct products {
-  static constexpr unsigned most = 3;
-  product_target of[most];
-  unsigned first_group[most];
-  unsigned count, groups;
-  std::uint32_t columns;
-
-  [[nodiscard]] __device__ unsigned blocks() const { return (columns + block_columns - 1) / block_columns; }
-};
-
-/// A row group, and where its sums go.
-struct group_of_product {
-  product_target target;
-  unsigned group;
-
-  __device__ group_of_product(const products& p, unsigned number) : target(p.of[0]), group(number) {
-    for (unsigned i = 1; i < products::most; ++i)
-      if (i < p.count && number >= p.first_group[i]) {
-        target = p.of[i];
-        group = number - p.first_group[i];
-      }
-  }
-  [[nodiscard]] __device__ const std::byte* weights() const { return target.groups + group * target.group_bytes; }
-  /// `row` is one of the group's.
-  __device__ void store(unsigned input, unsigned row, float sum) const {
-    row += group * rows_of_group;
-    if (row >= target.rows)
-      return;
-    float& out = target.out[input * target.stride + row];
-    out = target.accumulate ? out + sum : sum;
-  }
-};
 
 // Inputs of a block of threads where there are many: warps lie in `many_row_warps` rows of `many_input_warps`, each
 // with `many_groups` row groups and `many_tiles` tiles of inputs.
@@ -497,11 +444,11 @@ __global__ void __launch_bounds__(full_slices* rows_of_group)
   }
 }
 
-/// The same targets from input row `first` on.
-products after(products p, std::size_t first) {
-  for (unsigned i = 0; i < p.count; ++i)
-    p.of[i].out += first * p.of[i].stride;
-  return p;
+void multiply_full_rows(void* stream, const products& p, const activation_parts& input, unsigned count) {
+  constexpr unsigned most = 65535; // of a grid in this direction
+  for (unsigned first = 0; first < count; first += most)
+    launch(stream, dim3(p.groups, std::min(count - first, most)), full_slices * rows_of_group, multiply_full,
+           after(p, first), input.full + first * input.full_stride, input.full_stride);
 }
 
 /// `count` inputs, `parts` of each row.
@@ -529,10 +476,13 @@ void multiply(void* stream, const products& p, const typename Product::inputs& x
 }
 
 /// Targets of one type.
-void multiply_type(void* stream, const activation_parts& input, std::size_t rows, tensor_type type, const products& p) {
+void multiply_type(void* stream, const activation_parts& input, std::size_t rows, tensor_type type, const products& p,
+                   std::byte* rounded) {
   const auto count = static_cast<unsigned>(rows);
   if (type == tensor_type::f32)
-    launch(stream, dim3(p.groups, count), full_slices * rows_of_group, multiply_full, p, input.full, input.full_stride);
+    multiply_full_rows(stream, p, input, count);
+  else if (rounded != nullptr && count > cuda::most_few_inputs && warpgroups_multiply(type, p.columns))
+    multiply_by_warpgroups(stream, input, count, type, p, rounded);
   else if (type == tensor_type::f16)
     multiply<half_product<tensor_type::f16>>(stream, p, {input.full, input.full_stride}, count, 1);
   else if (type == tensor_type::bf16)
@@ -546,7 +496,8 @@ void multiply_type(void* stream, const activation_parts& input, std::size_t rows
 
 } // namespace
 
-void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets) {
+void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+            std::byte* rounded) {
   for (std::size_t i = 0; rows != 0 && i < targets.size();) {
     const tensor_type type = targets[i].weight.layout.type;
     products p{};
@@ -560,7 +511,7 @@ void linear(void* stream, const activation_parts& input, std::size_t rows, std::
       p.groups += static_cast<unsigned>(w.row_groups());
     }
     if (p.groups != 0)
-      multiply_type(stream, input, rows, type, p);
+      multiply_type(stream, input, rows, type, p, rounded);
   }
 }
 

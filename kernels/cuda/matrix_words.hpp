@@ -12,6 +12,8 @@
 
 #include "kernels/cuda/language.hpp"
 
+#include <type_traits>
+
 #ifndef TROPILLA_EMULATE_CUDA
 #include <cuda_bf16.h>
 #endif
@@ -22,7 +24,8 @@ namespace tropilla::TROPILLA_CUDA_NS {
 
 namespace emulation {
 
-/// The product of fragments of `Width` bits a number; `number(word, i)` is the i-th of a word.
+/// The product of fragments of `Width` bits a number; `number(word, i)` is the i-th of a word. Floats are added in
+/// double and rounded once: hardware adds the products of an instruction together, in no order.
 template <unsigned Width, class T, class F>
 void matrix_product(T (&c)[4], const words& mine, unsigned depth, F number) {
   constexpr unsigned in_word = 32 / Width, half = 4 * in_word; // numbers that a register has of all lanes of a row
@@ -30,12 +33,14 @@ void matrix_product(T (&c)[4], const words& mine, unsigned depth, F number) {
   const unsigned lane = threadIdx.x % 32;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = lane / 4 + (i / 2) * 8, column = lane % 4 * 2 + i % 2;
+    std::conditional_t<std::is_same_v<T, float>, double, T> sum = c[i];
     for (unsigned k = 0; k < depth; ++k) {
       const unsigned t = k % half / in_word, second = k / half;
       const auto a = number(of[row % 8 * 4 + t][row / 8 + 2 * second], k % in_word);
       const auto b = number(of[column * 4 + t][4 + second], k % in_word);
-      c[i] += a * b;
+      sum += decltype(sum){a} * b;
     }
+    c[i] = static_cast<T>(sum);
   }
 }
 

@@ -2,7 +2,7 @@
 // streaming, batching, and budgets. Without a GPU the program says so and ends with 77, which ctest takes for skipped.
 // Lines "measured: NAME NUMBER" are for scripts/gpu_report.py.
 #include "actors/runtime_impl.hpp"
-#include "kernels/cuda/gpus.hpp"
+#include "tests/gpu/needs_gpu.hpp"
 #include "tests/support/before_tests.hpp"
 #include "tests/support/counting_gpu.hpp"
 #include "tests/support/cuda_cases.hpp"
@@ -213,13 +213,5 @@ TEST_CASE("memory comes and goes with the budget") {
 }
 
 int testing::before_tests(int count, char** arguments) {
-  // ctest asks for the list of tests at build time, and needs no GPU for that.
-  for (int i = 1; i < count; ++i)
-    if (std::string_view(arguments[i]).starts_with("--list"))
-      return 0;
-  const auto list = cuda::list_gpus();
-  if (!list.gpus.empty())
-    return 0;
-  fmt::print("skipped: {}\n", list.none_because);
-  return 77;
+  return status_without_gpu(count, arguments);
 }

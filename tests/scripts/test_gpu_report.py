@@ -23,7 +23,9 @@ sys.path.insert(0, str(SCRIPTS))
 import gpu_report  # noqa: E402
 
 LIMITS = {"device": "A GPU", "read_bytes_s": 3e12, "host_to_device_bytes_s": 50e9, "bf16_operations_s": 700e12}
-PEERS = {"transformers": {"prefill_tok_s": 20000.0, "decode_tok_s": 90.0}, "offload": {"decode_tok_s": 0.5},
+WAYS = {"eager": {"prefill_tok_s": 20000.0, "decode_tok_s": 40.0},
+        "compiled": {"prefill_tok_s": 19000.0, "decode_tok_s": 90.0}}
+PEERS = {"transformers": {"prefill_tok_s": 20000.0, "decode_tok_s": 90.0, "ways": WAYS}, "offload": {"decode_tok_s": 0.5},
          "problems": []}
 POOL = [{"name": "pool", "at_once": {"median_ns": 25}}, {"name": "cudaMallocAsync", "at_once": {"median_ns": 500}}]
 TESTS = "measured: kl 2e-05\nmeasured: kl 1e-05\nmeasured: allocations_per_token 0\n" \
@@ -82,6 +84,7 @@ class Reports(unittest.TestCase):
         self.assertIn("| BF16 | 34000.0 | 160.0 | 2000.0 | 4.0 |", page)
         self.assertTrue(page.startswith("A GPU, commit abc, "))
         self.assertNotIn("Failed", page)
+        self.assertIn("transformers was fastest with prefill: eager, decode: compiled.", page)
 
     def test_a_goal_that_is_missed_says_so(self):
         self.log("limits", LIMITS)
@@ -126,6 +129,7 @@ class Checks(unittest.TestCase):
     ANSWERS = {  # for each program, what it does
         "tropilla": 'case $1 in --version|devices) echo "{}" ;; synth) echo weights >"$7" ;; '
                     'bench) [[ $* != *BF16* ]] || exit 3; echo \'' + json.dumps(bench(pp2048=2.0, tg64=1.0)) + '\' ;; esac',
+        "test_gpu_kernels": 'echo "warpgroups are ${TROPILLA_CUDA_WARPGROUPS:-on}"',
         "test_gpu": 'printf "measured: kl 1e-5\\n"',
         "compute-sanitizer": "exit 0",
         "bench_gpu_limits": "echo '" + json.dumps(LIMITS) + "'",
@@ -164,7 +168,7 @@ class Checks(unittest.TestCase):
         self.assertEqual(failed, {"bench-BF16", "streamed-BF16"})  # and the others were run
         self.assertEqual(results["models"]["Q4_0"]["batch"], batch(1.0, 13.0))
         self.assertEqual(results["peers"], PEERS)
-        for name in ("devices", "tests", "memcheck", "racecheck", "limits", "pool", "synth-BF16", "synth-Q4_0"):
+        for name in ("devices", "warpgroups", "kernels", "tests", "memcheck", "racecheck", "limits", "pool", "synth-BF16", "synth-Q4_0"):
             self.assertEqual(results["status"][name], 0, name)
         self.assertIn("| Q8_0: 32 together, of one alone | at least 12x | 13.00x | yes |", said)
 
@@ -172,8 +176,22 @@ class Checks(unittest.TestCase):
         status, _, results = self.check(test_gpu="exit 1")
         self.assertEqual((status, results["status"]["tests"]), (1, 1))
 
+    def test_a_gpu_that_stumbles_over_warpgroups_goes_on_without(self):
+        status, _, results = self.check(
+            test_gpu_kernels='case $* in *Hopper*) exit 3 ;; *) [[ $TROPILLA_CUDA_WARPGROUPS == off ]] || exit 4 ;; esac')
+        self.assertEqual((status, results["status"]["warpgroups"], results["status"]["kernels"]), (1, 3, 0))
+        self.assertEqual(results["status"]["bench-Q8_0"], 0)
+
+    def test_a_sanitizer_that_finds_nothing_fails_nothing(self):
+        status, _, results = self.check(**{"compute-sanitizer": "exit 1"})
+        self.assertEqual((status, results["status"]["memcheck"]), (0, 1))
+
+    def test_what_a_sanitizer_finds_is_a_failure(self):
+        self.assertEqual(self.check(**{"compute-sanitizer": "exit 9"})[0], 1)
+
     def test_without_a_gpu_it_says_why_and_measures_nothing(self):
-        status, said, results = self.check(test_gpu='echo "skipped: there is no NVIDIA driver on this machine"; exit 77')
+        status, said, results = self.check(
+            test_gpu_kernels='echo "skipped: there is no NVIDIA driver on this machine"; exit 77')
         self.assertEqual((status, results), (2, None))
         self.assertIn("there is no NVIDIA driver on this machine", said)
 

@@ -1,9 +1,9 @@
-// The CUDA kernels, emulated on the processor, beside the host's scalar ones: same formulas, other orders of summing.
-#include "kernels/cuda/cuda_kernels.hpp"
-#include "kernels/cuda/gpus.hpp"
+// The CUDA kernels beside the host's scalar ones: same formulas, other orders of summing. Part of two programs:
+// emulated on the processor (cuda_emulated.cpp), and on a GPU (tests/gpu/kernels_on_gpu.cpp).
 #include "kernels/cuda/step_tables.hpp"
 #include "kernels/kv_cache.hpp"
 #include "tests/support/difference.hpp"
+#include "tests/support/kernels_under_test.hpp"
 #include "tests/unit/kernels/matrix_fixture.hpp"
 
 #include <catch2/catch.hpp>
@@ -17,15 +17,16 @@ using namespace tropilla;
 using namespace tropilla::host;
 using namespace tropilla::host::testing;
 using tropilla::testing::difference;
+using tropilla::testing::under_test;
 
 namespace {
 
-const cuda::kernel_table& emulated() {
-  return cuda_emulated::kernels();
+const cuda::kernel_table& kernels() {
+  return under_test().kernels;
 }
 
 void multiply(const activation_parts& x, std::size_t rows, const linear_target& target) {
-  emulated().linear(nullptr, x, rows, {&target, 1});
+  kernels().linear(nullptr, x, rows, {&target, 1}, nullptr);
 }
 
 constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
@@ -104,7 +105,7 @@ void attend(const float* q, std::size_t stride, const attention_shape& shape, co
             std::span<const sequence_rows> sequences, float* out) {
   const cuda::step_tables tables(shape, sequences);
   const aligned_bytes scratch(cuda::attention_scratch_bytes(shape, tables.slots) + 1);
-  emulated().attention(nullptr, q, stride, shape, layer, in_step(tables), out, scratch.data());
+  kernels().attention(nullptr, q, stride, shape, layer, in_step(tables), out, scratch.data());
 }
 
 /// A number of a cache, decoded as `kv_cache.hpp` says.
@@ -158,7 +159,7 @@ TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda
         multiply(parts, rows, {m.view(), ours.data(), stride, accumulate});
         for (std::size_t r = 0; r < rows; ++r) {
           const std::size_t at = r * stride;
-          CHECK(difference({ours.data() + at, 35}, {wanted.data() + at, 35}) < 1e-5);
+          CHECK(difference({ours.data() + at, 35}, {wanted.data() + at, 35}) < under_test().precision);
           for (std::size_t i = 35; i < stride; ++i)
             CHECK(std::memcmp(&ours[at + i], &wanted[at + i], sizeof(float)) == 0); // nothing behind the rows
         }
@@ -179,7 +180,7 @@ TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
     alone.push_back({one.view(), wanted.data() + at, 118, false});
     at += one.layout.rows;
   }
-  emulated().linear(nullptr, locate(x.stored, false), 2, targets);
+  kernels().linear(nullptr, locate(x.stored, false), 2, targets, nullptr);
   for (const auto& target : alone)
     multiply(locate(x.stored, false), 2, target);
   CHECK(same_bits(ours, wanted));
@@ -201,6 +202,37 @@ TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cud
     }
 }
 
+TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
+  struct shape {
+    std::size_t columns, inputs;
+  };
+  // One stage for each chunk, with inputs of two blocks; three stages, more than are on their way at a time.
+  for (const auto [columns, inputs] : {shape{1024, 195}, shape{3072, cuda::most_few_inputs + 1}})
+    for (const auto type : {tensor_type::f16, tensor_type::bf16}) {
+      INFO(info(type).name << " " << columns << " columns, " << inputs << " inputs");
+      const random_matrix first(type, 50, columns, 6), second(type, 33, columns, 7); // row groups of two blocks
+      const random_input x(inputs, columns, 8);
+      const auto parts = locate(x.stored, false);
+      constexpr std::size_t stride = 90;
+      std::vector<float> ours(inputs * stride, 0.5F), wanted = ours;
+      const auto targets = [&](std::vector<float>& out) {
+        return std::array{linear_target{first.view(), out.data(), stride, true},
+                          linear_target{second.view(), out.data() + 51, stride, false}};
+      };
+      const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
+      std::byte* const scratch = under_test().has_warpgroup_products ? rounded.data() : nullptr;
+      kernels().linear(nullptr, parts, inputs, targets(wanted), nullptr);
+      for (const bool early : {false, true}) {
+        INFO("copies come " << (early ? "early" : "late"));
+        std::fill(ours.begin(), ours.end(), 0.5F);
+        under_test().let_copies_come_early(early);
+        kernels().linear(nullptr, parts, inputs, targets(ours), scratch);
+        under_test().let_copies_come_early(false);
+        CHECK(same_bits(ours, wanted));
+      }
+    }
+}
+
 TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
   for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0})
     for (const std::size_t rows : {5, 40}) {
@@ -214,7 +246,7 @@ TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
         o.linear(x.view, rows, {&target, 1});
       });
       multiply(x.parts(), rows, {m.view(), ours.data(), 21, false});
-      CHECK(difference(ours, wanted) < 1e-5);
+      CHECK(difference(ours, wanted) < under_test().precision);
     }
 }
 
@@ -238,9 +270,9 @@ TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
         scalar.store_swiglu(gate.data() + r * stride, x.data() + r * stride, width, 0, pieces,
                             row_of(wanted[2].parts(), r));
       }
-      emulated().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].parts());
-      emulated().store(nullptr, x.data(), stride, rows, width, ours[1].parts());
-      emulated().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].parts());
+      kernels().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].parts());
+      kernels().store(nullptr, x.data(), stride, rows, width, ours[1].parts());
+      kernels().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].parts());
       for (std::size_t i = 0; i < 3; ++i)
         check_same(ours[i], wanted[i]);
     }
@@ -255,7 +287,7 @@ TEST_CASE("CUDA: an embedding is exact", "[cuda]") {
       std::vector<float> ours(ids.size() * columns, untouched), wanted = ours;
       for (std::size_t i = 0; i < ids.size(); ++i)
         unpack_row(m.layout, m.packed.data(), static_cast<std::size_t>(ids[i]), {wanted.data() + i * columns, columns});
-      emulated().embed(nullptr, m.view(), ids.data(), ids.size(), ours.data());
+      kernels().embed(nullptr, m.view(), ids.data(), ids.size(), ours.data());
       CHECK(same_bits(ours, wanted));
     }
 }
@@ -264,7 +296,7 @@ TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
   const auto x = random_floats(5 * 70, 8);
   const std::vector<std::uint32_t> rows{4, 0, 4};
   std::vector<float> out(3 * 70, untouched);
-  emulated().gather_rows(nullptr, x.data(), 70, rows.data(), rows.size(), out.data());
+  kernels().gather_rows(nullptr, x.data(), 70, rows.data(), rows.size(), out.data());
   for (std::size_t i = 0; i < rows.size(); ++i)
     CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * 70),
                      out.begin() + static_cast<std::ptrdiff_t>((i + 1) * 70),
@@ -295,7 +327,7 @@ TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "
       for (std::size_t i = 0; i < k; ++i)
         wanted.push_back({row[order[i]], order[i]});
     }
-    emulated().likeliest(nullptr, logits.data(), rows, vocabulary, k, ours.data());
+    kernels().likeliest(nullptr, logits.data(), rows, vocabulary, k, ours.data());
     for (std::size_t i = 0; i < ours.size(); ++i)
       if (ours[i].token != wanted[i].token || ours[i].logit != wanted[i].logit)
         FAIL_CHECK("row " << i / k << ", " << i % k << ": " << ours[i].token << ", not " << wanted[i].token);
@@ -342,8 +374,8 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
       });
       const sequence_rows all{0, c.tokens, 0, our_pages.starts.data()};
       const cuda::step_tables tables(s, {&all, 1});
-      emulated().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
-                                 layer, in_step(tables));
+      kernels().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
+                                layer, in_step(tables));
       CHECK(difference(q_ours, q_host) < 1e-6);
       CHECK(difference(numbers(our_pages, s, layer, c.tokens), numbers(host_pages, s, layer, c.tokens)) <
             (type == kv_type::q8_0 ? 1e-3 : 1e-4)); // a number between two steps may go either way
@@ -363,13 +395,16 @@ TEST_CASE("CUDA: attention gives the same bits however rows and contexts are div
       const pages_of pages(tokens, kv_layer_bytes(type, s.kv_heads, s.key_size, s.value_size));
       const std::size_t width = s.heads * s.key_size, stride = width + 2 * s.kv_heads * s.key_size;
       auto input = random_floats(tokens * stride, 9);
+      // What a row does not see must not move its bits, however large it is.
+      for (float& x : std::span(input).last(s.kv_heads * s.value_size))
+        x *= 1e4F;
       const std::vector<float> cosines(tokens, 1.0F), sines(tokens, 0.0F);
       const rope_table rope{cosines.data(), sines.data(), tokens, 2};
       const sequence_rows all{0, tokens, 0, pages.starts.data()};
       const cuda::step_tables tables(s, {&all, 1});
-      emulated().rope_and_append(nullptr, input.data(), input.data() + width,
-                                 input.data() + width + s.kv_heads * s.key_size, stride, s, rope, layer,
-                                 in_step(tables));
+      kernels().rope_and_append(nullptr, input.data(), input.data() + width,
+                                input.data() + width + s.kv_heads * s.key_size, stride, s, rope, layer,
+                                in_step(tables));
       // The last rows at once, then as they come in a step with others: rows of a prompt in the middle, single ones.
       constexpr std::size_t rows = 7, first = tokens - rows;
       std::vector<float> together(rows * width, untouched), apart = together;
@@ -395,11 +430,4 @@ TEST_CASE("CUDA: tables have what the scratch has room for", "[cuda]") {
     CHECK(tables.slots <= cuda::step_tables::most_slots(kv_pages_for(tokens)));
     CHECK(tables.items.size() <= cuda::step_tables::most_items(1 + tokens, 2 * kv_pages_for(tokens)));
   }
-}
-
-TEST_CASE("CUDA: without a GPU there is a reason, and no error", "[cuda]") {
-  const auto list = cuda::list_gpus();
-  CHECK(list.gpus.empty() != list.none_because.empty());
-  for (std::size_t i = 0; i < list.gpus.size(); ++i)
-    CHECK(list.gpus[i].index == static_cast<int>(i));
 }

@@ -1,0 +1,87 @@
+// The same product twice.
+#include "kernels/cuda/product_check.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace tropilla::cuda {
+namespace {
+
+constexpr std::size_t rows = 144, columns = 4096,
+                      inputs = 200; // blocks of threads either way, and several stages a chunk
+
+struct give_back {
+  void operator()(std::byte* p) const noexcept { (void)cudaFree(p); }
+};
+using gpu_bytes = std::unique_ptr<std::byte, give_back>;
+
+/// Null where there is no memory.
+gpu_bytes allocate(std::size_t bytes) {
+  void* p = nullptr;
+  return gpu_bytes(cudaMalloc(&p, bytes) == cudaSuccess ? static_cast<std::byte*>(p) : nullptr);
+}
+
+template <class T>
+gpu_bytes copied(const std::vector<T>& from) {
+  gpu_bytes to = allocate(from.size() * sizeof(T));
+  if (to && cudaMemcpy(to.get(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice) != cudaSuccess)
+    to.reset();
+  return to;
+}
+
+/// Empty where CUDA fails.
+std::vector<std::byte> product(const packed_matrix& weights, const host::activation_parts& x, std::byte* rounded) {
+  std::vector<std::byte> out(rows * inputs * sizeof(float));
+  const gpu_bytes sums = allocate(out.size());
+  if (!sums)
+    return {};
+  const linear_target target{weights, reinterpret_cast<float*>(sums.get()), rows, false};
+  kernels().linear(nullptr, x, inputs, {&target, 1}, rounded);
+  if (cudaGetLastError() != cudaSuccess ||
+      cudaMemcpy(out.data(), sums.get(), out.size(), cudaMemcpyDeviceToHost) != cudaSuccess)
+    return {};
+  return out;
+}
+
+bool agree(tensor_type type) {
+  std::uint32_t bits_of = 1;
+  const auto number = [&] { // of [-1, 1), most of them small
+    bits_of = bits_of * 1664525U + 1013904223U;
+    return std::ldexp(static_cast<float>(static_cast<std::int32_t>(bits_of)),
+                      -31 - static_cast<int>(bits_of >> 8 & 15U));
+  };
+  std::vector<float> numbers(inputs * columns);
+  std::ranges::generate(numbers, number);
+  packed_matrix weights{make_packed_layout(type, rows, columns), nullptr};
+  std::vector<std::uint16_t> bits(weights.layout.bytes() / sizeof(std::uint16_t)); // in whatever order
+  std::ranges::generate(bits, [&] {
+    const float x = number();
+    return type == tensor_type::bf16 ? float_to_bf16(x) : float_to_half(x);
+  });
+  const gpu_bytes x = copied(numbers), w = copied(bits), rounded = allocate(rounded_bytes(inputs, columns));
+  if (!x || !w || !rounded)
+    return false;
+  weights.data = w.get();
+  host::activation_parts parts;
+  parts.full = reinterpret_cast<float*>(x.get());
+  parts.full_stride = columns;
+  const auto with = product(weights, parts, rounded.get()), without = product(weights, parts, nullptr);
+  return !with.empty() && with == without;
+}
+
+} // namespace
+
+bool warpgroup_products_agree() noexcept {
+  try {
+    return agree(tensor_type::f16) && agree(tensor_type::bf16);
+  } catch (const std::exception&) { // the processor has no memory for it
+    return false;
+  }
+}
+
+} // namespace tropilla::cuda

@@ -1,0 +1,87 @@
+/// What the kernels of matrix products share: their targets, and the order of their sums. For the sources of this
+/// folder only.
+///
+/// An input's bits do not depend on the others, so every kernel adds in one order: columns are divided into chunks, the
+/// sum of a chunk begins at zero and takes block after block, and the sums of chunks are added in their order.
+#pragma once
+
+#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/packed_format.hpp"
+
+namespace tropilla::TROPILLA_CUDA_NS {
+
+inline constexpr auto rows_of_group = static_cast<unsigned>(packed_row_group);
+inline constexpr auto block_columns = static_cast<unsigned>(packed::block_columns);
+inline constexpr unsigned chunks = 16;
+
+/// Block at which chunk `c` of `blocks` begins.
+__device__ inline unsigned chunk_begin(unsigned c, unsigned blocks) {
+  return c * blocks / chunks;
+}
+
+/// What the kernels need of a `linear_target`.
+struct product_target {
+  const std::byte* groups;
+  std::size_t group_bytes;
+  float* out;
+  std::size_t stride;
+  std::uint32_t rows;
+  bool accumulate;
+};
+
+/// Targets of one type and width; their row groups are numbered one after another.
+struct products {
+  static constexpr unsigned most = 3;
+  product_target of[most];
+  unsigned first_group[most];
+  unsigned count, groups;
+  std::uint32_t columns;
+
+  [[nodiscard]] __device__ unsigned blocks() const { return (columns + block_columns - 1) / block_columns; }
+};
+
+/// A row group, and where its sums go.
+struct group_of_product {
+  product_target target;
+  unsigned group;
+
+  __device__ group_of_product(const products& p, unsigned number) : target(p.of[0]), group(number) {
+    for (unsigned i = 1; i < products::most; ++i)
+      if (i < p.count && number >= p.first_group[i]) {
+        target = p.of[i];
+        group = number - p.first_group[i];
+      }
+  }
+  [[nodiscard]] __device__ const std::byte* weights() const { return target.groups + group * target.group_bytes; }
+  /// `row` is one of the group's.
+  __device__ void store(unsigned input, unsigned row, float sum) const {
+    row += group * rows_of_group;
+    if (row >= target.rows)
+      return;
+    float& out = target.out[input * target.stride + row];
+    out = target.accumulate ? out + sum : sum;
+  }
+};
+
+/// The same targets from input row `first` on.
+inline products after(products p, std::size_t first) {
+  for (unsigned i = 0; i < p.count; ++i)
+    p.of[i].out += first * p.of[i].stride;
+  return p;
+}
+
+// linear_warpgroups.cu
+
+/// Whether `multiply_by_warpgroups` is made for weights of this type and width.
+[[nodiscard]] constexpr bool warpgroups_multiply(tensor_type type, std::size_t columns) {
+  constexpr std::size_t stage_columns = 64; // chunks are of whole stages
+  return (type == tensor_type::f16 || type == tensor_type::bf16) && columns != 0 &&
+         columns % (stage_columns * chunks) == 0;
+}
+/// Rounds the inputs into `rounded` (`cuda::rounded_bytes`), and multiplies them. For GPUs that have Hopper's
+/// warpgroups.
+/// @pre warpgroups_multiply
+void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
+                            const products& p, std::byte* rounded);
+
+} // namespace tropilla::TROPILLA_CUDA_NS
