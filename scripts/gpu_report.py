@@ -54,7 +54,7 @@ def collect(logs, commit):
     for name in ("devices", "limits", "pool", "peers"):
         out[name] = read_json(logs / f"{name}.out")
     for type_ in TYPES:
-        parts = {kind: read_json(logs / f"{kind}-{type_}.out") for kind in ("bench", "batch", "streamed")}
+        parts = {kind: read_json(logs / f"{kind}-{type_}.out") for kind in ("bench", "apart", "batch", "streamed")}
         out["models"][type_] = {kind: value for kind, value in parts.items() if value}
     for name, value in re.findall(r"^measured: (\w+) (\S+)$", read_text(logs / "tests.out"), re.MULTILINE):
         out["tests"][name] = max(float(value), out["tests"].get(name, 0))  # the worst

@@ -68,6 +68,7 @@ __device__ float rotated(const float* head, unsigned d, unsigned dims, const flo
 template <kv_type Type>
 __global__ void __launch_bounds__(warp_size) append(float* q, const float* k, const float* v, std::size_t stride,
                                                     heads_of_layer h, rope_table rope, step_rows step) {
+  wait_for_kernels_before();
   const unsigned lane = threadIdx.x, row = blockIdx.x, unit = blockIdx.y;
   const row_place at = step.places[row];
   const auto dims = static_cast<unsigned>(rope.dims);
@@ -381,6 +382,7 @@ struct partial_results {
 template <kv_type Type, unsigned Blocks>
 __global__ void __launch_bounds__(attention_threads)
     attend(const float* q, std::size_t stride, heads_of_layer h, step_rows step, float* out, partial_results partial) {
+  wait_for_kernels_before();
   const unsigned number = blockIdx.x * attention_warps + threadIdx.x / warp_size;
   if (number >= step.item_count)
     return;
@@ -428,6 +430,7 @@ __global__ void __launch_bounds__(attention_threads)
 /// Merges the parts of one query head of one row, where it left any.
 __global__ void __launch_bounds__(warp_size)
     merge_parts(partial_results partial, heads_of_layer h, step_rows step, float* out) {
+  wait_for_kernels_before();
   const row_place at = step.places[blockIdx.x];
   for (unsigned d = threadIdx.x; at.parts > 0 && d < h.value_size; d += warp_size) {
     float m = -INFINITY, l = 0, o = 0;

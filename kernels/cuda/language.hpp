@@ -40,26 +40,59 @@ constexpr unsigned warps_of_block(unsigned warps) {
   return emulated && warps > 2 ? 2 : warps;
 }
 
-/// Enqueues `kernel` on `stream` (a `cudaStream_t`). Whether it could be launched is `cudaGetLastError`'s to say.
+/// Whether the calling thread's GPU begins a kernel while the last blocks of the one before compute: from Hopper on,
+/// unless TROPILLA_CUDA_OVERLAP is "off" in the environment.
+[[nodiscard]] bool kernels_overlap() noexcept;
+
+/// Enqueues `kernel` on `stream` (a `cudaStream_t`); `shared_bytes` are those of TROPILLA_DYNAMIC_SHARED. Whether it
+/// could be launched is `cudaGetLastError`'s to say.
+///
+/// Kernels overlap, so each one has to call `wait_for_kernels_before` in all of its threads that do anything, and may
+/// do before only what needs nothing but its parameters and weights.
 template <class... Parameters, class... Arguments>
-void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {
+void launch_with_shared(void* stream, dim3 grid, unsigned threads, [[maybe_unused]] std::size_t shared_bytes,
+                        void (*kernel)(Parameters...), Arguments... arguments) {
 #ifdef TROPILLA_EMULATE_CUDA
   emulation::run_or_keep(stream, [=] { emulation::run(grid, threads, [&] { kernel(arguments...); }); });
 #else
-  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  constexpr std::size_t most_undeclared = std::size_t{48} << 10;
+  if (shared_bytes > most_undeclared) // Each GPU has to be told. What fails here fails the launch, too.
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &overlap;
+  config.numAttrs = kernels_overlap() ? 1 : 0;
+  (void)cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 #endif
 }
-
-/// As `launch`, of a kernel whose block has `bytes` of TROPILLA_DYNAMIC_SHARED memory.
 template <class... Parameters, class... Arguments>
-void launch_with_shared(void* stream, dim3 grid, unsigned threads, [[maybe_unused]] std::size_t bytes,
-                        void (*kernel)(Parameters...), Arguments... arguments) {
-#ifdef TROPILLA_EMULATE_CUDA
-  launch(stream, grid, threads, kernel, arguments...);
-#else
-  // Each GPU has to be told that a block may have more than 48 KiB. What fails here fails the launch, too.
-  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  kernel<<<grid, threads, bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
+void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {
+  launch_with_shared(stream, grid, threads, 0, kernel, arguments...);
+}
+
+/// Lets the next kernel's blocks begin where there is room, once all of this one's have.
+__device__ inline void let_next_kernel_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// Until all that was enqueued before has been computed, and can be read.
+__device__ inline void wait_for_kernels_before() {
+  let_next_kernel_begin();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Asks for the cache line at `at`, of which nothing is needed yet.
+__device__ inline void fetch_ahead([[maybe_unused]] const std::byte* at) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 #endif
 }
 

@@ -53,6 +53,7 @@ __device__ inline unsigned power_of_two_from(unsigned count) {
 /// Part y of row x: its `k` greatest keys take the place of its first 2 k logits.
 __global__ void __launch_bounds__(sorting_threads)
     keep_of_part(float* logits, unsigned vocabulary, unsigned part_size, unsigned k) {
+  wait_for_kernels_before();
   __shared__ std::uint64_t keys[most_keys];
   const unsigned begin = blockIdx.y * part_size, count = min(part_size, vocabulary - begin);
   float* const part = logits + std::size_t{blockIdx.x} * vocabulary + begin;
@@ -69,6 +70,7 @@ __global__ void __launch_bounds__(sorting_threads)
 /// What the parts of row x kept, and then their own greatest by token.
 __global__ void __launch_bounds__(sorting_threads)
     merge_kept(const float* logits, unsigned vocabulary, unsigned part_size, unsigned k, candidate* out) {
+  wait_for_kernels_before();
   __shared__ std::uint64_t keys[most_keys];
   const float* const row = logits + std::size_t{blockIdx.x} * vocabulary;
   const unsigned count = (vocabulary + part_size - 1) / part_size * k;

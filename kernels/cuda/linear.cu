@@ -306,6 +306,17 @@ constexpr unsigned few_warps = warps_of_block(16), few_threads = few_warps * war
 /// Tiles of inputs that meet a weight once it is read, where there are few.
 constexpr unsigned most_few_tiles = 4;
 
+/// A warp's first weights, while the kernels before end: memory would be idle.
+__device__ inline void fetch_weights_ahead(const group_of_product& group, unsigned blocks) {
+  let_next_kernel_begin();
+  constexpr unsigned step = 64; // bytes
+  const std::size_t bytes = group.target.group_bytes,
+                    from = chunk_begin(threadIdx.x / warp_size, blocks) * bytes / blocks;
+  const std::size_t at = from + threadIdx.x % warp_size * step;
+  if (at < bytes)
+    fetch_ahead(group.weights() + at);
+}
+
 /// One row group, `Tiles` tiles of inputs.
 template <class Product, unsigned Tiles>
 __global__ void __launch_bounds__(few_threads)
@@ -313,6 +324,8 @@ __global__ void __launch_bounds__(few_threads)
   __shared__ float sums[chunks][Tiles * tile_inputs][rows_of_group];
   const group_of_product group(p, blockIdx.x);
   const unsigned blocks = p.blocks();
+  fetch_weights_ahead(group, blocks);
+  wait_for_kernels_before();
   for (unsigned chunk = threadIdx.x / warp_size; chunk < chunks; chunk += few_warps) {
     float acc[Tiles][4] = {};
     // More registers than 64 a thread would halve the warps.
@@ -352,6 +365,7 @@ __global__ void __launch_bounds__(few_threads)
 template <class Product>
 __global__ void __launch_bounds__(many_threads)
     multiply_many(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+  wait_for_kernels_before();
   __shared__ typename Product::stage stages[2];
   const unsigned warp = threadIdx.x / warp_size;
   const unsigned first_input = blockIdx.x * many_inputs_of_block;
@@ -426,6 +440,7 @@ __global__ void __launch_bounds__(many_threads)
 constexpr unsigned full_slices = 16;
 __global__ void __launch_bounds__(full_slices* rows_of_group)
     multiply_full(products p, const float* x, std::size_t stride) {
+  wait_for_kernels_before();
   __shared__ float sums[full_slices][rows_of_group];
   const group_of_product group(p, blockIdx.x);
   const auto* const weights = reinterpret_cast<const float*>(group.weights());

@@ -77,6 +77,7 @@ private:
 
 template <bool Bf16>
 __global__ void __launch_bounds__(threads_of_block, 1) multiply_stages(products p, const std::byte* x, unsigned count) {
+  wait_for_kernels_before();
   TROPILLA_DYNAMIC_SHARED(ring, stages);
   const unsigned warp = threadIdx.x / warp_size, warpgroup = threadIdx.x / warpgroup_size;
   const stage_source source(p, x, count);
@@ -132,6 +133,7 @@ constexpr unsigned round_threads = 256;
 template <bool Bf16>
 __global__ void __launch_bounds__(round_threads)
     round_into_tiles(const float* x, std::size_t stride, unsigned count, unsigned columns, std::byte* out) {
+  wait_for_kernels_before();
   const unsigned pieces = columns / tile_side; // of an input
   const std::size_t i = std::size_t{blockIdx.x} * round_threads + threadIdx.x;
   const std::size_t tile = i / (tile_side * pieces);

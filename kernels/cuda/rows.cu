@@ -72,6 +72,7 @@ __device__ void store_row(const activation_parts& parts, std::size_t width, unsi
 
 __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float* weight, float epsilon,
                                                      std::size_t width, activation_parts parts, unsigned blocks) {
+  wait_for_kernels_before();
   const float* const row = x + blockIdx.x * width;
   float sum = 0;
   for (std::size_t k = threadIdx.x; k < width; k += threads)
@@ -90,12 +91,14 @@ __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float
 
 __global__ void __launch_bounds__(threads)
     store_rows(const float* x, std::size_t stride, std::size_t width, activation_parts parts, unsigned blocks) {
+  wait_for_kernels_before();
   const float* const row = x + blockIdx.x * stride;
   store_row(parts, width, blocks, [=](std::size_t k) { return row[k]; });
 }
 
 __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const float* up, std::size_t stride,
                                                        std::size_t width, activation_parts parts, unsigned blocks) {
+  wait_for_kernels_before();
   const float* const g = gate + blockIdx.x * stride;
   const float* const u = up + blockIdx.x * stride;
   store_row(parts, width, blocks, [=](std::size_t k) { return g[k] / (1.0F + expf(-g[k])) * u[k]; });
@@ -105,6 +108,7 @@ __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const 
 template <tensor_type T>
 __global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, std::size_t group_bytes,
                                                       std::uint32_t columns, const std::int32_t* ids, float* x) {
+  wait_for_kernels_before();
   const auto id = static_cast<std::size_t>(ids[blockIdx.x]);
   const std::byte* const group = groups + id / packed_row_group * group_bytes;
   const unsigned row = id % packed_row_group;
@@ -137,6 +141,7 @@ __global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, s
 
 __global__ void __launch_bounds__(threads)
     gather(const float* x, std::size_t width, const std::uint32_t* rows, float* out) {
+  wait_for_kernels_before();
   const float* const from = x + rows[blockIdx.x] * width;
   for (std::size_t k = threadIdx.x; k < width; k += threads)
     out[blockIdx.x * width + k] = from[k];

@@ -172,6 +172,10 @@ class Checks(unittest.TestCase):
             self.assertEqual(results["status"][name], 0, name)
         self.assertIn("| Q8_0: 32 together, of one alone | at least 12x | 13.00x | yes |", said)
 
+    def test_tests_that_fail_are_run_again_without_overlap(self):
+        status, _, results = self.check(test_gpu="[[ ${TROPILLA_CUDA_OVERLAP:-} == off ]]")
+        self.assertEqual((status, results["status"]["tests"], results["status"]["tests-apart"]), (1, 1, 0))
+
     def test_the_status_is_that_of_the_tests(self):
         status, _, results = self.check(test_gpu="exit 1")
         self.assertEqual((status, results["status"]["tests"]), (1, 1))

@@ -51,6 +51,16 @@ def undocumented(path):
             yield number, found.group(1) or found.group(2)
 
 
+def overlapping(lines):
+    """(line, text) of CUDA kernels that touch memory without having waited for those before them: nothing else shows it
+    where there is no GPU."""
+    for number, line in enumerate(lines, 1):
+        if "__global__" in line and not line.endswith("{}"):
+            body = lines[number:next((i for i in range(number, len(lines)) if lines[i] == "}"), len(lines))]
+            if not any(l.strip() == "wait_for_kernels_before();" for l in body):
+                yield number, line
+
+
 def problems():
     for path in files():
         name = path.relative_to(ROOT)
@@ -68,6 +78,9 @@ def problems():
                 yield f"{name}:{number}: white space at the end of the line"
         if path.suffix in {".cpp", ".hpp", ".cu"} and len(lines) > LONGEST:
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
+        if path.suffix == ".cu" and name.parts[0] == "kernels":
+            for number, line in overlapping(lines):
+                yield f"{name}:{number}: a kernel that does not call wait_for_kernels_before: {line}"
         if path.suffix == ".hpp" and lines and not lines[0].startswith(("///", "//")):
             yield f"{name}: its first line does not say what it is for"
         if name.parts[:2] == ("include", "tropilla"):
