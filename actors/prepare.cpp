@@ -142,8 +142,13 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
 /// Kernels are loaded when they are first launched, and graphs made later: where that fails, a device is lost.
 constexpr std::size_t memory_of_cuda = std::size_t{256} << 20;
 
-std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
-                                    const attention_shape& heads, const gpu_factory& open_gpu) {
+struct opened_device {
+  std::shared_ptr<device> dev;
+  std::size_t most_bytes = 0; ///< as in `prepared_model::part`
+};
+
+opened_device make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
+                          const attention_shape& heads, const gpu_factory& open_gpu) {
   if (const auto index = gpu_index(wanted.name)) {
     if (const auto size = std::max(heads.key_size, heads.value_size); size > cuda::largest_head)
       throw error(errc::unsupported,
@@ -167,7 +172,7 @@ std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_c
                               "kernels and graphs; lower the budget",
                               wanted.name, format_bytes(free), format_bytes(wanted.bytes),
                               format_bytes(memory_of_cuda)));
-    return std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu));
+    return {std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu)), free - std::min(free, memory_of_cuda)};
   }
   host_options host;
   host.name = wanted.name;
@@ -176,7 +181,7 @@ std::unique_ptr<device> make_device(const device_budget& wanted, const runtime_c
     host.threads = std::max<std::size_t>(1, usable_cores() / devices);
   host.precise = config.precise;
   host.isa = config.isa;
-  return make_host_device(host);
+  return {make_host_device(host)};
 }
 
 /// As many layers for each device as its share of the budgets, and at least one.
@@ -220,7 +225,9 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   const auto ranges = divide_layers(devices, m.model.layers);
   for (std::size_t i = 0; i < devices.size(); ++i) {
     part p;
-    p.dev = make_device(devices[i], config, devices.size(), m.model.attention, open_gpu);
+    auto opened = make_device(devices[i], config, devices.size(), m.model.attention, open_gpu);
+    p.dev = std::move(opened.dev);
+    p.most_bytes = opened.most_bytes;
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
     m.parts.push_back(std::move(p));
   }
@@ -229,7 +236,10 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
     m.shape.kv_tokens = kv_tokens;
     for (std::size_t i = 0; i < devices.size(); ++i) {
       m.parts[i].input.shape = m.shape;
-      m.parts[i].weights = arrange(m.parts[i].input, devices[i].bytes);
+      auto& p = m.parts[i];
+      p.weights = arrange(p.input, devices[i].bytes);
+      if (devices[i].bytes == 0 && p.most_bytes > 0 && p.weights->plan.total > p.most_bytes)
+        p.weights = arrange(p.input, p.most_bytes);
     }
   };
   arrange_for(m.shape.kv_tokens);

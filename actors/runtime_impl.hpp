@@ -21,6 +21,7 @@ namespace tropilla {
 struct prepared_model {
   struct part {
     std::shared_ptr<device> dev;
+    std::size_t most_bytes = 0; ///< that the device has for a budget that nobody gave; 0: whatever is needed
     arrangement_input input;
     std::shared_ptr<const weight_arrangement> weights;
   };

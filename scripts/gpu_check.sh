@@ -104,7 +104,7 @@ check() {
 }
 if command -v compute-sanitizer >/dev/null; then
   check memcheck test_gpu "[small]"
-  check racecheck test_gpu_kernels "CUDA: *same bits*,CUDA: a product of warpgroups*,CUDA: rows*,CUDA: the likeliest*"
+  check racecheck test_gpu_kernels "*same bits*,CUDA: a product of warpgroups*,CUDA: rows*,CUDA: the likeliest*"
 fi
 while kill -0 "$writer" 2>/dev/null && ((SECONDS < deadline / 2)); do
   sleep 0.2

@@ -159,8 +159,8 @@ struct plan_report {
 
 /// What may be leased on a device.
 struct device_budget {
-  std::string name; ///< "host:0"
-  std::size_t bytes = 0;
+  std::string name;      ///< "host:0", "cuda:0"
+  std::size_t bytes = 0; ///< 0, of a device alone: what the plan needs, or all that a GPU has free, if that is less
 };
 
 /// A device's bytes for one purpose at one moment.

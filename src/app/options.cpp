@@ -171,10 +171,15 @@ void option_binder::device_bytes(const std::string& names, std::vector<device_bu
       const std::string one = text.substr(at, end - at);
       const std::size_t sign = one.find('=');
       try {
-        values.push_back({sign == std::string::npos ? "host:0" : one.substr(0, sign),
-                          parse_bytes(sign == std::string::npos ? one : one.substr(sign + 1))});
+        if (sign != std::string::npos)
+          values.push_back({one.substr(0, sign), parse_bytes(one.substr(sign + 1))});
+        else if (one.find(':') != std::string::npos)
+          values.push_back({one, 0});
+        else
+          values.push_back({"host:0", parse_bytes(one)});
       } catch (const error&) {
-        bad_value(title, "a size like 300MiB, or one per device: host:0=300MiB,host:1=1GiB", text);
+        bad_value(title, "a size like 300MiB, a device like cuda:0, or a size per device: host:0=300MiB,host:1=1GiB",
+                  text);
       }
       at = end + 1;
     }

@@ -38,7 +38,7 @@ public:
   void count(const std::string& names, std::size_t& value, std::size_t least = 0,
              std::size_t most = std::numeric_limits<std::size_t>::max());
   void number(const std::string& names, double& value, double least, double most);
-  /// "300MiB", or with devices: "host:0=300MiB,host:1=1GiB".
+  /// "300MiB", with devices "host:0=300MiB,host:1=1GiB", or a device alone, "cuda:0": 0 bytes, what the plan needs.
   void device_bytes(const std::string& names, std::vector<device_budget>& values);
   /// "300MiB".
   void bytes(const std::string& names, std::size_t& value);

@@ -92,6 +92,23 @@ TEST_CASE("CUDA: a GPU that has less memory free than the budget is refused at o
   require_all_given_back(*script);
 }
 
+TEST_CASE("CUDA: without a budget, a model that is larger than what a GPU has free streams") {
+  const auto script = std::make_shared<gpu_script>();
+  const auto hooks = on_emulated(script);
+  const auto whole = run(cuda_config(), script);
+  const std::size_t needed = prepared_model::open(cuda_config(), hooks.open_gpu).report.total_bytes;
+  const std::size_t smallest = prepared_model::open(cuda_config(1), hooks.open_gpu).report.total_bytes;
+  REQUIRE(smallest < needed);
+  script->memory_bytes = (std::size_t{256} << 20) + smallest; // CUDA's own part, and what is left for weights
+  {
+    runtime_access::parts rt(cuda_config(), nullptr, hooks);
+    CHECK(rt.report.residency.find('S') != std::string::npos);
+    CHECK(rt.report.total_bytes == smallest);
+    CHECK(reply_of(rt, asked, wanted_tokens) == whole.ids);
+  }
+  require_all_given_back(*script);
+}
+
 TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a reason, and another GPU goes on") {
   const auto sound = std::make_shared<gpu_script>(), broken = std::make_shared<gpu_script>();
   const auto hooks = on_emulated(std::vector{sound, broken});
