@@ -23,6 +23,13 @@ inline constexpr std::size_t largest_head = 256;
 /// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
 inline constexpr std::size_t most_few_inputs = 64;
 
+/// Whether a GPU's warpgroups can multiply so many inputs with weights of this type and width.
+[[nodiscard]] constexpr bool warpgroups_multiply(tensor_type type, std::size_t rows, std::size_t columns) noexcept {
+  constexpr std::size_t together = 1024; // sixteen chunks of 64 columns
+  return (type == tensor_type::f16 || type == tensor_type::bf16) && rows > most_few_inputs && columns != 0 &&
+         columns % together == 0;
+}
+
 /// Scratch of a product of `rows` inputs, `[rows, width]`, that are rounded before it.
 [[nodiscard]] constexpr std::size_t rounded_bytes(std::size_t rows, std::size_t width) noexcept {
   constexpr std::size_t together = 8;
@@ -100,6 +107,10 @@ struct kernel_table {
   /// has warpgroup products, in `rounded` of `rounded_bytes`. Null on others. The sums' bits are the same.
   void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
                  std::span<const linear_target> targets, std::byte* rounded);
+  /// The full part of `out` becomes what `linear` and `store_swiglu` would make of both products. For GPUs that have
+  /// warpgroup products. @pre both have one layout, for which `warpgroups_multiply`; `rounded` as above
+  void (*gated_linear)(void* stream, const host::activation_parts& input, std::size_t rows, const packed_matrix& gate,
+                       const packed_matrix& up, const host::activation_parts& out, std::byte* rounded);
   /// As `ops::rope_and_append`.
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,

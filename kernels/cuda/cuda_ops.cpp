@@ -129,6 +129,12 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
                             const packed_matrix& up, const activation& out) {
   const auto in = host::locate(input, false);
   const auto to = host::locate(out, false);
+  const packed_layout& w = gate.layout;
+  if (gpu_.has_warpgroup_products() && w == up.layout && warpgroups_multiply(w.type, rows, w.columns) &&
+      to.full != nullptr && to.quantised.q == nullptr) {
+    job_.calls.emplace_back(call::gated_linear{in, rows, gate, up, to, scratch_.base});
+    return;
+  }
   auto* const gates = reinterpret_cast<float*>(scratch_.base);
   std::byte* const behind = scratch_.base + gates_bytes(rows, out.width);
   for (std::size_t first = 0; first < rows; first += gated_rows) {

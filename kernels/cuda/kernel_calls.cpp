@@ -29,6 +29,9 @@ struct issuing {
   void operator()(const call::linear& c) const {
     kernels.linear(stream, c.input, c.rows, std::span(c.targets).first(c.count), c.rounded);
   }
+  void operator()(const call::gated_linear& c) const {
+    kernels.gated_linear(stream, c.input, c.rows, c.gate, c.up, c.out, c.rounded);
+  }
   void operator()(const call::rope_and_append& c) const {
     kernels.rope_and_append(stream, c.q, c.k, c.v, c.stride, c.shape, c.rope, c.layer, c.step);
   }

@@ -52,6 +52,14 @@ struct linear {
   std::byte* rounded;
   friend bool operator==(const linear&, const linear&) = default;
 };
+struct gated_linear {
+  host::activation_parts input;
+  std::size_t rows;
+  packed_matrix gate, up;
+  host::activation_parts out;
+  std::byte* rounded;
+  friend bool operator==(const gated_linear&, const gated_linear&) = default;
+};
 struct rope_and_append {
   float* q;
   const float* k;
@@ -97,8 +105,8 @@ struct copy {
 } // namespace call
 
 using kernel_call =
-    std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::rope_and_append,
-                 call::attention, call::gather_rows, call::likeliest, call::copy>;
+    std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::gated_linear,
+                 call::rope_and_append, call::attention, call::gather_rows, call::likeliest, call::copy>;
 
 /// Enqueues them in their order. Throws `error` (device_failed).
 void issue(std::span<const kernel_call> calls, gpu_api& gpu, void* stream);

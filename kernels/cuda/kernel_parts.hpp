@@ -33,6 +33,15 @@ void likeliest(void* stream, float* logits, std::size_t rows, std::size_t vocabu
 void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
             std::byte* rounded);
 
+// linear_warpgroups.cu
+void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation_parts& out, std::byte* rounded);
+
+/// SiLU of the gate, times what it gates.
+__device__ inline float swiglu(float gate, float up) {
+  return gate / (1.0F + expf(-gate)) * up;
+}
+
 // attention.cu
 void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                      const attention_shape& shape, const rope_table& rope, const kv_layer& layer,

@@ -496,7 +496,7 @@ void multiply_type(void* stream, const activation_parts& input, std::size_t rows
   const auto count = static_cast<unsigned>(rows);
   if (type == tensor_type::f32)
     multiply_full_rows(stream, p, input, count);
-  else if (rounded != nullptr && count > cuda::most_few_inputs && warpgroups_multiply(type, p.columns))
+  else if (rounded != nullptr && cuda::warpgroups_multiply(type, rows, p.columns))
     multiply_by_warpgroups(stream, input, count, type, p, rounded);
   else if (type == tensor_type::f16)
     multiply<half_product<tensor_type::f16>>(stream, p, {input.full, input.full_stride}, count, 1);

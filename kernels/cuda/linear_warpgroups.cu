@@ -14,10 +14,9 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-// Emulated, one warpgroup shows what two do.
-constexpr unsigned warpgroups = emulated ? 1 : 2;
-constexpr unsigned threads_of_block = warpgroups * warpgroup_size;
-constexpr unsigned groups_of_block = warpgroups * warpgroup_rows / rows_of_group;
+constexpr unsigned warpgroups = 2, threads_of_block = warpgroups * warpgroup_size;
+constexpr unsigned groups_of_warpgroup = warpgroup_rows / rows_of_group;
+constexpr unsigned groups_of_block = warpgroups * groups_of_warpgroup;
 constexpr unsigned inputs_of_block = warpgroup_columns;
 constexpr unsigned stage_columns = tile_columns * tile_side;
 
@@ -39,12 +38,12 @@ constexpr unsigned piece_bytes = sizeof(uint4); // of a copy
 /// Where a thread's share of the stages comes from.
 class stage_source {
 public:
-  /// The warp copies the row group whose rows it multiplies.
-  __device__ stage_source(const products& p, const std::byte* x, unsigned count)
-      : weights_(
-            group_of_product(p, min(blockIdx.y * groups_of_block + threadIdx.x / warp_size, p.groups - 1)).weights()),
-        columns_(p.columns), first_tile_(blockIdx.x * (inputs_of_block / tile_side)),
+  /// The warp copies the row group whose rows it multiplies, `weights`; of `count` inputs `x` the block has its own.
+  __device__ stage_source(const std::byte* weights, unsigned columns, const std::byte* x, unsigned count)
+      : weights_(weights), columns_(columns), first_tile_(blockIdx.x * (inputs_of_block / tile_side)),
         tiles_((count + tile_side - 1) / tile_side), x_(x) {}
+
+  [[nodiscard]] __device__ unsigned stages() const { return columns_ / stage_columns; }
 
   __device__ void start(unsigned number, stage& to) const {
     const unsigned warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
@@ -75,20 +74,17 @@ private:
   const std::byte* x_;
 };
 
+/// Sums of the warp's row group and the block's inputs.
 template <bool Bf16>
-__global__ void __launch_bounds__(threads_of_block, 1) multiply_stages(products p, const std::byte* x, unsigned count) {
-  wait_for_kernels_before();
-  TROPILLA_DYNAMIC_SHARED(ring, stages);
-  const unsigned warp = threadIdx.x / warp_size, warpgroup = threadIdx.x / warpgroup_size;
-  const stage_source source(p, x, count);
-  const unsigned last = p.columns / stage_columns, of_chunk = last / chunks;
+__device__ __forceinline__ void sum_stages(ring& stages, const stage_source& source, warpgroup_sums& total) {
+  const unsigned warpgroup = threadIdx.x / warpgroup_size;
+  const unsigned last = source.stages(), of_chunk = last / chunks;
   const auto begin = [&](unsigned number) {
     if (number < last)
       source.start(number, stages.at(number));
     end_copies(); // or an empty group, so that as many are pending
   };
-
-  warpgroup_sums acc = {}, total = {};
+  warpgroup_sums acc = {};
   for (unsigned s = 0; s < stages_ahead; ++s)
     begin(s);
   for (unsigned first = 0; first < last; first += of_chunk) {
@@ -114,18 +110,68 @@ __global__ void __launch_bounds__(threads_of_block, 1) multiply_stages(products 
       for (unsigned i = 0; i < 4; ++i)
         total[n][i] += acc[n][i];
   }
+}
 
-  const unsigned number = blockIdx.y * groups_of_block + warp, lane = threadIdx.x % warp_size;
-  if (number >= p.groups)
-    return;
-  const group_of_product group(p, number);
+/// Calls `f(input, row of the row group, n, i)` for the lane's sums `[n][i]` that are of one of `count` inputs.
+template <class F>
+__device__ __forceinline__ void each_of_lane(unsigned count, F f) {
+  const unsigned lane = threadIdx.x % warp_size;
   TROPILLA_UNROLL
   for (unsigned n = 0; n < warpgroup_columns / tile_side; ++n)
-    for (unsigned i = 0; i < 4; ++i) {
-      const unsigned input = blockIdx.x * inputs_of_block + n * tile_side + lane % 4 * 2 + i % 2;
-      if (input < count)
-        group.store(input, lane / 4 + i / 2 * 8, total[n][i]);
-    }
+    TROPILLA_UNROLL
+  for (unsigned i = 0; i < 4; ++i)
+    if (const unsigned input = blockIdx.x * inputs_of_block + n * tile_side + lane % 4 * 2 + i % 2; input < count)
+      f(input, lane / 4 + i / 2 * 8, n, i);
+}
+
+template <bool Bf16>
+__global__ void __launch_bounds__(threads_of_block, 1) multiply_stages(products p, const std::byte* x, unsigned count) {
+  wait_for_kernels_before();
+  TROPILLA_DYNAMIC_SHARED(ring, stages);
+  const unsigned number = blockIdx.y * groups_of_block + threadIdx.x / warp_size;
+  const group_of_product group(p, min(number, p.groups - 1));
+  warpgroup_sums total = {};
+  sum_stages<Bf16>(stages, stage_source(group.weights(), p.columns, x, count), total);
+  if (number < p.groups)
+    each_of_lane(count,
+                 [&](unsigned input, unsigned row, unsigned n, unsigned i) { group.store(input, row, total[n][i]); });
+}
+
+struct gated_product {
+  const std::byte* gate;
+  const std::byte* up;
+  std::size_t group_bytes;
+  float* out;
+  std::size_t stride;
+  unsigned rows, groups, columns;
+};
+
+/// One warpgroup has gates, the other what they gate.
+template <bool Bf16>
+__global__ void __launch_bounds__(threads_of_block, 1)
+    multiply_gated(gated_product p, const std::byte* x, unsigned count) {
+  wait_for_kernels_before();
+  TROPILLA_DYNAMIC_SHARED(ring, stages);
+  const bool gates = threadIdx.x < warpgroup_size;
+  const unsigned group = blockIdx.y * groups_of_warpgroup + threadIdx.x % warpgroup_size / warp_size;
+  const std::byte* const weights = (gates ? p.gate : p.up) + min(group, p.groups - 1) * p.group_bytes;
+  warpgroup_sums total = {};
+  sum_stages<Bf16>(stages, stage_source(weights, p.columns, x, count), total);
+
+  using passed_sums = float[warpgroup_columns / tile_side][4][warpgroup_size];
+  static_assert(sizeof(passed_sums) <= sizeof(ring));
+  auto& passed = reinterpret_cast<passed_sums&>(stages);
+  const unsigned thread = threadIdx.x % warpgroup_size;
+  __syncthreads(); // nobody reads the stages any more
+  if (!gates)
+    each_of_lane(count, [&](unsigned, unsigned, unsigned n, unsigned i) { passed[n][i][thread] = total[n][i]; });
+  __syncthreads();
+  if (gates && group < p.groups)
+    each_of_lane(count, [&](unsigned input, unsigned row, unsigned n, unsigned i) {
+      row += group * rows_of_group;
+      if (row < p.rows)
+        p.out[input * p.stride + row] = swiglu(total[n][i], passed[n][i][thread]);
+    });
 }
 
 /// A thread has eight columns of an input. Inputs that fill up the last eight are zeros.
@@ -151,24 +197,55 @@ __global__ void __launch_bounds__(round_threads)
   *reinterpret_cast<uint4*>(out + i * piece_bytes) = packed;
 }
 
+/// Inputs as tiles, in `rounded`.
 template <bool Bf16>
-void multiply(void* stream, const activation_parts& input, unsigned count, const products& p, std::byte* rounded) {
-  const std::size_t pieces = std::size_t{(count + tile_side - 1) / tile_side} * tile_side * (p.columns / tile_side);
+void round_inputs(void* stream, const activation_parts& input, unsigned count, unsigned columns, std::byte* rounded) {
+  const std::size_t tiles = (count + tile_side - 1) / tile_side, pieces = tiles * columns;
   launch(stream, dim3(static_cast<unsigned>((pieces + round_threads - 1) / round_threads)), round_threads,
-         round_into_tiles<Bf16>, input.full, input.full_stride, count, p.columns, rounded);
-  launch_with_shared(
-      stream, dim3((count + inputs_of_block - 1) / inputs_of_block, (p.groups + groups_of_block - 1) / groups_of_block),
-      threads_of_block, sizeof(ring), multiply_stages<Bf16>, p, rounded, count);
+         round_into_tiles<Bf16>, input.full, input.full_stride, count, columns, rounded);
+}
+
+/// Blocks for all inputs, and for all row groups, of which one takes `together`.
+dim3 blocks_for(unsigned count, unsigned groups, unsigned together) {
+  return {(count + inputs_of_block - 1) / inputs_of_block, (groups + together - 1) / together};
 }
 
 } // namespace
 
 void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
                             const products& p, std::byte* rounded) {
+  const auto with = [&]<bool Bf16>() {
+    round_inputs<Bf16>(stream, input, count, p.columns, rounded);
+    launch_with_shared(stream, blocks_for(count, p.groups, groups_of_block), threads_of_block, sizeof(ring),
+                       multiply_stages<Bf16>, p, rounded, count);
+  };
   if (type == tensor_type::bf16)
-    multiply<true>(stream, input, count, p, rounded);
+    with.template operator()<true>();
   else
-    multiply<false>(stream, input, count, p, rounded);
+    with.template operator()<false>();
+}
+
+void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation_parts& out, std::byte* rounded) {
+  const packed_layout& w = gate.layout;
+  const auto count = static_cast<unsigned>(rows);
+  const gated_product p{gate.data,
+                        up.data,
+                        w.group_bytes,
+                        out.full,
+                        out.full_stride,
+                        static_cast<unsigned>(w.rows),
+                        static_cast<unsigned>(w.row_groups()),
+                        static_cast<unsigned>(w.columns)};
+  const auto with = [&]<bool Bf16>() {
+    round_inputs<Bf16>(stream, input, count, p.columns, rounded);
+    launch_with_shared(stream, blocks_for(count, p.groups, groups_of_warpgroup), threads_of_block, sizeof(ring),
+                       multiply_gated<Bf16>, p, rounded, count);
+  };
+  if (w.type == tensor_type::bf16)
+    with.template operator()<true>();
+  else
+    with.template operator()<false>();
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -72,15 +72,9 @@ inline products after(products p, std::size_t first) {
 
 // linear_warpgroups.cu
 
-/// Whether `multiply_by_warpgroups` is made for weights of this type and width.
-[[nodiscard]] constexpr bool warpgroups_multiply(tensor_type type, std::size_t columns) {
-  constexpr std::size_t stage_columns = 64; // chunks are of whole stages
-  return (type == tensor_type::f16 || type == tensor_type::bf16) && columns != 0 &&
-         columns % (stage_columns * chunks) == 0;
-}
 /// Rounds the inputs into `rounded` (`cuda::rounded_bytes`), and multiplies them. For GPUs that have Hopper's
 /// warpgroups.
-/// @pre warpgroups_multiply
+/// @pre cuda::warpgroups_multiply
 void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
                             const products& p, std::byte* rounded);
 

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const 
   wait_for_kernels_before();
   const float* const g = gate + blockIdx.x * stride;
   const float* const u = up + blockIdx.x * stride;
-  store_row(parts, width, blocks, [=](std::size_t k) { return g[k] / (1.0F + expf(-g[k])) * u[k]; });
+  store_row(parts, width, blocks, [=](std::size_t k) { return swiglu(g[k], u[k]); });
 }
 
 /// A warp unpacks a block of columns of one row.

@@ -24,6 +24,7 @@ const cuda::kernel_table& kernels() noexcept {
                                                .store = store,
                                                .store_swiglu = store_swiglu,
                                                .linear = linear,
+                                               .gated_linear = gated_linear,
                                                .rope_and_append = rope_and_append,
                                                .attention = attention,
                                                .gather_rows = gather_rows,

@@ -14,7 +14,7 @@
 
 namespace tropilla {
 
-/// A shape by name. Values follow the published configurations of the Llama 3 family; "mini" is for tests.
+/// A shape by name. Values follow the published configurations of the Llama 3 family; "mini" and its kin are for tests.
 struct model_shape {
   std::string_view name;
   std::size_t layers, width, ffn_width, heads, kv_heads, head_size, vocabulary, context;
@@ -24,7 +24,7 @@ struct model_shape {
   bool tied;
 };
 
-/// mini, mini-untied, llama-3.2-1b, llama-3.2-3b, llama-3-8b.
+/// mini, mini-untied, mini-wide, llama-3.2-1b, llama-3.2-3b, llama-3-8b.
 [[nodiscard]] std::span<const model_shape> model_shapes();
 
 struct synth_options {

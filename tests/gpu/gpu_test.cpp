@@ -91,6 +91,19 @@ TEST_CASE("every type of weights gives the host's distributions and tokens", "[s
   }
 }
 
+TEST_CASE("a wide model gives the host's distributions and tokens, and the same bits in steps of any size") {
+  for (const auto type : {tensor_type::bf16, tensor_type::f16, tensor_type::q4_0}) {
+    INFO(info(type).name);
+    auto config = host_config(type);
+    config.model = testing::model_of_shape("mini-wide", type); // wide enough for what Hopper's warpgroups multiply
+    require_like_host(config, long_prompt(200), 8);
+    runtime_access::parts large(on_gpu(config), nullptr);
+    config.prefill_rows = 24;
+    runtime_access::parts small(on_gpu(config), nullptr);
+    CHECK(logits_of(large, long_prompt(200)) == logits_of(small, long_prompt(200)));
+  }
+}
+
 TEST_CASE("a model of TROPILLA_TEST_MODEL gives the host's distributions and tokens") {
   const char* const path = std::getenv("TROPILLA_TEST_MODEL");
   if (path == nullptr)

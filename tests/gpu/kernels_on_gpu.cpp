@@ -37,12 +37,12 @@ constexpr T waiting(T cuda::kernel_table::*) {
 } // namespace
 
 const kernels_under_test& under_test() {
-  static const kernels_under_test on_gpu{{TROPILLA_WAITING(embed), TROPILLA_WAITING(rms_norm), TROPILLA_WAITING(store),
-                                          TROPILLA_WAITING(store_swiglu), TROPILLA_WAITING(linear),
-                                          TROPILLA_WAITING(rope_and_append), TROPILLA_WAITING(attention),
-                                          TROPILLA_WAITING(gather_rows), TROPILLA_WAITING(likeliest)},
-                                         gpu().has_warpgroup_products(),
-                                         1e-4};
+  static const kernels_under_test on_gpu{
+      {TROPILLA_WAITING(embed), TROPILLA_WAITING(rms_norm), TROPILLA_WAITING(store), TROPILLA_WAITING(store_swiglu),
+       TROPILLA_WAITING(linear), TROPILLA_WAITING(gated_linear), TROPILLA_WAITING(rope_and_append),
+       TROPILLA_WAITING(attention), TROPILLA_WAITING(gather_rows), TROPILLA_WAITING(likeliest)},
+      gpu().has_warpgroup_products(),
+      1e-4};
   return on_gpu;
 }
 

@@ -33,9 +33,8 @@ inline const std::filesystem::path& scratch() {
   return folder.path();
 }
 
-/// The path of a "mini" model with matrices of `type`; its output head is the embedding, or a matrix of its own.
-inline std::filesystem::path tiny_model(tensor_type type = tensor_type::q4_0, bool tied = true) {
-  const std::string shape = tied ? "mini" : "mini-untied";
+/// The path of a model of such a shape with matrices of `type`.
+inline std::filesystem::path model_of_shape(const std::string& shape, tensor_type type) {
   const auto path = scratch() / (shape + "-" + std::string(info(type).name) + ".gguf");
   if (!std::filesystem::exists(path)) {
     synth_options options;
@@ -45,6 +44,11 @@ inline std::filesystem::path tiny_model(tensor_type type = tensor_type::q4_0, bo
     write_synthetic_model(path, options, {});
   }
   return path;
+}
+
+/// A "mini" model; its output head is the embedding, or a matrix of its own.
+inline std::filesystem::path tiny_model(tensor_type type = tensor_type::q4_0, bool tied = true) {
+  return model_of_shape(tied ? "mini" : "mini-untied", type);
 }
 
 } // namespace tropilla::testing

@@ -233,6 +233,29 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
     }
 }
 
+TEST_CASE("CUDA: a gated product of warpgroups has the bits of two products and SwiGLU", "[cuda]") {
+  constexpr std::size_t columns = 1024, inputs = 195, rows = 75; // of which no block of threads has all
+  for (const auto type : {tensor_type::f16, tensor_type::bf16}) {
+    INFO(info(type).name);
+    const random_matrix gate(type, rows, columns, 6), up(type, rows, columns, 7);
+    const random_input x(inputs, columns, 8);
+    const auto parts = locate(x.stored, false);
+    std::vector<float> gates(inputs * rows), gated = gates;
+    const std::array both{linear_target{gate.view(), gates.data(), rows, false},
+                          linear_target{up.view(), gated.data(), rows, false}};
+    kernels().linear(nullptr, parts, inputs, both, nullptr);
+    const stored_rows ours(activation_kind::full, inputs, rows), wanted(activation_kind::full, inputs, rows);
+    kernels().store_swiglu(nullptr, gates.data(), gated.data(), rows, inputs, rows, wanted.parts());
+    if (!under_test().has_warpgroup_products)
+      return;
+    const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
+    kernels().gated_linear(nullptr, parts, inputs, gate.view(), up.view(), ours.parts(), rounded.data());
+    for (std::size_t r = 0; r < inputs; ++r)
+      CHECK(std::memcmp(ours.parts().full + r * ours.parts().full_stride,
+                        wanted.parts().full + r * wanted.parts().full_stride, rows * sizeof(float)) == 0);
+  }
+}
+
 TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
   for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0})
     for (const std::size_t rows : {5, 40}) {
