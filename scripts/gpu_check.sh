@@ -12,7 +12,15 @@ folder=$(mkdir -p "${2:-.}" && cd "${2:-.}" && pwd -P)
 [[ -f $bundle ]] || die "there is no $bundle; scripts/gpu_bundle.sh makes it, on a machine with nvcc"
 work=$(mktemp -d)
 writer=
-trap '[[ -z $writer ]] || kill "$writer" 2>/dev/null; rm -rf "$work"' EXIT
+# Ends who writes models, and waits until nothing is written any more.
+stop_writer() {
+  if [[ -n $writer ]]; then
+    kill "$writer" 2>/dev/null || :
+    wait "$writer" 2>/dev/null || :
+  fi
+  writer=
+}
+trap 'stop_writer; rm -rf "$work"' EXIT
 tar -C "$work" -xzf "$bundle"
 here=$work/tropilla-gpu
 logs=$work/logs
@@ -47,7 +55,7 @@ step() {
 # write_models TYPE...: one after the other. Each is there under its name when it is complete.
 write_models() {
   local type status child=
-  trap 'record "synth-$type" 124; kill "$child" 2>/dev/null; exit' TERM
+  trap 'record "synth-$type" 124; kill "$child" 2>/dev/null; wait "$child"; exit' TERM
   for type in "$@"; do
     status=0
     tropilla synth --shape llama-3-8b --type "$type" -o "$work/$type.gguf" -q >"$logs/synth-$type.out" \
@@ -109,9 +117,7 @@ fi
 while kill -0 "$writer" 2>/dev/null && ((SECONDS < deadline / 2)); do
   sleep 0.2
 done
-kill "$writer" 2>/dev/null || :
-wait "$writer" 2>/dev/null || :
-writer=
+stop_writer
 
 # cuBLAS may be there as a package of Python's only.
 blas=$(python3 -c 'import glob, os, sys
