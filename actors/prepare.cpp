@@ -36,7 +36,8 @@ std::size_t default_step_rows(const runtime_config& config) {
   return std::ranges::all_of(config.devices, is_gpu) && !config.devices.empty() ? gpu_step_rows : host_step_rows;
 }
 
-run_shape choose_shape(const runtime_config& config, const llama_config& model) {
+/// `rows`: of a step, where the configuration does not say.
+run_shape choose_shape(const runtime_config& config, const llama_config& model, std::size_t rows) {
   run_shape s;
   s.context = choose_context(config.context, model);
   if (config.sequences < 1 || config.sequences > most_sequences)
@@ -47,7 +48,7 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model) 
     throw error(errc::invalid_argument,
                 fmt::format("{} tokens with KV pages are fewer than the context of {}", config.kv_tokens, s.context));
   s.kv_tokens = config.kv_tokens > 0 ? config.kv_tokens : s.context * std::min(s.sequences, default_contexts);
-  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : default_step_rows(config), s.kv_tokens);
+  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : rows, s.kv_tokens);
   s.step_rows = std::max(s.step_rows, s.sequences);
   s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
   if (!config.kv_type.empty()) {
@@ -220,8 +221,8 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);
-  m.shape = choose_shape(config, m.model);
-  const auto devices = devices_of(config, m.model);
+  m.shape = choose_shape(config, m.model, default_step_rows(config));
+  auto devices = devices_of(config, m.model);
   const auto ranges = divide_layers(devices, m.model.layers);
   for (std::size_t i = 0; i < devices.size(); ++i) {
     part p;
@@ -238,16 +239,26 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
       m.parts[i].input.shape = m.shape;
       auto& p = m.parts[i];
       p.weights = arrange(p.input, devices[i].bytes);
-      if (devices[i].bytes == 0 && p.most_bytes > 0 && p.weights->plan.total > p.most_bytes)
+      if (devices[i].bytes == 0 && p.most_bytes > 0 && p.weights->plan.total > p.most_bytes) {
+        devices[i].bytes = p.most_bytes;
         p.weights = arrange(p.input, p.most_bytes);
+      }
     }
   };
-  arrange_for(m.shape.kv_tokens);
   // Weights that stay are worth more than pages for many sequences, which can wait for each other.
   const auto streams = [](const part& p) { return p.weights->plan.ring_slots > 0; };
-  while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
-    m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens - m.shape.context);
-    arrange_for(m.shape.kv_tokens - m.shape.context);
+  const auto arrange_all = [&] {
+    arrange_for(m.shape.kv_tokens);
+    while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
+      m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens - m.shape.context);
+      arrange_for(m.shape.kv_tokens - m.shape.context);
+    }
+  };
+  arrange_all();
+  const auto exceeds = [](const part& p) { return p.weights->plan.total > p.weights->budget; };
+  if (config.prefill_rows == 0 && m.shape.step_rows > host_step_rows && std::ranges::any_of(m.parts, exceeds)) {
+    m.shape = choose_shape(config, m.model, host_step_rows);
+    arrange_all();
   }
   if (config.kv_tokens == 0 && std::ranges::none_of(m.parts, streams)) {
     std::size_t pages = m.shape.context * std::min(m.shape.sequences, default_contexts) / kv_page_tokens;

@@ -40,7 +40,7 @@ struct runtime_config {
   bool precise = false;         ///< activations stay float32: slower, for comparisons
   std::string isa{};            ///< "": the best that the machine has; "scalar", "avx2", "avx512"
   std::string chat_template{};  ///< "": the model's own; "llama3", "chatml"
-  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512, on GPUs 2048
+  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512, on GPUs 2048 where the budget has room
   std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
   std::size_t sequences = 16;   ///< replies that are computed together, at most; others wait in a queue
   /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are

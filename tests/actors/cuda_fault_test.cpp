@@ -92,6 +92,22 @@ TEST_CASE("CUDA: a GPU that has less memory free than the budget is refused at o
   require_all_given_back(*script);
 }
 
+TEST_CASE("CUDA: steps are large, but where a budget has room for smaller ones only") {
+  const auto hooks = on_emulated(std::make_shared<gpu_script>());
+  auto config = cuda_config();
+  config.context = config.kv_tokens = 2048;
+  config.prefill_rows = 0;
+  CHECK(prepared_model::open(config, hooks.open_gpu).report.prefill_rows == 2048);
+  config.prefill_rows = 512;
+  config.devices.front().bytes = 1;
+  const auto smallest = prepared_model::open(config, hooks.open_gpu).report.total_bytes;
+  config.prefill_rows = 0;
+  config.devices.front().bytes = smallest;
+  const auto report = prepared_model::open(config, hooks.open_gpu).report;
+  CHECK(report.prefill_rows == 512);
+  CHECK(report.total_bytes == smallest);
+}
+
 TEST_CASE("CUDA: without a budget, a model that is larger than what a GPU has free streams") {
   const auto script = std::make_shared<gpu_script>();
   const auto hooks = on_emulated(script);
