@@ -27,8 +27,16 @@ struct started_work {
 
 enum class state : std::uint8_t { runs, at_block, at_warp, ended };
 
+/// Where a stack goes on. `swapcontext` has the system exchange signal masks, which took most of the time of an
+/// emulated kernel, and sanitizers stop what `longjmp` does between stacks.
+struct jump_place {
+  void* words[5] = {};
+};
+
 struct context {
-  ucontext_t registers{};
+  ucontext_t registers{}; ///< to begin with
+  bool begun = false;
+  jump_place resume;
   std::unique_ptr<std::byte[]> stack = std::make_unique<std::byte[]>(stack_bytes);
   place where;
   state now = state::runs;
@@ -47,10 +55,10 @@ public:
       c.now = state::runs;
       c.exchanges = 0;
       c.work = {};
+      c.begun = false;
       getcontext(&c.registers);
       c.registers.uc_stack.ss_sp = c.stack.get();
       c.registers.uc_stack.ss_size = stack_bytes;
-      c.registers.uc_link = &scheduler_;
       makecontext(&c.registers, &block::enter, 0);
     }
   }
@@ -67,7 +75,7 @@ public:
   void wait(state at) {
     auto& c = contexts_[turn_];
     c.now = at;
-    swapcontext(&c.registers, &scheduler_);
+    leave_turn(c);
   }
 
   const words* exchange(const words& mine) {
@@ -89,6 +97,22 @@ private:
   static void enter() {
     running->job_();
     running->contexts_[running->turn_].now = state::ended;
+    go_on(running->scheduler_);
+  }
+
+  // A jump and its place must not be in one function.
+  [[gnu::noinline, noreturn]] static void go_on(jump_place& at) { __builtin_longjmp(at.words, 1); }
+  [[gnu::noinline]] void leave_turn(context& c) {
+    if (__builtin_setjmp(c.resume.words) == 0)
+      go_on(scheduler_);
+  }
+  [[gnu::noinline]] void give_turn(context& c) {
+    if (__builtin_setjmp(scheduler_.words) != 0)
+      return;
+    if (c.begun)
+      go_on(c.resume);
+    c.begun = true;
+    setcontext(&c.registers);
   }
 
   [[nodiscard]] std::size_t threads() const noexcept { return given_[0].size(); }
@@ -98,7 +122,7 @@ private:
     bool left = false;
     for (turn_ = 0; turn_ < threads(); ++turn_)
       if (contexts_[turn_].now == state::runs) {
-        swapcontext(&scheduler_, &contexts_[turn_].registers);
+        give_turn(contexts_[turn_]);
         left = left || contexts_[turn_].now != state::ended;
       } else {
         left = left || contexts_[turn_].now != state::ended;
@@ -132,7 +156,7 @@ private:
   const std::function<void()>& job_;
   std::vector<context>& contexts_;
   std::array<std::vector<words>, 2> given_;
-  ucontext_t scheduler_{};
+  jump_place scheduler_;
   std::size_t turn_ = 0;
 };
 

@@ -310,10 +310,12 @@ TEST_CASE("attention has the same bits whatever the variant, the lanes and the s
     const auto expected = run_in_steps(c, kv, all.back().kernels, 1, steps.front());
     CHECK(worst_difference(expected, reference(c, kv)) < 5e-5);
     for (const auto& v : all)
-      for (const std::size_t lanes : {1, 2, 3, 5})
+      for (const std::size_t lanes : lane_counts)
         for (const auto& s : steps) {
           if (v.name == "scalar" && (lanes != 2 || s.size() == 1))
             continue; // its multiply-add is a function call: one run is enough
+          if (v.name == "avx512 (emulated)" && lanes != 5)
+            continue; // its instructions are, too
           INFO(v.name << ", " << to_string(type) << ", " << lanes << " lanes, " << s.size() << " steps, " << shape.heads
                       << " heads");
           REQUIRE(same_bits(run_in_steps(c, v.kernels, lanes, s), expected));

@@ -14,6 +14,13 @@
 
 namespace tropilla::host::testing {
 
+/// Lanes to compare. Sanitizers make everything ten times as slow, and see in two counts what there is to see.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline const std::vector<std::size_t> lane_counts{2, 5};
+#else
+inline const std::vector<std::size_t> lane_counts{1, 2, 3, 5};
+#endif
+
 /// Memory that starts at a cache line, filled with a pattern that no kernel writes (a NaN as float).
 class aligned_bytes {
 public:
