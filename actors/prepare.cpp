@@ -31,8 +31,21 @@ constexpr std::size_t default_contexts = 4; // few sequences are as long as they
 constexpr std::size_t host_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
 constexpr std::size_t gpu_step_rows = 2048; // a GPU's blocks of threads come in waves, and the last one is mostly idle
 
+/// The number of "cuda:3"; empty for what is no GPU's name.
+std::optional<int> gpu_index(std::string_view name) {
+  constexpr std::string_view prefix = "cuda:";
+  if (!name.starts_with(prefix))
+    return std::nullopt;
+  name.remove_prefix(prefix.size());
+  int index = 0;
+  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), index);
+  if (problem != std::errc{} || end != name.data() + name.size() || index < 0)
+    return std::nullopt;
+  return index;
+}
+
 std::size_t default_step_rows(const runtime_config& config) {
-  const auto is_gpu = [](const auto& d) { return d.name.starts_with("cuda:"); };
+  const auto is_gpu = [](const device_budget& d) { return gpu_index(d.name).has_value(); };
   return std::ranges::all_of(config.devices, is_gpu) && !config.devices.empty() ? gpu_step_rows : host_step_rows;
 }
 
@@ -104,19 +117,6 @@ plan_report add_up(const std::vector<plan_report>& parts) {
 }
 
 namespace {
-
-/// The number of "cuda:3"; empty for what is no GPU's name.
-std::optional<int> gpu_index(std::string_view name) {
-  constexpr std::string_view prefix = "cuda:";
-  if (!name.starts_with(prefix))
-    return std::nullopt;
-  name.remove_prefix(prefix.size());
-  int index = 0;
-  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), index);
-  if (problem != std::errc{} || end != name.data() + name.size() || index < 0)
-    return std::nullopt;
-  return index;
-}
 
 /// The devices that a configuration names; one, when it names none.
 std::vector<device_budget> devices_of(const runtime_config& config, const llama_config& model) {

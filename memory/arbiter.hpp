@@ -105,8 +105,7 @@ public:
   [[nodiscard]] grant try_acquire(const memory_request& request);
 
   /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself and what the device has
-  /// no memory for. When it queues, the
-  /// device's reclaimers are asked for what is short, on this thread.
+  /// no memory for. When it queues, the device's reclaimers are asked for what is short, on this thread.
   /// `done` is called exactly once: during this call or later on the thread that gave bytes back,
   /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
