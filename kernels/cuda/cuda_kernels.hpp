@@ -13,7 +13,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <span>
+#include <string_view>
 
 namespace tropilla::cuda {
 
@@ -28,6 +30,12 @@ inline constexpr std::size_t most_few_inputs = 64;
   constexpr std::size_t together = 1024; // sixteen chunks of 64 columns
   return (type == tensor_type::f16 || type == tensor_type::bf16) && rows > most_few_inputs && columns != 0 &&
          columns % together == 0;
+}
+
+/// Whether a variable of the environment says "off": what is new to GPUs can be left out where one stumbles.
+[[nodiscard]] inline bool turned_off(const char* variable) noexcept {
+  const char* const value = std::getenv(variable);
+  return value != nullptr && std::string_view(value) == "off";
 }
 
 /// Scratch of a product of `rows` inputs, `[rows, width]`, that are rounded before it.

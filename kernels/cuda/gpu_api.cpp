@@ -5,9 +5,7 @@
 #include "kernels/cuda/product_check.hpp"
 #include "tropilla/error.hpp"
 
-#include <cstdlib>
 #include <fmt/format.h>
-#include <string_view>
 #include <vector>
 
 #ifdef TROPILLA_HAS_CUDA
@@ -23,12 +21,6 @@ constexpr bool built_for_warpgroups = true;
 #else
 constexpr bool built_for_warpgroups = false;
 #endif
-
-/// Should a GPU stumble over them.
-bool warpgroups_are_off() {
-  const char* const wanted = std::getenv("TROPILLA_CUDA_WARPGROUPS");
-  return wanted != nullptr && std::string_view(wanted) == "off";
-}
 
 /// A driver's function by its name. The program links no driver: it may run where there is none.
 template <class Function>
@@ -52,8 +44,8 @@ public:
     place_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     place_.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index_}};
     check(granularity_(&granule_, &place_, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED), "cuMemGetAllocationGranularity", 0);
-    has_warpgroup_products_ =
-        built_for_warpgroups && architecture_ == "sm_90" && !warpgroups_are_off() && warpgroup_products_agree();
+    has_warpgroup_products_ = built_for_warpgroups && architecture_ == "sm_90" &&
+                              !turned_off("TROPILLA_CUDA_WARPGROUPS") && warpgroup_products_agree();
     (void)cudaGetLastError(); // that there was no memory to find out, for one
   }
 

@@ -76,16 +76,11 @@ void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters
   launch_with_shared(stream, grid, threads, 0, kernel, arguments...);
 }
 
-/// Lets the next kernel's blocks begin where there is room, once all of this one's have.
-__device__ inline void let_next_kernel_begin() {
+/// Until all that was enqueued before has been computed, and can be read. The next kernel's blocks may begin, where
+/// there is room, once all of this one's have come here.
+__device__ inline void wait_for_kernels_before() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-/// Until all that was enqueued before has been computed, and can be read.
-__device__ inline void wait_for_kernels_before() {
-  let_next_kernel_begin();
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -308,7 +308,6 @@ constexpr unsigned most_few_tiles = 4;
 
 /// A warp's first weights, while the kernels before end: memory would be idle.
 __device__ inline void fetch_weights_ahead(const group_of_product& group, unsigned blocks) {
-  let_next_kernel_begin();
   constexpr unsigned step = 64; // bytes
   const std::size_t bytes = group.target.group_bytes,
                     from = chunk_begin(threadIdx.x / warp_size, blocks) * bytes / blocks;

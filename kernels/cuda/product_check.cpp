@@ -48,29 +48,28 @@ std::vector<std::byte> product(const packed_matrix& weights, const host::activat
   return out;
 }
 
-bool agree(tensor_type type) {
-  std::uint32_t bits_of = 1;
-  const auto number = [&] { // of [-1, 1), most of them small
-    bits_of = bits_of * 1664525U + 1013904223U;
-    return std::ldexp(static_cast<float>(static_cast<std::int32_t>(bits_of)),
-                      -31 - static_cast<int>(bits_of >> 8 & 15U));
-  };
-  std::vector<float> numbers(inputs * columns);
-  std::ranges::generate(numbers, number);
+/// As many for the inputs, and the first of them for the weights: of [-1, 1), most of them small.
+std::vector<float> make_numbers() {
+  static_assert(rows <= inputs);
+  std::vector<float> out(inputs * columns);
+  std::uint32_t bits = 1;
+  for (float& x : out) {
+    bits = bits * 1664525U + 1013904223U;
+    x = std::ldexp(static_cast<float>(static_cast<std::int32_t>(bits)), -31 - static_cast<int>(bits >> 8 & 15U));
+  }
+  return out;
+}
+
+bool agree(tensor_type type, const std::vector<float>& numbers, const host::activation_parts& x) {
   packed_matrix weights{make_packed_layout(type, rows, columns), nullptr};
   std::vector<std::uint16_t> bits(weights.layout.bytes() / sizeof(std::uint16_t)); // in whatever order
-  std::ranges::generate(bits, [&] {
-    const float x = number();
-    return type == tensor_type::bf16 ? float_to_bf16(x) : float_to_half(x);
-  });
-  const gpu_bytes x = copied(numbers), w = copied(bits), rounded = allocate(rounded_bytes(inputs, columns));
-  if (!x || !w || !rounded)
+  std::transform(numbers.begin(), numbers.begin() + static_cast<std::ptrdiff_t>(bits.size()), bits.begin(),
+                 [&](float n) { return type == tensor_type::bf16 ? float_to_bf16(n) : float_to_half(n); });
+  const gpu_bytes w = copied(bits), rounded = allocate(rounded_bytes(inputs, columns));
+  if (!w || !rounded)
     return false;
   weights.data = w.get();
-  host::activation_parts parts;
-  parts.full = reinterpret_cast<float*>(x.get());
-  parts.full_stride = columns;
-  const auto with = product(weights, parts, rounded.get()), without = product(weights, parts, nullptr);
+  const auto with = product(weights, x, rounded.get()), without = product(weights, x, nullptr);
   return !with.empty() && with == without;
 }
 
@@ -78,7 +77,12 @@ bool agree(tensor_type type) {
 
 bool warpgroup_products_agree() noexcept {
   try {
-    return agree(tensor_type::f16) && agree(tensor_type::bf16);
+    const auto numbers = make_numbers();
+    const gpu_bytes x = copied(numbers);
+    host::activation_parts parts;
+    parts.full = reinterpret_cast<float*>(x.get());
+    parts.full_stride = columns;
+    return x && agree(tensor_type::f16, numbers, parts) && agree(tensor_type::bf16, numbers, parts);
   } catch (const std::exception&) { // the processor has no memory for it
     return false;
   }

@@ -1,18 +1,15 @@
 // The table of one build of the kernels.
 #include "kernels/cuda/kernel_parts.hpp"
 
-#include <cstdlib>
-#include <string_view>
-
 namespace tropilla::TROPILLA_CUDA_NS {
 
 bool kernels_overlap() noexcept {
 #ifdef TROPILLA_EMULATE_CUDA
   return false;
 #else
-  static const char* const wanted = std::getenv("TROPILLA_CUDA_OVERLAP");
+  static const bool off = cuda::turned_off("TROPILLA_CUDA_OVERLAP");
   int device = 0, generation = 0;
-  return (wanted == nullptr || std::string_view(wanted) != "off") && cudaGetDevice(&device) == cudaSuccess &&
+  return !off && cudaGetDevice(&device) == cudaSuccess &&
          cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
          generation >= 9;
 #endif
