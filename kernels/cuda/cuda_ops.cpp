@@ -19,7 +19,7 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept {
 }
 
 /// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy, and whole blocks
-/// of its kernels.
+/// of its kernels. On a GPU that makes it in one kernel, gates lie there only for types that this one does not take.
 constexpr std::size_t gated_rows = 384;
 
 /// Tables grow in powers of two: within one, steps are the same to a graph.
@@ -28,18 +28,12 @@ constexpr std::size_t table_of(std::size_t count) noexcept {
   return aligned(std::bit_ceil(count) * sizeof(T));
 }
 
-/// Of a gated product: gates, and what they gate.
-constexpr std::size_t gates_bytes(std::size_t rows, std::size_t width) noexcept {
-  return aligned(2 * std::min(rows, gated_rows) * width * sizeof(float));
-}
-
 std::size_t workspace_bytes(bool rounds, std::size_t rows, std::size_t width, std::size_t pages) noexcept {
-  std::size_t products = gates_bytes(rows, width);
-  if (rounds)
-    products = std::max(products + rounded_bytes(std::min(rows, gated_rows), width), rounded_bytes(rows, width));
+  const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
+  const std::size_t rounded = rounds ? rounded_bytes(rows, width) : 0;
   // Heads of two numbers or more: what is in a slot is no more than twice its values.
   const std::size_t slots = std::bit_ceil(step_tables::most_slots(pages)) * 2 * width * sizeof(float);
-  return aligned(std::max(products, slots));
+  return aligned(std::max({gates, rounded, slots}));
 }
 
 std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
@@ -99,8 +93,7 @@ void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size
 }
 
 void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
-                          std::byte* workspace) {
-  std::byte* const rounded = gpu_.has_warpgroup_products() ? workspace : nullptr;
+                          std::byte* rounded) {
   for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::most))) {
     call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most), rounded};
     std::copy_n(targets.begin(), c.count, c.targets.begin());
@@ -109,7 +102,7 @@ void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows,
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  add_linear(host::locate(input, false), rows, targets, scratch_.base);
+  add_linear(host::locate(input, false), rows, targets, gpu_.has_warpgroup_products() ? scratch_.base : nullptr);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
@@ -136,12 +129,11 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
     return;
   }
   auto* const gates = reinterpret_cast<float*>(scratch_.base);
-  std::byte* const behind = scratch_.base + gates_bytes(rows, out.width);
   for (std::size_t first = 0; first < rows; first += gated_rows) {
     const std::size_t count = std::min(gated_rows, rows - first);
     float* const gated = gates + count * out.width;
     const linear_target both[] = {{gate, gates, out.width, false}, {up, gated, out.width, false}};
-    add_linear(host::parts_from(in, first), count, both, behind);
+    add_linear(host::parts_from(in, first), count, both, nullptr);
     job_.calls.emplace_back(call::store_swiglu{gates, gated, out.width, count, out.width, host::parts_from(to, first)});
   }
 }

@@ -25,8 +25,8 @@ struct written_job {
 /// first named; a job names the same sequences, and shapes of attention with the same heads, in all of its calls.
 ///
 /// The scratch has a workspace, which is attention's (what parts of contexts left), a product's (rounded inputs) or a
-/// gated product's (gates, what they gate, and rounded inputs) in turn, and tables: page starts, places of rows, items
-/// of attention, ids or chosen rows.
+/// gated product's (rounded inputs, or gates and what they gate) in turn, and tables: page starts, places of rows,
+/// items of attention, ids or chosen rows.
 class cuda_ops final : public ops {
 public:
   cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch, written_job& job)
@@ -64,7 +64,7 @@ private:
   [[nodiscard]] const T* upload(std::span<T> values);
   void place(const attention_shape& shape, std::span<const sequence_rows> sequences);
   void add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
-                  std::byte* workspace);
+                  std::byte* rounded);
 
   gpu_api& gpu_;
   void* stream_;

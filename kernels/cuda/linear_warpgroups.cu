@@ -6,10 +6,9 @@
 //
 // A lane has 96 sums of a chunk and as many of all chunks before, which is what decides the 192 inputs. Limits, on an
 // H100: a stage is 40 KiB for 768 cycles of tensor cores, 53 bytes a cycle, and the second-level cache gives about 30.
+#include "kernels/cuda/matrix_words.hpp"
 #include "kernels/cuda/products.hpp"
 #include "kernels/cuda/warpgroup_words.hpp"
-
-#include "kernels/cuda/matrix_words.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
@@ -19,6 +18,8 @@ constexpr unsigned groups_of_warpgroup = warpgroup_rows / rows_of_group;
 constexpr unsigned groups_of_block = warpgroups * groups_of_warpgroup;
 constexpr unsigned inputs_of_block = warpgroup_columns;
 constexpr unsigned stage_columns = tile_columns * tile_side;
+static_assert(cuda::warpgroups_multiply(tensor_type::bf16, cuda::most_few_inputs + 1, stage_columns* chunks),
+              "chunks are of whole stages");
 
 struct alignas(128) stage {
   std::byte weights[groups_of_block * 2][tile_row_bytes]; // of eight rows each
@@ -197,12 +198,20 @@ __global__ void __launch_bounds__(round_threads)
   *reinterpret_cast<uint4*>(out + i * piece_bytes) = packed;
 }
 
-/// Inputs as tiles, in `rounded`.
-template <bool Bf16>
-void round_inputs(void* stream, const activation_parts& input, unsigned count, unsigned columns, std::byte* rounded) {
+/// Rounds the inputs into tiles, and calls `multiply.template operator()<Bf16>()`.
+template <class F>
+void with_rounded(void* stream, const activation_parts& input, unsigned count, unsigned columns, tensor_type type,
+                  std::byte* rounded, F multiply) {
   const std::size_t tiles = (count + tile_side - 1) / tile_side, pieces = tiles * columns;
-  launch(stream, dim3(static_cast<unsigned>((pieces + round_threads - 1) / round_threads)), round_threads,
-         round_into_tiles<Bf16>, input.full, input.full_stride, count, columns, rounded);
+  const dim3 grid(static_cast<unsigned>((pieces + round_threads - 1) / round_threads));
+  const auto as = [&]<bool Bf16>() {
+    launch(stream, grid, round_threads, round_into_tiles<Bf16>, input.full, input.full_stride, count, columns, rounded);
+    multiply.template operator()<Bf16>();
+  };
+  if (type == tensor_type::bf16)
+    as.template operator()<true>();
+  else
+    as.template operator()<false>();
 }
 
 /// Blocks for all inputs, and for all row groups, of which one takes `together`.
@@ -214,15 +223,10 @@ dim3 blocks_for(unsigned count, unsigned groups, unsigned together) {
 
 void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
                             const products& p, std::byte* rounded) {
-  const auto with = [&]<bool Bf16>() {
-    round_inputs<Bf16>(stream, input, count, p.columns, rounded);
+  with_rounded(stream, input, count, p.columns, type, rounded, [&]<bool Bf16>() {
     launch_with_shared(stream, blocks_for(count, p.groups, groups_of_block), threads_of_block, sizeof(ring),
                        multiply_stages<Bf16>, p, rounded, count);
-  };
-  if (type == tensor_type::bf16)
-    with.template operator()<true>();
-  else
-    with.template operator()<false>();
+  });
 }
 
 void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
@@ -237,15 +241,10 @@ void gated_linear(void* stream, const activation_parts& input, std::size_t rows,
                         static_cast<unsigned>(w.rows),
                         static_cast<unsigned>(w.row_groups()),
                         static_cast<unsigned>(w.columns)};
-  const auto with = [&]<bool Bf16>() {
-    round_inputs<Bf16>(stream, input, count, p.columns, rounded);
+  with_rounded(stream, input, count, p.columns, w.type, rounded, [&]<bool Bf16>() {
     launch_with_shared(stream, blocks_for(count, p.groups, groups_of_warpgroup), threads_of_block, sizeof(ring),
                        multiply_gated<Bf16>, p, rounded, count);
-  };
-  if (w.type == tensor_type::bf16)
-    with.template operator()<true>();
-  else
-    with.template operator()<false>();
+  });
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS
