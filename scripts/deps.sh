@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing. Does nothing, and needs no rights, when all are there.
-#   scripts/deps.sh [--test]     --test: also what only the tests and fuzz targets need
+#   scripts/deps.sh [--program | --test]
+#     --program  only what the program and obtaining its model need
+#     --test     also what only the tests, fuzz targets and plots need
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # The one list. What each is for is in docs/architecture.md.
 packages=(
   g++ cmake ninja-build pkg-config
   libcaf-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev
-  libpcre2-dev libedit-dev libhwloc-dev liburing-dev libxxhash-dev libsimde-dev
-  libmimalloc-dev
-  catch2
+  libpcre2-dev libedit-dev libhwloc-dev liburing-dev libxxhash-dev
   python3 python3-pip ca-certificates
 )
+build_packages=(catch2 libmimalloc-dev libsimde-dev) # tests and benchmarks
 test_packages=(clang libclang-rt-dev llvm clang-format shellcheck python3-venv python3-matplotlib)
 
 case "${1:-}" in
-  "") ;;
-  --test) packages+=("${test_packages[@]}") ;;
-  *) die "deps.sh knows only --test, not '$1'" ;;
+  --program) ;;
+  "") packages+=("${build_packages[@]}") ;;
+  --test) packages+=("${build_packages[@]}" "${test_packages[@]}") ;;
+  *) die "deps.sh knows --program and --test, not '$1'" ;;
 esac
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -46,7 +48,13 @@ trap 'rm -f "$log"' EXIT
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120)
 # Lists may be old or absent; a mirror that is away is no obstacle when the lists at hand still serve.
 "${apt[@]}" update >"$log" 2>&1 || say "apt-get update failed, going on with the package lists that are there"
-if ! "${apt[@]}" install --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
+"${apt[@]}" install --no-install-recommends "${missing[@]}" >>"$log" 2>&1 &
+how_far() {
+  local count
+  count=$(grep -oE '[0-9]+ newly installed' "$log" | grep -oE '^[0-9]+') || count=some
+  printf 'installing packages: %s of %s, %s s' "$(grep -c '^Setting up' "$log")" "$count" "$SECONDS"
+}
+if ! wait_showing $! how_far; then
   tail -n 15 "$log" >&2
   die "apt-get could not install the packages (its last lines are above); mend that, or install them by hand:" \
     "${missing[*]}"

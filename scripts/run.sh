@@ -11,16 +11,26 @@ elif [[ " $* " =~ \ (-p|--prompt|-f|--file)[\ =] ]]; then
   question= # the options bring their own
 fi
 
-"$root/scripts/deps.sh"
-# The download and the compiler want different things of the machine: side by side the first answer comes sooner.
-"$root/scripts/model.sh" >/dev/null &
+program=$root/build/release/bin/tropilla
+[[ -x $program ]] ||
+  say "the first run installs Debian packages, builds the program and downloads a model of 89 MiB: a few minutes"
+"$root/scripts/deps.sh" --program
+# The download and the compiler want different things of the machine: side by side the first answer comes sooner. What
+# the download has to say comes after the build.
+log=$(mktemp)
+"$root/scripts/model.sh" >/dev/null 2>"$log" &
 obtaining=$!
-trap 'kill $obtaining 2>/dev/null || true' EXIT
-"$root/scripts/build.sh" --no-deps release bin/tropilla
-wait $obtaining # its status is ours when it fails, and it said why
-trap - EXIT
+trap 'kill $obtaining 2>/dev/null || true; rm -f "$log"' EXIT
+"$root/scripts/build.sh" --no-deps --program
+last_line() { tail -n 1 "$log" | sed 's/^tropilla: //'; }
+if ! wait_showing "$obtaining" last_line; then
+  cat "$log" >&2
+  exit 2
+fi
 model=$("$root/scripts/model.sh")
+rm -f "$log"
+trap - EXIT
 
 prompt=()
 [[ -n $question ]] && prompt=(-p "$question")
-exec "$root/build/release/bin/tropilla" run -m "$model" "${prompt[@]}" "$@"
+exec "$program" run -m "$model" "${prompt[@]}" "$@"
