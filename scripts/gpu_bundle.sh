@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 bundle=${1:-$root/build/gpu-bundle.tar.gz}
 bin=$root/build/release/bin
-"$root/scripts/build.sh" --no-deps release tropilla_cli test_gpu test_gpu_kernels bench_throughput bench_gpu_limits bench_pool ||
+"$root/scripts/build.sh" --no-deps --cuda release tropilla_cli test_gpu test_gpu_kernels bench_throughput bench_gpu_limits bench_pool ||
   die "the bundle needs a build with CUDA; is nvcc in PATH?"
 
 work=$(mktemp -d)

@@ -24,15 +24,20 @@ jobs=$(nproc)
 logs=$root/build/logs
 mkdir -p "$logs"
 
-# Without a GPU, one kind of them shows what compiles.
-export CUDAARCHS=${CUDAARCHS:-90a-real}
+# Where there is nvcc and no GPU, kernels for one kind of GPUs show what compiles.
+cuda=()
+if { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null && ! nvidia-smi -L >/dev/null 2>&1; then
+  cuda=(--cuda)
+  export CUDAARCHS=${CUDAARCHS:-90a-real}
+fi
 
 # test_tree PRESET [ctest option...]: builds the preset's $targets (none: all) and runs the tests that the options choose.
 targets=()
 test_tree() {
-  local preset=$1 begin=$SECONDS
+  local preset=$1 begin=$SECONDS options=(--no-deps)
   shift
-  "${wrapper[@]}" "$root/scripts/build.sh" --no-deps "$preset" "${targets[@]}" || return
+  [[ $preset != release ]] || options+=("${cuda[@]}")
+  "${wrapper[@]}" "$root/scripts/build.sh" "${options[@]}" "$preset" "${targets[@]}" || return
   say "built $preset in $((SECONDS - begin)) s"
   "${wrapper[@]}" ctest --test-dir "$root/build/$preset" --output-on-failure --no-tests=error --timeout 600 -j "$jobs" "$@"
 }

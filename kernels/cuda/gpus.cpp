@@ -91,7 +91,9 @@ gpu_count count_gpus() {
 namespace tropilla::cuda {
 
 gpu_count count_gpus() {
-  return {0, "this tropilla is built without CUDA (nvcc was not found, or TROPILLA_CUDA is off)"};
+  return {
+      0,
+      "this tropilla is built without CUDA (CMake found no nvcc or no GPU; scripts/build.sh --cuda needs only nvcc)"};
 }
 
 gpu describe_gpu(int, int) {
