@@ -1,13 +1,12 @@
-/// The one file that knows which version of CAF is there: 0.17 (Debian's package) or 1.x.
+/// What knows which version of CAF is there, 0.17 (Debian's package) or 1.x; handles and what is sent from outside of
+/// actors are in `tropilla/typed_actor.hpp`, for programs that use the library.
 ///
-/// Signatures are written as CAF 1.x writes them, `caf::result<R>(A...)`; on 0.17 they are mapped to `replies_to`.
 /// Actors are classes `hosted<Handle, State>`; a state has a constructor `State(Handle::pointer, args...)` and
 /// `behaviour()`. Messages stay in the process: none is serialised.
 #pragma once
 
 #include "tropilla/error.hpp"
-
-#include <caf/all.hpp>
+#include "tropilla/typed_actor.hpp"
 
 #include <chrono>
 #include <functional>
@@ -19,38 +18,11 @@
 #include <utility>
 #include <vector>
 
-#if CAF_MAJOR_VERSION < 1 && CAF_VERSION >= 1800
-#error "CAF 0.18 and 0.19 are not supported; use 0.17 or 1.x"
-#endif
-
 namespace tropilla::cast {
 
-namespace detail {
-
-template <class Signature>
-struct mapped_signature;
-
-#if CAF_MAJOR_VERSION < 1
-template <class... Rs, class... As>
-struct mapped_signature<caf::result<Rs...>(As...)> {
-  using type = typename caf::replies_to<As...>::template with<Rs...>;
-};
-template <class... As>
-struct mapped_signature<caf::result<void>(As...)> {
-  using type = caf::reacts_to<As...>;
-};
-#else
-template <class... Rs, class... As>
-struct mapped_signature<caf::result<Rs...>(As...)> {
-  using type = caf::result<Rs...>(As...);
-};
-#endif
-
-} // namespace detail
-
-/// A typed handle: `typed_actor<caf::result<answer>(question), caf::result<void>(notice)>`.
-template <class... Signatures>
-using typed_actor = caf::typed_actor<typename detail::mapped_signature<Signatures>::type...>;
+using tropilla::send_exit;
+using tropilla::tell_from_outside;
+using tropilla::typed_actor;
 
 /// Sends a question and returns what `.then(on_answer, on_error)` is called on. No timeout unless given.
 template <class Self, class Handle, class Message>
@@ -79,16 +51,6 @@ void tell_later(Self* self, std::chrono::nanoseconds wait, Message&& m) {
   self->delayed_send(self, wait, std::forward<Message>(m));
 #else
   self->mail(std::forward<Message>(m)).delay(std::chrono::duration_cast<caf::timespan>(wait)).send(self);
-#endif
-}
-
-/// Sends a notice from a thread that is no actor (a stream's, a client's).
-template <class Handle, class Message>
-void tell_from_outside(const Handle& to, Message&& m) {
-#if CAF_MAJOR_VERSION < 1
-  caf::anon_send(to, std::forward<Message>(m));
-#else
-  caf::anon_mail(std::forward<Message>(m)).send(to);
 #endif
 }
 
@@ -197,13 +159,7 @@ Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
   return std::move(*answer);
 }
 
-/// Asks an actor to end. It finishes the message at hand first.
-template <class Handle>
-void send_exit(const Handle& to) {
-  caf::anon_send_exit(to, caf::exit_reason::user_shutdown);
-}
-
-/// Does so from a thread that is no actor, and blocks until the actor has ended. Does nothing for an empty handle.
+/// Asks an actor to end, from a thread that is no actor, and blocks until it has. Does nothing for an empty handle.
 template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)

@@ -5,7 +5,7 @@
 
 namespace tropilla {
 
-struct generation::impl {
+struct TROPILLA_HIDDEN generation::impl {
   std::shared_ptr<runtime::impl> owner;
   std::shared_ptr<reply_channel> channel;
   std::shared_ptr<std::atomic<bool>> abandoned;
@@ -75,7 +75,7 @@ generation runtime::chat(std::initializer_list<chat_message> messages, const gen
   return chat(std::span(messages.begin(), messages.size()), options);
 }
 
-struct reply_ticket::impl {
+struct TROPILLA_HIDDEN reply_ticket::impl {
   std::weak_ptr<runtime::impl> owner;
   std::shared_ptr<std::atomic<bool>> abandoned;
   request_id id = 0;

@@ -38,7 +38,7 @@ struct prepared_model {
 /// One report of several devices'.
 [[nodiscard]] plan_report add_up(const std::vector<plan_report>& parts);
 
-struct runtime::impl {
+struct TROPILLA_HIDDEN runtime::impl {
   /// `external` is the embedding program's system, or null for one of our own.
   impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});
   /// A replica: a cast of its own over the device, the ledger and the weights of `original`, which it keeps alive as

@@ -29,7 +29,7 @@ std::string ask_and_print(caf::scoped_actor& self, const engine_actor& engine, s
         },
     };
   });
-  cast::tell_from_outside(engine, generate_reply{client, 1, std::move(messages), {}});
+  tell_from_outside(engine, generate_reply{client, 1, std::move(messages), {}});
   self->wait_for(client);
   return answer;
 }
@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
       messages.push_back({"user", line});
       messages.push_back({"assistant", ask_and_print(self, engine, messages)});
     }
-    cast::send_exit(engine);
+    send_exit(engine);
   } catch (const error& e) {
     std::cerr << e.what() << "\n";
     return 2;

@@ -1,17 +1,35 @@
 /// For programs that have a `caf::actor_system` of their own: a model as one typed actor among theirs.
 ///
-///     tropilla::register_messages();                        // before the actor system is made
-///     caf::actor_system_config config;
-///     caf::actor_system system(config);
-///     auto engine = tropilla::spawn_engine(system, {.model = "model.gguf"});
-///     self->send(engine, tropilla::generate_reply{.client = self, .tag = 1, .prompt = "Why is the sky blue?"});
+///     // Asks the engine, prints the reply as it comes, and ends with it.
+///     using client = tropilla::engine_client;
+///     client::behavior_type ask(client::pointer self, const tropilla::engine_actor& engine) {
+///       tropilla::tell_from_outside(engine, tropilla::generate_reply{.client = self, .prompt = "The sky is"});
+///       return {
+///           [](const tropilla::reply_piece& m) { std::cout << m.next.text << std::flush; },
+///           [self](const tropilla::reply_finished&) { self->quit(); },
+///           [self](const tropilla::reply_failed& m) {
+///             std::cerr << m.message << "\n";
+///             self->quit();
+///           },
+///       };
+///     }
 ///
-/// The reply comes to `client` as `reply_piece`s and then one of `reply_finished` and `reply_failed`.
-/// Messages stay in the process.
+///     void run(const std::filesystem::path& model) {
+///       tropilla::register_messages(); // before the actor system is made
+///       caf::actor_system_config config;
+///       caf::actor_system system(config);
+///       auto engine = tropilla::spawn_engine(system, {.model = model});
+///       caf::scoped_actor self(system);
+///       self->wait_for(system.spawn(ask, engine));
+///       tropilla::send_exit(engine); // the system waits for it
+///     }
+///
+/// The reply comes to `client` as `reply_piece`s and then one of `reply_finished` and `reply_failed`. Messages stay in
+/// the process.
 #pragma once
 
-#include "actors/caf_seam.hpp"
 #include "tropilla/runtime.hpp"
+#include "tropilla/typed_actor.hpp"
 
 #include <cstdint>
 #include <string>
@@ -21,31 +39,31 @@
 namespace tropilla {
 
 /// Engine -> client: the next token's text, whole UTF-8 characters only.
-struct reply_piece {
+struct TROPILLA_API reply_piece {
   std::uint64_t tag = 0;
   piece next;
 };
 
 /// Engine -> client: the reply is complete (or cancelled: `statistics.finish`).
-struct reply_finished {
+struct TROPILLA_API reply_finished {
   std::uint64_t tag = 0;
   generation_statistics statistics;
 };
 
 /// Engine -> client: no reply, or no more of it.
-struct reply_failed {
+struct TROPILLA_API reply_failed {
   std::uint64_t tag = 0;
   errc code{};
   std::string message;
 };
 
 /// What a client must understand; handles of actors that understand more convert to it.
-using engine_client = cast::typed_actor<caf::result<void>(reply_piece), caf::result<void>(reply_finished),
-                                        caf::result<void>(reply_failed)>;
+using engine_client =
+    typed_actor<caf::result<void>(reply_piece), caf::result<void>(reply_finished), caf::result<void>(reply_failed)>;
 
 /// Client -> engine. Everything that goes wrong, from the start on, comes as `reply_failed`.
 /// A client that ends takes its replies with it: their memory goes back at once.
-struct generate_reply {
+struct TROPILLA_API generate_reply {
   engine_client client;
   std::uint64_t tag = 0; ///< chosen by the client, unique among its replies that run
   /// A conversation (through the chat template), raw text, or ids as they are.
@@ -57,37 +75,37 @@ struct generate_reply {
 };
 
 /// Client -> engine, for a reply with a window: it has dealt with so many more pieces.
-struct pieces_read {
+struct TROPILLA_API pieces_read {
   engine_client client;
   std::uint64_t tag = 0;
   std::size_t count = 0;
 };
 
 /// Client -> engine: end the reply. It still ends with `reply_finished`; unknown ones are ignored.
-struct stop_reply {
+struct TROPILLA_API stop_reply {
   engine_client client;
   std::uint64_t tag = 0;
 };
 
 /// Anyone -> engine. Answered with `engine_status`.
-struct query_engine {};
-struct engine_status {
+struct TROPILLA_API query_engine {};
+struct TROPILLA_API engine_status {
   model_facts model;
   plan_report plan;
   std::vector<memory_report> memory;
   std::size_t running = 0; ///< replies
 };
 
-using engine_actor = cast::typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply),
-                                       caf::result<void>(pieces_read), caf::result<engine_status>(query_engine)>;
+using engine_actor = typed_actor<caf::result<void>(generate_reply), caf::result<void>(stop_reply),
+                                 caf::result<void>(pieces_read), caf::result<engine_status>(query_engine)>;
 
 /// Makes tropilla's messages known to CAF. Call it before the actor system is made; needed by CAF 1.x.
-void register_messages();
+TROPILLA_API void register_messages();
 
 /// Opens a runtime whose cast lives in `system`, behind an actor with a thread of its own. Throws `error` as
 /// `runtime`'s constructor does. The runtime closes when the engine ends: at the latest, end it (`anon_send_exit`, or
 /// let the last handle go) before `system` is destroyed, which waits for it.
-[[nodiscard]] engine_actor spawn_engine(caf::actor_system& system, runtime_config config);
+[[nodiscard]] TROPILLA_API engine_actor spawn_engine(caf::actor_system& system, runtime_config config);
 
 } // namespace tropilla
 

@@ -1,6 +1,8 @@
 /// The one exception type of the library: a code to act on and a sentence to read.
 #pragma once
 
+#include "tropilla/export.hpp"
+
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -24,11 +26,11 @@ enum class errc : std::uint8_t {
 };
 
 /// The name of a code, as printed in JSON: "malformed_file".
-[[nodiscard]] std::string_view to_string(errc code) noexcept;
+[[nodiscard]] TROPILLA_API std::string_view to_string(errc code) noexcept;
 
 /// Thrown while opening, parsing and planning; steps report it through their result instead.
 /// The message is one sentence: what was expected, what was found, where, and what to do.
-class error : public std::runtime_error {
+class TROPILLA_API error : public std::runtime_error {
 public:
   error(errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
 

@@ -60,7 +60,7 @@ struct runtime_config {
 };
 
 /// A reply as it comes: an input range of pieces. Movable. Leaving the range or destroying it cancels what is left.
-class generation {
+class TROPILLA_API generation {
 public:
   class iterator;
 
@@ -117,7 +117,7 @@ struct reply_callbacks {
 };
 
 /// A reply that callbacks receive. Copyable; letting it go changes nothing.
-class reply_ticket {
+class TROPILLA_API reply_ticket {
 public:
   /// Ends the reply; `on_finished` still comes, unless the reply had ended. Any thread.
   void cancel() const noexcept;
@@ -130,7 +130,7 @@ private:
 };
 
 /// Any thread may call any member function.
-class runtime {
+class TROPILLA_API runtime {
 public:
   /// Reads the header, plans, and starts loading; returns before the weights are there (`wait_until_loaded`).
   /// Throws `error`: io_error, malformed_file, unsupported, over_budget, invalid_argument.

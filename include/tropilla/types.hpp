@@ -75,7 +75,7 @@ enum class finish_reason : std::uint8_t {
 };
 
 /// "stop", "length", "context", "cancelled".
-[[nodiscard]] std::string_view to_string(finish_reason reason) noexcept;
+[[nodiscard]] TROPILLA_API std::string_view to_string(finish_reason reason) noexcept;
 
 /// A token and the logarithm of its probability, as the model gave it: before temperature, penalties and filters.
 struct token_logprob {

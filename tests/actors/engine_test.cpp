@@ -1,6 +1,7 @@
 // The engine actor in a program's own actor system.
 #include "tropilla/actors.hpp"
 
+#include "actors/caf_seam.hpp"
 #include "tests/support/tiny_model.hpp"
 
 #include <catch2/catch.hpp>

@@ -18,7 +18,7 @@ UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX"
 PLACES = re.compile(r"(?<![\w$}.~-])/(" + "|".join(["wo" + "rk/", "ho" + "me/", "Us" + "ers/", "ro" + "ot/", "tm" + "p/"])
                     + ")")
 # What needs words in a public header: types and functions at a line's start, and what is inside of classes.
-DECLARATION = re.compile(r"^(?:\[\[nodiscard\]\] )*(?:class|struct|enum class) (\w+)(?!\w|::)[^;]*\{|"
+DECLARATION = re.compile(r"^(?:class|struct|enum class) (?:TROPILLA_API )?(\w+)(?!\w|::)[^;]*\{|"
                          r"^(?:\[\[nodiscard\]\] |constexpr |inline )*[\w:<>]+(?: [\w:<>*&]+)* [&*]?(\w+)\(.*")
 
 
@@ -48,6 +48,17 @@ def undocumented(path):
         while start > 0 and lines[start - 1].strip():
             start -= 1
         if not any("//" in l for l in lines[start:number - 1] + block):
+            yield number, found.group(1) or found.group(2)
+
+
+def hidden(lines):
+    """(line, name) of classes and functions of a public header that the shared library would not show."""
+    for number, line in enumerate(lines, 1):
+        found = DECLARATION.match(line)
+        if not found or "TROPILLA_API" in line or line.startswith(("using ", "return ", "namespace ")):
+            continue
+        is_defined_here = "{" in line or "template" in lines[number - 2]
+        if line.startswith("class ") or (found.group(2) and not is_defined_here):
             yield number, found.group(1) or found.group(2)
 
 
@@ -86,6 +97,8 @@ def problems():
         if name.parts[:2] == ("include", "tropilla"):
             for number, what in undocumented(path):
                 yield f"{name}:{number}: {what} is public and undocumented"
+            for number, what in hidden(lines):
+                yield f"{name}:{number}: {what} is public and not marked TROPILLA_API: a shared library would hide it"
 
 
 def main():
