@@ -4,3 +4,4 @@
 #include "tropilla/error.hpp"   // IWYU pragma: export
 #include "tropilla/runtime.hpp" // IWYU pragma: export
 #include "tropilla/types.hpp"   // IWYU pragma: export
+#include "tropilla/version.hpp" // IWYU pragma: export

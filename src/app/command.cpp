@@ -2,6 +2,7 @@
 #include "src/app/command.hpp"
 
 #include "src/app/text.hpp"
+#include "tropilla/version.hpp"
 
 #include <algorithm>
 #include <exception>
@@ -37,7 +38,8 @@ const command& find_command(const std::vector<command>& commands, const std::str
 void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
   const std::string first = arguments.empty() ? "--help" : arguments[0];
   if (first == "--version" || first == "version" || first == "-V") {
-    around.out.write("tropilla " TROPILLA_VERSION "\n");
+    around.out.write(
+        fmt::format("tropilla {}.{}.{}\n", TROPILLA_VERSION_MAJOR, TROPILLA_VERSION_MINOR, TROPILLA_VERSION_PATCH));
     return;
   }
   const bool help = first == "--help" || first == "-h" || first == "help";
