@@ -64,7 +64,7 @@ run_stage() {
     release) test_tree release ;;
     unit) test_tree release -L 'unit|actors|app' ;;
     model) test_tree release -L model ;;
-    docs) test_tree release -L 'docs|scripts' ;;
+    docs) test_tree release -L 'docs|scripts|consumers' ;;
     asan)
       targets=(test_memory test_kernels test_formats test_tokenizer test_model test_sampling test_actors test_app)
       wrapper=(env ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
