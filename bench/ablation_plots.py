@@ -1,71 +1,60 @@
 #!/usr/bin/env python3
-"""Draws the report of bench/ablation.py: `ablation` (bars: memory and time of each strategy) and `ablation-gantt` (when
-weights are read and when they are computed with, before and after), as PNG and SVG.
+"""Draws the report of bench/ablation.py: `ablation` (memory and time of each strategy) and `ablation-gantt` (when weights
+are read and when they are computed with, before and after), each for light pages and for dark ones.
 
     bench/ablation_plots.py REPORT.json FOLDER      needs matplotlib
+
+bench/data/ablation.json is what the pictures need of the report behind docs/ablation.md.
 """
-import json
-import pathlib
-import sys
+from plot_style import arguments, draw_all, figure
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
-
-COLOURS = {"baseline": "#9aa0a6", "memory": "#4c78a8", "loading": "#f58518", "sharing": "#54a24b",
-           "together": "#e45756", "all": "#b279a2"}
-NAMES = {"baseline": "baseline", "memory": "memory management", "loading": "asynchronous loading", "sharing": "sharing",
-         "together": "both", "all": "all: the runtime"}
-CASES = {"managed": "streamed,\nmemory managed"}
+# What the pictures show of the report: the cases, and how their rows are called.
+CASES = {"whole": "All weights in memory", "streamed": "Weights streamed from the disk", "replicas": "{} replicas of the model"}
+NAMES = {"baseline": "a straightforward program", "memory": "memory management alone", "loading": "asynchronous loading alone",
+         "sharing": "sharing alone", "all": "tropilla: all of them"}
+COLOURS = {"baseline": "base", "all": "ours"}  # others are one strategy
 MIB = 1 << 20
 
 
-def save(figure, folder, name):
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"{name}.{suffix}", dpi=110, metadata={"Date": None} if suffix == "svg" else None)
-    plt.close(figure)
-
-
-def label(axis, x, top, text):
-    axis.annotate(text, (x, top), ha="center", va="bottom", fontsize=7, xytext=(0, 1), textcoords="offset points")
-
-
-def bars(report, folder):
-    """A row per model; memory on the left, time on the right, each as a share of the case's first."""
+def bars(report, theme):
+    """A line for each case and strategy; a column for each model's memory and time, as shares of the case's baseline."""
     models = report["models"]
-    figure, axes = plt.subplots(len(models), 2, figsize=(10, 2.9 * len(models) + 0.5), squeeze=False)
-    shown = []
-    for line, model in zip(axes, models):
-        cases = list(dict.fromkeys(r["case"] for r in model["rows"]))
-        for axis, what in zip(line, ("memory", "time")):
-            place, ticks = 0.0, []
-            for case in cases:
-                rows = [r for r in model["rows"] if r["case"] == case]
-                ticks.append(place + (len(rows) - 1) / 2)
-                for r in rows:
-                    height = 1 + r[f"{what}_change"]
-                    low, high = (1 + c for c in r[f"{what}_change_range"])
-                    axis.bar(place, height, width=0.9, color=COLOURS[r["strategy"]])
-                    if r is not rows[0] and what == "time":
-                        axis.errorbar(place, height, yerr=[[height - low], [high - height]], color="#333333",
-                                      capsize=2, linewidth=0.8)
-                    value = f"{r['peak_bytes'] / MIB:.0f}" if what == "memory" else f"{r['elapsed_s']:.2f}"
-                    label(axis, place, max(height, high if what == "time" else 0), value)
-                    shown.append(r["strategy"])
-                    place += 1
-                place += 0.8
-            axis.set_xticks(ticks, [f"{report['replicas']} replicas" if c == "replicas" else CASES.get(c, c) for c in cases])
-            axis.set_ylim(0, max(1.25, axis.get_ylim()[1] * 1.05))
-            axis.axhline(1, color="#cccccc", linewidth=0.8, zorder=0)
-            axis.set_ylabel("of the first of each")
-            axis.set_title(f"{model['title']}: " + ("peak memory, MiB" if what == "memory" else "time, s"), fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
-    known = [s for s in COLOURS if s in shown]
-    figure.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[s]) for s in known], [NAMES[s] for s in known],
-                  loc="lower center", ncol=len(known), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    save(figure, folder, "ablation")
+    lines = []  # (place, case, strategy), downwards
+    headings = []
+    place = 0.0
+    for case, title in CASES.items():
+        headings.append((place, title.format(report["replicas"])))
+        for row in (r for r in models[0]["rows"] if r["case"] == case):
+            place += 1
+            lines.append((place, case, row["strategy"]))
+        place += 1.5
+    picture, axes = figure(36 + 21 * place, ncols=2 * len(models), sharey=True)
+    columns = [(m, what) for what in ("memory", "time") for m in models]
+    for axis, (model, what) in zip(axes, columns):
+        rows = {(r["case"], r["strategy"]): r for r in model["rows"]}
+        for at, case, strategy in lines:
+            row = rows[case, strategy]
+            share = 1 + row[f"{what}_change"]
+            axis.barh(at, share, height=0.78, color=theme[COLOURS.get(strategy, "one")])
+            end = share
+            if what == "time" and strategy != "baseline":
+                low, high = (1 + c for c in row["time_change_range"])
+                axis.plot([low, high], [at, at], color=theme["ink"], linewidth=1)
+                end = max(share, high)
+            value = f"{row['peak_bytes'] / MIB:,.0f}" if what == "memory" else f"{row['elapsed_s']:.2f}"
+            axis.annotate(value, (end, at), xytext=(4, 0), textcoords="offset points", va="center")
+        axis.axvline(1, color=theme["faint"], linewidth=1, zorder=0)
+        axis.set_title(f"{'Most memory, MiB' if what == 'memory' else 'Time, seconds'}\n{model['title']}")
+        axis.set_xlim(0, 1.4 if what == "memory" else 1.9)
+        axis.set_xticks([])
+        axis.spines[["bottom"]].set_visible(False)
+        axis.tick_params(length=0)
+    axes[0].set_ylim(place - 1, -0.7)
+    axes[0].set_yticks([at for at, _, _ in lines] + [at for at, _ in headings],
+                       [NAMES[s] for _, _, s in lines] + [title for _, title in headings])
+    for text in axes[0].get_yticklabels()[len(lines):]:
+        text.set_fontweight("bold")
+    return picture
 
 
 def first_token(spans, work):
@@ -80,40 +69,38 @@ def first_token(spans, work):
     return end
 
 
-def gantt(report, folder):
+def gantt(report, theme):
     """The last model's prompt: reading and computing, the baseline above the runtime, on one scale of time."""
     model = report["models"][-1]
-    figure, axes = plt.subplots(2, 1, figsize=(10, 3.4), sharex=True, layout="constrained")
-    ends = []
-    for axis, (strategy, title) in zip(axes, (("baseline", "before: read, wait, compute"),
-                                             ("all", "after: the runtime reads ahead"))):
-        spans = model["spans"][strategy]
-        begin = min(s[2] for s in spans)
-        for row, (kind, colour) in enumerate((("compute", "#4c78a8"), ("load", "#f58518"))):
-            pieces = [((s[2] - begin) * 1e3, s[3] * 1e3) for s in spans if s[0] == kind]
-            axis.broken_barh(pieces, (row - 0.38, 0.76), color=colour, edgecolor="white", linewidth=0.3)
-        ends.append(1e3 * (first_token(spans, model["work"]["streamed"]) - begin))
-        axis.axvline(ends[-1], color="#333333", linewidth=0.8, linestyle=":")
-        axis.annotate(f"first token: {ends[-1]:.0f} ms", (ends[-1], 1.38), xytext=(0, 4), textcoords="offset points",
-                      fontsize=8, ha="right")
-        axis.set_yticks([0, 1], ["compute", "load"])
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xlim(0, max(ends) * 1.08)
-    axes[1].set_xlabel(f"ms; {model['title']}, streamed, a prompt of {model['work']['streamed']['prompt']} tokens in steps "
-                       f"of {model['work']['streamed']['rows']}")
-    save(figure, folder, "ablation-gantt")
+    work = model["work"]["streamed"]
+    picture, axes = figure(250, nrows=2, sharex=True)
+    shown = (("baseline", "A straightforward program reads a layer, waits, and computes it"),
+             ("all", "tropilla reads the next layers while it computes"))
+    begins = {s: min(span[2] for span in model["spans"][s]) for s, _ in shown}
+    ends = {s: first_token(model["spans"][s], work) - begins[s] for s, _ in shown}
+    limit = max(ends.values()) * 1.08
+    for axis, (strategy, title) in zip(axes, shown):
+        for row, (kind, colour) in enumerate((("compute", "ours"), ("load", "peer"))):
+            pieces = [(s[2] - begins[strategy], s[3]) for s in model["spans"][strategy]
+                      if s[0] == kind and s[2] - begins[strategy] < limit]
+            axis.broken_barh(pieces, (row - 0.38, 0.76), color=theme[colour], edgecolor="none")
+        axis.axvline(ends[strategy], color=theme["ink"], linewidth=1.2, linestyle=":")
+        left = ends[strategy] < limit / 2  # the title is there
+        axis.annotate(f"first token after {ends[strategy]:.2f} s", (ends[strategy], 1.5), xytext=(4 if left else -4, 3),
+                      textcoords="offset points", ha="left" if left else "right")
+        axis.set_yticks([0, 1], ["computes", "reads the disk"])
+        axis.set_ylim(-0.55, 1.5)
+        axis.set_title(title, loc="left", pad=6)
+    axes[0].set_xlim(0, limit)
+    axes[1].set_xlabel(f"seconds since the first read ({model['title']}; a prompt of {work['prompt']} tokens in steps of "
+                       f"{work['rows']}; each step passes over all weights)")
+    return picture
 
 
 def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    plt.rcParams["svg.fonttype"] = "none"
-    plt.rcParams["svg.hashsalt"] = "tropilla"
-    report = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    folder = pathlib.Path(sys.argv[2])
-    bars(report, folder)
-    gantt(report, folder)
+    report, folder = arguments(__doc__)
+    draw_all(folder, "ablation", lambda theme: bars(report, theme))
+    draw_all(folder, "ablation-gantt", lambda theme: gantt(report, theme))
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ def parse_arguments():
     add("--peer-parameters", type=json.loads, default={}, metavar="JSON", help="more of xllamacpp's CommonParams")
     add("-o", "--output", choices=["md", "json"], default="md", help="on standard output (md)")
     add("--json", type=pathlib.Path, metavar="FILE", help="also write the report here")
-    add("--plots", type=pathlib.Path, metavar="FOLDER", help="draw throughput.png and .svg there")
+    add("--plots", type=pathlib.Path, metavar="FOLDER", help="draw throughput.svg there, and throughput-dark.svg")
     add("--update", type=pathlib.Path, metavar="PAGE", help="also put the table into a page")
     add("--build", type=pathlib.Path, default=ROOT / "build/release", help="the build (build/release)")
     add("--venv", type=pathlib.Path, metavar="DIR", help="keep the peer's environment (a temporary one)")

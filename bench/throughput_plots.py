@@ -1,91 +1,85 @@
 #!/usr/bin/env python3
-"""Draws the report of bench/throughput.py as `throughput`.png and .svg: output tok/s and time to first token by rate of
-arrivals, and decode tok/s by sequences that are computed together.
+"""Draws the report of bench/throughput.py as `throughput`: output and the wait for the first token by how requests arrive,
+and the output of replies that are computed together; for light pages and for dark ones.
 
     bench/throughput_plots.py REPORT.json FOLDER      needs matplotlib
+
+bench/data/throughput.json is what the picture needs of the report behind docs/benchmarks.md.
 """
-import json
-import pathlib
-import sys
+from plot_style import arguments, draw_all, figure
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
-
-COLOURS = {"ours": "#4c78a8", "peer": "#f58518"}
 NAMES = {"ours": "tropilla", "peer": "llama.cpp"}
+SHIFTS = {"ours": -0.2, "peer": 0.2}
 
 
-def rates(report):
-    """At once comes last: it is the highest rate."""
-    found = sorted({r["rate"] for r in report["load"]}, key=lambda r: r or float("inf"))
-    return found, ["at once" if r == 0 else f"{r:g}/s" for r in found]
+def by_arrivals(axis, report, names):
+    """Ticks for the rates; at once comes last, for it is the highest. The rows of each peer, by place."""
+    rates = sorted({r["rate"] for r in report["load"]}, key=lambda r: r or float("inf"))
+    labels = ["all at once" if r == 0 else f"{r:g} a second" if r >= 1 else f"every {1 / r:g} s" for r in rates]
+    axis.set_xticks(range(len(rates)), labels)
+    axis.set_xlabel(f"how {report['count']} requests arrive")
+    return [(who, rates.index(r["rate"]) + SHIFTS[who], r) for who in names for r in report["load"] if r["who"] == who]
 
 
-def bars(axis, report, value, title, low=None):
-    """A group of bars by rate; `low` is where the darker part of each ends."""
-    places, names = rates(report)
-    for shift, who in ((-0.2, "ours"), (0.2, "peer")):
-        rows = {r["rate"]: r for r in report["load"] if r["who"] == who}
-        for place, rate in enumerate(places):
-            if rate not in rows:
-                continue
-            height = value(rows[rate])
-            axis.bar(place + shift, height, 0.38, color=COLOURS[who], alpha=0.45 if low else 1)
-            if low:
-                axis.bar(place + shift, low(rows[rate]), 0.38, color=COLOURS[who])
-            axis.annotate(f"{height:.3g}", (place + shift, height), ha="center", va="bottom", fontsize=7)
-    axis.set_xticks(range(len(places)), names)
-    axis.set_title(title, fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
+def output(axis, report, names, theme):
+    for who, place, row in by_arrivals(axis, report, names):
+        axis.bar(place, row["tok_s"], 0.38, color=theme[who])
+        axis.annotate(f"{row['tok_s']:.0f}", (place, row["tok_s"]), ha="center", va="bottom")
+    axis.set_title("Output,\ntokens a second", loc="left")
 
 
-def batch(axis, report):
+def waiting(axis, report, names, theme):
+    for who, place, row in by_arrivals(axis, report, names):
+        half, worst = row["first"]["50"], row["first"]["99"]
+        axis.plot([place, place], [half, worst], color=theme[who], linewidth=5, alpha=0.5, solid_capstyle="butt")
+        axis.plot([place], [half], "o", color=theme[who], markersize=7)
+        axis.plot([place], [worst], "_", color=theme[who], markersize=14, markeredgewidth=3)
+        axis.annotate(f"{worst:.2g} s", (place, worst), xytext=(0, 6), textcoords="offset points", ha="center")
+    axis.set_yscale("log")
+    axis.set_xlim(-0.6, axis.get_xticks()[-1] + 0.6)
+    axis.set_ylim(0.03, 200)
+    axis.set_yticks([0.1, 1, 10, 100], ["0.1 s", "1 s", "10 s", "100 s"])
+    axis.set_title("Wait for the first token:\n● half of them, ▬ 99 of 100", loc="left")
+
+
+def together(axis, report, theme):
     rows = report["batch"]
     sequences, speed = [r["sequences"] for r in rows], [r["tok_s"] for r in rows]
-    axis.plot(sequences, speed, marker="o", color=COLOURS["ours"])
-    axis.plot(sequences, [speed[0] * n for n in sequences], linestyle=":", color="#9aa0a6", linewidth=1)
-    high = 1.15 * max(speed)  # where the ideal leaves the picture, nothing else is
-    axis.annotate("as many times one ", (high / speed[0], high), fontsize=7, ha="right", va="center")
+    high = 1.3 * max(speed)
+    axis.plot(sequences, [speed[0] * n for n in sequences], linestyle=":", color=theme["base"], linewidth=1.5)
+    axis.annotate("if each were as\nfast as one alone", (high / speed[0], high), xytext=(-8, -2), va="top", ha="right",
+                  textcoords="offset points")
+    axis.plot(sequences, speed, marker="o", color=theme["ours"])
     for n, s in zip(sequences, speed):
-        axis.annotate(f"{s:.0f}", (n, s), fontsize=7, xytext=(0, -9), textcoords="offset points", ha="center")
+        axis.annotate(f"{s:.3g}", (n, s), xytext=(2, -15), textcoords="offset points", ha="center")
     axis.set_xscale("log", base=2)
     axis.set_xticks(sequences, sequences)
-    axis.set_ylim(0, 1.25 * max(speed))
-    axis.set_title(f"decode tok/s by sequences together,\n{report['batch_model']}", fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.minorticks_off()
+    axis.set_xlim(0.8, max(sequences) * 1.4)
+    axis.set_ylim(0, high)
+    axis.set_xlabel("replies computed together")
+    axis.set_title(f"Output, tokens a second\n({report['batch_model'].removesuffix('.gguf')})", loc="left")
 
 
-def draw(report, folder):
+def draw(report, theme):
     wanted = (["speed", "first"] if "load" in report else []) + (["batch"] if "batch" in report else [])
-    if not wanted:
-        return
-    figure, axes = plt.subplots(1, len(wanted), figsize=(4.2 * len(wanted), 3.4), squeeze=False)
+    picture, axes = figure(270, ncols=len(wanted), squeeze=False)
+    names = [w for w in NAMES if any(r["who"] == w for r in report.get("load", []))]
     for axis, what in zip(axes[0], wanted):
-        if what == "speed":
-            bars(axis, report, lambda r: r["tok_s"], f"output tok/s by arrivals,\n{report['count']} requests")
-        elif what == "first":
-            bars(axis, report, lambda r: r["first"]["99"], "s to the first token by arrivals,\np50 (dark) and p99",
-                 lambda r: r["first"]["50"])
+        if what == "batch":
+            together(axis, report, theme)
         else:
-            batch(axis, report)
-    if "load" in report:
-        known = [w for w in COLOURS if any(r["who"] == w for r in report["load"])]
-        figure.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[w]) for w in known], [NAMES[w] for w in known],
-                      loc="lower center", ncol=len(known), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"throughput.{suffix}", dpi=110, metadata={"Date": None} if suffix == "svg" else None)
-    plt.close(figure)
+            (output if what == "speed" else waiting)(axis, report, names, theme)
+    if names:
+        handles = [axes[0][0].bar(0, 0, color=theme[w]) for w in names]
+        axes[0][0].legend(handles, [NAMES[w] for w in names], loc="upper left")
+    return picture
 
 
 def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    plt.rcParams["svg.fonttype"] = "none"
-    plt.rcParams["svg.hashsalt"] = "tropilla"
-    draw(json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2]))
+    report, folder = arguments(__doc__)
+    if "load" in report or "batch" in report:
+        draw_all(folder, "throughput", lambda theme: draw(report, theme))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 #   scripts/run.sh [question] [option of `tropilla run`...]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-question="What is a llama, and why do llamas live in herds?"
+question="Give me three tips for a good night's sleep."
 if (($# > 0)) && [[ $1 != -* ]]; then
   question=$1
   shift

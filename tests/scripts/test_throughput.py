@@ -81,7 +81,9 @@ class Throughput(benchmarks.Benchmark):
     @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "no matplotlib")
     def test_plots_are_drawn(self):
         self.drive("--no-peer", "--only", "load,batch", "--rates", "0", "--plots", self.home)
-        self.assertTrue((self.home / "throughput.png").stat().st_size > 0 and (self.home / "throughput.svg").exists())
+        light, dark = ((self.home / f"throughput{theme}.svg").read_text() for theme in ("", "-dark"))
+        self.assertIn("replies computed together", light)
+        self.assertNotEqual(light, dark)
 
     @unittest.skipUnless(os.environ.get("TROPILLA_PEER_VENV"), "TROPILLA_PEER_VENV names no environment with xllamacpp")
     def test_the_peer_gets_the_same_requests(self):
