@@ -116,7 +116,7 @@ class Subdirectory(Consumer):
 
     def test_the_page_s_project_is_configured_built_and_run(self):
         # Compiled fast, for what is looked at is that everything is found.
-        words = self.configure(self.lists(), "-DCMAKE_CXX_FLAGS=-O0")
+        words = self.configure(self.lists(), "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
         for package in "CLI11", "tomlplusplus", "libedit", "Catch2":
             self.assertNotIn(package, words)
         self.build()
@@ -132,6 +132,11 @@ class Subdirectory(Consumer):
         self.configure("cmake_minimum_required(VERSION 3.25)\nproject(empty)\nadd_executable(your_program main.cpp)\n"
                        + block("README.md", "cmake", "add_subdirectory"))
         self.assertIn("-std=gnu++20", self.flags("main.cpp"))
+
+    def test_the_program_is_built_where_it_is_asked_for(self):
+        words = self.configure(self.lists(), "-DTROPILLA_PROGRAM=ON")
+        self.assertIn("libedit", words)
+        self.assertTrue((self.folder / "build/tropilla/src/app").exists())
 
     def test_the_parent_s_settings_are_its_own(self):
         names = ["CMAKE_CXX_STANDARD", "CMAKE_CXX_EXTENSIONS", "CMAKE_BUILD_TYPE", "CMAKE_RUNTIME_OUTPUT_DIRECTORY",
