@@ -17,24 +17,26 @@ constexpr auto category = caf::atom("tropilla");
 
 caf::error to_caf(const error& e) {
 #if CAF_MAJOR_VERSION < 1
-  return {static_cast<std::uint8_t>(e.code()), category, caf::make_message(std::string(e.what()))};
+  return {static_cast<std::uint8_t>(e.code()), category,
+          caf::make_message(std::string(e.what()), static_cast<std::uint8_t>(e.change()))};
 #else
-  return caf::error{static_cast<caf_code>(e.code()), std::string(e.what())};
+  return caf::error{static_cast<caf_code>(e.code()), std::string(e.what()), static_cast<std::uint8_t>(e.change())};
 #endif
 }
 
 bool is_gone(const caf::error& e) {
 #if CAF_MAJOR_VERSION < 1
-  return e.category() != category || !e.context().match_elements<std::string>();
+  return e.category() != category || !e.context().match_elements<std::string, std::uint8_t>();
 #else
-  return e.category() != caf::type_id_v<caf_code> || !e.context().match_elements<std::string>();
+  return e.category() != caf::type_id_v<caf_code> || !e.context().match_elements<std::string, std::uint8_t>();
 #endif
 }
 
 error from_caf(const caf::error& e) {
   if (is_gone(e))
     return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
-  return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0)};
+  return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0),
+          static_cast<remedy>(e.context().get_as<std::uint8_t>(1))};
 }
 
 std::string render(const caf::error& reason) {

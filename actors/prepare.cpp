@@ -218,6 +218,8 @@ void divide_pinned(auto& parts, std::size_t bytes) {
 } // namespace
 
 prepared_model prepared_model::open(const runtime_config& config, const gpu_factory& open_gpu) {
+  if (config.model.empty())
+    throw error(errc::invalid_argument, "no model is named; give the path of a GGUF file");
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);

@@ -22,10 +22,25 @@ model_facts facts_of(const gguf_file& file, const llama_config& c) {
   return f;
 }
 
+/// A callback of the client, whose exceptions end nothing of the runtime's.
+template <class Argument>
+std::function<void(Argument)> guarded(std::function<void(Argument)> callback) {
+  if (!callback)
+    return callback;
+  return [callback = std::move(callback)](Argument argument) {
+    try {
+      callback(argument);
+    } catch (...) { // documented at `runtime_config`
+    }
+  };
+}
+
 } // namespace
 
 runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
     : config(std::move(c)), ledger(arbiter::make()), hooks_(std::move(h)) {
+  config.on_progress = guarded(std::move(config.on_progress));
+  config.on_notice = guarded(std::move(config.on_notice));
   auto prepared = prepared_model::open(config, hooks_.open_gpu);
   for (const auto& part : prepared.parts)
     require_fits(part.weights->plan, part.weights->budget);
@@ -114,8 +129,11 @@ void runtime::impl::hire_sampler() {
 }
 
 void runtime::impl::hire_scheduler() {
-  cast::scheduler_setup setup{batch,   vocabulary, parts.front()->input.shape.context, parts.front()->compute,
-                              sampler, trace.get()};
+  cast::scheduler_setup setup{batch,
+                              {vocabulary, parts.front()->input.shape.context, facts.trained_context},
+                              parts.front()->compute,
+                              sampler,
+                              trace.get()};
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
@@ -180,6 +198,8 @@ runtime::impl::~impl() {
 }
 
 std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messages) const {
+  if (messages.empty())
+    throw error(errc::invalid_argument, "the conversation is empty; give at least one message");
   if (!chat)
     throw error(*chat_failure);
   return chat->encode(*tok, messages);

@@ -81,7 +81,7 @@ struct scheduler_state {
     if (down)
       return to_caf(*down);
     try {
-      check_request(request, with.vocabulary, with.context);
+      check_request(request, with.limits);
       queue.submit(request);
     } catch (const error& e) {
       return to_caf(e);
@@ -120,7 +120,7 @@ struct scheduler_state {
   }
 
   void send(const std::shared_ptr<const step>& work) {
-    const std::size_t logits = work->logit_rows.size() * with.vocabulary;
+    const std::size_t logits = work->logit_rows.size() * with.limits.vocabulary;
     ask(self, with.compute->get(), run_step{work})
         .then([this, logits](const step_computed& m) { computed(m, logits); },
               [this, known = replacements](const caf::error& e) { not_computed(e, known); });
@@ -131,7 +131,7 @@ struct scheduler_state {
     const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
-    ask(self, with.sampler->get(), draw_tokens{m, with.vocabulary, jobs})
+    ask(self, with.sampler->get(), draw_tokens{m, with.limits.vocabulary, jobs})
         .then(
             [this](const tokens_drawn& answer) {
               const trace_span emitted(with.trace, row, "tokens_drawn", "tokens",

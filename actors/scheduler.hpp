@@ -13,8 +13,7 @@ namespace tropilla::cast {
 
 struct scheduler_setup {
   std::shared_ptr<batcher> queue; ///< survives the actor: whoever takes over goes on where it stood
-  std::size_t vocabulary = 0;
-  std::size_t context = 0;
+  request_limits limits;
   std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
   std::shared_ptr<const role<sampler_actor>> sampler;
   tracer* trace = nullptr;

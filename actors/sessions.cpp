@@ -71,6 +71,11 @@ void for_each_layer(const parts_of_runtime& rt, const session_shape& shape, page
   }
 }
 
+void require_path(const std::filesystem::path& path) {
+  if (path.empty())
+    throw error(errc::invalid_argument, "the session has no path; name a file for it");
+}
+
 void check_ids(std::span<const token_id> ids, std::size_t vocabulary, errc code, std::string_view where) {
   for (const token_id id : ids)
     if (id < 0 || static_cast<std::size_t>(id) >= vocabulary)
@@ -83,6 +88,7 @@ std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::
                                         std::string_view note) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
+  require_path(path);
   check_ids(ids, vocabulary, errc::invalid_argument, "the tokens to save");
   const auto shape = shape_of(*this);
   const auto borrower = next_request.fetch_add(1);
@@ -107,6 +113,7 @@ std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::
 }
 
 std::vector<token_id> runtime::impl::load_session(const std::filesystem::path& path, std::string* note) {
+  require_path(path);
   const session_reader file(path);
   const auto shape = shape_of(*this);
   file.require(shape, facts.name);

@@ -134,8 +134,7 @@ private:
       const bool whole = !r.failure && r.cost.finish == finish_reason::length && r.ids.size() == c.tokens;
       counts_.finished += whole;
       const bool cancelled = r.cost.finish == finish_reason::cancelled;
-      // Who leaves from within `on_piece` gets a failure of that code.
-      const bool gone = r.failure && r.failure->code() == errc::cancelled && r.ids.size() == r.leave_after;
+      const bool gone = !r.failure && cancelled && c.cancel_at == 0 && r.ids.size() == r.leave_after;
       counts_.left += gone;
       const bool given_up = c.cancel_at > 0 && cancelled;
       counts_.cancelled += given_up;

@@ -27,6 +27,8 @@ std::string_view to_string(errc code) noexcept {
     return "internal";
   case errc::busy:
     return "busy";
+  case errc::client_failed:
+    return "client_failed";
   }
   return "internal";
 }

@@ -23,6 +23,18 @@ enum class errc : std::uint8_t {
   device_failed,        ///< a device or an actor died and could not be restarted
   internal,             ///< a bug in tropilla
   busy,                 ///< the queue is full; the same request may succeed later
+  client_failed,        ///< a callback of the client threw; the sentence has what it said
+};
+
+/// What a caller may change so that the same thing works. The sentence of an `error` says it in the library's words;
+/// a program that calls it something else (an option of its command line) adds its own.
+enum class remedy : std::uint8_t {
+  none,
+  context,       ///< `runtime_config::context`
+  kv_tokens,     ///< `runtime_config::kv_tokens`
+  kv_type,       ///< `runtime_config::kv_type`
+  precise,       ///< `runtime_config::precise`
+  chat_template, ///< `runtime_config::chat_template`, or a raw prompt (`runtime::generate`)
 };
 
 /// The name of a code, as printed in JSON: "malformed_file".
@@ -32,12 +44,15 @@ enum class errc : std::uint8_t {
 /// The message is one sentence: what was expected, what was found, where, and what to do.
 class TROPILLA_API error : public std::runtime_error {
 public:
-  error(errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  error(errc code, const std::string& message, remedy change = remedy::none)
+      : std::runtime_error(message), code_(code), change_(change) {}
 
   [[nodiscard]] errc code() const noexcept { return code_; }
+  [[nodiscard]] remedy change() const noexcept { return change_; }
 
 private:
   errc code_;
+  remedy change_;
 };
 
 } // namespace tropilla

@@ -52,10 +52,10 @@ struct runtime_config {
   std::filesystem::path packed_cache{};
   std::string io{}; ///< how weights are read: "mmap", "direct" (O_DIRECT), "buffered"; "": as suits the plan
   std::filesystem::path trace{}; ///< write a Chrome/Perfetto trace here when the runtime closes
-  /// Called on a thread of the runtime while weights load; must be quick and must not throw.
+  /// Called on a thread of the runtime while weights load; must be quick. What it throws is dropped.
   std::function<void(const load_progress&)> on_progress{};
   /// Called on a thread of the runtime with a sentence about what goes on otherwise than asked for: the disk has no
-  /// room for packed weights. Must be quick and must not throw.
+  /// room for packed weights. Must be quick. What it throws is dropped.
   std::function<void(std::string_view)> on_notice{};
 };
 
@@ -108,10 +108,13 @@ private:
   std::optional<piece> current_;
 };
 
-/// What is called while a reply comes, on a thread of the runtime: quick, and without throwing or waiting.
+/// What is called while a reply comes, on a thread of the runtime: quick, and without waiting.
 struct reply_callbacks {
-  std::function<bool(piece)> on_piece; ///< false ends the reply, with `on_failed` (errc::cancelled)
-  /// Then one of these, once.
+  /// False ends the reply, as `reply_ticket::cancel` does. An exception ends it with `on_failed` (errc::client_failed);
+  /// the other replies go on.
+  std::function<bool(piece)> on_piece;
+  /// Then one of these, once. A cancelled reply is a finished one, whose `finish` is `cancelled`, whichever way it was
+  /// cancelled. What they throw is dropped: the reply is over.
   std::function<void(const generation_statistics&)> on_finished;
   std::function<void(const error&)> on_failed;
 };

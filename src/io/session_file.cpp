@@ -153,19 +153,21 @@ session_reader::session_reader(const std::filesystem::path& path)
 
 void session_reader::require(const session_shape& shape, std::string_view model_name) const {
   const auto& mine = facts_.shape;
-  const auto refuse = [&](const std::string& why) {
-    throw error(errc::invalid_argument, fmt::format("the session {} {}", name_, why));
+  const auto refuse = [&](const std::string& why, remedy change = remedy::none) {
+    throw error(errc::invalid_argument, fmt::format("the session {} {}", name_, why), change);
   };
   if (mine.model != shape.model)
     refuse(model_name == model_name_
                ? fmt::format("was saved with other weights or hyper-parameters of \"{}\"", model_name)
                : fmt::format("was saved with the model \"{}\", not with \"{}\"", model_name_, model_name));
   if (mine.type != shape.type)
-    refuse(fmt::format("holds keys and values as {}, and the model was opened for {}; open it with --kv-type {}",
-                       to_string(mine.type), to_string(shape.type), to_string(mine.type)));
+    refuse(fmt::format("holds keys and values as {}, and the model was opened for {}; open it for {}",
+                       to_string(mine.type), to_string(shape.type), to_string(mine.type)),
+           remedy::kv_type);
   if (mine.precise != shape.precise)
-    refuse(fmt::format("was computed {} float32 activations (--precise), unlike what it should go on with",
-                       mine.precise ? "with" : "without"));
+    refuse(fmt::format("was computed {} float32 activations, unlike what it should go on with",
+                       mine.precise ? "with" : "without"),
+           remedy::precise);
   if (mine.page_bytes() != shape.page_bytes() || mine.layers != shape.layers)
     refuse("has layers of another size than the model");
 }

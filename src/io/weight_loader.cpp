@@ -437,8 +437,8 @@ struct weight_loader::impl {
     // A refusal (Linux before 5.14) costs the first step its page faults; a file that was cut short is told here and
     // not by a signal in the middle of a kernel.
     if (::madvise(j.memory, to_group_alignment(group.bytes), MADV_POPULATE_READ) != 0 && errno != EINVAL)
-      j.answer->fail(error(errc::io_error, fmt::format("can't read {} from the packed weights in {}: {}; remove them "
-                                                       "with `tropilla cache rm --all`",
+      j.answer->fail(error(errc::io_error, fmt::format("can't read {} from the packed weights in {}: {}; remove "
+                                                       "that folder",
                                                        group.name, with.packed_folder.string(), std::strerror(errno))));
   }
 

@@ -27,19 +27,26 @@ std::optional<chat_format> recognise(std::string_view jinja) {
 }
 
 chat_format choose(const std::string* jinja, std::string_view name) {
-  constexpr std::string_view remedy = "pass --template llama3 or --template chatml";
+  constexpr std::string_view known = "name llama3 or chatml";
   if (name == "llama3")
     return chat_format::llama3;
   if (name == "chatml")
     return chat_format::chatml;
   if (!name.empty())
-    throw error(errc::unsupported, fmt::format("there is no chat template {}: {}", utf8::quoted(name), remedy));
+    throw error(errc::unsupported, fmt::format("there is no chat template {}: {}", utf8::quoted(name), known),
+                remedy::chat_template);
   if (jinja == nullptr)
-    throw error(errc::unsupported, fmt::format("the model has no chat template: {}", remedy));
+    throw error(errc::unsupported,
+                fmt::format("the model has no chat template, as base models don't; give a raw "
+                            "prompt, or {}",
+                            known),
+                remedy::chat_template);
   const auto format = recognise(*jinja);
   if (!format)
-    throw error(errc::unsupported,
-                fmt::format("the model's chat template is neither Llama 3's nor ChatML: {}", remedy));
+    throw error(
+        errc::unsupported,
+        fmt::format("the model's chat template is neither Llama 3's nor ChatML: {}, or give a raw prompt", known),
+        remedy::chat_template);
   return *format;
 }
 

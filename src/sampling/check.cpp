@@ -36,7 +36,7 @@ void check_id(token_id id, std::size_t vocabulary, std::string_view what) {
 void check_sampling(const sampling_options& s, std::size_t vocabulary) {
   if (!(s.temperature >= 0) || std::isinf(s.temperature))
     refuse(fmt::format("the temperature must be 0 (greedy) or a positive number, not {}", s.temperature));
-  check_share(s.top_p, false, "top-p");
+  check_share(s.top_p, true, "top-p");
   check_share(s.typical_p, false, "typical-p");
   check_share(s.min_p, true, "min-p");
   if (!(s.repetition_penalty > 0) || std::isinf(s.repetition_penalty))
@@ -61,6 +61,8 @@ void check_sampling(const sampling_options& s, std::size_t vocabulary) {
 
 void check_generation(const generation_options& options, std::size_t vocabulary) {
   check_sampling(options.sampling, vocabulary);
+  if (options.max_tokens == 0)
+    refuse("max_tokens is 0; ask for at least one token");
   for (const auto id : options.stop_tokens)
     check_id(id, vocabulary, "the list of stop tokens");
   if (options.stop.size() > most_stop_strings)

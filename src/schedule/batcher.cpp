@@ -21,12 +21,6 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
   return from + std::chrono::duration_cast<batcher::clock::duration>(std::chrono::duration<double>(wait));
 }
 
-error ended_by(client_wants wish) {
-  return wish == client_wants::nothing
-             ? error(errc::cancelled, "the client wants no more of its reply")
-             : error(errc::cancelled, "the client reads its reply so slowly that as many pieces wait as may be unread");
-}
-
 } // namespace
 
 batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting)
@@ -396,8 +390,6 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
     r.stats.first_token_seconds = seconds(now - r.request.submitted);
     r.stats.prefill_seconds = seconds(now - r.began.value_or(now));
   }
-  if (o.max_tokens == 0)
-    return finish(s, {}, finish_reason::length, now);
   ++s->generated;
   ++r.stats.generated_tokens;
   piece p;
@@ -433,9 +425,17 @@ void batcher::shift_context(const sequence_ptr& s) {
 }
 
 void batcher::send(const sequence_ptr& s, piece p) {
-  const auto wish = s->shared->request.sink->token(std::move(p));
-  if (wish != client_wants::more)
-    s->shared->failure = ended_by(wish);
+  switch (s->shared->request.sink->token(std::move(p))) {
+  case client_wants::more:
+    break;
+  case client_wants::nothing:
+    s->shared->cancelled = true;
+    break;
+  case client_wants::room_for_pieces:
+    s->shared->failure =
+        error(errc::cancelled, "the client reads its reply so slowly that as many pieces wait as may be unread");
+    break;
+  }
 }
 
 void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, clock::time_point now) {

@@ -26,14 +26,17 @@ page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
     return {it->second.path.pages, it->second.tokens};
   const std::size_t wanted = kv_pages_for(tokens);
   if (tokens > shape_.context || wanted > pages_.size())
-    throw error(errc::context_full,
-                fmt::format("{} tokens do not fit the context of {}; open the model with a longer one (--ctx)", tokens,
-                            shape_.context));
+    throw error(
+        errc::context_full,
+        fmt::format("{} tokens do not fit the context of {}; open the model with a longer one", tokens, shape_.context),
+        remedy::context);
   // A page for each that is active to grow on, as for whoever is admitted.
   if (wanted + active_.size() > pages_.available())
-    throw error(errc::busy, fmt::format("{} tokens need {} KV pages, and {} of {} are in use; end a reply, or open the "
-                                        "model with more (--kv)",
-                                        tokens, wanted, pages_.in_use(), pages_.size()));
+    throw error(errc::busy,
+                fmt::format("{} tokens need {} KV pages, and {} of {} are in use; end a reply, or open the "
+                            "model with more",
+                            tokens, wanted, pages_.in_use(), pages_.size()),
+                remedy::kv_tokens);
   open_loan loan;
   loan.tokens = tokens;
   while (loan.path.pages.size() < wanted) {

@@ -12,7 +12,7 @@ namespace tropilla {
 /// What a client wants after a piece of its reply.
 enum class client_wants : std::uint8_t {
   more,
-  nothing,        ///< it has enough: the reply ends
+  nothing,        ///< it has enough: the reply ends as if it were cancelled
   room_for_pieces ///< as much is unread as may be: the reply ends, for it holds others back otherwise
 };
 

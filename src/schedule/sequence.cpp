@@ -40,8 +40,9 @@ std::string_view to_string(finish_reason reason) noexcept {
   return "stop";
 }
 
-void check_request(const sequence_request& request, std::size_t vocabulary, std::size_t context) {
+void check_request(const sequence_request& request, const request_limits& limits) {
   const auto& o = request.options;
+  const auto [vocabulary, context, trained_context] = limits;
   if (request.prompt.empty())
     throw error(errc::invalid_argument, "the prompt is empty; give at least one token");
   for (const token_id id : request.prompt)
@@ -49,11 +50,17 @@ void check_request(const sequence_request& request, std::size_t vocabulary, std:
       throw error(errc::invalid_argument,
                   fmt::format("token id {} is not in the vocabulary of {} tokens", id, vocabulary));
   const std::size_t room = request.score ? context : context - 1; // a reply needs a place for its first token
-  if (request.prompt.size() > room)
+  const std::size_t needed = request.prompt.size() + (context - room);
+  if (needed > trained_context && needed > context)
+    throw error(errc::context_full,
+                fmt::format("the prompt has {} tokens, more than the {} that the model takes at most; shorten it",
+                            request.prompt.size(), trained_context - (context - room)));
+  if (needed > context)
     throw error(errc::context_full,
                 fmt::format("the prompt has {} tokens and the context holds {}; shorten it or open the model with a "
-                            "context of at least {} (--ctx)",
-                            request.prompt.size(), context, request.prompt.size() + 1));
+                            "context of at least {}",
+                            request.prompt.size(), context, needed),
+                remedy::context);
   check_generation(o, vocabulary);
   if (o.outputs < 1 || o.outputs > most_outputs)
     throw error(errc::invalid_argument, fmt::format("a request has 1 to {} outputs, not {}", most_outputs, o.outputs));

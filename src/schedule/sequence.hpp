@@ -30,8 +30,15 @@ struct sequence_request {
   std::shared_ptr<std::atomic<bool>> abandoned{};
 };
 
+/// What requests are checked against, in tokens.
+struct request_limits {
+  std::size_t vocabulary = 0;
+  std::size_t context = 0;         ///< of a sequence, as the model was opened
+  std::size_t trained_context = 0; ///< the longest that the model can be opened with
+};
+
 /// Throws `error`: invalid_argument (no prompt, ids out of range, impossible options), context_full.
-void check_request(const sequence_request& request, std::size_t vocabulary, std::size_t context);
+void check_request(const sequence_request& request, const request_limits& limits);
 
 /// One output of a request. Waiting, it has no pages; active, it has those of the tokens that were computed.
 struct sequence {

@@ -52,7 +52,7 @@ std::vector<std::vector<token_id>> alone(const runtime_config& config, const std
 /// What came of replies that go to callbacks.
 class gathering {
 public:
-  explicit gathering(std::size_t count) : ids(count), failures(count), left_(count) {}
+  explicit gathering(std::size_t count) : ids(count), finishes(count), failures(count), left_(count) {}
 
   reply_callbacks callbacks(std::size_t i) {
     return {[this, i](piece p) {
@@ -60,7 +60,10 @@ public:
                 ids[i].push_back(p.id);
               return true;
             },
-            [this](const generation_statistics&) { one_less(); },
+            [this, i](const generation_statistics& s) {
+              finishes[i] = s.finish;
+              one_less();
+            },
             [this, i](const error& why) {
               failures[i] = why;
               one_less();
@@ -72,6 +75,7 @@ public:
   }
 
   std::vector<std::vector<token_id>> ids;
+  std::vector<std::optional<finish_reason>> finishes;
   std::vector<std::optional<error>> failures;
 
 private:
@@ -84,6 +88,13 @@ private:
   std::condition_variable changed_;
   std::size_t left_;
 };
+
+generation_options long_reply() {
+  generation_options o;
+  o.max_tokens = 200;
+  o.ignore_eos = true;
+  return o;
+}
 
 } // namespace
 
@@ -176,9 +187,7 @@ TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
   auto config = testing::tiny_config();
   config.unread_pieces = 20;
   runtime rt(config);
-  generation_options o;
-  o.max_tokens = 200;
-  o.ignore_eos = true;
+  const auto o = long_reply();
   auto slow = rt.generate(std::vector<token_id>{1, 2, 3}, o);
   CHECK(ids_of(rt.generate(std::vector<token_id>{4, 5, 6},
                            [&] {
@@ -202,11 +211,9 @@ TEST_CASE("a client that does not read holds up nobody, and its reply ends") {
   CHECK(rt.load().pages_in_use == 0);
 }
 
-TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes back") {
+TEST_CASE("a reply that is cancelled says so, whether a callback, the ticket or the range ends it") {
   runtime rt(testing::tiny_config());
-  generation_options o;
-  o.max_tokens = 200;
-  o.ignore_eos = true;
+  const auto o = long_reply();
   gathering got(2);
   auto ending = got.callbacks(0);
   ending.on_piece = [&](piece p) {
@@ -216,12 +223,91 @@ TEST_CASE("callbacks can end a reply, and so can the ticket; what it held goes b
   (void)rt.submit({1, 2, 3}, o, ending);
   const auto ticket = rt.submit({4, 5, 6}, o, got.callbacks(1));
   ticket.cancel();
+  auto range = rt.generate(std::vector<token_id>{7, 8, 9}, o);
+  REQUIRE(range.next());
+  range.cancel();
+  while (range.next()) {
+  }
   REQUIRE(got.wait_for_all());
-  REQUIRE(got.failures[0]);
-  CHECK_THAT(got.failures[0]->what(), Catch::Contains("wants no more"));
-  CHECK_FALSE(got.failures[1]);
-  CHECK(got.ids[1].size() < 200);
+  CHECK(got.ids[0].size() == 5);
+  CHECK(got.finishes[0] == finish_reason::cancelled);
+  CHECK(got.finishes[1] == finish_reason::cancelled);
+  CHECK(range.statistics().finish == finish_reason::cancelled);
+  CHECK_FALSE((got.failures[0] || got.failures[1]));
   CHECK(rt.load().pages_in_use == 0);
+}
+
+TEST_CASE("a callback that throws ends its own reply with what it said, and no other") {
+  struct no_exception {};
+  runtime rt(testing::tiny_config());
+  const auto o = long_reply();
+  const auto expected = ids_of(rt.generate(std::vector<token_id>{9, 9}, o));
+  gathering got(6);
+  const auto submit = [&](std::size_t i, const std::function<void(reply_callbacks&)>& change) {
+    auto callbacks = got.callbacks(i);
+    change(callbacks);
+    (void)rt.submit({9, 9}, o, std::move(callbacks));
+  };
+  std::size_t calls = 0;
+  submit(0, [&](auto& c) {
+    c.on_piece = [&](piece) -> bool {
+      ++calls;
+      throw std::runtime_error("the disk is full");
+    };
+  });
+  submit(1, [](auto& c) { c.on_piece = [](piece) -> bool { throw no_exception{}; }; });
+  submit(2, [](auto& c) {
+    c.on_piece = [](piece p) {
+      if (p.finish) // the very last one
+        throw std::runtime_error("late");
+      return true;
+    };
+  });
+  submit(3, [](auto&) {});
+  const auto throwing = [](auto& callback) {
+    callback = [inner = std::move(callback)](const auto& argument) {
+      inner(argument);
+      throw no_exception{};
+    };
+  };
+  submit(4, [&](auto& c) { throwing(c.on_finished); });
+  submit(5, [&](auto& c) {
+    c.on_piece = [](piece) -> bool { throw std::runtime_error("twice"); };
+    throwing(c.on_failed);
+  });
+  REQUIRE(got.wait_for_all());
+  CHECK(calls == 1);
+  for (const std::size_t i : {0, 1, 2, 5}) {
+    INFO("reply " << i);
+    REQUIRE(got.failures[i]);
+    CHECK(got.failures[i]->code() == errc::client_failed);
+    CHECK_FALSE(got.finishes[i]);
+  }
+  CHECK_THAT(got.failures[0]->what(), Catch::Equals("the client's on_piece threw: the disk is full"));
+  CHECK_THAT(got.failures[1]->what(), Catch::Contains("no std::exception"));
+  for (const std::size_t i : {3, 4}) {
+    CHECK(got.ids[i] == expected);
+    CHECK(got.finishes[i] == finish_reason::length);
+    CHECK_FALSE(got.failures[i]);
+  }
+  CHECK(ids_of(rt.generate(std::vector<token_id>{9, 9}, o)) == expected);
+  CHECK(rt.load().restarts == 0); // nobody of the cast noticed
+  CHECK(rt.load().pages_in_use == 0);
+}
+
+TEST_CASE("progress and notices that throw don't keep a runtime from opening") {
+  auto config = testing::tiny_config();
+  std::atomic<std::size_t> calls = 0;
+  config.on_progress = [&](const load_progress&) {
+    ++calls;
+    throw std::runtime_error("no screen");
+  };
+  config.on_notice = [](std::string_view) { throw std::runtime_error("no screen"); };
+  config.packed_cache = "/proc/no-such-folder"; // which gives a notice
+  runtime rt(config);
+  rt.wait_until_loaded();
+  CHECK(calls > 0);
+  CHECK(ids_of(rt.generate(std::vector<token_id>{1, 2}, long_reply())).size() == 200);
 }
 
 TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests lease nothing") {
@@ -230,9 +316,7 @@ TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests
   config.queue_length = 3;
   gathering got(1000); // outlives the runtime, which ends what is left of its replies
   runtime rt(config);
-  generation_options o;
-  o.max_tokens = 200;
-  o.ignore_eos = true;
+  const auto o = long_reply();
   std::size_t accepted = 0;
   try {
     for (;; ++accepted)
@@ -251,8 +335,9 @@ TEST_CASE("a queue that is full refuses, a timeout ends, and impossible requests
   refused({1, 100000}, [](auto&) {});
   refused(std::vector<token_id>(256, 1), [](auto&) {});
   refused({1}, [](auto& x) { x.sampling.temperature = -1; });
-  refused({1}, [](auto& x) { x.sampling.top_p = 0; });
+  refused({1}, [](auto& x) { x.sampling.top_p = -0.1; });
   refused({1}, [](auto& x) { x.outputs = 0; });
+  refused({1}, [](auto& x) { x.max_tokens = 0; });
   refused({1}, [](auto& x) { x.stop = {""}; });
   refused({1}, [](auto& x) { x.stop.assign(1000000, "x"); });
   refused({1}, [](auto& x) { x.sampling.banned = {-5}; });

@@ -162,6 +162,10 @@ TEST_CASE("requests that can't run are errors with a code") {
   CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>{1, 1 << 30}); }) == errc::invalid_argument);
   CHECK(code_of([&] { (void)rt.generate(std::vector<token_id>(300, 1)); }) == errc::context_full);
   CHECK(code_of([&] { (void)rt.generate("x", options(1, -2)); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.generate("x", options(0)); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.chat({}); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.save_session("", {}); }) == errc::invalid_argument);
+  CHECK(code_of([&] { (void)rt.load_session(""); }) == errc::invalid_argument);
   CHECK(ids_of(rt.generate("still alive", options(2))).size() == 2);
 }
 
@@ -211,6 +215,7 @@ TEST_CASE("configurations that can't run are errors with a code") {
     });
   };
   CHECK(open([](auto& c) { c.model = "/nonexistent.gguf"; }) == errc::io_error);
+  CHECK(open([](auto& c) { c.model.clear(); }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.context = 1; }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.context = std::size_t{1} << 60; }) == errc::invalid_argument);
   CHECK(open([](auto& c) { c.isa = "mmx"; }) == errc::invalid_argument);

@@ -127,7 +127,7 @@ TEST_CASE("a session for another model, type or arithmetic is refused with what 
   CHECK_THROWS_WITH(r.require(shape, "a model"), Catch::Contains("other weights"));
   shape = small_shape();
   shape.type = kv_type::q8_0;
-  CHECK_THROWS_WITH(r.require(shape, "a model"), Catch::Contains("open it with --kv-type f16"));
+  CHECK_THROWS_WITH(r.require(shape, "a model"), Catch::Contains("open it for f16"));
   shape = small_shape();
   shape.precise = true;
   CHECK_THROWS_WITH(r.require(shape, "a model"), Catch::Contains("without float32 activations"));
