@@ -173,7 +173,7 @@ private:
   }
 
   void complain(const error& e) const {
-    say(fmt::format("{} {}", screen_.red("tropilla:"), without_controls(e.what())));
+    say(fmt::format("{} {}", screen_.red("tropilla:"), without_controls(sentence_of(e))));
   }
 
   bool obey(const chat_input& input) {
@@ -280,7 +280,7 @@ private:
     } catch (const error& e) {
       messages_.pop_back(); // the next message must not follow one without an answer
       if (e.code() == errc::context_full)
-        throw error(errc::context_full, fmt::format("{} (/reset begins a new conversation)", e.what()));
+        throw error(errc::context_full, fmt::format("{} (/reset begins a new conversation)", sentence_of(e)));
       throw;
     }
     if (leaving_)

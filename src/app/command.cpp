@@ -61,6 +61,25 @@ void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
   chosen.execute(around);
 }
 
+/// The option that changes what an error's sentence speaks of in the library's words.
+std::string_view option_for(remedy change) noexcept {
+  switch (change) {
+  case remedy::none:
+    break;
+  case remedy::context:
+    return " (--ctx)";
+  case remedy::kv_tokens:
+    return " (--kv)";
+  case remedy::kv_type:
+    return " (--kv-type)";
+  case remedy::precise:
+    return " (--precise)";
+  case remedy::chat_template:
+    return " (--template NAME, or tropilla run --raw)";
+  }
+  return "";
+}
+
 int fail(const std::string& sentence) {
   const terminal_facts terminal = inspect_terminal(STDERR_FILENO);
   say(fmt::format("{} {}", terminal.red("tropilla:"), without_controls(sentence)));
@@ -68,6 +87,10 @@ int fail(const std::string& sentence) {
 }
 
 } // namespace
+
+std::string sentence_of(const error& e) {
+  return e.what() + std::string(option_for(e.change()));
+}
 
 std::vector<command> all_commands() {
   return {make_run(),  make_chat(),  make_batch(), make_tokenize(), make_detokenize(), make_inspect(),
@@ -92,8 +115,11 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
     return 130;
   } catch (const output_closed&) {
     return 141;
+  } catch (const partial_failure& e) {
+    (void)fail(e.sentence);
+    return 3;
   } catch (const error& e) {
-    return e.code() == errc::cancelled ? 130 : fail(e.what());
+    return e.code() == errc::cancelled ? 130 : fail(sentence_of(e));
   } catch (const std::bad_alloc&) {
     return fail("the machine has not enough memory for this");
   } catch (const std::exception& e) {

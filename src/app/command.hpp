@@ -23,13 +23,18 @@ struct surroundings {
   output out;
 };
 
+/// Thrown when all was done that could be, and some of it failed: a sentence on standard error, and status 3.
+struct partial_failure {
+  std::string sentence;
+};
+
 /// One of the words after `tropilla`. `bind` and `execute` share the options that `make_*` allocated.
 struct command {
   std::string_view name;
   std::string_view summary; ///< for the overview
   std::string_view help;    ///< all of --help: at most 24 lines of 100 columns, with an example
   std::function<void(option_binder&)> bind;
-  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`
+  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`, `partial_failure`
 };
 
 [[nodiscard]] command make_run();
@@ -51,8 +56,12 @@ struct command {
 /// The long options of all commands, without dashes.
 [[nodiscard]] std::vector<std::string> all_option_names();
 
+/// What an error says, with the option that changes what it speaks of, where there is one.
+[[nodiscard]] std::string sentence_of(const error& e);
+
 /// Runs the program: `arguments` without its name. Returns the exit status: 0; 2 after an error, which is one sentence
-/// on standard error; 130 after Ctrl-C; 141 when standard output was closed by its reader.
+/// on standard error; 3 where some of the requests failed, likewise; 130 after Ctrl-C; 141 when standard output was
+/// closed by its reader.
 [[nodiscard]] int run_program(const std::vector<std::string>& arguments, surroundings& around);
 
 /// Opens the runtime with a progress display on standard error.
