@@ -26,6 +26,7 @@ Usage: tropilla batch [options] IN.jsonl -o OUT.jsonl     - for standard input o
   -m, --model FILE      GGUF model (or TROPILLA_MODEL)  -o, --output FILE       results (-)
       --parallel N      replies at once (16)                --kv TOKENS         of all of them
       --ordered         results in the order of lines       --restart           forget results
+      --special         special tokens count in prompts
       --ctx, --budget, --pinned, --kv-type, --threads, --isa, --io, --no-cache, --precise,
       --template, --trace, --config: as for run         -q, --quiet             no figures
 
@@ -35,7 +36,8 @@ What a line leaves out:
       --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
 
 A line has "prompt" (taken raw) or "messages", and "id", "max_tokens", "temperature", "seed" and
-more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error".
+more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error",
+and the status 3 at the end.
 After Ctrl-C or a crash, the same command does what is missing, and nothing twice.
 
 Example:
@@ -49,6 +51,7 @@ struct batch_options {
   std::string output = "-";
   bool ordered = false;
   bool restart = false;
+  bool special = false;
 
   void bind(option_binder& b) {
     model.bind(b);
@@ -56,6 +59,7 @@ struct batch_options {
     b.text("-o,--output", output);
     b.flag("--ordered", ordered);
     b.flag("--restart", restart);
+    b.flag("--special", special);
     b.positionals("input", inputs);
   }
 };
@@ -137,7 +141,7 @@ public:
   void show(const batch_totals& t) {
     const double elapsed = seconds();
     const std::uint64_t done = t.passed_bytes + t.done_bytes;
-    std::string words = fmt::format("{} done, {:.0f} tok/s", t.requests, rate(t));
+    std::string words = fmt::format("{} done{}", t.requests, rate(t, ", {:.0f} tok/s"));
     if (t.done_bytes > 0 && bytes_ > done)
       words += fmt::format(", {} left",
                            duration(elapsed * static_cast<double>(bytes_ - done) / static_cast<double>(t.done_bytes)));
@@ -145,16 +149,18 @@ public:
   }
   [[nodiscard]] std::string summary(const batch_totals& t) {
     bar_.finish();
-    return fmt::format("[{} requests, {} failed, {} prompt tokens, {} output tokens, {:.1f} tok/s, {:.2f} s]",
-                       t.requests, t.failed, t.prompt_tokens, t.output_tokens, rate(t), seconds());
+    return fmt::format("[{}, {} failed, {} prompt tokens, {} output tokens{}, {:.2f} s]",
+                       count_of(t.requests, "request"), t.failed, t.prompt_tokens, t.output_tokens,
+                       rate(t, ", {:.1f} tok/s"), seconds());
   }
 
 private:
   [[nodiscard]] double seconds() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   }
-  [[nodiscard]] double rate(const batch_totals& t) const {
-    return static_cast<double>(t.output_tokens) / std::max(seconds(), 1e-3);
+  /// Nothing where there is none.
+  [[nodiscard]] std::string rate(const batch_totals& t, fmt::format_string<double> as) const {
+    return t.output_tokens > 0 ? fmt::format(as, static_cast<double>(t.output_tokens) / std::max(seconds(), 1e-3)) : "";
   }
 
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
@@ -162,14 +168,39 @@ private:
   progress bar_;
 };
 
-prompt_encoder encoder_of(const runtime& rt) {
-  return [&rt](const batch_prompt& prompt) {
+/// A raw text that begins with a special token was rendered by whoever wrote it: nobody's words begin so.
+bool begins_with_special(const runtime& rt, const std::string& text) {
+  constexpr std::size_t longest_special = 256; // bytes
+  const auto ids = rt.tokenize(std::string_view(text).substr(0, longest_special), false, true);
+  return !ids.empty() && rt.detokenize(std::span(ids).first(1)).empty();
+}
+
+prompt_encoder encoder_of(const runtime& rt, bool special) {
+  return [&rt, special](const batch_prompt& prompt, std::optional<bool> said) {
     if (const auto* text = std::get_if<std::string>(&prompt))
-      return rt.encode(*text);
+      return rt.encode(*text, said.value_or(special || begins_with_special(rt, *text)));
     if (const auto* messages = std::get_if<std::vector<chat_message>>(&prompt))
       return rt.encode(*messages);
     return std::get<std::vector<token_id>>(prompt);
   };
+}
+
+/// What those who start it again want to know first.
+void tell_of_earlier(const finished_lines& done, const std::string& output) {
+  if (done.records > 0)
+    say(fmt::format("{} has {} already{}; going on with the others", output, count_of(done.records, "result"),
+                    done.failed > 0 ? fmt::format(", {} of them failed", done.failed) : ""));
+}
+
+/// Throws `partial_failure` where a record of the output has an error.
+void require_no_failure(const batch_totals& now, const finished_lines& earlier, const std::string& output) {
+  if (now.failed > 0)
+    throw partial_failure{
+        fmt::format("{} of {} failed; the first: {}", now.failed, count_of(now.requests, "request"), now.failure)};
+  if (earlier.failed > 0)
+    throw partial_failure{
+        fmt::format("{} of the {} in {} failed in an earlier run; remove their lines to have them done again",
+                    earlier.failed, count_of(earlier.records, "result"), output)};
 }
 
 void execute(const batch_options& options, surroundings& around) {
@@ -183,17 +214,19 @@ void execute(const batch_options& options, surroundings& around) {
   config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
   const input_file input(options.inputs.front());
   const auto journal = open_output(options, input);
+  const finished_lines earlier = journal ? journal->finished() : finished_lines{};
+  if (!options.model.quiet)
+    tell_of_earlier(earlier, options.output);
   loaded_runtime model(std::move(config), options.model.quiet, around.signals);
   model.wait();
 
   batch_display display(input.bytes, options.model.quiet);
   batch_work work;
-  work.queue =
-      std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
-                                                          .name = input.name,
-                                                          .done = journal ? journal->finished().lines : line_set{},
-                                                          .defaults = options.reply.generation,
-                                                          .encode = encoder_of(model.get())});
+  work.queue = std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
+                                                                   .name = input.name,
+                                                                   .done = earlier.lines,
+                                                                   .defaults = options.reply.generation,
+                                                                   .encode = encoder_of(model.get(), options.special)});
   work.in_flight = in_flight;
   work.ordered = options.ordered;
   work.write = [&](std::string_view record) {
@@ -221,6 +254,7 @@ void execute(const batch_options& options, surroundings& around) {
     say(inspect_terminal(STDERR_FILENO).dim(summary));
   if (!complete)
     throw interrupted{};
+  require_no_failure(loop.totals(), earlier, options.output);
 }
 
 } // namespace

@@ -4,10 +4,12 @@
 #include "actors/feeder.hpp"
 #include "src/batch/record.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <ctime>
 #include <deque>
+#include <fmt/format.h>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -23,13 +25,20 @@ constexpr auto progress_interval = 500ms;
 // With --ordered, records wait for those before them: so many times the requests in flight, then no more are begun.
 constexpr std::size_t held_per_flight = 16;
 
-/// A request that the runtime has. Its reply is written to by the runtime, and read when it has ended.
+/// A request that the runtime has. Its replies are written to by the runtime, and read when all have ended.
 struct job {
   batch_request request;
-  std::vector<batch_output> outputs;
-  generation_statistics statistics;
-  std::optional<error> failure;
-  std::optional<reply_ticket> ticket; ///< the loop's alone
+  std::vector<batch_output> outputs;       ///< of the first prompt, then of the second, ...
+  generation_statistics statistics;        ///< counts of all prompts
+  std::optional<error> failure;            ///< of a reply
+  std::optional<error> refused;            ///< of a prompt; the loop's alone
+  std::atomic<std::size_t> unfinished = 0; ///< prompts, and one while they are submitted
+  std::vector<reply_ticket> tickets;       ///< the loop's alone
+
+  void cancel() const noexcept {
+    for (const auto& ticket : tickets)
+      ticket.cancel();
+  }
 };
 
 struct input_over {};
@@ -126,47 +135,71 @@ private:
       return fail(r, errc::invalid_argument, *r.failure);
     auto j = std::make_shared<job>();
     j->request = std::move(r);
-    try {
-      submit(j);
-    } catch (const error& e) {
-      jobs_.erase(j->request.line);
-      if (is_of_request(e.code()))
-        fail(j->request, e.code(), e.what());
-      else
-        give_up(e);
-    }
+    submit(j);
   }
 
+  /// Every prompt as a request of its own to the runtime. What refuses one of them ends the others.
   void submit(const std::shared_ptr<job>& j) {
-    j->outputs.resize(j->request.options.outputs);
+    const std::size_t each = j->request.options.outputs;
+    j->outputs.resize(j->request.ids.size() * each);
+    j->unfinished = 1;
     jobs_.emplace(j->request.line, j);
-    reply_callbacks callbacks;
-    // The runtime holds the callbacks until the reply ended, and they the job: no longer than that.
-    callbacks.on_piece = [j](piece p) {
-      j->outputs[p.output].add(std::move(p));
-      return true;
-    };
-    callbacks.on_finished = [j, to = inbox_](const generation_statistics& s) {
-      j->statistics = s;
-      to->put(j);
-    };
-    callbacks.on_failed = [j, to = inbox_](const error& why) {
-      j->failure = why;
-      to->put(j);
-    };
-    j->ticket = rt_.submit(std::move(j->request.ids), j->request.options, std::move(callbacks));
+    try {
+      for (std::size_t i = 0; i < j->request.ids.size(); ++i) {
+        ++j->unfinished;
+        try {
+          j->tickets.push_back(
+              rt_.submit(std::move(j->request.ids[i]), j->request.options, callbacks_of(j, i * each, inbox_)));
+        } catch (...) {
+          --j->unfinished;
+          throw;
+        }
+      }
+    } catch (const error& e) {
+      j->cancel();
+      j->refused = e;
+    }
+    prompt_over(j, *inbox_);
+  }
+
+  // The runtime holds the callbacks until the reply ended, and they the job: no longer than that.
+  static reply_callbacks callbacks_of(const std::shared_ptr<job>& j, std::size_t first, std::shared_ptr<inbox> to) {
+    return {.on_piece =
+                [j, first](piece p) {
+                  j->outputs[first + p.output].add(std::move(p));
+                  return true;
+                },
+            .on_finished =
+                [j, to](const generation_statistics& s) {
+                  j->statistics.prompt_tokens += s.prompt_tokens;
+                  j->statistics.generated_tokens += s.generated_tokens;
+                  if (s.finish == finish_reason::cancelled)
+                    j->statistics.finish = s.finish;
+                  prompt_over(j, *to);
+                },
+            .on_failed =
+                [j, to](const error& why) {
+                  if (!j->failure)
+                    j->failure = why;
+                  prompt_over(j, *to);
+                }};
+  }
+
+  static void prompt_over(const std::shared_ptr<job>& j, inbox& to) {
+    if (--j->unfinished == 0)
+      to.put(j);
   }
 
   void handle(const std::shared_ptr<job>& j) {
     jobs_.erase(j->request.line);
+    if (j->refused)
+      j->failure = j->refused;
     if (j->failure && is_of_request(j->failure->code()))
       return fail(j->request, j->failure->code(), j->failure->what());
     if (j->failure)
       return give_up(*j->failure);
     if (j->statistics.finish == finish_reason::cancelled)
       return; // by `stop`: the next start computes it again
-    if (j->outputs.size() == 1)
-      j->outputs.front().finish = j->statistics.finish;
     context_.created = static_cast<std::int64_t>(std::time(nullptr));
     totals_.prompt_tokens += j->statistics.prompt_tokens;
     totals_.output_tokens += j->statistics.generated_tokens;
@@ -185,7 +218,8 @@ private:
   }
 
   void fail(const batch_request& r, errc code, std::string_view why) {
-    ++totals_.failed;
+    if (totals_.failed++ == 0)
+      totals_.failure = fmt::format("line {}: {}", r.line, why);
     put(r, failure_record(r, code, why));
   }
 
@@ -215,8 +249,7 @@ private:
 
   void cancel_all() {
     for (const auto& [line, j] : jobs_)
-      if (j->ticket)
-        j->ticket->cancel();
+      j->cancel();
   }
 
   runtime& rt_;

@@ -17,6 +17,7 @@ namespace tropilla::app {
 struct batch_totals {
   std::size_t requests = 0; ///< with a record
   std::size_t failed = 0;   ///< of them, with an error
+  std::string failure;      ///< the first of these errors, with its line
   std::size_t prompt_tokens = 0;
   std::size_t output_tokens = 0;
   std::uint64_t passed_bytes = 0; ///< of the input: had been done before, or blank

@@ -173,10 +173,10 @@ std::string as_text(const gguf_file& file, const summary& s, const inspect_optio
   std::string text = metadata.aligned(on, off) + "\n";
   if (!tensors.rows.empty())
     text += tensors.aligned(on, off) + "\n";
-  text += fmt::format("GGUF {}, {}: {} parameters in {} tensors, {}, {} in {} file{}\n", file.version,
+  text += fmt::format("GGUF {}, {}: {} parameters in {}, {}, {} in {}\n", file.version,
                       s.architecture.empty() ? "no architecture" : escape(s.architecture), format_count(s.parameters),
-                      file.tensors.size(), s.type.empty() ? "no weights" : "mostly " + s.type,
-                      format_bytes(s.file_bytes), file.files.size(), file.files.size() == 1 ? "" : "s");
+                      count_of(file.tensors.size(), "tensor"), s.type.empty() ? "no weights" : "mostly " + s.type,
+                      format_bytes(s.file_bytes), count_of(file.files.size(), "file"));
   return text;
 }
 

@@ -320,7 +320,7 @@ void reply_options::bind(option_binder& binder) {
   binder.count("-n,--max-tokens", generation.max_tokens, 1, std::numeric_limits<std::int32_t>::max());
   binder.number("--temp", generation.sampling.temperature, 0.0, 100.0);
   binder.count("--top-k", generation.sampling.top_k);
-  binder.number("--top-p", generation.sampling.top_p, 1e-6, 1.0);
+  binder.number("--top-p", generation.sampling.top_p, 0.0, 1.0);
   binder.number("--min-p", generation.sampling.min_p, 0.0, 1.0);
   binder.number("--typical-p", generation.sampling.typical_p, 1e-6, 1.0);
   binder.number("--repeat-penalty", generation.sampling.repetition_penalty, 0.01, 100.0);

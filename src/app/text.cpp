@@ -169,6 +169,10 @@ std::string closest(std::string_view word, std::span<const std::string> candidat
   return best;
 }
 
+std::string count_of(std::size_t count, std::string_view thing) {
+  return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s");
+}
+
 std::string format_count(std::size_t count) {
   const auto value = static_cast<double>(count);
   if (value >= 1e9)

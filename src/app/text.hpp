@@ -31,6 +31,9 @@ void require_utf8(std::string_view text, std::string_view what);
 /// The candidate that a mistyped `word` most likely meant (edit distance); empty when none is near.
 [[nodiscard]] std::string closest(std::string_view word, std::span<const std::string> candidates);
 
+/// "1 request", "2 requests".
+[[nodiscard]] std::string count_of(std::size_t count, std::string_view thing);
+
 /// "134.5 M", "1.24 B": a count of parameters.
 [[nodiscard]] std::string format_count(std::size_t count);
 

@@ -120,6 +120,7 @@ void batch_journal::read_records() {
                               "--restart",
                               path_, mark.line));
     ++done_.records;
+    done_.failed += mark.failed;
     done_.fingerprints += mark.fingerprint;
   }
 }

@@ -36,6 +36,7 @@ private:
 struct finished_lines {
   line_set lines;
   std::size_t records = 0;
+  std::size_t failed = 0;         ///< of them, with an error
   std::uint64_t fingerprints = 0; ///< the sum of all, in any order, modulo 2^64
 };
 

@@ -190,7 +190,8 @@ record_mark read_record(std::string_view line) {
   if (number == record.end() || !number->is_number_unsigned() || *number == 0)
     missing("it has no \"line\"");
   const auto input = record.find("input");
-  record_mark m{number->get<std::size_t>(), 0};
+  const auto why = record.find("error");
+  record_mark m{number->get<std::size_t>(), 0, why != record.end() && !why->is_null()};
   if (input == record.end() || !input->is_string())
     missing("it has no \"input\"");
   const auto& digits = input->get_ref<const std::string&>();

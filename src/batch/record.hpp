@@ -40,6 +40,7 @@ struct record_context {
 struct record_mark {
   std::size_t line = 0;
   std::uint64_t fingerprint = 0;
+  bool failed = false; ///< it has an error
 };
 
 /// Throws `error` (malformed_file) when the line is no record; the sentence says what is missing.

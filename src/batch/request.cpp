@@ -91,6 +91,15 @@ void read(const json& from, const char* key, std::vector<token_id>& to) {
   }
 }
 
+/// -1 stands for all tokens where people come from vLLM.
+void read_top_k(const json& from, std::size_t& to) {
+  const json* value = find(from, "top_k");
+  if (value && *value == -1)
+    to = 0;
+  else
+    read(from, "top_k", to);
+}
+
 void read_seed(const json& from, std::uint64_t& to) {
   const json* value = find(from, "seed");
   if (!value)
@@ -157,7 +166,7 @@ void read_options(const json& from, generation_options& o) {
   auto& s = o.sampling;
   read(from, "max_tokens", o.max_tokens, 1);
   read(from, "temperature", s.temperature);
-  read(from, "top_k", s.top_k);
+  read_top_k(from, s.top_k);
   read(from, "top_p", s.top_p);
   read(from, "min_p", s.min_p);
   read(from, "typical_p", s.typical_p);
@@ -202,19 +211,49 @@ std::vector<chat_message> read_messages(const json& value) {
     const json* role = one.is_object() ? find(one, "role") : nullptr;
     if (!role || !role->is_string())
       refuse("a message has no \"role\" that is a text");
-    messages.push_back({role->get<std::string>(), content_of(one)});
+    // OpenAI's newer models call the system's role so.
+    const bool developer = *role == "developer";
+    messages.push_back({developer ? "system" : role->get<std::string>(), content_of(one)});
   }
   return messages;
 }
 
-batch_prompt read_raw(const json& value) {
+/// A text or a list of ids, or a list of either, as OpenAI's completions take them.
+std::vector<batch_prompt> read_raw(const json& value) {
   if (value.is_string())
-    return value.get<std::string>();
-  if (value.is_array() && value.size() == 1 && value.front().is_string()) // OpenAI's clients send such
-    return value.front().get<std::string>();
+    return {value.get<std::string>()};
+  const auto refuse_value = [&] {
+    refuse(fmt::format("\"prompt\" must be a text, a list of token ids, or a list of either, not {}", shown(value)));
+  };
   if (!value.is_array() || value.empty())
-    refuse(fmt::format("\"prompt\" must be a text or a list of token ids, not {}", shown(value)));
-  return read_ids(value, "prompt");
+    refuse_value();
+  if (value.front().is_number())
+    return {read_ids(value, "prompt")};
+  std::vector<batch_prompt> prompts;
+  for (const json& one : value) {
+    if (one.is_string())
+      prompts.emplace_back(one.get<std::string>());
+    else if (one.is_array())
+      prompts.emplace_back(read_ids(one, "prompt"));
+    else
+      refuse_value();
+  }
+  return prompts;
+}
+
+void require_few_replies(const batch_request& r) {
+  if (r.options.outputs > most_batch_replies / r.prompts.size())
+    refuse(fmt::format("{} prompts with \"n\": {} are more replies than the {} that a line may ask for; use several "
+                       "lines",
+                       r.prompts.size(), r.options.outputs, most_batch_replies));
+}
+
+void read_special(const json& from, batch_request& r) {
+  if (find(from, "special")) {
+    bool special = false;
+    read(from, "special", special);
+    r.special = special;
+  }
 }
 
 void read_plain(const json& from, batch_request& r) {
@@ -225,10 +264,11 @@ void read_plain(const json& from, batch_request& r) {
   if (!prompt && !messages)
     refuse("there is neither \"prompt\" nor \"messages\"");
   if (prompt)
-    r.prompt = read_raw(*prompt);
+    r.prompts = read_raw(*prompt);
   else
-    r.prompt = read_messages(*messages);
+    r.prompts = {read_messages(*messages)};
   read_options(from, r.options);
+  read_special(from, r);
   read(from, "logprobs", r.options.logprobs);
   r.shown_logprobs = r.options.logprobs;
 }
@@ -272,10 +312,12 @@ void read_openai(const json& from, batch_request& r) {
   if (!prompt)
     refuse(fmt::format("the body has no \"{}\"", key));
   if (chat)
-    r.prompt = read_messages(*prompt);
+    r.prompts = {read_messages(*prompt)};
   else
-    r.prompt = read_raw(*prompt);
+    r.prompts = read_raw(*prompt);
   read_options(*body, r.options);
+  r.special = !chat;
+  read_special(*body, r);
   read(*body, "max_completion_tokens", r.options.max_tokens, 1);
   if (chat) {
     read_chat_logprobs(*body, r);
@@ -318,6 +360,7 @@ batch_request parse_batch_request(const input_line& line, const generation_optio
       read_openai(from, r);
     else
       read_plain(from, r);
+    require_few_replies(r);
   } catch (const json::parse_error& e) {
     r.failure = fmt::format("the line is not JSON: byte {} is wrong or missing, or not UTF-8", e.byte);
   } catch (const json::exception&) {

@@ -34,18 +34,24 @@ struct batch_request {
   std::uint64_t bytes = 0;       ///< that the line takes in the input
   std::uint64_t passed = 0;      ///< bytes before it that were passed over since the request before: done, or blank
   batch_format format = batch_format::plain;
-  std::string id = "null"; ///< as JSON: "id" or "custom_id"
-  batch_prompt prompt{};
+  std::string id = "null";             ///< as JSON: "id" or "custom_id"
+  std::vector<batch_prompt> prompts{}; ///< several texts or lists of ids are answered in one record
+  /// Whether special tokens count in a raw text, as in one that the client rendered itself: said by the line, or the
+  /// format (OpenAI's completions). Else the encoder decides.
+  std::optional<bool> special{};
   generation_options options{};
-  std::size_t shown_logprobs = 0;     ///< likeliest tokens to list with each; `options.logprobs` may be more
-  std::vector<token_id> ids{};        ///< of the prompt, once tokenised
-  std::optional<std::string> failure; ///< why there is nothing to compute
+  std::size_t shown_logprobs = 0;           ///< likeliest tokens to list with each; `options.logprobs` may be more
+  std::vector<std::vector<token_id>> ids{}; ///< of each prompt, once tokenised
+  std::optional<std::string> failure;       ///< why there is nothing to compute
 };
 
 /// Never throws for what a line holds: `failure` says what is wrong with it. `defaults` are for what it leaves out.
 [[nodiscard]] batch_request parse_batch_request(const input_line& line, const generation_options& defaults);
 
-/// The prompt's ids. May throw `error`, which becomes the request's failure.
-using prompt_encoder = std::function<std::vector<token_id>(const batch_prompt&)>;
+/// The most replies that one line may ask for: prompts times "n".
+constexpr std::size_t most_batch_replies = 128;
+
+/// A prompt's ids; `special` as in `batch_request`. May throw `error`, which becomes the request's failure.
+using prompt_encoder = std::function<std::vector<token_id>(const batch_prompt&, std::optional<bool> special)>;
 
 } // namespace tropilla

@@ -10,7 +10,10 @@ namespace {
 
 /// What a request holds, roughly: its line was about as long as its text.
 std::size_t weight(const batch_request& r) {
-  return static_cast<std::size_t>(r.bytes) + r.ids.size() * sizeof(token_id);
+  std::size_t ids = 0;
+  for (const auto& prompt : r.ids)
+    ids += prompt.size();
+  return static_cast<std::size_t>(r.bytes) + ids * sizeof(token_id);
 }
 
 } // namespace
@@ -46,13 +49,14 @@ void request_queue::add(const input_line& line) {
   auto r = parse_batch_request(line, with_.defaults);
   if (!r.failure) {
     try {
-      r.ids = with_.encode(r.prompt);
+      for (const auto& prompt : r.prompts)
+        r.ids.push_back(with_.encode(prompt, r.special));
     } catch (const error& e) {
       r.failure = e.what();
     }
   }
   r.passed = std::exchange(passed_, 0);
-  r.prompt = std::string(); // its ids are all that is needed from here on
+  r.prompts.clear(); // their ids are all that is needed from here on
   bytes_ += weight(r);
   ready_.push_back(std::move(r));
 }

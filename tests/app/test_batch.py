@@ -32,9 +32,9 @@ class Batches(Program):
     def arguments(self, *more):
         return ["batch", "-m", self.model, self.input, "-o", self.output, *more]
 
-    def batch(self, *more, **how):
+    def batch(self, *more, status=0, **how):
         done = self.call(*self.arguments(*more), **how)
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual(done.returncode, status, done.stderr.decode())
         self.assertEqual(done.stdout, b"")
         return done.stderr.decode()
 
@@ -90,7 +90,7 @@ class Batch(Batches):
         requests = seeded(120, tokens=60)
         requests[17] = "broken"
         self.write(requests)
-        self.batch("--ordered")
+        self.batch("--ordered", status=3)
         self.assertEqual([r["line"] for r in self.records()], list(range(1, 121)))
         self.assertIn("error", self.records()[17])
 
@@ -106,8 +106,9 @@ class Batch(Batches):
         with open(self.input, "ab") as file:
             file.write(b'{"prompt": "\xff"}\n\n   \n{"prompt": "' + b"x" * (17 << 20) + b'"}\n{"id": "last", "prompt": "x",'
                        b' "max_tokens": 1}')
-        figures = self.batch()
+        figures = self.batch(status=3)
         self.assertIn("[19 requests, 17 failed, ", figures)
+        self.assertRegex(figures, r"tropilla: 17 of 19 requests failed; the first: line \d+: .{15,}\n\Z")
         records = {r["line"]: r for r in self.records()}
         self.assertEqual(sorted(records), [*range(1, 18), 20, 21])
         for line in [*range(1, 14), 17, 20]:
@@ -118,7 +119,65 @@ class Batch(Batches):
             self.assertEqual(records[line]["error"]["code"], "invalid_argument")
         self.assertIn("bytes, more than", records[20]["error"])
         self.assertEqual((records[16]["id"], records[21]["id"], records[3]["id"]), ("good", "last", 2))
-        self.assertIn("[0 requests, 0 failed", self.batch())
+        again = self.batch(status=3)
+        self.assertIn("already, 17 of them failed; going on with the others", again)
+        self.assertRegex(again, r"\[0 requests, 0 failed, 0 prompt tokens, 0 output tokens, [\d.]+ s\]")  # and no rate
+        self.assertRegex(again, r"tropilla: 17 of the 19 results in .* failed in an earlier run")
+        self.assertRegex(self.batch("-q", status=3), r"\Atropilla: 17 of the 19 ")
+
+    def test_what_clients_of_other_servers_write(self):
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "ignore_eos": True}
+        system = {**chat, "messages": [{"role": "system", "content": "Be brief."}, *chat["messages"]]}
+        developer = {**chat, "messages": [{"role": "developer", "content": "Be brief."}, *chat["messages"]]}
+        pair = {"max_tokens": 3, "ignore_eos": True, "temperature": 1, "seed": 4}
+        self.write([{"id": "system", **system}, {"id": "developer", **developer},
+                    {"id": "greedy", **chat}, {"id": "top_p 0", **chat, "temperature": 1, "top_p": 0, "seed": 9},
+                    {"id": "all", **chat, "temperature": 1, "seed": 5},
+                    {"id": "top_k -1", **chat, "temperature": 1, "seed": 5, "top_k": -1},
+                    {"id": "a", **pair, "prompt": "one"}, {"id": "b", **pair, "prompt": "other", "n": 2},
+                    {"id": "ab", **pair, "prompt": ["one", "other"], "n": 2},
+                    {"custom_id": "openai", "url": "/v1/completions",
+                     "body": {**pair, "prompt": ["one", "other"], "n": 1}}])
+        self.batch()
+        r = {r.get("custom_id") or r["id"]: r for r in self.records()}
+        for one, same in [("system", "developer"), ("greedy", "top_p 0"), ("all", "top_k -1")]:
+            self.assertEqual((r[one]["ids"], r[one]["prompt_tokens"]), (r[same]["ids"], r[same]["prompt_tokens"]))
+        self.assertEqual(r["ab"]["ids"][0], r["a"]["ids"])
+        self.assertEqual(r["ab"]["ids"][2:], r["b"]["ids"])
+        self.assertEqual(r["ab"]["generated_tokens"], 12)
+        self.assertEqual(r["ab"]["prompt_tokens"], r["a"]["prompt_tokens"] + r["b"]["prompt_tokens"])
+        body = r["openai"]["response"]["body"]
+        self.assertEqual([(c["index"], c["text"]) for c in body["choices"]],
+                         [(0, r["a"]["text"]), (1, r["b"]["texts"][0])])
+        self.assertEqual(body["usage"]["completion_tokens"], 6)
+
+    def test_one_prompt_of_several_that_cannot_run_fails_its_line_alone(self):
+        long = {"prompt": ["hi", "word " * 9000, "hi"], "max_tokens": 200, "ignore_eos": True}
+        self.write([{"id": 0, **long}, {"id": 1, "prompt": "hi", "max_tokens": 3, "ignore_eos": True}])
+        self.batch(status=3)
+        failed, good = sorted(self.records(), key=lambda r: r["line"])
+        self.assertIn("tokens, more than the 2047 that the model takes", failed["error"])
+        self.assertEqual(len(good["ids"]), 3)
+
+    def test_special_tokens_of_a_prompt_that_a_client_rendered_count(self):
+        rendered = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+        said = "The token <|eot_id|> ends a turn."
+        count = lambda text, *special: len(self.as_json("tokenize", "-m", self.model, "--json", "--text", text, *special))
+        few, many = count(rendered, "--special"), count(rendered)
+        self.assertLess(few, many)
+        ask = {"max_tokens": 1}
+        self.write([{"id": "rendered", **ask, "prompt": rendered}, {"id": "not", **ask, "prompt": rendered, "special": False},
+                    {"id": "said", **ask, "prompt": said}, {"id": "so", **ask, "prompt": said, "special": True},
+                    {"custom_id": "openai", "url": "/v1/completions", "body": {**ask, "prompt": said}}])
+        tokens = lambda: {r.get("custom_id") or r["id"]: r["prompt_tokens"] if "prompt_tokens" in r
+                          else r["response"]["body"]["usage"]["prompt_tokens"] for r in self.records()}
+        self.batch()
+        found = tokens()
+        self.assertEqual(found["not"] - found["rendered"], many - few)
+        self.assertEqual(found["so"], found["openai"])
+        self.assertGreater(found["said"], found["so"])
+        self.batch("--special", "--restart")
+        self.assertEqual(tokens()["said"], found["so"])
 
     def test_openai_batches_are_read_and_written(self):
         chat = {"model": "x", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "ignore_eos": True}
@@ -159,7 +218,7 @@ class Batch(Batches):
             process.returncode = status
             process.stdout.close()
             process.stderr.close()
-            self.assertEqual(status, 0)
+            self.assertEqual(os.waitstatus_to_exitcode(status), 3)  # most lines have no prompt
             self.assert_one_record_per_line(lines)
             return usage.ru_maxrss
         few = peak(2000)
@@ -227,7 +286,9 @@ class Resuming(Batches):
         self.refuse(*self.arguments(), says="made from other lines than those of .*--restart")
         self.assertEqual(self.output.read_bytes(), before)
         self.write(seeded(8))
-        self.assertIn("[3 requests, 0 failed", self.batch())
+        figures = self.batch()
+        self.assertIn("out.jsonl has 5 results already; going on with the others", figures)
+        self.assertIn("[3 requests, 0 failed", figures)
         self.assert_one_record_per_line(8)
         self.assertIn("[8 requests, 0 failed", self.batch("--restart"))
         self.refuse("batch", "-m", self.model, "-", "-o", self.output, says="can't be gone through again",

@@ -30,11 +30,12 @@ void check_record(const std::string& record, const batch_request& r) {
 void check_options(const batch_request& r) {
   sequence_request request;
   request.prompt = {1, 2, 3};
-  if (const auto* ids = std::get_if<std::vector<token_id>>(&r.prompt))
-    request.prompt = *ids;
+  if (!r.prompts.empty())
+    if (const auto* ids = std::get_if<std::vector<token_id>>(&r.prompts.front()))
+      request.prompt = *ids;
   request.options = r.options;
   try {
-    check_request(request, 1000, 64);
+    check_request(request, {1000, 64, 64});
     require(std::isfinite(r.options.sampling.temperature) && r.options.outputs > 0);
   } catch (const error& e) {
     require(e.code() == errc::invalid_argument || e.code() == errc::context_full);

@@ -54,7 +54,7 @@ TEST_CASE("feeders that die in the middle of a line are replaced, and every line
   auto rt = tiny();
   const auto input = requests(90);
   std::size_t calls = 0; // one feeder at a time encodes
-  auto work = work_on(input, [&](const batch_prompt& p) {
+  auto work = work_on(input, [&](const batch_prompt& p, std::optional<bool>) {
     if (++calls % 10 == 0)
       throw calls; // no `error`: the feeder ends
     return std::get<std::vector<token_id>>(p);
@@ -74,7 +74,7 @@ TEST_CASE("feeders that die in the middle of a line are replaced, and every line
 TEST_CASE("a line that ends every feeder ends the batch with a sentence") {
   auto rt = tiny();
   const auto input = requests(5);
-  auto work = work_on(input, [](const batch_prompt&) -> std::vector<token_id> { throw 5; });
+  auto work = work_on(input, [](const batch_prompt&, std::optional<bool>) -> std::vector<token_id> { throw 5; });
   work.write = [](std::string_view) {};
   app::batch_loop loop(rt, std::move(work));
   CHECK_THROWS_WITH((void)loop.run(), Catch::Contains("the feeder ended"));
@@ -83,7 +83,8 @@ TEST_CASE("a line that ends every feeder ends the batch with a sentence") {
 TEST_CASE("what a full disk throws reaches the caller, and the runtime closes in the middle of replies") {
   auto rt = tiny();
   const auto input = requests(50);
-  auto work = work_on(input, [](const batch_prompt& p) { return std::get<std::vector<token_id>>(p); });
+  auto work =
+      work_on(input, [](const batch_prompt& p, std::optional<bool>) { return std::get<std::vector<token_id>>(p); });
   work.write = [](std::string_view) { throw error(errc::io_error, "the disk is full"); };
   app::batch_loop loop(rt, std::move(work));
   CHECK_THROWS_WITH((void)loop.run(), "the disk is full");
@@ -92,7 +93,8 @@ TEST_CASE("what a full disk throws reaches the caller, and the runtime closes in
 TEST_CASE("a loop that is stopped says so and has written whole replies alone") {
   auto rt = tiny();
   const auto input = requests(50);
-  auto work = work_on(input, [](const batch_prompt& p) { return std::get<std::vector<token_id>>(p); });
+  auto work =
+      work_on(input, [](const batch_prompt& p, std::optional<bool>) { return std::get<std::vector<token_id>>(p); });
   app::batch_loop* running = nullptr;
   std::size_t written = 0;
   work.write = [&](std::string_view) {

@@ -25,7 +25,7 @@ request_queue_setup setup(scratch_file& file) {
   request_queue_setup s;
   s.input = file.descriptor();
   s.name = file.name();
-  s.encode = [](const batch_prompt& p) {
+  s.encode = [](const batch_prompt& p, std::optional<bool>) {
     const auto& text = std::get<std::string>(p);
     if (text == "bad")
       throw error(errc::invalid_argument, "can't encode");
@@ -79,10 +79,10 @@ TEST_CASE("requests come in order with their ids, without what is done and blank
   request_queue queue(with);
   const auto all = drain(queue);
   REQUIRE(all.size() == 4);
-  CHECK(all[0].ids == std::vector<token_id>{'a'});
+  CHECK(all[0].ids == std::vector<std::vector<token_id>>{{'a'}});
   CHECK((all[1].line == 3 && all[1].failure && all[1].passed == 3));
   CHECK((all[2].line == 5 && all[2].failure == "can't encode" && all[2].passed == 16));
-  CHECK((all[3].line == 6 && all[3].ids == std::vector<token_id>{'c'}));
+  CHECK((all[3].line == 6 && all[3].ids == std::vector<std::vector<token_id>>{{'c'}}));
 }
 
 TEST_CASE("the queue is full by count and by bytes") {

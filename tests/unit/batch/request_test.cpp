@@ -31,7 +31,7 @@ TEST_CASE("a line has a prompt and every option") {
   CHECK(r.line == 7);
   CHECK(r.id == "\"a\"");
   CHECK(r.format == batch_format::plain);
-  CHECK(std::get<std::string>(r.prompt) == "Hello");
+  CHECK(std::get<std::string>(r.prompts.at(0)) == "Hello");
   const auto& o = r.options;
   const auto& s = o.sampling;
   CHECK(o.max_tokens == 5);
@@ -71,10 +71,11 @@ TEST_CASE("what a line leaves out, or has as null, is as the defaults say") {
 }
 
 TEST_CASE("a prompt is text, ids or a conversation") {
-  CHECK(std::get<std::vector<token_id>>(parse(R"({"id": 3, "prompt": [1, 2]})").prompt) == std::vector<token_id>{1, 2});
+  CHECK(std::get<std::vector<token_id>>(parse(R"({"id": 3, "prompt": [1, 2]})").prompts.at(0)) ==
+        std::vector<token_id>{1, 2});
   const auto r = parse(R"({"messages": [{"role": "system", "content": "S"},
                                         {"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}]})");
-  const auto messages = std::get<std::vector<chat_message>>(r.prompt);
+  const auto messages = std::get<std::vector<chat_message>>(r.prompts.at(0));
   REQUIRE(messages.size() == 2);
   CHECK(messages[0].role == "system");
   CHECK(messages[1].content == "ab");
@@ -93,8 +94,47 @@ TEST_CASE("lines of OpenAI's batches") {
   const auto text = parse(R"({"custom_id": "r-2", "url": "/v1/completions", "body": {"prompt": ["hi"], "stop": "x"}})");
   REQUIRE_FALSE(text.failure);
   CHECK(text.format == batch_format::openai_completions);
-  CHECK(std::get<std::string>(text.prompt) == "hi");
+  CHECK(std::get<std::string>(text.prompts.at(0)) == "hi");
   CHECK(text.options.stop == std::vector<std::string>{"x"});
+}
+
+TEST_CASE("a line may have several prompts, texts or ids, within a limit") {
+  const auto r = parse(R"({"prompt": ["a", "b", [1, 2]], "n": 2})");
+  REQUIRE_FALSE(r.failure);
+  REQUIRE(r.prompts.size() == 3);
+  CHECK(std::get<std::string>(r.prompts[1]) == "b");
+  CHECK(std::get<std::vector<token_id>>(r.prompts[2]) == std::vector<token_id>{1, 2});
+  CHECK_THAT(why(R"({"prompt": ["a", 1]})"), Catch::Contains("a list of either"));
+  CHECK_THAT(why(R"({"prompt": [1, "a"]})"), Catch::Contains("ids of tokens"));
+  const auto many = [](std::size_t prompts, std::size_t n) {
+    std::string list;
+    for (std::size_t i = 0; i < prompts; ++i)
+      list += list.empty() ? "\"x\"" : ", \"x\"";
+    return R"({"prompt": [)" + list + R"(], "n": )" + std::to_string(n) + "}";
+  };
+  CHECK_FALSE(parse(many(128, 1)).failure);
+  CHECK_FALSE(parse(many(64, 2)).failure);
+  CHECK_THAT(why(many(65, 2)), Catch::Contains("65 prompts with \"n\": 2 are more replies than the 128"));
+  CHECK_THAT(why(many(129, 1)), Catch::Contains("128"));
+}
+
+TEST_CASE("lines say what clients of OpenAI and vLLM say: developer, top_k -1, top_p 0, special") {
+  const auto r = parse(R"({"messages": [{"role": "developer", "content": "S"}], "top_k": -1, "top_p": 0})",
+                       {.sampling = {.top_k = 7}});
+  REQUIRE_FALSE(r.failure);
+  CHECK(std::get<std::vector<chat_message>>(r.prompts.at(0)).front().role == "system");
+  CHECK(r.options.sampling.top_k == 0);
+  CHECK(r.options.sampling.top_p == 0);
+  CHECK_THAT(why(R"({"prompt": "a", "top_k": -2})"), Catch::Contains("\"top_k\" must be"));
+  CHECK_FALSE(parse(R"({"prompt": "a"})").special.has_value());
+  CHECK(parse(R"({"prompt": "a", "special": true})").special == true);
+  CHECK(parse(R"({"prompt": "a", "special": false})").special == false);
+  CHECK_THAT(why(R"({"prompt": "a", "special": 1})"), Catch::Contains("\"special\" must be true or false"));
+  const auto openai = [](const std::string& url, const std::string& body) {
+    return parse(R"({"custom_id": "a", "url": ")" + url + R"(", "body": )" + body + "}");
+  };
+  CHECK(openai("/v1/completions", R"({"prompt": "a"})").special == true);
+  CHECK(openai("/v1/completions", R"({"prompt": "a", "special": false})").special == false);
 }
 
 TEST_CASE("what is wrong with a line is said, with the key, and its id kept") {
@@ -107,7 +147,8 @@ TEST_CASE("what is wrong with a line is said, with the key, and its id kept") {
   CHECK_THAT(why(R"(["prompt"])"), Contains("must be an object, not a list"));
   CHECK_THAT(why(R"({"id": 1})"), Contains("neither \"prompt\" nor \"messages\""));
   CHECK_THAT(why(R"({"prompt": "a", "messages": []})"), Contains("both"));
-  CHECK_THAT(why(R"({"prompt": 5})"), Contains("\"prompt\" must be a text or a list of token ids, not 5"));
+  CHECK_THAT(why(R"({"prompt": 5})"),
+             Contains("\"prompt\" must be a text, a list of token ids, or a list of either, not 5"));
   CHECK_THAT(why(R"({"prompt": [1, -1]})"), Contains("ids of tokens, not -1"));
   CHECK_THAT(why(R"({"messages": []})"), Contains("\"messages\""));
   CHECK_THAT(why(R"({"messages": [{"content": "x"}]})"), Contains("\"role\""));
