@@ -133,6 +133,10 @@ class Subdirectory(Consumer):
                        + block("README.md", "cmake", "add_subdirectory"))
         self.assertIn("-std=gnu++20", self.flags("main.cpp"))
 
+    def test_what_the_library_links_is_known_to_the_whole_project(self):
+        linked = "CAF::core fmt::fmt Threads::Threads PkgConfig::TROPILLA_PCRE2 PkgConfig::TROPILLA_URING"
+        self.configure(self.lists().replace("tropilla::tropilla", f"tropilla::actors {linked}"))
+
     def test_the_program_is_built_where_it_is_asked_for(self):
         words = self.configure(self.lists(), "-DTROPILLA_PROGRAM=ON")
         self.assertIn("libedit", words)
