@@ -341,6 +341,8 @@ struct compute_state {
       return hand_on();
     if (next == step_end) {
       const step_computed answer = computed();
+      with.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", with.dev->name(),
+                     current->ids.size(), current->sequences.size(), times.compute);
       return settle([&](auto& p) { p.deliver(answer); });
     }
     if (failure)
@@ -358,6 +360,8 @@ struct compute_state {
   }
 
   void give_up(const error& why) {
+    with.log.log(why.code() == errc::device_failed ? log_level::error : log_level::warning,
+                 "{}: a step of {} tokens is given up: {}", with.dev->name(), current->ids.size(), why.what());
     drop_streamed();
     tell(self, with.prefetcher, abandon_step{});
     settle([&](auto& p) { p.deliver(to_caf(why)); });

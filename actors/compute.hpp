@@ -3,6 +3,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/role.hpp"
+#include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 
 namespace tropilla::cast {
@@ -27,6 +28,7 @@ struct compute_setup {
   /// Of the device that has the layers after these; null: this one gives the logits.
   std::shared_ptr<const role<compute_actor>> next{};
   const device* next_dev = nullptr; ///< that device; outlives the actor
+  logger log{};
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and

@@ -68,6 +68,7 @@ device_part::device_part(arrangement_input in, std::shared_ptr<device> d, std::s
   input.dev = dev.get();
   add_device();
   take_leases();
+  log_plan();
 }
 
 device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, part_surroundings around)
@@ -87,6 +88,7 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
   weights = std::move(mine);
   kept_ = std::move(shared.leases);
   take_leases();
+  log_plan();
 }
 
 device_part::~device_part() = default;
@@ -125,6 +127,31 @@ void device_part::take_leases() {
     pages.push_back(kv.data() + i * stride);
 }
 
+void device_part::log_plan() const {
+  const auto& range = weights->layout.range;
+  around_.log_of(log_component::compute)
+      .info("{}: computes layers {} to {} of {} with {} threads, {}", name(), range.first, range.last - 1,
+            input.model.layers, dev->lanes(), dev->isa());
+  const auto log = around_.log_of(log_component::memory);
+  if (!log.wants(log_level::info))
+    return;
+  const auto& plan = weights->plan;
+  std::string purposes;
+  for (std::size_t p = 0; p < purpose_count; ++p)
+    if (plan.by_purpose[p] > 0)
+      purposes += fmt::format("{}{} {}", purposes.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
+                              format_bytes(plan.by_purpose[p]));
+  log.info("{}: {} of a budget of {} are planned: {}", name(), human_bytes{plan.total},
+           human_bytes{original_ ? ledger->usage(name()).budget : weights->budget}, purposes);
+  if (plan.ring_slots > 0)
+    log.info("{}: {} of {} weight groups are streamed for every step, through {} slots of {}", name(),
+             std::ranges::count(plan.streamed, true), plan.streamed.size(), plan.ring_slots,
+             human_bytes{plan.slot_bytes});
+  if (weights->mapping)
+    around_.log_of(log_component::cache)
+        .info("{}: packed weights are mapped, {}", name(), human_bytes{weights->mapping->bytes().size()});
+}
+
 void device_part::start(const device_part* next) {
   next_ = next;
   auto kept = std::exchange(kept_, {});
@@ -133,19 +160,21 @@ void device_part::start(const device_part* next) {
 }
 
 void device_part::hire_compute(std::vector<lease> kept) {
-  compute->set(
-      cast::spawn_compute(*around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher, meter_,
-                                            around_.trace, progress_, std::move(kept), pages, copies_,
-                                            next_ ? next_->compute : nullptr, next_ ? next_->dev.get() : nullptr}));
+  compute->set(cast::spawn_compute(
+      *around_.system, {crew->weights(), space_.get(), dev.get(), crew->get().prefetcher, meter_, around_.trace,
+                        progress_, std::move(kept), pages, copies_, next_ ? next_->compute : nullptr,
+                        next_ ? next_->dev.get() : nullptr, around_.log_of(log_component::compute)}));
+  around_.log_of(log_component::supervisor).debug("compute of {} begins", name());
 }
 
 void device_part::supervise(std::vector<cast::supervised_member> others,
                             std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler) {
-  supervisor->set(
-      cast::spawn_supervisor(*around_.system, {std::move(others), std::move(scheduler), compute, crew, progress_,
-                                               [this](const std::shared_ptr<const weight_arrangement>& next,
-                                                      const std::vector<lease>& leases) { return hire(next, leases); },
-                                               [this] { hire_compute({}); }}));
+  supervisor->set(cast::spawn_supervisor(
+      *around_.system, {std::move(others), std::move(scheduler), compute, crew, progress_,
+                        [this](const std::shared_ptr<const weight_arrangement>& next,
+                               const std::vector<lease>& leases) { return hire(next, leases); },
+                        [this] { hire_compute({}); }, name(), around_.log_of(log_component::supervisor)}));
+  around_.log_of(log_component::supervisor).debug("the supervisor of {} begins", name());
 }
 
 cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangement>& next,
@@ -157,7 +186,7 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   lease staging;
   if (const auto bytes = next->loading.staging_bytes_on(*dev); bytes > 0)
     staging = take_soon(*ledger, dev->name(), bytes, purpose::staging);
-  out.memory_manager = cast::spawn_memory_manager(*around_.system, ledger);
+  out.memory_manager = cast::spawn_memory_manager(*around_.system, ledger, around_.log_of(log_component::memory));
   weight_loader_setup loading;
   loading.dev = dev.get();
   loading.trace = around_.trace;
@@ -168,11 +197,14 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   loading.meter = meter_;
   loading.make_reader = around_.hooks.make_reader;
   loading.notice = around_.on_notice;
+  loading.log = around_.log_of(log_component::loader);
+  loading.cache_log = around_.log_of(log_component::cache);
   out.loader =
       cast::spawn_loader(*around_.system, {next, std::move(staging), std::move(loading), around_.on_progress, kept});
   const auto slots = std::make_shared<std::atomic<std::size_t>>(0);
-  out.prefetcher = cast::spawn_prefetcher(
-      *around_.system, {std::string(dev->name()), next, out.memory_manager, out.loader, around_.trace, slots, kept});
+  out.prefetcher =
+      cast::spawn_prefetcher(*around_.system, {std::string(dev->name()), next, out.memory_manager, out.loader,
+                                               around_.trace, slots, kept, around_.log_of(log_component::prefetcher)});
   // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
   ring_reclaimer_ = ledger->add_reclaimer(
       std::string(dev->name()), reclaimable::prefetch_window,
@@ -183,6 +215,7 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
           cast::tell_from_outside(to, cast::shrink_ring{});
         return wanted * slot_bytes;
       });
+  around_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} begin", name());
   return out;
 }
 
@@ -200,7 +233,12 @@ void device_part::set_budget(std::size_t bytes) {
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
                             format_bytes(reserved_), format_bytes(bytes)));
+  const auto log = around_.log_of(log_component::memory);
+  log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
+           human_bytes{bytes}, human_bytes{next->plan.total}, std::ranges::count(next->plan.streamed, true),
+           next->plan.streamed.size());
   (void)cast::ask_role<cast::weights_changed>(*around_.system, *supervisor, cast::change_weights{next});
+  log.info("{}: the budget is {} now", name(), human_bytes{bytes});
 }
 
 plan_report device_part::report() const {
@@ -209,10 +247,12 @@ plan_report device_part::report() const {
 
 void device_part::end_supervisor() {
   cast::end_role(*around_.system, *supervisor);
+  around_.log_of(log_component::supervisor).debug("the supervisor of {} is ended", name());
 }
 
 void device_part::end_compute() {
   cast::end_role(*around_.system, *compute);
+  around_.log_of(log_component::supervisor).debug("compute of {} is ended", name());
   // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }
@@ -223,6 +263,7 @@ void device_part::end_crew() {
   cast::end_and_wait(*around_.system, last.loader);
   cast::end_and_wait(*around_.system, last.memory_manager);
   ring_reclaimer_.reset();
+  around_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} are ended", name());
 }
 
 } // namespace tropilla

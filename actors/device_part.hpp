@@ -5,6 +5,7 @@
 #include "actors/messages.hpp"
 #include "actors/supervisor.hpp"
 #include "kernels/cuda/gpu_api.hpp"
+#include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -31,6 +32,9 @@ struct part_surroundings {
   runtime_hooks hooks;
   std::function<void(const load_progress&)> on_progress; ///< of one part; may be empty
   std::function<void(std::string_view)> on_notice;
+  std::shared_ptr<const logs> log;
+
+  [[nodiscard]] logger log_of(log_component c) const { return log->of(c); }
 };
 
 class device_part {
@@ -76,6 +80,7 @@ private:
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);
   void hire_compute(std::vector<lease> kept);
+  void log_plan() const;
 
   std::shared_ptr<device_part> original_; ///< of a replica's, else null
   part_surroundings around_;

@@ -1,6 +1,7 @@
 // A shell around weight_loader: promises for what its threads do.
 #include "actors/loader.hpp"
 
+#include <chrono>
 #include <unordered_map>
 #include <variant>
 
@@ -83,16 +84,26 @@ struct loader_state {
     std::visit(
         [&](auto& flight) {
           if (m.failure)
-            flight.promise.deliver(to_caf(*m.failure));
+            fail(flight, *m.failure);
           else
             succeed(flight);
         },
         done);
   }
 
+  void fail(auto& flight, const error& why) {
+    with.loader.log.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "weights of {}: {}",
+                        with.loader.dev->name(), why.what());
+    flight.promise.deliver(to_caf(why));
+  }
+
   void succeed(group_flight& flight) {
     const std::size_t group = flight.what.group;
     progress.bytes_done += counted_bytes(group);
+    if (counted_bytes(group) > 0 && progress.bytes_done == progress.bytes_total)
+      with.loader.log.info("{}: all weights that stay in memory are there, {} in {:.3f} s", with.loader.dev->name(),
+                           human_bytes{progress.bytes_total},
+                           std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     if (with.on_progress && counted_bytes(group) > 0)
       with.on_progress(progress);
     flight.promise.deliver(group_loaded{group, event{}}); // packed: an empty event is done
@@ -102,6 +113,7 @@ struct loader_state {
   loader_actor::pointer self;
   loader_setup with;
   load_progress progress;
+  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   tracer::row row = 0;
   std::unordered_map<std::uint64_t, std::variant<group_flight, row_flight>> flights;
   std::uint64_t next_id = 0;

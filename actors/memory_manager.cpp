@@ -1,14 +1,24 @@
 // Requests to the ledger; its answers may come later, from the thread that gave bytes back.
 #include "actors/memory_manager.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <unordered_map>
 
 namespace tropilla::cast {
 
 struct memory_manager_state {
   static inline const char* actor_name = "memory_manager";
+  using clock = std::chrono::steady_clock;
 
-  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<arbiter> l) : self(s), ledger(std::move(l)) {}
+  struct pending_request {
+    caf::typed_response_promise<memory_granted> promise;
+    std::uint64_t ticket = 0;
+    clock::time_point waits_since{}; ///< where the log wants to know
+  };
+
+  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<arbiter> l, logger to)
+      : self(s), ledger(std::move(l)), log(std::move(to)) {}
 
   /// What nobody waits for any more must not stand before others in the ledger's queue.
   ~memory_manager_state() {
@@ -30,7 +40,9 @@ struct memory_manager_state {
     auto promise = self->make_response_promise<memory_granted>();
     pending.emplace(id, pending_request{promise, {}});
     const memory_manager_actor me = self;
-    pending.at(id).ticket = ledger->acquire(request, [me, id](arbiter::grant answer) {
+    const auto answered = std::make_shared<std::atomic<bool>>(false);
+    pending.at(id).ticket = ledger->acquire(request, [me, id, answered](arbiter::grant answer) {
+      *answered = true;
       grant_settled m{id, {}, {}};
       if (auto* granted = std::get_if<lease>(&answer))
         m.granted = std::move(*granted);
@@ -38,13 +50,28 @@ struct memory_manager_state {
         m.refused = std::get<refusal>(answer).message;
       tell_from_outside(me, std::move(m));
     });
+    if (!*answered && log.wants(log_level::debug))
+      log_wait(request, pending.at(id));
     return promise;
+  }
+
+  void log_wait(const memory_request& request, pending_request& p) {
+    const auto now = ledger->usage(request.device);
+    log.debug("{} for {} wait until bytes of {} come back: {} of {} are in use", human_bytes{request.bytes},
+              to_string(request.why), request.device, human_bytes{now.in_use}, human_bytes{now.budget});
+    p.waits_since = clock::now();
   }
 
   void settle(const grant_settled& m) {
     const auto it = pending.find(m.id);
     if (it == pending.end())
       return;
+    const auto& p = it->second;
+    if (m.granted && p.waits_since != clock::time_point{})
+      log.debug("{} are granted after {:.3f} s", human_bytes{m.granted.bytes()},
+                std::chrono::duration<double>(clock::now() - p.waits_since).count());
+    if (!m.granted)
+      log.warning("{}", m.refused);
     if (m.granted)
       it->second.promise.deliver(memory_granted{m.granted});
     else
@@ -54,16 +81,13 @@ struct memory_manager_state {
 
   memory_manager_actor::pointer self;
   std::shared_ptr<arbiter> ledger;
-  struct pending_request {
-    caf::typed_response_promise<memory_granted> promise;
-    std::uint64_t ticket = 0;
-  };
+  logger log;
   std::unordered_map<std::uint64_t, pending_request> pending;
   std::uint64_t next_id = 0;
 };
 
-memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger) {
-  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(ledger));
+memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger, logger log) {
+  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(ledger), std::move(log));
 }
 
 } // namespace tropilla::cast

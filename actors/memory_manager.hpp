@@ -2,12 +2,14 @@
 #pragma once
 
 #include "actors/messages.hpp"
+#include "src/log/log.hpp"
 
 #include <memory>
 
 namespace tropilla::cast {
 
 /// Shares the ledger with the leases that it granted; ends without waiting for them.
-[[nodiscard]] memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger);
+[[nodiscard]] memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger,
+                                                        logger log = {});
 
 } // namespace tropilla::cast

@@ -183,6 +183,7 @@ struct prefetcher_state {
 
   /// Which no plan that fits leads to. It is asked for again with the next step.
   void slot_refused(const error& why) {
+    with.log.warning("a slot of the ring is refused and asked for again in the next step: {}", why.what());
     ++slots_refused;
     for (const auto g : circle)
       if (!groups[g].waiting.empty() && slot_of(g) == ring.end())
@@ -291,6 +292,7 @@ struct prefetcher_state {
   }
 
   void abandon() {
+    with.log.debug("{}: the step was given up, and the ring begins anew", with.device);
     const error why(errc::cancelled, "the step was given up");
     for (const auto g : circle)
       for (auto& promise : std::exchange(groups[g].waiting, {}))
@@ -304,8 +306,11 @@ struct prefetcher_state {
     case ring_depth::change::none:
       return;
     case ring_depth::change::grow:
+      with.log.debug("{}: the ring gets a slot more than its {}, for steps wait for weights", with.device, ring.size());
       return add_slot();
     case ring_depth::change::shrink:
+      with.log.debug("{}: the ring gives up one of its {} slots, for no step waited for weights lately", with.device,
+                     ring.size());
       return drop_slot();
     }
   }
@@ -322,6 +327,7 @@ struct prefetcher_state {
   void shrink() {
     if (ring.size() <= least_slots)
       return;
+    with.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", with.device, ring.size());
     for (auto s = ring.rbegin(); s != ring.rend(); ++s)
       if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
         cursor = position_of(*s->group);

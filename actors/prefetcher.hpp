@@ -2,6 +2,7 @@
 #pragma once
 
 #include "actors/messages.hpp"
+#include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 
 #include <atomic>
@@ -18,6 +19,7 @@ struct prefetcher_setup {
   tracer* trace = nullptr;
   std::shared_ptr<std::atomic<std::size_t>> slots; ///< tells others how many slots the ring has
   std::vector<lease> kept;                         ///< groups that compute has: they are not fetched. Given up at once
+  logger log{};
 };
 
 /// Starts at once, in the order in which a step needs the groups, a few in flight. Groups that stay are fetched once;

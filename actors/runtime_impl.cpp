@@ -35,12 +35,21 @@ std::function<void(Argument)> guarded(std::function<void(Argument)> callback) {
   };
 }
 
+/// Notices are warnings in the log, too.
+std::function<void(std::string_view)> logged(std::function<void(std::string_view)> notice, const logger& log) {
+  return [notice = std::move(notice), log](std::string_view sentence) {
+    log.warning("{}", sentence);
+    if (notice)
+      notice(sentence);
+  };
+}
+
 } // namespace
 
 runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
-    : config(std::move(c)), ledger(arbiter::make()), hooks_(std::move(h)) {
+    : config(std::move(c)), log(std::make_shared<logs>(config.log)), ledger(arbiter::make()), hooks_(std::move(h)) {
   config.on_progress = guarded(std::move(config.on_progress));
-  config.on_notice = guarded(std::move(config.on_notice));
+  config.on_notice = logged(guarded(std::move(config.on_notice)), log->of(log_component::runtime));
   auto prepared = prepared_model::open(config, hooks_.open_gpu);
   for (const auto& part : prepared.parts)
     require_fits(part.weights->plan, part.weights->budget);
@@ -51,6 +60,7 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
   report = std::move(prepared.report);
   facts = facts_of(prepared.file, prepared.model);
   vocabulary = prepared.model.vocabulary;
+  log_opening();
   if (external) {
     system = external;
   } else {
@@ -65,9 +75,9 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
 }
 
 runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
-    : config(from->config), original(std::move(from)), facts(original->facts), vocabulary(original->vocabulary),
-      ledger(original->ledger), tok(original->tok), chat(original->chat), chat_failure(original->chat_failure),
-      hooks_(original->hooks_) {
+    : config(from->config), log(from->log), original(std::move(from)), facts(original->facts),
+      vocabulary(original->vocabulary), ledger(original->ledger), tok(original->tok), chat(original->chat),
+      chat_failure(original->chat_failure), hooks_(original->hooks_) {
   config.trace.clear();
   config.on_progress = nullptr;
   own_system.emplace();
@@ -78,11 +88,37 @@ runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
     reports.push_back(parts.back()->report());
   }
   report = add_up(reports);
+  log_opening();
   spawn_cast([] {});
 }
 
+void runtime::impl::log_opening() const {
+  const auto to = log->of(log_component::runtime);
+  if (original)
+    to.info("a replica of {} opens", config.model.string());
+  else
+    to.info("{} opens: {}, {}, {:.1f} M parameters, {} layers, {}", config.model.string(), facts.name, facts.type,
+            static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
+  to.info(
+      "contexts have {} tokens, steps up to {} of a prompt, {} sequences are computed together and share {} KV pages "
+      "of {} tokens in {}",
+      report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
+}
+
+void runtime::impl::log_closing() const {
+  const auto to = log->of(log_component::runtime);
+  if (!to.wants(log_level::info))
+    return;
+  std::string peaks;
+  for (const auto& u : ledger->usage())
+    peaks +=
+        fmt::format("; {} had {} of {} in use at most", u.device, format_bytes(u.high_water), format_bytes(u.budget));
+  const std::chrono::duration<double> open = std::chrono::steady_clock::now() - opened_;
+  to.info("closed after {:.1f} s and {} requests{}", open.count(), batch ? batch->usage().requests : 0, peaks);
+}
+
 part_surroundings runtime::impl::surroundings(std::size_t part) {
-  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice};
+  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice, log};
   if (config.on_progress)
     around.on_progress = [this, part](const load_progress& now) {
       const std::lock_guard lock(progress_mutex_);
@@ -113,7 +149,8 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
     parts[i]->start(i + 1 < parts.size() ? parts[i + 1].get() : nullptr);
   meanwhile();
 
-  batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length);
+  batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length,
+                                    log->of(log_component::scheduler));
   hire_sampler();
   hire_scheduler();
   for (std::size_t i = 0; i < parts.size(); ++i)
@@ -126,6 +163,7 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
 
 void runtime::impl::hire_sampler() {
   sampler->set(cast::spawn_sampler(*system, trace.get()));
+  log->of(log_component::supervisor).debug("the sampler begins");
 }
 
 void runtime::impl::hire_scheduler() {
@@ -138,7 +176,10 @@ void runtime::impl::hire_scheduler() {
     const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
   }
+  setup.log = log->of(log_component::scheduler);
+  setup.supervisor_log = log->of(log_component::supervisor);
   scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));
+  log->of(log_component::supervisor).debug("the scheduler begins");
 }
 
 bool runtime::impl::supervise(std::size_t part) {
@@ -178,6 +219,7 @@ void runtime::impl::shut_down() noexcept {
     part->end_supervisor();
   cast::end_role(*system, *scheduler);
   cast::end_role(*system, *sampler);
+  log->of(log_component::supervisor).debug("scheduler and sampler are ended");
   if (batch)
     batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
   for (const auto& part : parts)
@@ -187,10 +229,12 @@ void runtime::impl::shut_down() noexcept {
   if (trace) {
     try {
       trace->write(config.trace);
-    } catch (const error&) {
+    } catch (const error& e) {
       // It could be written when the runtime was opened; a disk that filled since costs the trace, not the program.
+      log->of(log_component::runtime).error("the trace is lost: {}", e.what());
     }
   }
+  log_closing();
 }
 
 runtime::impl::~impl() {

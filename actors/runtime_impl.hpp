@@ -5,6 +5,7 @@
 #include "actors/messages.hpp"
 #include "actors/reply_channel.hpp"
 #include "src/io/weight_loader.hpp"
+#include "src/log/log.hpp"
 #include "src/model/chat_template.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
@@ -68,6 +69,7 @@ struct TROPILLA_HIDDEN runtime::impl {
   void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler->get(), cast::cancel_request{id}); }
 
   runtime_config config;
+  std::shared_ptr<const logs> log; ///< a replica's is its original's
   std::optional<cast::system> own_system;
   caf::actor_system* system = nullptr;
   std::unique_ptr<tracer> trace;
@@ -91,6 +93,8 @@ struct TROPILLA_HIDDEN runtime::impl {
   std::atomic<bool> closed = false;
 
 private:
+  void log_opening() const;
+  void log_closing() const;
   void read_texts(const gguf_file& file);
   /// What the part of this number gets.
   [[nodiscard]] part_surroundings surroundings(std::size_t part);
@@ -103,6 +107,7 @@ private:
   bool supervise(std::size_t part);
 
   runtime_hooks hooks_;
+  std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   std::mutex supervising_; ///< held while a supervisor is spawned
   std::mutex progress_mutex_;
   std::vector<load_progress> progress_; ///< by part

@@ -70,9 +70,11 @@ struct scheduler_state {
   void watch(const scheduler_setup::watched_supervisor& s, const caf::actor& supervisor) {
     if (!watched.insert(supervisor.address()).second)
       return; // it was there before the news of it
-    others.watch(self, supervisor, [this, s](const caf::error&) {
-      if (const auto next = s.replace())
+    others.watch(self, supervisor, [this, s](const caf::error& reason) {
+      if (const auto next = s.replace()) { // else the runtime is being closed
+        with.supervisor_log.warning("a supervisor ended unexpectedly ({}) and is replaced", render(reason));
         watch(s, next);
+      }
     });
   }
 
@@ -84,6 +86,7 @@ struct scheduler_state {
       check_request(request, with.limits);
       queue.submit(request);
     } catch (const error& e) {
+      with.log.debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
       return to_caf(e);
     }
     proceed();

@@ -3,6 +3,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/role.hpp"
+#include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 
 #include <functional>
@@ -22,6 +23,8 @@ struct scheduler_setup {
     std::function<caf::actor()> get, replace;
   };
   std::vector<watched_supervisor> supervisors{};
+  logger log{};            ///< of requests
+  logger supervisor_log{}; ///< of supervisors that are replaced
 };
 
 [[nodiscard]] scheduler_actor spawn_scheduler(caf::actor_system& system, scheduler_setup setup);

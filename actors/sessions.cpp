@@ -109,6 +109,7 @@ std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::
   }
   pages.end(cast::return_pages{borrower});
   file.commit();
+  log->of(log_component::runtime).info("a session is saved to {}: {} tokens", path.string(), loan.tokens);
   return loan.tokens;
 }
 
@@ -133,6 +134,7 @@ std::vector<token_id> runtime::impl::load_session(const std::filesystem::path& p
     }
     pages.end(cast::fill_pages{borrower, tokens});
   }
+  log->of(log_component::runtime).info("a session is restored from {}: {} tokens", path.string(), tokens.size());
   if (note)
     *note = file.note();
   return tokens;

@@ -1,6 +1,7 @@
 // Monitors, replaces and reports.
 #include "actors/supervisor.hpp"
 
+#include <algorithm>
 #include <deque>
 #include <optional>
 
@@ -34,7 +35,7 @@ struct supervisor_state {
   }
 
   /// Counts a new start; false when there were too many without a job being computed between.
-  bool may_restart() {
+  bool may_restart(const std::string& name, const std::string& reason) {
     const auto now = with.progress->load();
     if (std::exchange(progress_seen, now) != now)
       restarts = 0;
@@ -42,10 +43,15 @@ struct supervisor_state {
       return false;
     ++restarts;
     ++health.restarts;
+    with.log.warning("the {} ended unexpectedly ({}) and is replaced: start {} of {} without anything computed", name,
+                     reason, restarts, most_restarts);
     return true;
   }
 
+  [[nodiscard]] std::string name_here(const std::string& name) const { return name + " of " + with.device; }
+
   void report(const std::string& name, const std::string& reason) {
+    with.log.error("the {} ended unexpectedly ({}) and is not replaced any more: open the runtime again", name, reason);
     health.down.push_back(name + ": " + reason);
     tell(self, with.scheduler->get(), member_down{name, reason});
   }
@@ -54,7 +60,7 @@ struct supervisor_state {
 
   void watch(const supervised_member& m, const caf::actor& holder) {
     others.watch(self, holder, [this, m](const caf::error& reason) {
-      if (!may_restart()) {
+      if (!may_restart(m.name, render(reason))) {
         report(m.name, render(reason));
         if (m.give_up)
           m.give_up(error(errc::device_failed, "the " + m.name + " ended unexpectedly (" + render(reason) +
@@ -90,14 +96,14 @@ struct supervisor_state {
       return hire_when_gone();
     if (restarting)
       return;
-    if (!may_restart())
+    if (!may_restart(name_here(name), render(reason)))
       return report(name, render(reason));
     restarting = true;
     suspend(with.crew->weights());
   }
 
   void compute_down(const caf::error& reason) {
-    if (!may_restart())
+    if (!may_restart(name_here("compute"), render(reason)))
       return report("compute", render(reason));
     exchange.reset(); // what was kept went with it
     rebuilding = true;
@@ -169,6 +175,9 @@ struct supervisor_state {
     // A suspension that was overtaken by a change may answer for an arrangement that is no more.
     const auto kept = then.next == weights ? then.kept : std::vector<lease>{};
     hire(weights, kept);
+    const auto there = std::ranges::count_if(kept, [](const lease& l) { return static_cast<bool>(l); });
+    with.log.debug("{}: {} of {} weight groups are kept, the others are read", with.device, there,
+                   weights->layout.groups.size());
     tell(self, with.compute->get(), resume_weights{weights, with.crew->get().prefetcher, kept});
     if (!changed)
       return;

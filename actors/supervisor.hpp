@@ -6,6 +6,7 @@
 
 #include "actors/messages.hpp"
 #include "actors/role.hpp"
+#include "src/log/log.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -66,6 +67,8 @@ struct supervisor_setup {
       hire;
   /// Spawns another compute, over the crew on duty.
   std::function<void()> hire_compute;
+  std::string device{}; ///< whose part it is
+  logger log{};
 };
 
 [[nodiscard]] supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup);

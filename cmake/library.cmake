@@ -62,8 +62,8 @@ foreach(kind static shared) # apart, because only the archive's users need what 
 endforeach()
 
 # Names of packages that the archive's users need: CMake's, pkg-config's, and what has neither.
-set(packages Threads fmt spdlog)
-set(modules fmt spdlog)
+set(packages Threads fmt)
+set(modules fmt)
 set(plain -lcaf_core -pthread)
 foreach(entry IN LISTS pkg_config_modules)
   string(REGEX REPLACE ".*=" "" module ${entry})

@@ -5,9 +5,11 @@
 ///       std::cout << piece.text << std::flush;
 ///
 /// A runtime owns its threads, memory and actors, and gives all of them back when it is destroyed. It has no globals,
-/// no signal handlers and no output of its own. Errors are `tropilla::error`.
+/// no signal handlers and no output of its own; what it does goes to `runtime_config::log` where that has a sink.
+/// Errors are `tropilla::error`.
 #pragma once
 
+#include "tropilla/log.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstddef>
@@ -57,6 +59,8 @@ struct runtime_config {
   /// Called on a thread of the runtime with a sentence about what goes on otherwise than asked for: the disk has no
   /// room for packed weights. Must be quick. What it throws is dropped.
   std::function<void(std::string_view)> on_notice{};
+  /// What is told about the work, notices included, and to whom. Nothing, and at no cost, without a sink.
+  log_options log{};
 };
 
 /// A reply as it comes: an input range of pieces. Movable. Leaving the range or destroying it cancels what is left.

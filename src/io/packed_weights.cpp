@@ -48,9 +48,9 @@ std::optional<packed_file> find_packed_weights(const std::filesystem::path& fold
 }
 
 packed_weights::packed_weights(std::filesystem::path folder, const llama_layout& layout,
-                               std::span<const std::filesystem::path> files, notice_callback notice)
+                               std::span<const std::filesystem::path> files, notice_callback notice, logger log)
     : folder_(std::move(folder)), layout_(layout), sections_(sections_of_packed_weights(layout)),
-      key_(key_of_packed_weights(layout, files)), notice_(std::move(notice)) {
+      key_(key_of_packed_weights(layout, files)), notice_(std::move(notice)), log_(std::move(log)) {
   open_or_build();
 }
 
@@ -62,12 +62,11 @@ packed_weights::~packed_weights() {
 void packed_weights::open_or_build() {
   busy_ = false;
   looked_ = std::chrono::steady_clock::now();
-  if (auto found = packed_cache::open(folder_, key_, sections_)) {
-    file_ = std::make_shared<packed_file>(std::move(*found));
-    return;
-  }
+  if (auto entry = packed_cache::open(folder_, key_, sections_))
+    return found(std::move(*entry));
   auto result = packed_cache::build(folder_, key_, layout_.config.name, sections_);
   if (auto* builder = std::get_if<packed_builder>(&result)) {
+    log_.info("{} has no packed weights of this model: they are written while it loads", folder_.string());
     builder_.emplace(std::move(*builder));
     stored_.assign(layout_.groups.size(), false);
     missing_ = 0;
@@ -83,15 +82,21 @@ void packed_weights::open_or_build() {
       notice_(fmt::format("weights are not kept packed for the next start: {}", refused.sentence));
     return;
   }
+  log_.debug("packed weights are not written: {}", refused.sentence);
   busy_ = true; // or completed between the two calls: the next look finds it
+}
+
+void packed_weights::found(packed_file entry) {
+  log_.info("packed weights are there: {}, {}", entry.path().string(), human_bytes{entry.file_bytes()});
+  file_ = std::make_shared<packed_file>(std::move(entry));
 }
 
 std::shared_ptr<const packed_file> packed_weights::file() {
   const std::lock_guard lock(mutex_);
   if (!file_ && busy_ && std::chrono::steady_clock::now() - looked_ > between_looks) {
     looked_ = std::chrono::steady_clock::now();
-    if (auto found = packed_cache::open(folder_, key_, sections_)) {
-      file_ = std::make_shared<packed_file>(std::move(*found));
+    if (auto entry = packed_cache::open(folder_, key_, sections_)) {
+      found(std::move(*entry));
       busy_ = false;
     }
   }
@@ -118,15 +123,17 @@ void packed_weights::commit() {
   const auto failure = builder_->commit(layout_.tile_rows > 0);
   if (!failure.empty() && notice_)
     notice_(fmt::format("weights are not kept packed for the next start: {}", failure));
-  auto found = failure.empty() ? packed_cache::open(folder_, key_, sections_) : std::nullopt;
+  auto entry = failure.empty() ? packed_cache::open(folder_, key_, sections_) : std::nullopt;
   const std::lock_guard lock(mutex_);
   builder_.reset();
-  if (found)
-    file_ = std::make_shared<packed_file>(std::move(*found));
+  if (entry)
+    found(std::move(*entry));
 }
 
 void packed_weights::drop() {
   const std::lock_guard lock(mutex_);
+  if (file_)
+    log_.warning("{} can't be read: the model's own files are read instead", file_->path().string());
   file_.reset();
   busy_ = false;
 }

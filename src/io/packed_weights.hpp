@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/io/packed_cache.hpp"
+#include "src/log/log.hpp"
 #include "src/model/llama_layout.hpp"
 
 #include <chrono>
@@ -31,7 +32,7 @@ public:
 
   /// Opens the entry, or begins to build it. The layout outlives this. Throws as `key_of_packed_weights`.
   packed_weights(std::filesystem::path folder, const llama_layout& layout, std::span<const std::filesystem::path> files,
-                 notice_callback notice);
+                 notice_callback notice, logger log = {});
   /// Waits for an entry that is being completed; one that lacks groups is given up.
   ~packed_weights();
   packed_weights(const packed_weights&) = delete;
@@ -47,6 +48,7 @@ public:
 
 private:
   void open_or_build();
+  void found(packed_file entry);
   void commit();
 
   const std::filesystem::path folder_;
@@ -54,6 +56,7 @@ private:
   const std::vector<packed_section> sections_;
   const packed_key key_;
   const notice_callback notice_;
+  const logger log_;
 
   std::mutex mutex_;
   std::shared_ptr<const packed_file> file_;

@@ -6,6 +6,7 @@
 #include "src/io/packed_weights.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -58,6 +59,8 @@ private:
 };
 
 enum class origin : std::uint8_t { model, packed, mapping, kept };
+constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
+                                                          "mapped packed weights", "pinned memory"};
 
 /// A read: a chunk of the model's files on its way to a slot, or a piece of packed weights on its way to its place.
 struct part {
@@ -290,7 +293,7 @@ struct weight_loader::impl {
     if (with.packed_folder.empty())
       return nullptr;
     if (!packed)
-      packed.emplace(with.packed_folder, *with.layout, with.files, with.notice);
+      packed.emplace(with.packed_folder, *with.layout, with.files, with.notice, with.cache_log);
     return packed->file();
   }
 
@@ -442,13 +445,25 @@ struct weight_loader::impl {
                                                        group.name, with.packed_folder.string(), std::strerror(errno))));
   }
 
+  /// A group was read, or will not be.
   void record(const job& j) {
+    const auto now = clock::now();
+    if (with.log.wants(log_level::debug) && !j.answer->failed())
+      log_read(j, now);
     if (!with.trace)
       return;
-    const auto now = clock::now();
     with.trace->record(read_row, with.layout->groups[j.group].name, std::max(j.began, recorded), now, "bytes",
                        static_cast<std::int64_t>(with.layout->groups[j.group].bytes));
     recorded = now; // reads of two groups overlap; what is shown may not
+  }
+
+  /// Streamed groups are read for every step: that much only `trace` wants to know.
+  void log_read(const job& j, clock::time_point now) {
+    const auto level = with.keeps && with.keeps(j.group) ? log_level::trace : log_level::debug;
+    const auto& group = with.layout->groups[j.group];
+    const std::size_t bytes = j.from == origin::model ? group.file_bytes : group.bytes;
+    with.log.log(level, "{} is read for {}: {} from {} in {:.4f} s", group.name, with.dev->name(), human_bytes{bytes},
+                 origin_names[static_cast<std::size_t>(j.from)], std::chrono::duration<double>(now - j.began).count());
   }
 
   // -- packing ----

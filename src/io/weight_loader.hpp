@@ -5,6 +5,7 @@
 #include "kernels/device.hpp"
 #include "src/io/file_reader.hpp"
 #include "src/io/weight_chunks.hpp"
+#include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/error.hpp"
 #include "tropilla/types.hpp"
@@ -66,6 +67,8 @@ struct weight_loader_setup {
   std::shared_ptr<transfer_meter> meter{}; ///< may be null
   reader_factory make_reader = make_file_reader;
   std::function<void(std::string_view)> notice{}; ///< as `runtime_config::on_notice`
+  logger log{};                                   ///< of what is read
+  logger cache_log{};                             ///< of packed weights
 };
 
 /// Where weights are put together for a device whose memory the processor can't write; null for others. Apart from the

@@ -23,8 +23,9 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
 
 } // namespace
 
-batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting)
-    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), pages_(kv_pages_for(shape.kv_tokens)) {}
+batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log)
+    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)),
+      pages_(kv_pages_for(shape.kv_tokens)) {}
 
 batcher::~batcher() {
   for (const auto& [id, r] : requests_)
@@ -32,7 +33,7 @@ batcher::~batcher() {
 }
 
 batch_usage batcher::usage() const noexcept {
-  return {active_.size(), waiting_.size(), pages_.in_use(), pages_.cached(), preemptions_};
+  return {active_.size(), waiting_.size(), pages_.in_use(), pages_.cached(), preemptions_, arrivals_};
 }
 
 // -- requests come and go --------------------------------------------------------------------------------------------
@@ -52,6 +53,7 @@ void batcher::submit(sequence_request request) {
   r->outputs.push_back(std::make_shared<sequence>(r, 0));
   r->unfinished = r->request.score ? 1 : r->request.options.outputs;
   waiting_.insert(r->outputs.front());
+  log_.accepted(*r, requests_.size());
   requests_.emplace(id, std::move(r));
 }
 
@@ -66,6 +68,7 @@ void batcher::cancel(request_id id, clock::time_point now) {
 }
 
 void batcher::fail_all(const error& why) {
+  log_.all_failed(requests_.size(), why);
   for (auto& [id, r] : std::exchange(requests_, {})) {
     r->outputs.clear(); // they refer to each other
     r->request.sink->failed(why);
@@ -99,8 +102,11 @@ void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_
     waiting_.erase(s);
     deactivate(s);
   }
-  if (r->failure)
+  if (r->failure) {
+    log_.failed(*r, *r->failure);
     return r->request.sink->failed(*r->failure);
+  }
+  log_.cancelled(*r);
   auto& stats = r->stats;
   stats.finish = finish_reason::cancelled;
   if (r->first_token)
@@ -163,6 +169,7 @@ void batcher::activate(const sequence_ptr& s, clock::time_point now) {
     r.stats.reused_tokens = s->path.tokens;
   }
   s->active = true;
+  log_.admitted(*s, now);
   active_.insert(std::ranges::upper_bound(active_, s, before{}), s);
 }
 
@@ -176,6 +183,7 @@ void batcher::deactivate(const sequence_ptr& s) {
 /// Gives its pages up; what is on them is found again if nobody needs them meanwhile.
 void batcher::preempt(const sequence_ptr& s) {
   ++preemptions_;
+  log_.preempted(*s);
   deactivate(s);
   waiting_.insert(s);
 }
@@ -314,6 +322,8 @@ const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, c
       ++logit_row;
     }
   }
+  if (log_.step_done(done_->ids.size(), draws_.size(), now))
+    log_.report(usage(), pages_.size(), now);
   if (draws_.empty())
     end_step(now);
   return draws_;
@@ -389,6 +399,7 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
     r.first_token = now;
     r.stats.first_token_seconds = seconds(now - r.request.submitted);
     r.stats.prefill_seconds = seconds(now - r.began.value_or(now));
+    log_.first_token(r);
   }
   ++s->generated;
   ++r.stats.generated_tokens;
@@ -421,6 +432,7 @@ void batcher::shift_context(const sequence_ptr& s) {
   const auto keep = static_cast<std::ptrdiff_t>(s->shared->request.options.context_keep);
   const auto dropped = (std::ssize(s->tokens) - keep) / 2;
   s->tokens.erase(s->tokens.begin() + keep, s->tokens.begin() + keep + dropped);
+  log_.context_shifted(*s, static_cast<std::size_t>(dropped));
   deactivate(s);
 }
 
@@ -459,6 +471,7 @@ void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, cl
   else
     stats.prefill_seconds = seconds(now - r->began.value_or(now));
   requests_.erase(r->request.id);
+  log_.finished(*r);
   r->request.sink->finished(stats);
   r->outputs.clear(); // they refer to each other
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "src/model/llama.hpp"
+#include "src/schedule/request_log.hpp"
 #include "src/schedule/sequence.hpp"
 
 #include <map>
@@ -40,21 +41,12 @@ struct page_loan {
   std::size_t tokens = 0;         ///< that are, or will be, on them
 };
 
-/// How full it is.
-struct batch_usage {
-  std::size_t active = 0;
-  std::size_t waiting = 0;
-  std::size_t pages_in_use = 0;
-  std::size_t pages_cached = 0; ///< not in use, but found by prompts that begin alike
-  std::size_t preemptions = 0;  ///< so far
-};
-
 class batcher {
 public:
   using clock = sequence::clock;
 
   /// `most_waiting`: requests in the queue, beyond which new ones are refused.
-  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting);
+  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log = {});
   ~batcher();
 
   /// @pre checked by `check_request`. Throws `error` (busy) when the queue is full.
@@ -133,6 +125,7 @@ private:
   const tokenizer& tokenizer_;
   run_shape shape_;
   std::size_t most_waiting_;
+  request_log log_;
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
