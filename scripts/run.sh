@@ -13,7 +13,7 @@ fi
 
 program=$root/build/release/bin/tropilla
 [[ -x $program ]] ||
-  say "the first run installs Debian packages, builds the program and downloads a model of 89 MiB: a few minutes"
+  say "the first run installs Debian packages, builds the program and obtains a model of 94 MiB: a few minutes"
 "$root/scripts/deps.sh" --program
 # The download and the compiler want different things of the machine: side by side the first answer comes sooner. What
 # the download has to say comes after the build.
