@@ -140,7 +140,7 @@ struct shape {
 std::vector<shape> shapes() {
   using enum tensor_type;
   const std::vector<tensor_type> small = {q4_1};
-  const std::vector<tensor_type> large = {q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, f16};
+  const std::vector<tensor_type> large = {q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, f16};
   return {{"135M q k v", 576, {576, 192, 192}, small}, {"135M output", 576, {576}, small},
           {"135M gate up", 576, {1536, 1536}, small},  {"135M down", 1536, {576}, small},
           {"135M head", 576, {49152}, {q8_0}},         {"1B q k v", 2048, {2048, 512, 512}, large},

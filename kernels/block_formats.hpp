@@ -4,6 +4,7 @@
 /// at even offsets only, so read them with `std::memcpy` or from memory that is aligned to two bytes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,7 +13,7 @@ namespace tropilla::formats {
 /// An IEEE half, as bits: see `half_to_float`.
 using half_bits = std::uint16_t;
 
-inline constexpr std::size_t small_block = 32;  ///< values of a Q4_0 to Q8_0 block
+inline constexpr std::size_t small_block = 32;  ///< values of a Q4_0 to Q8_0 or IQ4_NL block
 inline constexpr std::size_t super_block = 256; ///< values of a K block
 
 /// `x[i] = d * (q[i] - 8)`. Byte j holds value j in its low nibble and value j + 16 in its high one.
@@ -97,6 +98,16 @@ struct block_q6_k {
   half_bits d;
 };
 
+/// `x[i] = d * iq4_nl_values[q[i]]`. Nibbles as in Q4_0.
+struct block_iq4_nl {
+  half_bits d;
+  std::uint8_t qs[small_block / 2];
+};
+
+/// The codebook of IQ4_NL, ascending: levels lie closer together around zero, where most weights are.
+inline constexpr std::array<std::int8_t, 16> iq4_nl_values{-127, -104, -83, -65, -49, -35, -22, -10,
+                                                           1,    13,   25,  38,  53,  69,  89,  113};
+
 static_assert(sizeof(block_q4_0) == 18);
 static_assert(sizeof(block_q4_1) == 20);
 static_assert(sizeof(block_q5_0) == 22);
@@ -107,6 +118,7 @@ static_assert(sizeof(block_q3_k) == 110);
 static_assert(sizeof(block_q4_k) == 144);
 static_assert(sizeof(block_q5_k) == 176);
 static_assert(sizeof(block_q6_k) == 210);
+static_assert(sizeof(block_iq4_nl) == 18);
 
 /// Six-bit scale and min of one sub-block of Q4_K and Q5_K.
 struct scale_min {

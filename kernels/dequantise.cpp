@@ -19,6 +19,14 @@ void expand(const block_q4_0& b, float* out) noexcept {
   }
 }
 
+void expand(const block_iq4_nl& b, float* out) noexcept {
+  const float d = half_to_float(b.d);
+  for (std::size_t j = 0; j < small_block / 2; ++j) {
+    out[j] = d * static_cast<float>(iq4_nl_values[b.qs[j] & 0x0F]);
+    out[j + small_block / 2] = d * static_cast<float>(iq4_nl_values[b.qs[j] >> 4]);
+  }
+}
+
 void expand(const block_q4_1& b, float* out) noexcept {
   const float d = half_to_float(b.d);
   const float m = half_to_float(b.m);
@@ -170,6 +178,8 @@ void dequantise(tensor_type type, std::span<const std::byte> blocks, std::span<f
     return expand_all<block_q5_k, super_block>(blocks, out);
   case tensor_type::q6_k:
     return expand_all<block_q6_k, super_block>(blocks, out);
+  case tensor_type::iq4_nl:
+    return expand_all<block_iq4_nl, small_block>(blocks, out);
   }
 }
 

@@ -22,7 +22,7 @@ using namespace packed;
 
 constexpr std::size_t group_alignment = 64;
 
-/// A block's unsigned values as words of four columns, column 4 g in the low byte of word g.
+/// A block's values as the planes hold them, in words of four columns: column 4 g in the low byte of word g.
 using words = std::array<std::uint32_t, block_groups>;
 
 template <class Block>
@@ -61,7 +61,8 @@ words nibbles_of(const std::uint8_t* qs) noexcept {
 template <class Block>
 words values_of(const Block& b, std::size_t block) noexcept {
   words w{};
-  if constexpr (std::is_same_v<Block, block_q4_0> || std::is_same_v<Block, block_q4_1>) {
+  if constexpr (std::is_same_v<Block, block_q4_0> || std::is_same_v<Block, block_q4_1> ||
+                std::is_same_v<Block, block_iq4_nl>) {
     w = nibbles_of(b.qs);
   } else if constexpr (std::is_same_v<Block, block_q5_0> || std::is_same_v<Block, block_q5_1>) {
     w = nibbles_of(b.qs);
@@ -228,6 +229,8 @@ void pack_any(tensor_type type, std::size_t columns, std::size_t rows, const std
     return pack_group<q5_k, block_q5_k>(columns, rows, file, group);
   case q6_k:
     return pack_group<q6_k, block_q6_k>(columns, rows, file, group);
+  case iq4_nl:
+    return pack_group<iq4_nl, block_iq4_nl>(columns, rows, file, group);
   }
 }
 

@@ -8,10 +8,11 @@
 ///   twos     2 vectors: bits 2 (g % 4) and up of vector g / 4
 ///   ones     1 vector: bit g
 ///   bytes    8 vectors: vector g
-/// Unpacking a group is thus one shift and one mask for sixteen rows, in every instruction set.
+/// Unpacking a group is thus one shift and one mask for sixteen rows, in every instruction set. IQ4_NL's nibbles are
+/// then looked up in `codebook`.
 ///
 /// Scales of a unit (arrays over the sixteen rows; f16 as in the file, so they are exact):
-///   Q4_0 Q5_0 Q8_0  d
+///   Q4_0 Q5_0 Q8_0 IQ4_NL  d
 ///   Q4_1 Q5_1       d, m
 ///   Q2_K            d, dmin, 16 bytes per row: scale in the low nibble, min in the high one
 ///   Q3_K            d, 8 bytes: low nibbles of scales 2 j and 2 j + 1; 4 bytes: high two bits of scales 4 j + i at 2 i
@@ -21,8 +22,10 @@
 /// F32, F16 and BF16 groups are `[columns, 16]` in the file's type.
 #pragma once
 
+#include "kernels/block_formats.hpp"
 #include "kernels/packed.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -45,6 +48,7 @@ struct format {
   bool twos = false;
   bool ones = false;
   bool bytes = false;
+  bool codebook = false;          ///< a nibble is an index of `packed::codebook`, whose value counts
   bool minimum = false;           ///< x = scale q + minimum; else x = scale (q - zero_point)
   int zero_point = 0;             ///< a power of two, or 0 where there is a minimum
   std::size_t unit_blocks = 1;    ///< blocks of 32 columns in a unit
@@ -62,11 +66,20 @@ struct format {
   [[nodiscard]] constexpr std::size_t unit_columns() const noexcept { return unit_blocks * block_columns; }
   /// Scales of a block: 1 or 2.
   [[nodiscard]] constexpr std::size_t block_scales() const noexcept { return block_columns / scale_columns; }
-  /// The greatest value a plane can hold.
+  /// The greatest value that `value_at` gives.
   [[nodiscard]] constexpr int top() const noexcept {
-    return bytes ? 255 : (nibbles ? 15 : 0) + (twos ? (nibbles ? 48 : 3) : 0) + (ones ? (nibbles ? 16 : 4) : 0);
+    return bytes || codebook ? 255
+                             : (nibbles ? 15 : 0) + (twos ? (nibbles ? 48 : 3) : 0) + (ones ? (nibbles ? 16 : 4) : 0);
   }
 };
+
+/// IQ4_NL's values, unsigned as Q8_0's are: the products of both are the same but for this table.
+inline constexpr auto codebook = [] {
+  std::array<std::uint8_t, formats::iq4_nl_values.size()> raised{};
+  for (std::size_t i = 0; i < raised.size(); ++i)
+    raised[i] = static_cast<std::uint8_t>(formats::iq4_nl_values[i] + 128);
+  return raised;
+}();
 
 [[nodiscard]] constexpr bool is_float(tensor_type type) noexcept {
   return type == tensor_type::f32 || type == tensor_type::f16 || type == tensor_type::bf16;
@@ -87,6 +100,8 @@ struct format {
     return {.nibbles = true, .ones = true, .minimum = true, .header_bytes = 2 * h};
   case tensor_type::q8_0:
     return {.bytes = true, .zero_point = 128, .header_bytes = h};
+  case tensor_type::iq4_nl:
+    return {.nibbles = true, .codebook = true, .zero_point = 128, .header_bytes = h};
   case tensor_type::q2_k:
     return {.twos = true, .minimum = true, .unit_blocks = 8, .scale_columns = 16, .header_bytes = 2 * h + 16 * b};
   case tensor_type::q3_k:
@@ -124,6 +139,8 @@ template <tensor_type T>
     q |= ((byte(f.twos_offset() + g / 4 * vector_bytes) >> (g % 4 * 2)) & 3U) << (f.nibbles ? 4 : 0);
   if constexpr (f.ones)
     q |= ((byte(f.ones_offset()) >> g) & 1U) << (f.nibbles ? 4 : 2);
+  if constexpr (f.codebook)
+    q = codebook[q];
   return static_cast<int>(q);
 }
 
@@ -193,6 +210,8 @@ decltype(auto) with_quantised(tensor_type type, F&& f) {
     return f.template operator()<q5_k>();
   case q6_k:
     return f.template operator()<q6_k>();
+  case iq4_nl:
+    return f.template operator()<iq4_nl>();
   default:
     return f.template operator()<q4_0>();
   }

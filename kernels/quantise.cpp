@@ -1,5 +1,5 @@
-// Float32 to blocks. Q4_0 to Q8_0 give the bytes that ggml's reference quantisers give; K types take their scales
-// directly from each sub-block's range instead of searching for the best ones.
+// Float32 to blocks. Q4_0 to Q8_0 give the bytes that ggml's reference quantisers give; K types and IQ4_NL take
+// their scales directly from each block's range instead of searching for the best ones.
 //
 // Loops are written so that the compiler turns them into vector code: synthetic models of billions of weights
 // are quantised here.
@@ -110,6 +110,20 @@ void fill(block_q5_0& b, const float* x) noexcept {
   const auto q = levels_of<small_block>(x, inverse(d), 16.5F, 31.0F);
   store_nibbles(q, b.qs);
   store_fifth_bits(q, b.qh);
+}
+
+/// The value of greatest magnitude becomes the codebook's, -127; each value the nearest of the codebook.
+void fill(block_iq4_nl& b, const float* x) noexcept {
+  const float d = signed_extreme<small_block>(x) / float{iq4_nl_values.front()};
+  const float id = inverse(d);
+  b.d = to_scale(d);
+  levels<small_block> q{};
+  for (std::size_t step = 1; step < iq4_nl_values.size(); ++step) {
+    const float middle = 0.5F * static_cast<float>(iq4_nl_values[step - 1] + iq4_nl_values[step]);
+    for (std::size_t i = 0; i < small_block; ++i)
+      q[i] = static_cast<std::uint8_t>(q[i] + (x[i] * id > middle ? 1 : 0));
+  }
+  store_nibbles(q, b.qs);
 }
 
 /// Levels above the block's minimum: what Q4_1 and Q5_1 store.
@@ -359,6 +373,8 @@ void quantise(tensor_type type, std::span<const float> values, std::span<std::by
     return fill_all<block_q5_k, super_block>(values, blocks);
   case tensor_type::q6_k:
     return fill_all<block_q6_k, super_block>(values, blocks);
+  case tensor_type::iq4_nl:
+    return fill_all<block_iq4_nl, small_block>(values, blocks);
   }
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 using namespace formats;
 
-constexpr std::array<tensor_type_info, 13> types{{
+constexpr std::array<tensor_type_info, 14> types{{
     {tensor_type::f32, "F32", 1, sizeof(float)},
     {tensor_type::f16, "F16", 1, sizeof(half_bits)},
     {tensor_type::q4_0, "Q4_0", small_block, sizeof(block_q4_0)},
@@ -27,6 +27,7 @@ constexpr std::array<tensor_type_info, 13> types{{
     {tensor_type::q4_k, "Q4_K", super_block, sizeof(block_q4_k)},
     {tensor_type::q5_k, "Q5_K", super_block, sizeof(block_q5_k)},
     {tensor_type::q6_k, "Q6_K", super_block, sizeof(block_q6_k)},
+    {tensor_type::iq4_nl, "IQ4_NL", small_block, sizeof(block_iq4_nl)},
     {tensor_type::bf16, "BF16", 1, sizeof(std::uint16_t)},
 }};
 
@@ -135,6 +136,8 @@ bool blocks_are_finite(tensor_type type, std::span<const std::byte> blocks) noex
     return d_and_dmin_are_finite<block_q5_k>(blocks);
   case tensor_type::q6_k:
     return halves_are_finite<block_q6_k>(blocks, offsetof(block_q6_k, d));
+  case tensor_type::iq4_nl:
+    return halves_are_finite<block_iq4_nl>(blocks, offsetof(block_iq4_nl, d));
   }
   return false;
 }

@@ -26,6 +26,7 @@ enum class tensor_type : std::uint32_t {
   q4_k = 12,
   q5_k = 13,
   q6_k = 14,
+  iq4_nl = 20,
   bf16 = 30,
 };
 
@@ -57,7 +58,7 @@ struct tensor_type_info {
 void dequantise(tensor_type type, std::span<const std::byte> blocks, std::span<float> out) noexcept;
 
 /// Converts float32 to whole blocks, rounding to nearest with per-block scales.
-/// K types use a direct (not searched) choice of scales: good for synthetic models and tests.
+/// K types and IQ4_NL use a direct (not searched) choice of scales: good for synthetic models and tests.
 /// @pre as for dequantise.
 void quantise(tensor_type type, std::span<const float> values, std::span<std::byte> blocks) noexcept;
 

@@ -95,6 +95,16 @@ T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ distance);
 }
 
+/// Bytes of `x` (0 to 3) and `y` (4 to 7), chosen by the low three bits of each nibble of `selector`; bit 3, which
+/// spreads a byte's sign, is not emulated.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const std::uint64_t both = x | (std::uint64_t{y} << 32);
+  unsigned out = 0;
+  for (unsigned i = 0; i < 4; ++i)
+    out |= static_cast<unsigned>((both >> (8 * ((selector >> (4 * i)) & 7U))) & 255U) << (8 * i);
+  return out;
+}
+
 inline float __uint_as_float(unsigned bits) {
   return std::bit_cast<float>(bits);
 }

@@ -24,13 +24,31 @@ __device__ inline row_words<R> load_rows(const std::byte* p) {
   }
 }
 
-/// Whether a type's bytes are made signed by flipping their top bit, which takes their zero point off for nothing.
+/// Whether a type's values are made signed bytes, which takes their zero point off for nothing: those of bytes by
+/// flipping their top bit, those of a codebook by its table.
 template <tensor_type T>
-inline constexpr bool flips_bytes = packed::format_of(T).bytes;
+inline constexpr bool signed_values = packed::format_of(T).bytes || packed::format_of(T).codebook;
 
 /// What is left to take off, as `packed::format` defines it.
 template <tensor_type T>
-inline constexpr int zero_point = flips_bytes<T> ? 0 : packed::format_of(T).zero_point;
+inline constexpr int zero_point = signed_values<T> ? 0 : packed::format_of(T).zero_point;
+
+/// Values 4 i to 4 i + 3 of the codebook, signed.
+constexpr unsigned codebook_word(unsigned i) {
+  unsigned word = 0;
+  for (unsigned j = 0; j < 4; ++j)
+    word |= static_cast<unsigned>(static_cast<std::uint8_t>(formats::iq4_nl_values[4 * i + j])) << (8 * j);
+  return word;
+}
+
+/// The codebook's value of each byte, which is an index: looked up in both halves of the table, of which bit 3 chooses.
+__device__ inline unsigned looked_up(unsigned indices) {
+  constexpr unsigned values[4] = {codebook_word(0), codebook_word(1), codebook_word(2), codebook_word(3)};
+  const unsigned selectors = __byte_perm(indices | (indices >> 4), 0, 0x4420); // four nibbles
+  const unsigned in_half = selectors & 0x7777U;
+  const unsigned low = __byte_perm(values[0], values[1], in_half), high = __byte_perm(values[2], values[3], in_half);
+  return __byte_perm(low, high, ((selectors & 0x8888U) >> 1) | 0x3210U);
+}
 
 /// Group `g` of `R` rows from `first` on, signed bytes.
 template <tensor_type T, unsigned R>
@@ -58,6 +76,9 @@ __device__ inline row_words<R> group_rows(const std::byte* block, unsigned g, un
     for (unsigned i = 0; i < R; ++i)
       out.row[i] |= ((ones.row[i] >> g) & 0x01010101U) << (f.nibbles ? 4 : 2);
   }
+  if constexpr (f.codebook)
+    for (unsigned i = 0; i < R; ++i)
+      out.row[i] = looked_up(out.row[i]);
   return out;
 }
 

@@ -2,8 +2,8 @@
 //
 // `vpmaddubsw` multiplies unsigned weights with signed inputs and adds pairs into 16 bits, exactly: products of values
 // up to 63 cannot saturate. A *run* of groups is summed in 16 bits before it is widened to 32: 8 groups of 4-bit values
-// (8 * 2 * 15 * 127 < 2^15), 4 of 5-bit ones, 2 of 6-bit ones. Bytes are split into nibbles, two runs of 8 groups that
-// are put together when they are widened.
+// (8 * 2 * 15 * 127 < 2^15), 4 of 5-bit ones, 2 of 6-bit ones. Bytes, those of a codebook too, are split into nibbles:
+// two runs of 8 groups that are put together when they are widened.
 //
 // A vector of a group holds eight rows (four columns each), so sixteen rows are two vectors, `half` 0 and 1.
 #include "kernels/host/linear_impl.hpp"
@@ -44,9 +44,33 @@ template <int N>
     return v;
 }
 
+/// Whether values are bytes, which are multiplied as nibbles.
+template <tensor_type T>
+constexpr bool splits = format_of(T).bytes || format_of(T).codebook;
+
 /// Groups of a block as the kernels multiply them: bytes become sixteen groups, low nibbles and then high ones.
 template <tensor_type T>
-constexpr int tile_groups = format_of(T).bytes ? 16 : 8;
+constexpr int tile_groups = splits<T> ? 16 : 8;
+
+/// The codebook's value of each byte, which is an index: its low nibbles, its high ones, or all of it.
+enum class codebook_part : std::uint8_t { low, high, whole };
+template <codebook_part Part>
+[[gnu::always_inline]] inline __m256i looked_up(__m256i indices) {
+  alignas(16) static constexpr auto table = [] {
+    auto values = codebook;
+    for (auto& v : values)
+      v = static_cast<std::uint8_t>(Part == codebook_part::low ? v & 15 : Part == codebook_part::high ? v >> 4 : v);
+    return values;
+  }();
+  const __m128i values = _mm_load_si128(reinterpret_cast<const __m128i*>(table.data()));
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), indices);
+}
+
+/// The plane of nibbles, group `G` of half a block.
+template <int G>
+[[gnu::always_inline]] inline __m256i nibble_group(const std::byte* half) {
+  return _mm256_and_si256(shifted < G < 4 ? 0 : -4 > (load(half + G % 4 * vector_bytes)), bits(15));
+}
 
 /// Group `G` of half `H` of a packed block, unpacked.
 template <tensor_type T, int G, int H>
@@ -56,10 +80,12 @@ template <tensor_type T, int G, int H>
   if constexpr (f.bytes) {
     const __m256i v = load(at + G % 8 * vector_bytes);
     return _mm256_and_si256(shifted < G < 8 ? 0 : -4 > (v), bits(15));
+  } else if constexpr (f.codebook) {
+    return looked_up < G < 8 ? codebook_part::low : codebook_part::high > (nibble_group<G % 8>(at));
   } else {
     __m256i q = _mm256_setzero_si256();
     if constexpr (f.nibbles)
-      q = _mm256_and_si256(shifted < G < 4 ? 0 : -4 > (load(at + G % 4 * vector_bytes)), bits(15));
+      q = nibble_group<G>(at);
     if constexpr (f.twos) {
       constexpr int to = f.nibbles ? 4 : 0;
       const __m256i v = load(at + f.twos_offset() + G / 4 * vector_bytes);
@@ -126,9 +152,9 @@ template <tensor_type T, int H>
 
 /// Groups that a run sums in 16 bits.
 template <tensor_type T>
-constexpr int run_groups = format_of(T).top() <= 15 || format_of(T).bytes ? 8
-                           : format_of(T).top() <= 31                     ? 4
-                                                                          : 2;
+constexpr int run_groups = format_of(T).top() <= 15 || splits<T> ? 8
+                           : format_of(T).top() <= 31            ? 4
+                                                                 : 2;
 
 /// Exact dot products of eight rows over one scale's columns, in int32. `values(std::integral_constant g)` gives the
 /// weights of tile group g, `x` the inputs of the block.
@@ -146,7 +172,7 @@ template <tensor_type T, int S, class Values>
           _mm256_maddubs_epi16(values(std::integral_constant<int, g>{}), broadcast_group(x + g % 8 * 4));
       sum = i == 0 ? pairs : _mm256_add_epi16(sum, pairs);
     });
-    const __m256i wide = _mm256_madd_epi16(sum, _mm256_set1_epi16(f.bytes && r == 1 ? 16 : 1));
+    const __m256i wide = _mm256_madd_epi16(sum, _mm256_set1_epi16(splits<T> && r == 1 ? 16 : 1));
     total = r == 0 ? wide : _mm256_add_epi32(total, wide);
   });
   return total;
@@ -346,6 +372,8 @@ void expand(const std::byte* group, std::size_t first, std::size_t columns, floa
         __m256i values = group_values<T, g, h>(block);
         if constexpr (f.bytes)
           values = load(block + g * vector_bytes + h * half_bytes);
+        else if constexpr (f.codebook)
+          values = looked_up<codebook_part::whole>(nibble_group<g>(block + h * half_bytes));
         unrolled<4>([&](auto i) __attribute__((always_inline)) {
           const __m256 q = column_of<i>(values);
           __m256 out;

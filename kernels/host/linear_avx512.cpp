@@ -62,6 +62,12 @@ template <int N>
     return v;
 }
 
+/// The codebook's value of each byte, which is an index.
+[[gnu::always_inline]] inline __m512i looked_up(__m512i indices) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codebook.data()));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), indices);
+}
+
 /// Group `G` of a packed block, unpacked.
 template <tensor_type T, int G>
 [[gnu::always_inline]] inline __m512i group_values(const std::byte* block) {
@@ -81,6 +87,8 @@ template <tensor_type T, int G>
       constexpr int to = f.nibbles ? 4 : 2;
       q = _mm512_or_si512(q, _mm512_and_si512(shifted<to - G>(load(block + f.ones_offset())), bits(1 << to)));
     }
+    if constexpr (f.codebook)
+      q = looked_up(q);
     return q;
   }
 }

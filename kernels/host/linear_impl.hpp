@@ -21,7 +21,7 @@ consteval linear_table make_linear_table(std::string_view isa, decltype(linear_t
   const auto add = [&]<tensor_type... Types>() {
     ((table.types[static_cast<std::size_t>(Types)] = kernels.template operator()<Types>()), ...);
   };
-  add.template operator()<f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k>();
+  add.template operator()<f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl>();
   return table;
 }
 

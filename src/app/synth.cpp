@@ -23,7 +23,7 @@ Usage: tropilla synth -o FILE [options]
       --shape NAME    mini, mini-untied, mini-wide, llama-3.2-1b, llama-3.2-3b,
                       llama-3-8b (mini)
       --type NAME     of the matrices (Q4_0): F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
-                      Q2_K to Q6_K
+                      Q2_K to Q6_K, IQ4_NL
       --seed N        same seed, same file (1)
   -q, --quiet         no progress
       --config FILE   options from TOML

@@ -65,6 +65,8 @@ std::uint32_t file_type_number(tensor_type type) {
     return 16;
   case tensor_type::q6_k:
     return 18;
+  case tensor_type::iq4_nl:
+    return 25;
   case tensor_type::bf16:
     return 32;
   }
@@ -358,7 +360,7 @@ tensor_type storable_type(tensor_type wanted, std::size_t columns) noexcept {
   switch (wanted) {
   case tensor_type::q2_k:
   case tensor_type::q3_k:
-    return storable_type(tensor_type::q4_0, columns);
+    return storable_type(tensor_type::iq4_nl, columns);
   case tensor_type::q4_k:
     return storable_type(tensor_type::q5_0, columns);
   case tensor_type::q5_k:

@@ -34,7 +34,7 @@ struct synth_options {
 };
 
 /// The type that a matrix of `columns` columns gets when `wanted` was asked for: where its rows are no whole blocks,
-/// what llama.cpp falls back to (Q2_K and Q3_K to Q4_0, Q4_K to Q5_0, Q5_K to Q5_1, Q6_K to Q8_0, all else to F16).
+/// what llama.cpp falls back to (Q2_K and Q3_K to IQ4_NL, Q4_K to Q5_0, Q5_K to Q5_1, Q6_K to Q8_0, all else to F16).
 [[nodiscard]] tensor_type storable_type(tensor_type wanted, std::size_t columns) noexcept;
 
 /// Writes the model, atomically (a temporary file beside it, renamed at the end). The embedding of K and 4-bit types is

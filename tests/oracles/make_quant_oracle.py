@@ -19,7 +19,7 @@ rng = np.random.default_rng(20)
 # Offsets of half-precision scales in a block of each type.
 SCALES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
-    T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+    T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0],
 }
 # Zeros, the least subnormals, the subnormal edge, one, the largest; all with both signs.
 EXTREMES = np.array([0x0000, 0x0001, 0x03FF, 0x0400, 0x3C00, 0x7BFF], dtype=np.uint16)
@@ -70,7 +70,7 @@ def main(path):
         record(out, "F16", 0, halves, halves.view(np.float16).astype(np.float32))
         brain = finite_halves(256)
         record(out, "BF16", 0, brain, dequantize(brain.view(np.uint8).reshape(1, -1), T.BF16))
-        for kind in SCALES:
+        for kind in list(SCALES)[:-1]:
             blocks = random_blocks(kind)
             record(out, kind.name, 0, blocks, dequantize(blocks, kind))
         floats = random_floats(2048).reshape(1, -1)
@@ -80,6 +80,8 @@ def main(path):
         record(out, "BF16", 1, quantize(wide, T.BF16), wide)
         for kind in (T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0):
             record(out, kind.name, 1, quantize(floats, kind), floats)
+        blocks = random_blocks(T.IQ4_NL)  # last, so that the records before keep their bytes
+        record(out, "IQ4_NL", 0, blocks, dequantize(blocks, T.IQ4_NL))
 
 
 main(sys.argv[1])

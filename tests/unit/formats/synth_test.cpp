@@ -109,8 +109,8 @@ TEST_CASE("the shapes have the parameters that were published") {
 
 TEST_CASE("rows that are no whole blocks fall back as llama.cpp's do") {
   CHECK(storable_type(tensor_type::q4_k, 512) == tensor_type::q4_k);
-  CHECK(storable_type(tensor_type::q2_k, 96) == tensor_type::q4_0);
-  CHECK(storable_type(tensor_type::q3_k, 96) == tensor_type::q4_0);
+  CHECK(storable_type(tensor_type::q2_k, 96) == tensor_type::iq4_nl);
+  CHECK(storable_type(tensor_type::q3_k, 96) == tensor_type::iq4_nl);
   CHECK(storable_type(tensor_type::q4_k, 96) == tensor_type::q5_0);
   CHECK(storable_type(tensor_type::q5_k, 96) == tensor_type::q5_1);
   CHECK(storable_type(tensor_type::q6_k, 96) == tensor_type::q8_0);

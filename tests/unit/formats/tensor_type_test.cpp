@@ -80,7 +80,7 @@ TEST_CASE("every block format dequantises to the bits that gguf gives") {
     CHECK(first_difference(out, c.floats) == out.size());
     ++types;
   }
-  CHECK(types == 12); // all but F32
+  CHECK(types == 13); // all but F32
 }
 
 TEST_CASE("the simple formats quantise to the bytes that gguf gives") {
@@ -119,6 +119,7 @@ TEST_CASE("quantising loses no more than the type's step") {
     case tensor_type::q4_0:
     case tensor_type::q4_1:
     case tensor_type::q4_k:
+    case tensor_type::iq4_nl:
       return 0.11;
     case tensor_type::q3_k:
       return 0.22;
@@ -201,7 +202,7 @@ TEST_CASE("bfloat16 round-trips and rounds to nearest even") {
 }
 
 TEST_CASE("types are found by number and by name in any case") {
-  CHECK(tensor_types().size() == 13);
+  CHECK(tensor_types().size() == 14);
   for (const auto& t : tensor_types()) {
     CHECK(tensor_type_from_number(static_cast<std::uint32_t>(t.type)) == t.type);
     CHECK(tensor_type_from_name(t.name) == t.type);
@@ -224,7 +225,7 @@ TEST_CASE("a NaN or infinite scale is found wherever it is") {
       {tensor_type::f16, {0}},       {tensor_type::q4_0, {0}},    {tensor_type::q4_1, {0, 2}},
       {tensor_type::q5_0, {0}},      {tensor_type::q5_1, {0, 2}}, {tensor_type::q8_0, {0}},
       {tensor_type::q2_k, {80, 82}}, {tensor_type::q3_k, {108}},  {tensor_type::q4_k, {0, 2}},
-      {tensor_type::q5_k, {0, 2}},   {tensor_type::q6_k, {208}},
+      {tensor_type::q5_k, {0, 2}},   {tensor_type::q6_k, {208}},  {tensor_type::iq4_nl, {0}},
   };
   for (const auto& p : places) {
     const auto& t = info(p.type);

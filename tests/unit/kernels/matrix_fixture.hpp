@@ -21,6 +21,7 @@ inline std::vector<std::size_t> scale_offsets(tensor_type type) {
   case q4_0:
   case q5_0:
   case q8_0:
+  case iq4_nl:
     return {0};
   case q4_1:
   case q5_1:
