@@ -149,16 +149,50 @@ void read_metadata(header_cursor& in, std::uint64_t count, gguf_header& header) 
   }
 }
 
-/// Names of types that exist in ggml and that tropilla does not run, for the message only.
-std::string_view foreign_type_name(std::uint32_t number) {
-  constexpr std::array<std::pair<std::uint32_t, std::string_view>, 23> names{{
-      {4, "Q4_2"},     {5, "Q4_3"},   {9, "Q8_1"},    {15, "Q8_K"},  {16, "IQ2_XXS"},  {17, "IQ2_XS"},
-      {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},    {23, "IQ4_XS"},
-      {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},      {29, "IQ1_M"},
-      {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},  {40, "NVFP4"}, {31, "Q4_0_4_4"},
+/// Why a type is not run: types that exist in ggml, that were ggml's once, and others.
+std::string foreign_type_sentence(std::uint32_t number) {
+  using named = std::pair<std::uint32_t, std::string_view>;
+  constexpr std::array<named, 14> present{{
+      {9, "Q8_1"},
+      {15, "Q8_K"},
+      {16, "IQ2_XXS"},
+      {17, "IQ2_XS"},
+      {18, "IQ3_XXS"},
+      {19, "IQ1_S"},
+      {21, "IQ3_S"},
+      {22, "IQ2_S"},
+      {23, "IQ4_XS"},
+      {29, "IQ1_M"},
+      {34, "TQ1_0"},
+      {35, "TQ2_0"},
+      {39, "MXFP4"},
+      {40, "NVFP4"},
   }};
-  const auto* found = std::find_if(names.begin(), names.end(), [&](const auto& n) { return n.first == number; });
-  return found == names.end() ? "unknown to ggml, too" : found->second;
+  constexpr std::array<named, 8> removed{{
+      {4, "Q4_2"},
+      {5, "Q4_3"},
+      {31, "Q4_0_4_4"},
+      {32, "Q4_0_4_8"},
+      {33, "Q4_0_8_8"},
+      {36, "IQ4_NL_4_4"},
+      {37, "IQ4_NL_4_8"},
+      {38, "IQ4_NL_8_8"},
+  }};
+  constexpr std::array<named, 5> numbers{{{24, "I8"}, {25, "I16"}, {26, "I32"}, {27, "I64"}, {28, "F64"}}};
+  constexpr std::string_view remedy = "F16, Q8_0, Q4_K or another type of tropilla's";
+  const auto name_in = [&](const auto& names) {
+    const auto* found = std::find_if(names.begin(), names.end(), [&](const named& n) { return n.first == number; });
+    return found == names.end() ? std::string_view() : found->second;
+  };
+  if (const auto name = name_in(removed); !name.empty())
+    return fmt::format("has type {} ({}), which was ggml's once and was removed from it; quantise the model again from "
+                       "its F16 or BF16 file, to Q4_0 for example",
+                       number, name);
+  if (const auto name = name_in(present); !name.empty())
+    return fmt::format("has type {} ({}), which tropilla does not run; quantise the model to {}", number, name, remedy);
+  if (const auto name = name_in(numbers); !name.empty())
+    return fmt::format("has type {} ({}), which is no type of weights; convert the model to {}", number, name, remedy);
+  return fmt::format("has type {}, which is none that tropilla knows of ggml; convert the model to {}", number, remedy);
 }
 
 /// Bytes of a tensor, or empty where they do not fit 64 bits.
@@ -191,9 +225,7 @@ gguf_tensor read_tensor(header_cursor& in, std::size_t file) {
   const auto number = in.number<std::uint32_t>("its type");
   const auto type = tensor_type_from_number(number);
   if (!type)
-    in.fail(errc::unsupported, fmt::format("has type {} ({}), which tropilla does not run; "
-                                           "convert the model to F16, Q8_0, Q4_K or another type of tropilla's",
-                                           number, foreign_type_name(number)));
+    in.fail(errc::unsupported, foreign_type_sentence(number));
   t.type = *type;
   t.offset = in.number<std::uint64_t>("its offset");
   const auto& facts = info(t.type);

@@ -49,7 +49,21 @@ private:
     throw error(code, fmt::format("{}: {}", name_, fmt::format(sentence, std::forward<Args>(args)...)));
   }
 
+  void check_kind() const {
+    const std::string* type = file_.find_text("general.type");
+    if (const std::string* adapter = file_.find_text("adapter.type");
+        adapter != nullptr || (type && *type == "adapter"))
+      fail(errc::unsupported,
+           "the file is an adapter ({}), which fine-tuning adds to a model, and no model; merge it into the model that "
+           "it "
+           "was made for (llama.cpp's llama-export-lora) and run the result",
+           adapter ? in_quotes(*adapter) : "of an unknown type");
+    if (type && *type != "model")
+      fail(errc::unsupported, "general.type is {}; tropilla runs files of the type \"model\"", in_quotes(*type));
+  }
+
   void check_architecture() const {
+    check_kind();
     const std::string& architecture = file_.require_text("general.architecture");
     if (architecture != "llama")
       fail(errc::unsupported, "the architecture is {}; tropilla runs \"llama\"", in_quotes(architecture));
@@ -118,8 +132,10 @@ private:
     const std::string* name = file_.find_text("general.name");
     out_.name = name ? *name : std::filesystem::path(name_).stem().string();
     out_.layers = require_size("llama.block_count", most_width);
-    // Nine tensors a layer; a claim beyond that would only be found missing one by one.
-    if (out_.layers > file_.tensors.size() / 9)
+    if (file_.tensors.empty())
+      fail(errc::unsupported, "the file has metadata and no tensors: it can turn text into tokens, and no more");
+    // At least seven tensors a layer; a claim beyond that would only be found missing one by one.
+    if (out_.layers > file_.tensors.size() / 7)
       fail(errc::malformed_file, "llama.block_count is {}, and {} tensors are too few for that many layers",
            out_.layers, file_.tensors.size());
     out_.width = require_size("llama.embedding_length", most_width);
@@ -199,9 +215,9 @@ private:
 
   /// Refuses tensors that this forward pass would leave out.
   void check_names() const {
-    static constexpr std::array<std::string_view, 9> of_layer{
-        "attn_norm.weight", "attn_q.weight",   "attn_k.weight", "attn_v.weight",  "attn_output.weight",
-        "ffn_norm.weight",  "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"};
+    static constexpr std::array<std::string_view, 10> of_layer{
+        "attn_norm.weight", "attn_q.weight",   "attn_k.weight", "attn_v.weight",   "attn_output.weight",
+        "ffn_norm.weight",  "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight", fused_inputs};
     static constexpr std::array<std::string_view, 4> of_model{"token_embd.weight", "output_norm.weight",
                                                               "output.weight", "rope_freqs.weight"};
     for (const gguf_tensor& t : file_.tensors) {
@@ -220,6 +236,8 @@ private:
              out_.layers);
     }
   }
+
+  static constexpr std::string_view fused_inputs = "attn_qkv.weight";
 
   /// Takes "blk.12." off the front and returns 12; empty where the name does not begin like that.
   static std::optional<std::uint64_t> take_layer(std::string_view& name) {
@@ -284,9 +302,7 @@ private:
       const std::string prefix = fmt::format("blk.{}.", i);
       llama_layer_sources l;
       l.attn_norm = vector(prefix + "attn_norm.weight", out_.width);
-      l.attn_q = matrix(prefix + "attn_q.weight", a.heads * a.key_size, out_.width);
-      l.attn_k = matrix(prefix + "attn_k.weight", a.kv_heads * a.key_size, out_.width);
-      l.attn_v = matrix(prefix + "attn_v.weight", a.kv_heads * a.value_size, out_.width);
+      read_attention_inputs(prefix, l);
       l.attn_output = matrix(prefix + "attn_output.weight", out_.width, a.heads * a.value_size);
       l.ffn_norm = vector(prefix + "ffn_norm.weight", out_.width);
       l.ffn_gate = matrix(prefix + "ffn_gate.weight", out_.ffn_width, out_.width);
@@ -296,7 +312,37 @@ private:
     }
   }
 
-  /// The vocabulary is what the embedding has rows for; whatever else states its size must agree.
+  /// Query, key and value: three matrices, or one of which they are consecutive rows.
+  void read_attention_inputs(const std::string& prefix, llama_layer_sources& l) const {
+    const attention_shape& a = out_.attention;
+    const std::size_t queries = a.heads * a.key_size, keys = a.kv_heads * a.key_size,
+                      values = a.kv_heads * a.value_size;
+    const std::string fused = prefix + std::string(fused_inputs);
+    if (!file_.find_tensor(fused)) {
+      l.attn_q = matrix(prefix + "attn_q.weight", queries, out_.width);
+      l.attn_k = matrix(prefix + "attn_k.weight", keys, out_.width);
+      l.attn_v = matrix(prefix + "attn_v.weight", values, out_.width);
+      return;
+    }
+    for (const std::string_view name : {"attn_q.weight", "attn_k.weight", "attn_v.weight"})
+      if (file_.find_tensor(prefix + std::string(name)))
+        fail(errc::malformed_file, "tensor {} has the rows of {}, too", in_quotes(fused),
+             in_quotes(prefix + std::string(name)));
+    const weight_source all = matrix(fused, queries + keys + values, out_.width);
+    const auto rows = [&](std::size_t first, std::size_t count) {
+      const std::uint64_t row = row_bytes(all.type, all.columns);
+      weight_source part = all;
+      part.rows = count;
+      part.offset += first * row;
+      part.bytes = count * row;
+      return part;
+    };
+    l.attn_q = rows(0, queries);
+    l.attn_k = rows(queries, keys);
+    l.attn_v = rows(queries + keys, values);
+  }
+
+  /// The vocabulary is what the embedding has rows for, and the tokens must be as many.
   void read_embedding() {
     const gguf_tensor& embedding = require_tensor("token_embd.weight");
     if (embedding.rows() > most_tokens)
@@ -306,8 +352,8 @@ private:
     out_.token_embedding = matrix("token_embd.weight", out_.vocabulary, out_.width);
     const auto size = find_size("llama.vocab_size", most_tokens);
     if (size && *size != out_.vocabulary)
-      fail(errc::malformed_file, "llama.vocab_size is {}, and \"token_embd.weight\" has {} rows", *size,
-           out_.vocabulary);
+      out_.notices.push_back(fmt::format("llama.vocab_size is {}, and \"token_embd.weight\" has {} rows: these count",
+                                         *size, out_.vocabulary));
     const gguf_array* tokens = file_.find_array("tokenizer.ggml.tokens");
     if (tokens && tokens->size() != out_.vocabulary)
       fail(errc::malformed_file, "tokenizer.ggml.tokens has {} tokens, and \"token_embd.weight\" has {} rows",

@@ -61,10 +61,13 @@ struct llama_config {
   weight_source output_norm;
   std::optional<weight_source> output; ///< empty: tied to token_embedding
   std::vector<llama_layer_sources> layer_sources;
+  /// What the file has wrong and is read all the same: a sentence each.
+  std::vector<std::string> notices;
 
-  /// Throws `error`: unsupported (another architecture, biases, experts, RoPE scalings tropilla does not know),
-  /// malformed_file (a missing key or tensor, zero heads, heads that don't divide, a shape or type that contradicts).
-  /// `rope_freqs` is read from the file.
+  /// A matrix that holds query, key and value of a layer, one below the other, is read as the three.
+  /// Throws `error`: unsupported (another architecture, an adapter, biases, experts, RoPE scalings tropilla does not
+  /// know), malformed_file (a missing key or tensor, zero heads, heads that don't divide, a shape or type that
+  /// contradicts). `rope_freqs` is read from the file.
   [[nodiscard]] static llama_config read(const gguf_file& file);
 };
 

@@ -44,8 +44,12 @@ def llama(w, layers):
 
 
 def add_tensors(w, layers, tied=True):
+    add_all(w, tensors(layers, tied))
+
+
+def add_all(w, tensors):
     from gguf.quants import quant_shape_to_byte_shape
-    for name, shape, kind in tensors(layers, tied):
+    for name, shape, kind in tensors:
         plain = {T.F32: np.float32, T.F16: np.float16}.get(kind)
         if plain:
             w.add_tensor(name, np.zeros(shape, dtype=plain))
@@ -91,6 +95,25 @@ def head_sizes(w):
     w.add_vocab_size(3)
 
 
+def fused_inputs(w):
+    llama(w, 1)
+    kv = WIDTH // HEADS * KV
+    inputs = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight")
+    add_all(w, [t for t in tensors(1, True) if t[0] not in inputs])
+    add_all(w, [("blk.0.attn_qkv.weight", (WIDTH + 2 * kv, WIDTH), T.IQ4_NL)])
+
+
+def stale_size(w):
+    plain(w)
+    w.add_vocab_size(4)
+
+
+def adapter(w):
+    plain(w)
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+
+
 def vocabulary(w):
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("llama-bpe")
@@ -131,7 +154,7 @@ def main(folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for build in (plain, separate_output, linear_rope, llama31_rope, rope_factors, head_sizes, vocabulary, values,
-                  aligned, split):
+                  aligned, split, fused_inputs, stale_size, adapter):
         with tempfile.TemporaryDirectory() as temporary:
             path = pathlib.Path(temporary) / "m"
             w = GGUFWriter(path, "llama")

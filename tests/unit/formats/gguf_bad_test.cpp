@@ -187,6 +187,13 @@ TEST_CASE("tensors of types that tropilla does not run are refused by name") {
   small_model m;
   m.at("blk.0.attn_q.weight").type = 16;
   check_refused(m, errc::unsupported, "IQ2_XXS");
+  for (const auto& [number, name] : {std::pair{4U, "Q4_2"}, std::pair{31U, "Q4_0_4_4"}, std::pair{32U, "Q4_0_4_8"},
+                                     std::pair{33U, "Q4_0_8_8"}, std::pair{36U, "IQ4_NL_4_4"}}) {
+    m.at("blk.0.attn_q.weight").type = number;
+    check_refused(m, errc::unsupported, std::string(name) + "), which was ggml's once");
+  }
+  m.at("blk.0.attn_q.weight").type = 26;
+  check_refused(m, errc::unsupported, "I32), which is no type of weights");
   m.at("blk.0.attn_q.weight").type = 0xFFFFFFFF;
   check_refused(m, errc::unsupported, "4294967295");
 }

@@ -254,8 +254,56 @@ TEST_CASE("every tensor whose shape or type contradicts the hyper-parameters is 
                 "rope_freqs.weight");
 }
 
+TEST_CASE("a stale vocab_size is noticed, and the embedding's rows count") {
+  const llama_config c = read(small_model().with("llama.vocab_size", 7U));
+  CHECK(c.vocabulary == 6);
+  REQUIRE(c.notices.size() == 1);
+  CHECK_THAT(c.notices[0], Catch::Contains("llama.vocab_size is 7") && Catch::Contains("6 rows"));
+  CHECK(read(small_model()).notices.empty());
+}
+
+TEST_CASE("a fused matrix of query, key and value is read as the three") {
+  small_model m;
+  const auto replace = [&](const std::string& prefix, std::uint64_t rows) {
+    for (const char* name : {"attn_q.weight", "attn_k.weight", "attn_v.weight"})
+      m.without_tensor(prefix + name);
+    m.with_tensor(prefix + "attn_qkv.weight", tensor_type::q4_0, {32, rows});
+  };
+  replace("blk.1.", 64);
+  const llama_config c = read(m);
+  const auto& l = c.layer_sources[1];
+  const gguf_file file = gguf_file::parse(m.file(), m.file().size(), "test.gguf");
+  const gguf_tensor& fused = *file.find_tensor("blk.1.attn_qkv.weight");
+  std::uint64_t at = fused.offset;
+  for (const auto& [part, rows] : {std::pair{&l.attn_q, 32U}, std::pair{&l.attn_k, 16U}, std::pair{&l.attn_v, 16U}}) {
+    CHECK(part->name == fused.name);
+    CHECK(part->rows == rows);
+    CHECK(part->columns == 32);
+    CHECK(part->offset == at);
+    CHECK(part->bytes == rows * row_bytes(tensor_type::q4_0, 32));
+    at += part->bytes;
+  }
+  CHECK(at == fused.offset + fused.bytes);
+  CHECK(c.parameters == read(small_model()).parameters);
+  check_refused(small_model().with_tensor("blk.0.attn_qkv.weight", tensor_type::q4_0, {32, 64}), errc::malformed_file,
+                "\"blk.0.attn_qkv.weight\" has the rows of \"blk.0.attn_q.weight\"");
+  replace("blk.0.", 65);
+  check_refused(m, errc::malformed_file, "blk.0.attn_qkv.weight");
+}
+
+TEST_CASE("files that are no models are refused as what they are") {
+  check_refused(small_model().with("general.type", "adapter").with("adapter.type", "lora"), errc::unsupported,
+                "is an adapter (\"lora\")");
+  check_refused(small_model().with("adapter.type", "lora"), errc::unsupported, "is an adapter");
+  check_refused(small_model().with("general.type", "adapter"), errc::unsupported, "is an adapter");
+  check_refused(small_model().with("general.type", "imatrix"), errc::unsupported, "general.type is \"imatrix\"");
+  CHECK(read(small_model().with("general.type", "model")).layers == 2);
+  small_model bare;
+  bare.tensors.clear();
+  check_refused(bare, errc::unsupported, "no tensors");
+}
+
 TEST_CASE("a vocabulary of another size than the embedding is refused") {
-  check_refused(small_model().with("llama.vocab_size", 7U), errc::malformed_file, "llama.vocab_size is 7");
   const auto five = [](gguf_builder& b, const std::string& key) { b.put_texts(key, std::vector<std::string>(5, "x")); };
   check_refused(small_model().with("tokenizer.ggml.tokens", five), errc::malformed_file, "5 tokens");
   small_model bare;
