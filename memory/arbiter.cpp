@@ -2,6 +2,7 @@
 #include "memory/arbiter.hpp"
 
 #include "memory/account.hpp"
+#include "memory/bytes.hpp"
 #include "memory/lease_block.hpp"
 #include "tropilla/error.hpp"
 
@@ -89,9 +90,8 @@ struct arbiter::impl {
     count(parts);
     for (const auto& p : parts)
       if (const std::size_t budget = p.on->usage.budget, asked = p.on->asked; asked > budget)
-        return refusal{asked - budget,
-                       fmt::format("{}: the whole budget is {} ({} bytes); it must be at least {} bytes", needs(parts),
-                                   format_bytes(budget), budget, asked)};
+        return refusal{asked - budget, fmt::format("{}: the whole budget is {}; it must be at least {}", needs(parts),
+                                                   format_bytes(budget), format_bytes_up(asked))};
     return std::nullopt;
   }
 
@@ -348,9 +348,8 @@ void arbiter::set_budget(const std::string& device, std::size_t budget) {
     const std::lock_guard lock(impl_->mutex);
     auto& a = impl_->find(device);
     if (const auto capacity = a.blocks.statistics().capacity; budget > capacity)
-      throw error(errc::invalid_argument,
-                  fmt::format("the budget of {} can't be {} ({} bytes): {} bytes are reserved for its pool", device,
-                              format_bytes(budget), budget, capacity));
+      throw error(errc::invalid_argument, fmt::format("the budget of {} can't be {}: {} are reserved for its pool",
+                                                      device, format_bytes_up(budget), format_bytes(capacity)));
     a.set_budget(budget);
     for (auto it = impl_->queue.begin(); it != impl_->queue.end();) {
       const auto refused = impl::never(it->parts);

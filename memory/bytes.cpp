@@ -1,4 +1,5 @@
 // Bytes for people and from people.
+#include "memory/bytes.hpp"
 #include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
@@ -31,6 +32,8 @@ constexpr std::array<unit, 14> units{{{"", 1},
                                       {"tib", kib* kib* kib* kib},
                                       {"tb", 1000000000000}}};
 
+constexpr std::array<std::string_view, 6> unit_names{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+
 [[noreturn]] void refuse(std::string_view text) {
   throw error(errc::invalid_argument,
               fmt::format("\"{}\" is no number of bytes; write it like 300MiB, 1.5GiB or 4096", text));
@@ -39,14 +42,28 @@ constexpr std::array<unit, 14> units{{{"", 1},
 } // namespace
 
 std::string format_bytes(std::size_t bytes) {
-  constexpr std::array<std::string_view, 6> names{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   if (bytes < kib)
     return fmt::format("{} B", bytes);
   double value = static_cast<double>(bytes) / static_cast<double>(kib);
   std::size_t i = 0;
-  for (; value >= 1023.95 && i + 1 < names.size(); ++i) // what would round to 1024.0 belongs to the next unit
+  for (; value >= 1023.95 && i + 1 < unit_names.size(); ++i) // what would round to 1024.0 belongs to the next unit
     value /= static_cast<double>(kib);
-  return fmt::format("{:.1f} {}", value, names[i]);
+  return fmt::format("{:.1f} {}", value, unit_names[i]);
+}
+
+std::string format_bytes_up(std::size_t bytes) {
+  if (bytes < kib)
+    return format_bytes(bytes);
+  std::size_t i = 0;
+  std::uint64_t unit = kib;
+  for (; bytes / unit >= kib && i + 1 < unit_names.size(); ++i)
+    unit *= kib;
+  std::uint64_t tenths = bytes / unit * 10 + (bytes % unit * 10 + unit - 1) / unit;
+  if (tenths == kib * 10 && i + 1 < unit_names.size()) {
+    tenths = 10;
+    ++i;
+  }
+  return fmt::format("{}.{} {}", tenths / 10, tenths % 10, unit_names[i]);
 }
 
 std::size_t parse_bytes(std::string_view text) {

@@ -2,6 +2,7 @@
 #include "memory/plan.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -172,12 +173,11 @@ void require_fits(const memory_plan& plan, std::size_t budget) {
     if (plan.by_purpose[p] > 0)
       parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
                            format_bytes(plan.by_purpose[p]));
-  throw error(
-      errc::over_budget,
-      fmt::format("the budget of {} is {}, and {} are needed ({}): {} more; the smallest budget that works is {} "
-                  "bytes, less with a smaller context",
-                  plan.device, format_bytes(budget), format_bytes(plan.total), parts, format_bytes(plan.total - budget),
-                  plan.total));
+  throw error(errc::over_budget,
+              fmt::format("the budget of {} is {}, and {} are needed ({}): {} more; the smallest budget that works is "
+                          "{}, less with a smaller context",
+                          plan.device, format_bytes(budget), format_bytes(plan.total), parts,
+                          format_bytes(plan.total - budget), format_bytes_up(plan.total)));
 }
 
 } // namespace tropilla
