@@ -18,32 +18,6 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help =
-    R"(Answers every line of a file, many at once; started again, it goes on where it stopped.
-
-Usage: tropilla batch [options] IN.jsonl -o OUT.jsonl     - for standard input or output
-
-  -m, --model FILE      GGUF model (or TROPILLA_MODEL)  -o, --output FILE       results (-)
-      --parallel N      replies at once (16)                --kv TOKENS         of all of them
-      --ordered         results in the order of lines       --restart           forget results
-      --special         special tokens count in prompts
-      --ctx, --budget, --pinned, --kv-type, --threads, --isa, --io, --no-cache, --precise,
-      --template, --trace, --config: as for run         -q, --quiet             no figures
-
-What a line leaves out:
-  -n, --max-tokens N    of a reply (256)                    --ignore-eos        go on past the end
-      --temp X          0 picks the likeliest (0)           --seed N            same seed, same text
-      --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
-
-A line has "prompt" (taken raw) or "messages", and "id", "max_tokens", "temperature", "seed" and
-more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error",
-and the status 3 at the end.
-After Ctrl-C or a crash, the same command does what is missing, and nothing twice.
-
-Example:
-  tropilla batch -m model.gguf questions.jsonl -o answers.jsonl
-)";
-
 struct batch_options {
   model_options model;
   reply_options reply;
@@ -53,13 +27,18 @@ struct batch_options {
   bool restart = false;
   bool special = false;
 
+  batch_options() { model.parallel_otherwise = "16"; }
+
   void bind(option_binder& b) {
-    model.bind(b);
+    b.group("Results");
+    b.text({"-o,--output", "FILE", "where results go; what is there already is not done again. -: standard output"},
+           output);
+    b.flag({"--ordered", "", "results in the order of the lines, not as replies end"}, ordered);
+    b.flag({"--restart", "", "forget the results that are there"}, restart);
     reply.bind(b);
-    b.text("-o,--output", output);
-    b.flag("--ordered", ordered);
-    b.flag("--restart", restart);
-    b.flag("--special", special);
+    b.group("Prompts");
+    b.flag({"--special", "", "special tokens in raw prompts count as such"}, special);
+    model.bind(b);
     b.positionals("input", inputs);
   }
 };
@@ -208,7 +187,9 @@ void execute(const batch_options& options, surroundings& around) {
     throw error(errc::invalid_argument, options.inputs.empty() ? "no input: name a file of requests, or - for standard "
                                                                  "input"
                                                                : "more than one input: name one file of requests");
-  runtime_config config = options.model.to_config(16);
+  if (options.reply.seed_drawn)
+    around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
+  runtime_config config = options.model.to_config(around, 16);
   // Waiting ones are what joins when a reply ends; they cost a prompt's ids each.
   const std::size_t in_flight = 2 * config.sequences;
   config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
@@ -263,7 +244,13 @@ command make_batch() {
   auto options = std::make_shared<batch_options>();
   return {.name = "batch",
           .summary = "answer every line of a file",
-          .help = help,
+          .help = {.about = "Answers every line of a file, many at once; started again, it goes on where it stopped. "
+                            "As a file, - is standard input or output.",
+                   .usage = "tropilla batch [options] IN.jsonl -o OUT.jsonl",
+                   .notes = R"(Options of replies and of sampling are for what a line leaves out.
+
+A line has "prompt" (taken raw) or "messages", and "id", "max_tokens", "temperature", "seed" and more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error", and the status 3 at the end. After Ctrl-C or a crash, the same command does what is missing, and nothing twice.)",
+                   .example = "  tropilla batch questions.jsonl -o answers.jsonl"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

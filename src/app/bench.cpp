@@ -1,6 +1,7 @@
 // `tropilla bench`: prefill and decode rates, measured as llama-bench does.
 #include "src/app/command.hpp"
 
+#include "memory/arbiter.hpp"
 #include "src/app/ids.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
@@ -19,32 +20,6 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help = R"(Measures prefill (pp) and decode (tg) in tokens per second.
-
-Usage: tropilla bench -m FILE [options]
-
-  -m, --model FILE         GGUF model (also TROPILLA_MODEL)
-  -p, --n-prompt N[,N...]  tokens of a prefill test, 0 for none (512)
-  -n, --n-gen N[,N...]     tokens of a decode test, 0 for none (128)
-  -d, --n-depth N          tokens of context that are there before a test begins (0)
-  -r, --repetitions N      of each test, after one that is not counted (5)
-  -o, --output FORMAT      md, csv or json (md)
-  -t, --threads N          (the cores it may use)
-      --ctx N              tokens of context (what the longest test needs)
-      --kv-type TYPE       keys and values as f16, bf16, q8_0 (f16)
-      --budget BYTES       300MiB (what the plan needs)
-      --isa, --io, --no-cache, --precise, --parallel, --kv, --pinned, --trace: as for run
-  -q, --quiet              no progress
-      --config FILE        options from TOML
-
-Rates are medians. A decode test starts from one token behind those of -d. Overhead is the share of
-a decode step in which nothing is computed (or read, if that takes longer): messages between actors,
-drawing the token, handing it over. Overlap (json) is max(load, compute) / elapsed.
-
-Example:
-  tropilla bench -m model.gguf -p 128,512 -n 64 -o json
-)";
-
 struct bench_options {
   model_options model;
   std::string prompt_sizes = "512";
@@ -53,13 +28,19 @@ struct bench_options {
   std::size_t repetitions = 5;
   std::string format = "md";
 
+  bench_options() { model.context_otherwise = "what the longest test needs"; }
+
   void bind(option_binder& b) {
+    b.group("Tests");
+    b.text({"-p,--n-prompt", "N[,N...]", "tokens of a prefill test (pp); 0: none"}, prompt_sizes);
+    b.text({"-n,--n-gen", "N[,N...]", "tokens of a decode test (tg); 0: none"}, reply_sizes);
+    b.count({"-d,--n-depth", "N", "tokens of context that are there before a test begins"}, depth,
+            {.most = std::numeric_limits<std::int32_t>::max()});
+    b.count({"-r,--repetitions", "N", "of each test, after one that is not counted"}, repetitions,
+            {.least = 1, .most = 10000});
     model.bind(b);
-    b.text("-p,--n-prompt", prompt_sizes);
-    b.text("-n,--n-gen", reply_sizes);
-    b.count("-d,--n-depth", depth, 0, std::numeric_limits<std::int32_t>::max());
-    b.count("-r,--repetitions", repetitions, 1, 10000);
-    b.choice("-o,--output", format, {"md", "csv", "json"});
+    b.group("Output");
+    b.choice({"-o,--output", "FORMAT", "how results are written"}, format, {"md", "csv", "json"});
   }
 };
 
@@ -192,8 +173,7 @@ table as_table(const std::vector<test_result>& results, const runtime& rt) {
   t.columns = {{"model"},      {"type"},        {"size", true},   {"threads", true}, {"isa"},
                {"test", true}, {"tok/s", true}, {"spread", true}, {"overhead", true}};
   for (const test_result& r : results)
-    t.rows.push_back({escape(rt.model().name), rt.model().type,
-                      fmt::format("{:.1f} MiB", static_cast<double>(rt.model().file_bytes) / 1048576.0),
+    t.rows.push_back({escape(rt.model().name), rt.model().type, format_bytes(rt.model().file_bytes),
                       fmt::format("{}", rt.threads()), std::string(rt.isa()), r.name,
                       fmt::format("{:.2f}", median(r.rates)), fmt::format("{:.2f}", deviation(r.rates)),
                       r.overheads.empty() ? std::string() : fmt::format("{:.2f}%", 100 * median(r.overheads))});
@@ -205,14 +185,17 @@ void execute(const bench_options& options, surroundings& around) {
   const auto replies = sizes(options.reply_sizes, "--n-gen");
   if (prompts.empty() && replies.empty())
     throw error(errc::invalid_argument, "there is nothing to measure: --n-prompt and --n-gen are both 0");
-  runtime_config config = options.model.to_config();
-  if (config.context == 0) {
-    config.context = 64;
-    for (const std::size_t n : prompts)
-      config.context = std::max(config.context, options.depth + n + 1);
-    for (const std::size_t n : replies)
-      config.context = std::max(config.context, options.depth + n + 2);
-  }
+  runtime_config config = options.model.to_config(around);
+  std::size_t needed = 0;
+  for (const std::size_t n : prompts)
+    needed = std::max(needed, options.depth + n + 1);
+  for (const std::size_t n : replies)
+    needed = std::max(needed, options.depth + n + 2);
+  if (config.context == 0)
+    config.context = std::max<std::size_t>(needed, 64);
+  if (config.context < needed) // a test that the context's end cuts short measures something else
+    throw error(errc::invalid_argument,
+                fmt::format("--ctx {} is too small for these tests: they need {} tokens", config.context, needed));
   std::vector<test_result> results;
   loaded_runtime model(std::move(config), options.model.quiet, around.signals);
   model.wait();
@@ -242,7 +225,14 @@ command make_bench() {
   auto options = std::make_shared<bench_options>();
   return {.name = "bench",
           .summary = "prefill and decode rates",
-          .help = help,
+          .help = {.about = "Measures prefill (pp) and decode (tg) in tokens per second.",
+                   .usage = "tropilla bench [options]",
+                   .notes =
+                       "Rates are medians. A decode test starts from one token behind those of -d. Overhead is the "
+                       "share of a decode step in which nothing is computed (or read, if that takes longer): "
+                       "messages between actors, drawing the token, handing it over. Overlap (json) is max(load, "
+                       "compute) / elapsed.",
+                   .example = "  tropilla bench -p 128,512 -n 64 -o json"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

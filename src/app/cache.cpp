@@ -19,34 +19,14 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help =
-    R"(Shows or removes packed weights: files that make the next start of a model a mapping.
-
-Usage: tropilla cache ls [--json]
-       tropilla cache rm KEY... | --all [--json]
-
-  ls            key, model, size, last use and state of each entry
-  rm            removes entries by key (or the beginning of one); who uses one now keeps it
-      --all     all entries
-      --json    an array, one object per entry (of rm: per entry that was removed)
-      --config FILE   options from TOML
-
-They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; building
-(a process packs it now: rm refuses); partial (that process was killed); unusable (damaged, or of
-another version). The last two are built anew when they are wanted.
-
-Example:
-  tropilla cache ls
-)";
-
 struct cache_options {
   std::vector<std::string> words;
   bool all = false;
   bool json = false;
 
   void bind(option_binder& b) {
-    b.flag("--all", all);
-    b.flag("--json", json);
+    b.flag({"--all", "", "with rm: all entries"}, all);
+    b.flag({"--json", "", "an array, one object per entry (of rm: per entry that was removed)"}, json);
     b.positionals("words", words);
   }
 };
@@ -171,7 +151,13 @@ command make_cache() {
   auto options = std::make_shared<cache_options>();
   return {.name = "cache",
           .summary = "packed weights on the disk: list, remove",
-          .help = help,
+          .help = {.about = "Shows or removes packed weights: files that make the next start of a model a mapping.",
+                   .usage = "tropilla cache ls [--json]\n       tropilla cache rm KEY... | --all [--json]",
+                   .notes = R"(  ls   key, model, size, last use and state of each entry
+  rm   removes entries by key, or the beginning of one; who uses one keeps it
+
+They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; building (a process packs it now: rm refuses); partial (that process was killed); unusable (damaged, or of another version). The last two are built anew when they are wanted.)",
+                   .example = "  tropilla cache ls"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -21,31 +21,6 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help =
-    R"(Talks with a model. Lines from a pipe are messages, too; answers go to standard output.
-
-Usage: tropilla chat -m FILE [options]
-
-  -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
-      --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
-  -n, --max-tokens N    of each answer (1024)               --ignore-eos        go on past the end
-      --temp X          0: likeliest (0.6)                  --seed N            same seed, same text
-      --top-k N         keep the N likeliest (0: all)       --top-p X           kept share (0.9)
-      --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
-      --penalty-window N, --stop TEXT, --context-shift, --context-keep N, --pinned BYTES: as for run
-  -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
-      --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
-      --io MODE         mmap, direct, buffered              --no-cache          no packed weights
-      --precise         float32 activations                 --trace FILE        Perfetto trace
-      --kv-type TYPE    f16, bf16, q8_0 (f16)               --kv TOKENS         that have KV pages
-      --stats           figures after each answer       -q, --quiet             no greeting, no bar
-
-Inside: /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.
-
-Example:
-  tropilla chat -m model.gguf --temp 0 --system "You are brief."
-)";
-
 constexpr std::string_view inner_help =
     R"(/system TEXT   what the assistant is told first; begins a new conversation. Alone: shows it
 /reset         begins a new conversation
@@ -75,10 +50,12 @@ struct chat_options {
     reply.generation.max_tokens = 1024;
   }
   void bind(option_binder& b) {
-    model.bind(b);
+    b.group("Conversation");
+    b.text({"--system", "TEXT", "what the assistant is told first", "the template's"}, system);
     reply.bind(b);
-    b.text("--system", system);
-    b.flag("--stats", stats);
+    model.bind(b);
+    b.group("Output");
+    b.flag({"--stats", "", "figures after each answer"}, stats);
   }
 };
 
@@ -312,7 +289,7 @@ private:
       watcher.emplace(STDIN_FILENO, begun_,
                       line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
                                              .closed = [&] { leave_meanwhile(reply); }});
-    finished_reply done = read_reply(reply, 1, around_, show, [] {});
+    finished_reply done = read_reply(reply, options_.reply, around_, show, [] {});
     watcher.reset();
     done.first_token_seconds = done.statistics.first_token_seconds; // of this answer, not since the program began
     if (!at_line_start_)
@@ -388,7 +365,9 @@ private:
 
 void execute(const chat_options& options, surroundings& around) {
   require_utf8(options.system, "the text of --system");
-  loaded_runtime model(options.model.to_config(), options.model.quiet, around.signals);
+  if (options.reply.seed_drawn)
+    around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
+  loaded_runtime model(options.model.to_config(around), options.model.quiet, around.signals);
   model.wait();
   // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
   const bool person = inspect_terminal(STDIN_FILENO).interactive;
@@ -404,7 +383,10 @@ command make_chat() {
   auto options = std::make_shared<chat_options>();
   return {.name = "chat",
           .summary = "talk with a model",
-          .help = help,
+          .help = {.about = "Talks with a model. Lines from a pipe are messages, too; answers go to standard output.",
+                   .usage = "tropilla chat [options]",
+                   .notes = "Inside, /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
+                   .example = R"(  tropilla chat --temp 0 --system "You are brief.")"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -1,6 +1,8 @@
 // Dispatch: the word after `tropilla` chooses the command; every failure becomes one sentence and a status.
 #include "src/app/command.hpp"
 
+#include "src/app/foreign_options.hpp"
+#include "src/app/model_files.hpp"
 #include "src/app/text.hpp"
 #include "tropilla/version.hpp"
 
@@ -8,6 +10,7 @@
 #include <exception>
 #include <fmt/format.h>
 #include <new>
+#include <unistd.h>
 
 namespace tropilla::app {
 namespace {
@@ -30,6 +33,15 @@ const command& find_command(const std::vector<command>& commands, const std::str
   std::vector<std::string> names;
   for (const command& c : commands)
     names.emplace_back(c.name);
+  if (const foreign_command* foreign = find_foreign_command(name)) {
+    if (foreign->here.empty())
+      throw error(errc::invalid_argument, fmt::format("{} {}", name, foreign->sentence));
+    return find_command(commands, std::string(foreign->here));
+  }
+  if (name.starts_with('-'))
+    throw error(errc::invalid_argument, fmt::format("the command is missing before \"{}\": tropilla run answers one "
+                                                    "prompt, tropilla chat talks (tropilla --help lists all)",
+                                                    escape(name)));
   const std::string near = closest(name, names);
   throw error(errc::invalid_argument, fmt::format("no command \"{}\"{} (tropilla --help lists them)", escape(name),
                                                   near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
@@ -52,10 +64,15 @@ void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
   try {
     if (help)
       throw help_requested{};
-    parse_options(chosen.bind, std::span(arguments).subspan(1),
-                  {.command = std::string(chosen.name), .known_keys = all_option_names(), .environment = {}});
+    const parsed_options parsed =
+        parse_options(chosen.bind, std::span(arguments).subspan(1),
+                      {.command = std::string(chosen.name), .known_keys = all_option_names(), .environment = {}});
+    around.quiet = parsed.quiet;
+    for (const std::string& notice : parsed.notices)
+      around.note(notice);
   } catch (const help_requested&) {
-    around.out.write(chosen.help);
+    const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
+    around.out.write(help_text(chosen, terminal.interactive ? std::clamp<std::size_t>(terminal.width, 80, 100) : 100));
     return;
   }
   chosen.execute(around);
@@ -93,8 +110,25 @@ std::string sentence_of(const error& e) {
 }
 
 std::vector<command> all_commands() {
-  return {make_run(),  make_chat(),  make_batch(), make_tokenize(), make_detokenize(), make_inspect(),
-          make_plan(), make_bench(), make_eval(),  make_synth(),    make_cache(),      make_devices()};
+  return {make_run(),   make_chat(), make_batch(), make_tokenize(), make_detokenize(), make_inspect(), make_plan(),
+          make_bench(), make_eval(), make_synth(), make_models(),   make_cache(),      make_devices()};
+}
+
+std::string help_text(const command& c, std::size_t columns) {
+  std::string text =
+      fmt::format("{}\n\nUsage: {}\n\n{}", wrap(c.help.about, columns), c.help.usage, option_help(c.bind, columns));
+  if (!c.help.notes.empty())
+    text += fmt::format("\n{}\n", wrap(c.help.notes, columns));
+  return text + fmt::format("\nExample:\n{}\n", c.help.example);
+}
+
+void surroundings::note(std::string_view sentence) const {
+  if (!quiet)
+    say(fmt::format("note: {}", without_controls(sentence)));
+}
+
+std::filesystem::path surroundings::choose_model(const std::string& named) const {
+  return app::choose_model(named, [this](std::string_view sentence) { note(sentence); });
 }
 
 std::vector<std::string> all_option_names() {

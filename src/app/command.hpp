@@ -8,6 +8,7 @@
 #include "tropilla/tropilla.hpp"
 
 #include <atomic>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,6 +22,21 @@ struct surroundings {
   const process_clock& clock;
   interrupts& signals;
   output out;
+  bool quiet = false; ///< --quiet or --json was given
+
+  /// A line on standard error about what is done otherwise than asked for, unless `quiet`.
+  void note(std::string_view sentence) const;
+  /// The file of a -m, or of none, with a note then (`app::choose_model`).
+  [[nodiscard]] std::filesystem::path choose_model(const std::string& named) const;
+};
+
+/// What --help says besides the options, which come from what is bound (`option_help`). Lines are broken to fit; those
+/// that begin with a blank stay as they are.
+struct help_page {
+  std::string_view about;   ///< what the command does: a sentence or a few
+  std::string_view usage;   ///< without "Usage:"; more lines begin with seven blanks
+  std::string_view notes{}; ///< after the options
+  std::string_view example; ///< its lines begin with two blanks
 };
 
 /// Thrown when all was done that could be, and some of it failed: a sentence on standard error, and status 3.
@@ -32,8 +48,8 @@ struct partial_failure {
 struct command {
   std::string_view name;
   std::string_view summary; ///< for the overview
-  std::string_view help;    ///< all of --help: at most 24 lines of 100 columns, with an example
-  std::function<void(option_binder&)> bind;
+  help_page help;
+  option_declaration bind;
   std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`, `partial_failure`
 };
 
@@ -49,6 +65,7 @@ struct command {
 [[nodiscard]] command make_synth();
 [[nodiscard]] command make_cache();
 [[nodiscard]] command make_devices();
+[[nodiscard]] command make_models();
 
 /// All of them, in the order of the overview.
 [[nodiscard]] std::vector<command> all_commands();
@@ -58,6 +75,9 @@ struct command {
 
 /// What an error says, with the option that changes what it speaks of, where there is one.
 [[nodiscard]] std::string sentence_of(const error& e);
+
+/// All of a command's --help, in lines of at most `columns` columns.
+[[nodiscard]] std::string help_text(const command& c, std::size_t columns);
 
 /// Runs the program: `arguments` without its name. Returns the exit status: 0; 2 after an error, which is one sentence
 /// on standard error; 3 where some of the requests failed, likewise; 130 after Ctrl-C; 141 when standard output was

@@ -2,6 +2,7 @@
 #include "src/app/options.hpp"
 
 #include "src/app/files.hpp"
+#include "src/app/foreign_options.hpp"
 #include "src/app/text.hpp"
 
 #include <algorithm>
@@ -45,19 +46,34 @@ std::string position(const std::string& path, const toml::node& node) {
   return fmt::format("{}:{}", path, node.source().begin.line);
 }
 
-void collect(const toml::table& from, const std::string& path, const std::vector<std::string>& known,
+/// The option that a key means: its own name, with dashes for underscores, or what another program calls it. Throws
+/// `error` (malformed_file) where it is none.
+std::string option_of(const std::string& key, const std::string& where, const option_context& context) {
+  const auto& known = context.known_keys;
+  const auto is_known = [&](std::string_view name) {
+    return std::find(known.begin(), known.end(), name) != known.end();
+  };
+  std::string name = key;
+  std::replace(name.begin(), name.end(), '_', '-');
+  if (is_known(name))
+    return name;
+  const foreign_option* foreign = find_foreign_option("--" + name, context.command);
+  if (foreign && is_known(foreign->key))
+    return std::string(foreign->key);
+  if (foreign)
+    throw error(errc::malformed_file, fmt::format("{} {}", where, foreign->sentence));
+  const std::string near = closest(name, known);
+  throw error(errc::malformed_file, where + " is not an option of any command" +
+                                        (near.empty() ? "" : fmt::format("; did you mean {}?", near)));
+}
+
+void collect(const toml::table& from, const std::string& path, const option_context& context,
              std::vector<std::pair<std::string, config_value>>& into) {
   for (const auto& [key, node] : from) {
-    const std::string name(key.str());
     if (node.is_table())
       continue;
-    const std::string where = position(path, node) + ": " + escape(name);
-    if (std::find(known.begin(), known.end(), name) == known.end()) {
-      const std::string near = closest(name, known);
-      throw error(errc::malformed_file, where + " is not an option of any command" +
-                                            (near.empty() ? "" : fmt::format("; did you mean {}?", near)));
-    }
-    into.emplace_back(name, value_of(node, where));
+    const std::string where = position(path, node) + ": " + escape(key.str());
+    into.emplace_back(option_of(std::string(key.str()), where, context), value_of(node, where));
   }
 }
 
@@ -95,9 +111,9 @@ std::vector<std::pair<std::string, config_value>> read_config_file(const std::st
                 fmt::format("{}:{}:{}: {}", path, e.source().begin.line, e.source().begin.column, e.description()));
   }
   std::vector<std::pair<std::string, config_value>> values;
-  collect(root, path, context.known_keys, values);
+  collect(root, path, context, values);
   if (const toml::table* own = root[context.command].as_table())
-    collect(*own, path, context.known_keys, values);
+    collect(*own, path, context, values);
   return values;
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/device.hpp"
 #include "kernels/host/read_bandwidth.hpp"
 #include "memory/arbiter.hpp"
+#include "src/app/figures.hpp"
 #include "src/app/machine_memory.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
@@ -21,26 +22,9 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help =
-    R"(Lists what tropilla can compute on here: the host and its NVIDIA GPUs, by the names that
-budgets take (host:0=1GiB, cuda:0=8GiB).
-
-Usage: tropilla devices [--json]
-
-      --json          one object: devices, and why there is no GPU
-      --config FILE   options from TOML
-
-memory is what the machine or its control group has, free what is left of it now. The host's
-bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by clock and width.
-One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of it.
-
-Example:
-  tropilla devices --json
-)";
-
 struct devices_options {
   bool json = false;
-  void bind(option_binder& b) { b.flag("--json", json); }
+  void bind(option_binder& b) { b.flag({"--json", "", "one object: devices, and why there is no GPU"}, json); }
 };
 
 struct listed {
@@ -102,7 +86,7 @@ void show_json(const std::vector<listed>& devices, const std::string& none_becau
                               {"what", d.what},
                               {"memory_bytes", d.memory},
                               {"free_bytes", d.free},
-                              {"bandwidth_bytes_s", d.bandwidth},
+                              {"bandwidth_bytes_s", measured(d.bandwidth)},
                               {"usable", d.problem.empty()},
                               {"peers", d.peers}});
     if (!d.problem.empty())
@@ -120,7 +104,7 @@ void show(const std::vector<listed>& devices, const std::string& none_because, s
     if (remark.empty() && !d.peers.empty())
       remark = fmt::format("reads from {} directly", fmt::join(d.peers, ", "));
     t.rows.push_back({d.name, escape(d.what), format_bytes(d.memory), format_bytes(d.free),
-                      d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "", remark});
+                      d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "-", remark});
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
   around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
@@ -134,7 +118,14 @@ command make_devices() {
   auto options = std::make_shared<devices_options>();
   return {.name = "devices",
           .summary = "list what tropilla can compute on",
-          .help = help,
+          .help = {.about = "Lists what tropilla can compute on here: the host and its NVIDIA GPUs, by the names that "
+                            "budgets take (host:0=1GiB, cuda:0=8GiB).",
+                   .usage = "tropilla devices [options]",
+                   .notes = "memory is what the machine or its control group has, free what is left of it now. The "
+                            "host's bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by "
+                            "clock and width. One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of "
+                            "it.",
+                   .example = "  tropilla devices --json"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute =
               [options](surroundings& around) {

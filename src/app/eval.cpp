@@ -19,29 +19,6 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help = R"(Perplexity of a text, and agreement with another model or saved logits.
-
-Usage: tropilla eval -m FILE -f TEXT [options]
-
-  -m, --model FILE        GGUF model (also TROPILLA_MODEL)
-  -f, --file TEXT         the text, taken verbatim; no BOS is added
-      --window N          tokens of a window; positions 1 to N-1 of each full one are scored (512)
-      --windows N         evaluate at most N windows (all)
-      --against FILE      a model or saved logits: arg-max agreement and KL divergence from it
-      --save-logits FILE  for --against (2 bytes per position and token of the vocabulary)
-      --dump-top1 FILE    the arg-max at each position, one id per line
-      --precise           float32 activations (a model of --against runs with float32 too)
-      --kv-type TYPE      keys and values as f16, bf16, q8_0 (f16)
-  -t, --threads, --isa, --budget, --pinned, --kv, --io, --no-cache, --template, --trace, --config:
-      as for run
-  -q, --quiet             no progress
-      --json              one object
-
-Example:
-  tropilla eval -m model.gguf -f text.txt --precise --save-logits exact.bin
-  tropilla eval -m model.gguf -f text.txt --against exact.bin
-)";
-
 struct eval_options {
   model_options model;
   std::string file;
@@ -52,15 +29,21 @@ struct eval_options {
   std::string top1;
   bool json = false;
 
+  eval_options() { model.context_otherwise = "one --window"; }
+
   void bind(option_binder& b) {
+    b.group("Evaluation");
+    b.text({"-f,--file", "FILE", "the text, taken byte for byte; no BOS is added"}, file);
+    b.count({"--window", "N", "tokens of a window; positions 1 to N-1 of each full one are scored"}, window,
+            {.least = 2});
+    b.count({"--windows", "N", "evaluate at most N windows", "all"}, windows);
+    b.text({"--against", "FILE", "a model or saved logits: how often the arg-max agrees, and KL divergence from it"},
+           against);
+    b.text({"--save-logits", "FILE", "for --against (2 bytes per position and token of the vocabulary)"}, save);
+    b.text({"--dump-top1", "FILE", "the arg-max at each position, one id per line"}, top1);
     model.bind(b);
-    b.text("-f,--file", file);
-    b.count("--window", window, 2);
-    b.count("--windows", windows);
-    b.text("--against", against);
-    b.text("--save-logits", save);
-    b.text("--dump-top1", top1);
-    b.flag("--json", json);
+    b.group("Output");
+    b.flag({"--json", "", "one object"}, json);
   }
 };
 
@@ -223,7 +206,7 @@ std::vector<token_id> windows_of(const eval_options& options, const runtime& rt)
 void execute(const eval_options& options, surroundings& around) {
   if (options.file.empty())
     throw error(errc::invalid_argument, "eval needs a text: -f FILE");
-  runtime_config config = options.model.to_config();
+  runtime_config config = options.model.to_config(around);
   if (config.context == 0)
     config.context = options.window;
   if (config.context < options.window)
@@ -270,7 +253,11 @@ command make_eval() {
   auto options = std::make_shared<eval_options>();
   return {.name = "eval",
           .summary = "perplexity, agreement and divergence",
-          .help = help,
+          .help = {.about = "Perplexity of a text, and agreement with another model or saved logits.",
+                   .usage = "tropilla eval -f FILE [options]",
+                   .notes = "With --precise, a model of --against computes in float32, too.",
+                   .example = "  tropilla eval -f text.txt --precise --save-logits exact.bin\n"
+                              "  tropilla eval -f text.txt --against exact.bin"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -3,6 +3,7 @@
 
 #include "memory/arbiter.hpp"
 #include "src/app/files.hpp"
+#include "src/app/model_summary.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
 #include "src/model/gguf.hpp"
@@ -19,19 +20,6 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help = R"(Shows the metadata and the tensors of a GGUF file (all parts of a split one).
-
-Usage: tropilla inspect [options] FILE
-
-  -m, --model FILE    the same as FILE (also TROPILLA_MODEL)
-      --json          everything, arrays in full
-      --full          long values in full in the table, too
-      --config FILE   options from TOML
-
-Example:
-  tropilla inspect model.gguf | less
-)";
-
 struct inspect_options {
   std::string model;
   std::vector<std::string> files;
@@ -39,9 +27,9 @@ struct inspect_options {
   bool full = false;
 
   void bind(option_binder& b) {
-    b.text("-m,--model", model);
-    b.flag("--json", json);
-    b.flag("--full", full);
+    b.text({"-m,--model", "FILE", "the same as FILE", model_otherwise}, model);
+    b.flag({"--json", "", "everything, arrays in full"}, json);
+    b.flag({"--full", "", "long values in full in the table, too"}, full);
     b.positionals("file", files);
   }
 };
@@ -96,39 +84,7 @@ std::string value_text(const gguf_value& value, std::size_t columns) {
   return dump(to_json(value));
 }
 
-struct summary {
-  std::string architecture, name, type;
-  std::uint64_t parameters = 0;
-  std::uint64_t tensor_bytes = 0;
-  std::uint64_t file_bytes = 0;
-};
-
-/// The type is the one that most parameters have.
-summary summarise(const gguf_file& file) {
-  summary s;
-  const auto text = [&](std::string_view key) {
-    const auto found = file.metadata.find(key);
-    const auto* value = found == file.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
-    return value ? *value : std::string();
-  };
-  s.architecture = text("general.architecture");
-  s.name = text("general.name");
-  std::map<std::string_view, std::uint64_t> by_type;
-  for (const gguf_tensor& tensor : file.tensors) {
-    const std::uint64_t count = tensor.columns() * tensor.rows();
-    s.parameters += count;
-    s.tensor_bytes += tensor.bytes;
-    by_type[info(tensor.type).name] += count;
-  }
-  for (const auto& [type, count] : by_type)
-    if (s.type.empty() || count > by_type[s.type])
-      s.type = type;
-  for (const std::uint64_t bytes : file.file_bytes)
-    s.file_bytes += bytes;
-  return s;
-}
-
-json as_json(const gguf_file& file, const summary& s) {
+json as_json(const gguf_file& file, const model_summary& s) {
   json out = {{"version", file.version},
               {"architecture", s.architecture},
               {"name", s.name},
@@ -153,7 +109,7 @@ json as_json(const gguf_file& file, const summary& s) {
   return out;
 }
 
-std::string as_text(const gguf_file& file, const summary& s, const inspect_options& options) {
+std::string as_text(const gguf_file& file, const model_summary& s, const inspect_options& options) {
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
   const std::string on = terminal.colour ? "\x1b[1m" : "";
   const std::string off = terminal.colour ? "\x1b[0m" : "";
@@ -166,10 +122,9 @@ std::string as_text(const gguf_file& file, const summary& s, const inspect_optio
   for (const auto& [key, value] : file.metadata)
     metadata.rows.push_back(
         {escape(key), type_name(value), value_text(value, options.full ? std::size_t{1} << 40 : width - taken)});
-  table tensors{{{"tensor"}, {"type"}, {"shape"}, {"bytes", true}, {"offset", true}}, {}};
+  table tensors{{{"tensor"}, {"type"}, {"shape"}, {"size", true}}, {}};
   for (const gguf_tensor& t : file.tensors)
-    tensors.rows.push_back({escape(t.name), std::string(info(t.type).name), t.shape_text(), fmt::format("{}", t.bytes),
-                            fmt::format("{}", t.offset)});
+    tensors.rows.push_back({escape(t.name), std::string(info(t.type).name), t.shape_text(), format_bytes(t.bytes)});
   std::string text = metadata.aligned(on, off) + "\n";
   if (!tensors.rows.empty())
     text += tensors.aligned(on, off) + "\n";
@@ -183,10 +138,8 @@ std::string as_text(const gguf_file& file, const summary& s, const inspect_optio
 void execute(const inspect_options& options, surroundings& around) {
   if (options.files.size() > 1)
     throw error(errc::invalid_argument, "inspect shows one file at a time; a split model is named by any of its parts");
-  const std::string path = options.files.empty() ? options.model : options.files[0];
-  require_model(path);
-  const gguf_file file = gguf_file::open(expand_home(path));
-  const summary s = summarise(file);
+  const gguf_file file = gguf_file::open(around.choose_model(options.files.empty() ? options.model : options.files[0]));
+  const model_summary s = summarise(file);
   around.out.write(options.json ? as_json(file, s).dump(2, ' ', false, json::error_handler_t::replace) + "\n"
                                 : as_text(file, s, options));
 }
@@ -197,7 +150,9 @@ command make_inspect() {
   auto options = std::make_shared<inspect_options>();
   return {.name = "inspect",
           .summary = "metadata and tensors of a model file",
-          .help = help,
+          .help = {.about = "Shows the metadata and the tensors of a GGUF file, all parts of a split one.",
+                   .usage = "tropilla inspect [options] FILE",
+                   .example = "  tropilla inspect model.gguf | less"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

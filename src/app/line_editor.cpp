@@ -2,6 +2,7 @@
 #include "src/app/line_editor.hpp"
 
 #include "src/app/chat_input.hpp"
+#include "src/app/text.hpp"
 
 #include <cstdio>
 #include <cstring>
@@ -146,11 +147,15 @@ struct line_editor::impl {
     return line_end::line;
   }
 
+  bool at_start = true; ///< of an input that is no terminal
+
   line_end read_plain(std::string& line) {
     line = std::exchange(begun, {});
     int c = 0;
     while ((c = std::getc(stdin)) != EOF && c != '\n')
       line += static_cast<char>(c);
+    if (std::exchange(at_start, false))
+      line = without_byte_order_mark(std::move(line));
     return c == EOF && line.empty() ? line_end::closed : line_end::line;
   }
 };

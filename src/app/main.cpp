@@ -24,8 +24,10 @@ int main(int argc, char** argv) {
   try {
     choose_locale();
     std::signal(SIGPIPE, SIG_IGN); // writes report it, and the command ends in order
+    tropilla::app::output out;
+    out.claim_standard_streams(); // before anything is opened
     tropilla::app::interrupts signals;
-    tropilla::app::surroundings around{clock, signals, {}};
+    tropilla::app::surroundings around{.clock = clock, .signals = signals, .out = out};
     return tropilla::app::run_program(std::vector<std::string>(argv + 1, argv + argc), around);
   } catch (const std::exception& e) {
     tropilla::app::say(fmt::format("tropilla: {}", e.what()));

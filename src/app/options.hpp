@@ -5,55 +5,19 @@
 /// which wins over the top.
 #pragma once
 
+#include "src/app/option_binder.hpp"
 #include "tropilla/runtime.hpp"
-#include "tropilla/types.hpp"
 
 #include <cstddef>
-#include <cstdint>
 #include <functional>
-#include <limits>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-namespace CLI {
-class App;
-class Option;
-} // namespace CLI
-
 namespace tropilla::app {
 
-/// Binds options to fields. `names` are as CLI11 reads them ("-n,--max-tokens"). Values are checked strictly when they
-/// are set: `error` (invalid_argument) names the option, the range and what was found.
-class option_binder {
-public:
-  explicit option_binder(CLI::App& app) : app_(app) {}
-
-  void flag(const std::string& names, bool& value);
-  /// `given`, when there, tells an empty text from none.
-  void text(const std::string& names, std::string& value, bool* given = nullptr);
-  void count(const std::string& names, std::size_t& value, std::size_t least = 0,
-             std::size_t most = std::numeric_limits<std::size_t>::max());
-  void number(const std::string& names, double& value, double least, double most);
-  /// "300MiB", with devices "host:0=300MiB,host:1=1GiB", or a device alone, "cuda:0": 0 bytes, what the plan needs.
-  void device_bytes(const std::string& names, std::vector<device_budget>& values);
-  /// "300MiB".
-  void bytes(const std::string& names, std::size_t& value);
-  /// One of some words; `""` in `words` stands for the default and is not offered.
-  void choice(const std::string& names, std::string& value, std::vector<std::string> words);
-  /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
-  /// text or an array of them; in the environment one.
-  void texts(const std::string& names, std::vector<std::string>& values);
-  /// Words without a name, in order.
-  void positionals(const std::string& name, std::vector<std::string>& values);
-
-private:
-  void add(const std::string& names, std::function<void(const std::string&)> set);
-  CLI::App& app_;
-};
+struct surroundings;
 
 /// The value of an environment variable, or null. Tests pass their own.
 using environment_lookup = std::function<const char*(const char*)>;
@@ -68,13 +32,21 @@ struct option_context {
 /// Thrown when the command line has -h or --help.
 struct help_requested {};
 
+/// What a command line said beside its options' values.
+struct parsed_options {
+  bool quiet = false;               ///< --quiet or --json: nothing but what was asked for, and errors
+  std::vector<std::string> notices; ///< of options that other programs know and that change nothing here
+};
+
 /// Parses `arguments` (without program and command), then fills what they left open.
-/// `bind` declares the command's options; -h, --help and --config are added. Throws `error` and `help_requested`.
-void parse_options(const std::function<void(option_binder&)>& bind, std::span<const std::string> arguments,
-                   const option_context& context);
+/// `bind` declares the command's options; -h, --help and --config are added. Names that other programs use for an
+/// option are taken for it (`find_foreign_option`), on the command line, in the environment and in a file. Throws
+/// `error` and `help_requested`.
+parsed_options parse_options(const option_declaration& bind, std::span<const std::string> arguments,
+                             const option_context& context);
 
 /// The long names that `bind` declares, without dashes.
-[[nodiscard]] std::vector<std::string> long_options(const std::function<void(option_binder&)>& bind);
+[[nodiscard]] std::vector<std::string> long_options(const option_declaration& bind);
 
 /// The file that --config names: a path, or NAME for configs/NAME.toml here, beside the program or in the user's
 /// configuration directory. Throws `error` (io_error) with the places that were tried.
@@ -91,8 +63,10 @@ struct config_value {
 [[nodiscard]] std::vector<std::pair<std::string, config_value>> read_config_file(const std::string& path,
                                                                                  const option_context& context);
 
-/// `text` with \n, \t, \r, \\ and \xHH as what they stand for. Throws `error` (invalid_argument) naming `title`.
-[[nodiscard]] std::string unescape(const std::string& text, const std::string& title);
+/// What --help says of -m in every command.
+constexpr const char* model_meaning = "a GGUF file (any part of a split one), or the name of a model that `tropilla "
+                                      "models` lists, or a part of that";
+constexpr const char* model_otherwise = "the one that scripts/run.sh obtained";
 
 /// Which model runs, and how.
 struct model_options {
@@ -111,19 +85,18 @@ struct model_options {
   std::string isa;
   std::string chat_template;
   std::string trace;
+  std::string context_otherwise = "the model's, at most 4096"; ///< for --help: what the command does without --ctx
+  std::string parallel_otherwise = "1";                        ///< and without --parallel
 
   void bind(option_binder& binder);
-  /// For so many sequences at once unless --parallel says otherwise. Throws `error` (invalid_argument) when no model
-  /// was named, saying how to.
-  [[nodiscard]] runtime_config to_config(std::size_t sequences = 1) const;
+  /// For so many sequences at once unless --parallel says otherwise. Throws what `choose_model` throws.
+  [[nodiscard]] runtime_config to_config(const surroundings& around, std::size_t sequences = 1) const;
 };
-
-/// Throws `error` (invalid_argument) when `model` is empty, saying how to name one.
-void require_model(const std::string& model);
 
 /// How a reply is drawn.
 struct reply_options {
   generation_options generation;
+  bool seed_drawn = false; ///< by --seed -1
 
   void bind(option_binder& binder);
 };

@@ -2,6 +2,8 @@
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/plan.hpp"
+#include "src/app/figures.hpp"
 #include "src/app/machine_speed.hpp"
 #include "src/app/table.hpp"
 
@@ -17,31 +19,6 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-constexpr std::string_view help =
-    R"(Shows the bytes that a run would hold, by device and purpose, before anything loads, and how fast
-this machine would be: disk, memory and arithmetic are measured for about 0.3 s.
-
-Usage: tropilla plan -m FILE [options]
-
-  -m, --model FILE    GGUF model (also TROPILLA_MODEL)
-      --ctx N         tokens of context (the model's, at most 4096)
-      --budget BYTES  300MiB: plan for it, streaming what doesn't fit (exit status 2 if too small)
-  -t, --threads N     threads (the cores it may use)
-      --kv-type TYPE  how keys and values are stored: f16, bf16, q8_0 (f16)
-      --parallel N    sequences that are computed together (1)
-      --kv TOKENS     that have KV pages, all sequences together (a context for each, at most four)
-      --isa NAME      scalar, avx2, avx512: weights are laid out for it
-      --precise       float32 activations
-      --io, --no-cache, --pinned BYTES, --template NAME, --trace FILE, -q, --quiet: as for run
-      --all           every line of the plan instead of sums
-      --json          one object with all lines
-      --no-measure    no prediction: the same output every time
-      --config FILE   options from TOML
-
-Example:
-  tropilla plan -m model.gguf --ctx 2048 --budget 1GiB
-)";
-
 struct plan_options {
   model_options model;
   bool all = false;
@@ -50,9 +27,10 @@ struct plan_options {
 
   void bind(option_binder& b) {
     model.bind(b);
-    b.flag("--all", all);
-    b.flag("--json", json);
-    b.flag("--no-measure", no_measure);
+    b.group("Output");
+    b.flag({"--all", "", "every line of the plan instead of sums"}, all);
+    b.flag({"--json", "", "one object with all lines"}, json);
+    b.flag({"--no-measure", "", "no prediction: the same output every time"}, no_measure);
   }
 };
 
@@ -83,25 +61,39 @@ struct forecast {
   prediction predicted;
 };
 
-bool fits(const plan_report& plan) {
-  return plan.total_bytes <= plan.budget_bytes;
+/// The first device whose plan exceeds its budget, as memory/plan.hpp has it, and the budget.
+std::optional<std::pair<memory_plan, std::size_t>> too_little(const runtime_config& config, const plan_report& plan) {
+  std::vector<memory_plan> devices;
+  for (const plan_line& line : plan.lines) {
+    if (devices.empty() || devices.back().device != line.device)
+      devices.emplace_back().device = line.device;
+    for (std::size_t p = 0; p < purpose_count; ++p)
+      if (to_string(static_cast<purpose>(p)) == line.purpose)
+        devices.back().by_purpose[p] += line.bytes;
+    devices.back().total += line.bytes;
+  }
+  for (const memory_plan& device : devices) {
+    std::size_t budget = devices.size() == 1 ? plan.budget_bytes : 0;
+    for (const device_budget& given : config.devices)
+      if (given.name == device.device && given.bytes > 0)
+        budget = given.bytes;
+    if (budget > 0 && device.total > budget)
+      return std::pair{device, budget};
+  }
+  return std::nullopt;
 }
 
 /// Nothing for a plan that can't run.
 std::optional<forecast> look_ahead(const plan_options& options, const runtime_config& config, const plan_report& plan) {
   const bool on_host =
       std::ranges::none_of(plan.lines, [](const plan_line& l) { return l.device.starts_with("cuda:"); });
-  if (options.no_measure || !fits(plan) || !on_host) // what is measured is the host's
+  if (options.no_measure || too_little(config, plan) || !on_host) // what is measured is the host's
     return std::nullopt;
   forecast f;
   f.cost = cost_of(config, plan);
   f.speed = measure_machine(config, plan);
   f.predicted = predict(f.cost, f.speed);
   return f;
-}
-
-json measured(double per_second) {
-  return per_second > 0 ? json(per_second) : json();
 }
 
 json as_json(const forecast& f) {
@@ -123,11 +115,11 @@ json as_json(const forecast& f) {
   return out;
 }
 
-json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
+json as_json(const plan_report& plan, bool fits, const std::optional<forecast>& ahead) {
   json out = {{"total_bytes", plan.total_bytes},
               {"budget_bytes", plan.budget_bytes},
-              {"fits", fits(plan)},
-              {"left_bytes", fits(plan) ? plan.budget_bytes - plan.total_bytes : 0},
+              {"fits", fits},
+              {"left_bytes", fits ? plan.budget_bytes - plan.total_bytes : 0},
               {"context", plan.context},
               {"sequences", plan.sequences},
               {"kv_tokens", plan.kv_tokens},
@@ -153,17 +145,16 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
 table as_table(const plan_report& plan, bool all) {
   table t;
   if (all) {
-    t.columns = {{"device"}, {"purpose"}, {"name"}, {"size", true}, {"bytes", true}};
+    t.columns = {{"device"}, {"purpose"}, {"name"}, {"size", true}};
     for (const plan_line& line : plan.lines)
-      t.rows.push_back({line.device, line.purpose, line.name, format_bytes(line.bytes), fmt::format("{}", line.bytes)});
-    t.rows.push_back({"total", "", "", format_bytes(plan.total_bytes), fmt::format("{}", plan.total_bytes)});
+      t.rows.push_back({line.device, line.purpose, line.name, format_bytes(line.bytes)});
+    t.rows.push_back({"total", "", "", format_bytes(plan.total_bytes)});
     return t;
   }
-  t.columns = {{"device"}, {"purpose"}, {"parts", true}, {"size", true}, {"bytes", true}};
+  t.columns = {{"device"}, {"purpose"}, {"parts", true}, {"size", true}};
   for (const purpose_sum& s : sums_of(plan))
-    t.rows.push_back(
-        {s.device, s.purpose, fmt::format("{}", s.parts), format_bytes(s.bytes), fmt::format("{}", s.bytes)});
-  t.rows.push_back({"total", "", "", format_bytes(plan.total_bytes), fmt::format("{}", plan.total_bytes)});
+    t.rows.push_back({s.device, s.purpose, fmt::format("{}", s.parts), format_bytes(s.bytes)});
+  t.rows.push_back({"total", "", "", format_bytes(plan.total_bytes)});
   return t;
 }
 
@@ -179,17 +170,18 @@ std::string as_text(const plan_report& plan) {
                        plan.residency, plan.residency.front() == 'G' ? "G: rows gathered, " : "",
                        format_bytes(plan.streamed_bytes), plan.ring_slots, format_bytes(plan.slot_bytes));
   out += fmt::format("Budget {}", format_bytes(plan.budget_bytes));
-  return out + (fits(plan)
+  return out + (plan.total_bytes <= plan.budget_bytes
                     ? fmt::format(", of which {} are left.\n", format_bytes(plan.budget_bytes - plan.total_bytes))
                     : fmt::format(", {} too little.\n", format_bytes(plan.total_bytes - plan.budget_bytes)));
 }
 
 void execute(const plan_options& options, surroundings& around) {
-  const runtime_config config = options.model.to_config();
+  const runtime_config config = options.model.to_config(around);
   const plan_report plan = runtime::plan(config);
+  const auto problem = too_little(config, plan);
   if (options.json) {
     const auto ahead = look_ahead(options, config, plan);
-    around.out.write(as_json(plan, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    around.out.write(as_json(plan, !problem, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
     around.out.write(
@@ -198,11 +190,8 @@ void execute(const plan_options& options, surroundings& around) {
     if (const auto ahead = look_ahead(options, config, plan)) // after the table, which needs no measuring
       around.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
   }
-  if (!fits(plan))
-    throw error(errc::over_budget,
-                fmt::format("the plan needs {} more than the budget of {}; the smallest that works is {} ({} bytes)",
-                            format_bytes(plan.total_bytes - plan.budget_bytes), format_bytes(plan.budget_bytes),
-                            format_bytes(plan.total_bytes), plan.total_bytes));
+  if (problem)
+    require_fits(problem->first, problem->second); // throws what a run throws
 }
 
 } // namespace
@@ -211,7 +200,12 @@ command make_plan() {
   auto options = std::make_shared<plan_options>();
   return {.name = "plan",
           .summary = "bytes per device and purpose, before anything loads",
-          .help = help,
+          .help = {.about =
+                       "Shows the bytes that a run would hold, by device and purpose, before anything loads, and how "
+                       "fast this machine would be: disk, memory and arithmetic are measured for about 0.3 s. With "
+                       "a --budget that is too small, the status is 2 and the sentence has the smallest that works.",
+                   .usage = "tropilla plan [options]",
+                   .example = "  tropilla plan --ctx 2048 --budget 1GiB"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -21,17 +21,19 @@ struct reply_output {
 struct finished_reply {
   std::vector<reply_output> outputs; ///< at least one
   generation_statistics statistics;
-  double first_token_seconds = 0; ///< from the process's start for the first reply of a process
+  double first_token_seconds = 0; ///< from the process's start for the first reply of a process; 0: there was none
+  std::uint64_t seed = 0;
+  bool seed_drawn = false; ///< nobody knows it yet
 };
 
-/// Reads a reply of so many outputs to its end. `show` gets each piece as it comes; Ctrl-C cancels, and a second one
-/// calls `second_interrupt`. Throws what the reply throws.
-[[nodiscard]] finished_reply read_reply(generation& reply, std::size_t outputs, surroundings& around,
+/// Reads the reply to a request with these options to its end. `show` gets each piece as it comes; Ctrl-C cancels, and
+/// a second one calls `second_interrupt`. Throws what the reply throws.
+[[nodiscard]] finished_reply read_reply(generation& reply, const reply_options& options, surroundings& around,
                                         const std::function<void(const piece&)>& show,
                                         const std::function<void()>& second_interrupt);
 
 /// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,
-/// 118.2 MiB peak".
+/// 118.2 MiB peak", without rates that were not measured, and with a seed that was drawn.
 [[nodiscard]] std::string summary_line(const finished_reply& reply, const runtime& rt);
 
 /// A few more lines: threads, instruction set, overhead, budget and peak of each device, resident set.

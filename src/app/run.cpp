@@ -13,33 +13,6 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help =
-    R"(Answers one prompt and ends with what it cost. Ctrl-C ends the reply; twice, the program.
-
-Usage: tropilla run [options] [PROMPT...]     without a prompt: standard input
-
-  -m, --model FILE      GGUF model (or TROPILLA_MODEL)      --config FILE|NAME  options from TOML
-  -p, --prompt TEXT     the prompt                      -f, --file FILE         the prompt's file
-      --system TEXT     what the assistant is told first    --template NAME     llama3, chatml
-      --raw             continue the prompt, no template    --special           its special tokens
-  -n, --max-tokens N    of the reply (256)                  --ignore-eos        go on past the end
-      --temp X          0 picks the likeliest (0)           --seed N            same seed, same text
-      --top-k N         keep the N likeliest (0: all)       --top-p X           keep this share (1)
-  -t, --threads N       (the cores it may use)              --isa NAME          scalar, avx2, avx512
-      --ctx N           tokens of context (<= 4096)         --budget BYTES      300MiB (as planned)
-      --io MODE         mmap, direct, buffered              --no-cache          no packed weights
-      --precise         float32 activations                 --trace FILE        Perfetto trace
-      --kv-type TYPE    f16, bf16, q8_0 (f16)               --kv TOKENS         that have KV pages
-      --stats           more figures at the end             --json              one object, no more
-  -q, --quiet           no progress, no figures             --logprobs N        N likeliest, in JSON
-  -N, --outputs N       replies to the same prompt (1)      --parallel N        computed together
-      --min-p X, --typical-p X, --repeat-penalty X, --frequency-penalty X, --presence-penalty X,
-      --penalty-window N, --stop TEXT, --context-shift, --context-keep N, --pinned BYTES: see docs
-
-Example:
-  tropilla run -m model.gguf --temp 0.7 --seed 1 "Write a haiku about llamas."
-)";
-
 struct run_options {
   model_options model;
   reply_options reply;
@@ -53,18 +26,25 @@ struct run_options {
   bool stats = false;
   bool json = false;
 
+  run_options() { model.parallel_otherwise = "as many as --outputs"; }
+
   void bind(option_binder& b) {
-    model.bind(b);
+    b.group("Prompt");
+    b.text({"-p,--prompt", "TEXT", "the prompt, in place of words"}, prompt, &prompt_given);
+    b.text({"-f,--file", "FILE", "a file that has the prompt"}, file);
+    b.text({"--system", "TEXT", "what the assistant is told first", "the template's"}, system);
+    b.flag({"--raw", "", "continue the prompt as it is, without a template"}, raw);
+    b.flag({"--special", "", "with --raw: special tokens in the prompt count as such"}, special);
     reply.bind(b);
-    b.count("-N,--outputs", reply.generation.outputs, 1, 128);
-    b.count("--logprobs", reply.generation.logprobs, 0, 20);
-    b.text("-p,--prompt", prompt, &prompt_given);
-    b.text("-f,--file", file);
-    b.text("--system", system);
-    b.flag("--raw", raw);
-    b.flag("--special", special);
-    b.flag("--stats", stats);
-    b.flag("--json", json);
+    b.group("Reply");
+    b.count({"-N,--outputs", "N", "replies to the same prompt, each with a seed of its own"}, reply.generation.outputs,
+            {.least = 1, .most = 128});
+    model.bind(b);
+    b.group("Output");
+    b.flag({"--stats", "", "more figures at the end"}, stats);
+    b.flag({"--json", "", "one object: text, ids, counts, rates, times, bytes"}, json);
+    b.count({"--logprobs", "N", "with --json: log-probabilities of each token and of the N most probable"},
+            reply.generation.logprobs, {.most = 20});
     b.positionals("words", words);
   }
 };
@@ -80,9 +60,9 @@ std::string read_prompt(const run_options& options) {
   else if (options.prompt_given)
     text = options.prompt;
   else if (!options.file.empty())
-    text = read_file(expand_home(options.file));
+    text = without_byte_order_mark(read_file(expand_home(options.file)));
   else if (::isatty(STDIN_FILENO) == 0)
-    text = read_standard_input();
+    text = without_byte_order_mark(read_standard_input());
   else
     throw error(errc::invalid_argument, "no prompt: give words, -p TEXT, -f FILE or standard input, or use "
                                         "tropilla chat");
@@ -112,6 +92,10 @@ void check(const run_options& options) {
     throw error(errc::invalid_argument, "--raw has no template that --system could go into");
   if (options.reply.generation.logprobs > 0 && !options.json)
     throw error(errc::invalid_argument, "--logprobs needs --json, which has a place for them");
+  if (options.model.model.empty() && !options.words.empty() && options.words.front().ends_with(".gguf"))
+    throw error(errc::invalid_argument, fmt::format("the prompt begins with the name of a file; a model is named with "
+                                                    "-m: tropilla run -m {} ...",
+                                                    escape(options.words.front())));
   require_utf8(options.system, "the text of --system");
 }
 
@@ -166,7 +150,7 @@ private:
 
 void execute(const run_options& options, surroundings& around) {
   check(options);
-  const runtime_config config = options.model.to_config(options.reply.generation.outputs);
+  const runtime_config config = options.model.to_config(around, options.reply.generation.outputs);
   const std::string prompt = read_prompt(options);
   loaded_runtime model(config, options.model.quiet, around.signals);
   runtime& rt = model.get();
@@ -181,7 +165,7 @@ void execute(const run_options& options, surroundings& around) {
   {
     generation stream = start(rt, options, prompt);
     model.check_interrupt();
-    reply = read_reply(stream, outputs, around, show, [] { interrupts::quit(); });
+    reply = read_reply(stream, options.reply, around, show, [] { interrupts::quit(); });
   }
   model.end_progress();
   if (options.json) {
@@ -204,7 +188,11 @@ command make_run() {
   auto options = std::make_shared<run_options>();
   return {.name = "run",
           .summary = "answer one prompt",
-          .help = help,
+          .help = {.about =
+                       "Answers one prompt, streaming, and ends with what it cost. Without a prompt, it is read from "
+                       "standard input. Ctrl-C ends the reply; twice, the program.",
+                   .usage = "tropilla run [options] [PROMPT...]",
+                   .example = R"(  tropilla run --temp 0.7 --seed 1 "Write a haiku about llamas.")"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -14,24 +14,6 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view help =
-    R"(Writes a model with random weights, so that any size can be measured without a download.
-
-Usage: tropilla synth -o FILE [options]
-
-  -o, --output FILE   where to write the GGUF file
-      --shape NAME    mini, mini-untied, mini-wide, llama-3.2-1b, llama-3.2-3b,
-                      llama-3-8b (mini)
-      --type NAME     of the matrices (Q4_0): F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
-                      Q2_K to Q6_K, IQ4_NL
-      --seed N        same seed, same file (1)
-  -q, --quiet         no progress
-      --config FILE   options from TOML
-
-Example:
-  tropilla synth --shape llama-3.2-1b --type Q8_0 -o 1b-q8.gguf
-)";
-
 struct synth_command_options {
   std::string shape = "mini";
   std::string type = "Q4_0";
@@ -40,11 +22,12 @@ struct synth_command_options {
   bool quiet = false;
 
   void bind(option_binder& b) {
-    b.text("--shape", shape);
-    b.text("--type", type);
-    b.text("-o,--output", output);
-    b.count("--seed", seed);
-    b.flag("-q,--quiet", quiet);
+    b.text({"-o,--output", "FILE", "where to write the GGUF file"}, output);
+    b.text({"--shape", "NAME", "mini, mini-untied, mini-wide, llama-3.2-1b, llama-3.2-3b or llama-3-8b"}, shape);
+    b.text({"--type", "NAME", "of the matrices: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K or IQ4_NL"},
+           type);
+    b.count({"-s,--seed", "N", "the same seed gives the same file"}, seed);
+    b.flag({"-q,--quiet", "", "no progress"}, quiet);
   }
 };
 
@@ -85,7 +68,9 @@ command make_synth() {
   auto options = std::make_shared<synth_command_options>();
   return {.name = "synth",
           .summary = "write a random-weight model of a named shape",
-          .help = help,
+          .help = {.about = "Writes a model with random weights, so that any size can be measured without a download.",
+                   .usage = "tropilla synth -o FILE [options]",
+                   .example = "  tropilla synth --shape llama-3.2-1b --type Q8_0 -o 1b-q8.gguf"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};
 }

@@ -4,11 +4,13 @@
 #include "memory/arbiter.hpp"
 #include "src/app/files.hpp"
 #include "src/app/text.hpp"
+#include "tropilla/error.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <langinfo.h>
 #include <sys/ioctl.h>
@@ -66,7 +68,20 @@ std::string fresh_line(std::size_t width) {
   return std::string(width, ' ').append(to_line_start_and_clear);
 }
 
+void output::claim_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) != -1 || errno != EBADF)
+      continue;
+    closed_ = closed_ || stream == STDOUT_FILENO;
+    const int null = ::open("/dev/null", O_RDWR); // the lowest number that is free, and those below are taken
+    static_cast<void>(null);
+  }
+}
+
 void output::write(std::string_view text) {
+  if (closed_)
+    throw error(errc::io_error, "standard output is closed, so that nothing can be written; send it to a file, or to "
+                                "/dev/null");
   if (write_all(STDOUT_FILENO, text))
     return;
   if (errno == EPIPE)

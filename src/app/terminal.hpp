@@ -33,8 +33,16 @@ struct terminal_facts {
 /// Standard output, checked: a script must learn that its file is incomplete. One thread.
 class output {
 public:
-  /// Throws `output_closed` when the reader went away, `error` (io_error) when the disk is full and the like.
+  /// Throws `output_closed` when the reader went away, `error` (io_error) when the disk is full and the like, or when
+  /// there was none from the start.
   void write(std::string_view text);
+
+  /// Call before anything else: puts /dev/null in the place of standard streams that are closed, which the next file to
+  /// be opened would take otherwise, and remembers that there is no standard output.
+  void claim_standard_streams();
+
+private:
+  bool closed_ = false;
 };
 
 /// The reader of standard output went away (`| head`): end quietly.

@@ -56,6 +56,19 @@ void append_hex(std::string& out, std::string_view bytes) {
     out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
 }
 
+/// A byte order mark, which is invalid UTF-8, or Latin text without one: UTF-8 has no byte 0 but for U+0000.
+bool is_utf16(std::string_view text) noexcept {
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    return true;
+  const std::size_t pairs = std::min<std::size_t>(text.size() / 2, 64);
+  std::size_t first = 0, second = 0;
+  for (std::size_t i = 0; i < pairs; ++i) {
+    first += text[2 * i] == '\0' ? 1 : 0;
+    second += text[2 * i + 1] == '\0' ? 1 : 0;
+  }
+  return pairs > 0 && (first == pairs) != (second == pairs);
+}
+
 /// Levenshtein's distance with swaps of neighbours, which are what fingers do.
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
@@ -84,7 +97,17 @@ std::optional<std::size_t> invalid_utf8_at(std::string_view text) noexcept {
   return std::nullopt;
 }
 
+std::string without_byte_order_mark(std::string text) {
+  constexpr std::string_view mark = "\xEF\xBB\xBF";
+  if (text.starts_with(mark))
+    text.erase(0, mark.size());
+  return text;
+}
+
 void require_utf8(std::string_view text, std::string_view what) {
+  if (is_utf16(text))
+    throw error(errc::invalid_argument,
+                fmt::format("{} is UTF-16, not UTF-8; convert it first (iconv -f UTF-16 -t UTF-8)", what));
   if (const auto at = invalid_utf8_at(text))
     throw error(errc::invalid_argument,
                 fmt::format("{} is not valid UTF-8: byte 0x{:02x} at offset {}; convert it first (iconv -t UTF-8)",
@@ -151,6 +174,37 @@ std::string shorten(std::string_view text, std::size_t columns) {
     end += std::max<std::size_t>(c.bytes, 1);
   }
   return std::string(text.substr(0, end)) + std::string(mark.substr(0, std::min(columns, mark.size())));
+}
+
+std::string wrap(std::string_view text, std::size_t columns, std::size_t indent) {
+  std::string out;
+  while (true) {
+    const std::size_t line_end = text.find('\n');
+    std::string_view line = text.substr(0, line_end);
+    out.append(line.empty() ? 0 : indent, ' ');
+    if (line.starts_with(' ')) {
+      out += line;
+      line = {};
+    }
+    for (std::size_t column = indent; !line.empty();) {
+      const std::string_view word = line.substr(0, line.find(' '));
+      line.remove_prefix(std::min(line.size(), word.size() + 1));
+      const std::size_t width = display_width(word);
+      if (column > indent && column + 1 + width > columns) {
+        out.append("\n").append(indent, ' ');
+        column = indent;
+      } else if (column > indent) {
+        out += ' ';
+        ++column;
+      }
+      out += word;
+      column += width;
+    }
+    if (line_end == std::string_view::npos)
+      return out;
+    out += '\n';
+    text.remove_prefix(line_end + 1);
+  }
 }
 
 std::string closest(std::string_view word, std::span<const std::string> candidates) {

@@ -13,8 +13,12 @@ namespace tropilla::app {
 /// is.
 [[nodiscard]] std::optional<std::size_t> invalid_utf8_at(std::string_view text) noexcept;
 
-/// Throws `error` (invalid_argument) naming `what` ("the prompt"), the offset and the byte.
+/// Throws `error` (invalid_argument) naming `what` ("the prompt"), the offset and the byte, or UTF-16 where it is that:
+/// by its byte order mark, or because every other byte is 0.
 void require_utf8(std::string_view text, std::string_view what);
+
+/// `text` without the byte order mark of UTF-8 that it may begin with.
+[[nodiscard]] std::string without_byte_order_mark(std::string text);
 
 /// One line that any terminal shows safely: control characters, backslashes and invalid bytes as \n, \t, \\ and \x1b.
 [[nodiscard]] std::string escape(std::string_view text);
@@ -27,6 +31,10 @@ void require_utf8(std::string_view text, std::string_view what);
 
 /// At most `columns` columns of `text`, whole characters, with "..." where something was cut.
 [[nodiscard]] std::string shorten(std::string_view text, std::size_t columns);
+
+/// `text` in lines of at most `columns` columns, all indented by `indent` blanks, broken between words. Line ends stay;
+/// a line that begins with a blank is left as it is. Without a line end at the end.
+[[nodiscard]] std::string wrap(std::string_view text, std::size_t columns, std::size_t indent = 0);
 
 /// The candidate that a mistyped `word` most likely meant (edit distance); empty when none is near.
 [[nodiscard]] std::string closest(std::string_view word, std::span<const std::string> candidates);

@@ -13,37 +13,6 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view tokenize_help = R"(Turns text into token ids, as the model was trained to read it.
-
-Usage: tropilla tokenize -m FILE [options]
-
-  -m, --model FILE    a GGUF file; a vocabulary without tensors is enough (also TROPILLA_MODEL)
-      --text TEXT     the text; or
-  -f, --file FILE     the text's file; without both, standard input. All are taken byte for byte.
-      --bos           begin with the model's beginning-of-sequence token
-      --special       read special tokens in the text as such
-      --json          an array of ids; without it, an id and its piece per line
-      --config FILE   options from TOML
-
-Example:
-  tropilla tokenize -m model.gguf --text "Hello, world" --json
-)";
-
-constexpr std::string_view detokenize_help = R"(Turns token ids into text: exactly their bytes.
-
-Usage: tropilla detokenize -m FILE [options] [ID...]
-
-  -m, --model FILE    a GGUF file; a vocabulary without tensors is enough (also TROPILLA_MODEL)
-      --special       write special tokens, too; without it they give nothing
-      --json          {"text": ...}, with U+FFFD for what is no UTF-8
-      --config FILE   options from TOML
-
-Ids are arguments or, without any, standard input: numbers or a JSON array.
-
-Example:
-  tropilla tokenize -m model.gguf --text "Hello" --json | tropilla detokenize -m model.gguf
-)";
-
 struct tokenize_options {
   std::string model;
   std::string text;
@@ -54,12 +23,14 @@ struct tokenize_options {
   bool json = false;
 
   void bind(option_binder& b) {
-    b.text("-m,--model", model);
-    b.text("--text", text, &text_given);
-    b.text("-f,--file", file);
-    b.flag("--bos", bos);
-    b.flag("--special", special);
-    b.flag("--json", json);
+    b.text({"-m,--model", "FILE", model_meaning + std::string("; a vocabulary without tensors is enough"),
+            model_otherwise},
+           model);
+    b.text({"--text", "TEXT", "the text"}, text, &text_given);
+    b.text({"-f,--file", "FILE", "a file that has the text"}, file);
+    b.flag({"--bos", "", "begin with the model's beginning-of-sequence token"}, bos);
+    b.flag({"--special", "", "read special tokens in the text as such"}, special);
+    b.flag({"--json", "", "an array of ids, in place of an id and its piece per line"}, json);
   }
 };
 
@@ -70,22 +41,23 @@ struct detokenize_options {
   bool json = false;
 
   void bind(option_binder& b) {
-    b.text("-m,--model", model);
-    b.flag("--special", special);
-    b.flag("--json", json);
+    b.text({"-m,--model", "FILE", model_meaning + std::string("; a vocabulary without tensors is enough"),
+            model_otherwise},
+           model);
+    b.flag({"--special", "", "write special tokens, too; without it they give nothing"}, special);
+    b.flag({"--json", "", "{\"text\": ...}, with U+FFFD for what is no UTF-8"}, json);
     b.positionals("ids", ids);
   }
 };
 
-tokenizer open_tokenizer(const std::string& model) {
-  require_model(model);
-  return tokenizer(gguf_file::open(expand_home(model)));
+tokenizer open_tokenizer(const std::string& model, const surroundings& around) {
+  return tokenizer(gguf_file::open(around.choose_model(model)));
 }
 
 void tokenize(const tokenize_options& options, surroundings& around) {
   if (options.text_given && !options.file.empty())
     throw error(errc::invalid_argument, "more than one text: give --text TEXT or -f FILE");
-  const tokenizer vocabulary = open_tokenizer(options.model);
+  const tokenizer vocabulary = open_tokenizer(options.model, around);
   const std::string text = options.text_given      ? options.text
                            : !options.file.empty() ? read_file(expand_home(options.file))
                                                    : read_standard_input();
@@ -101,7 +73,7 @@ void tokenize(const tokenize_options& options, surroundings& around) {
 }
 
 void detokenize(const detokenize_options& options, surroundings& around) {
-  const tokenizer vocabulary = open_tokenizer(options.model);
+  const tokenizer vocabulary = open_tokenizer(options.model, around);
   std::string text;
   for (const std::string& word : options.ids)
     text += word + "\n";
@@ -120,7 +92,12 @@ command make_tokenize() {
   auto options = std::make_shared<tokenize_options>();
   return {.name = "tokenize",
           .summary = "text to token ids",
-          .help = tokenize_help,
+          .help = {.about =
+                       "Turns text into token ids, as the model was trained to read it. The text is --text, a file or "
+                       "standard input, and is taken byte for byte: a byte order mark and the last line end are "
+                       "text, too.",
+                   .usage = "tropilla tokenize [options]",
+                   .example = "  tropilla tokenize --text \"Hello, world\" --json"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { tokenize(*options, around); }};
 }
@@ -129,7 +106,11 @@ command make_detokenize() {
   auto options = std::make_shared<detokenize_options>();
   return {.name = "detokenize",
           .summary = "token ids to text",
-          .help = detokenize_help,
+          .help = {.about =
+                       "Turns token ids into text: exactly their bytes. Ids are arguments or, without any, standard "
+                       "input: numbers or a JSON array.",
+                   .usage = "tropilla detokenize [options] [ID...]",
+                   .example = "  tropilla tokenize --text \"Hello\" --json | tropilla detokenize"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { detokenize(*options, around); }};
 }

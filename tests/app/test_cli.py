@@ -17,19 +17,18 @@ import time
 
 from program import Program, ROOT, main, program
 
-COMMANDS = ["run", "chat", "batch", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "cache",
-            "devices"]
+COMMANDS = ["run", "chat", "batch", "tokenize", "detokenize", "inspect", "plan", "bench", "eval", "synth", "models",
+            "cache", "devices"]
 TEXT = "Llamas hum, é and 你好.\n" * 40
 
 
 class Help(Program):
-    def test_each_command_has_a_screen_of_help_with_an_example(self):
+    def test_each_command_has_help_with_an_example(self):
         for command in COMMANDS:
             for arguments in ([command, "--help"], [command, "-h"], ["help", command]):
                 text = self.succeed(*arguments)
-                self.assertLessEqual(len(text.splitlines()), 24, command)
                 self.assertLessEqual(max(map(len, text.splitlines())), 100, command)
-                self.assertRegex(text, rf"(?m)^Example:\n  .*tropilla {command} ")
+                self.assertRegex(text, rf"(?m)^Example:\n  .*tropilla {command}\b")
 
     def test_the_overview_names_every_command(self):
         for arguments in ([], ["--help"], ["help"]):
@@ -51,15 +50,30 @@ class Help(Program):
 class Mistakes(Program):
     def test_words_that_are_nearly_right_are_suggested(self):
         self.refuse("rnu", says=r'no command "rnu"; did you mean "run"\?')
+        self.refuse("-m", self.model, "-p", "hi", says=r'the command is missing before "-m": tropilla run')
         self.refuse("run", "--tepm", "1", says=r"did you mean --temp\?")
+        self.refuse("run", "--temprature=1", says=r"did you mean --temperature\?")
+        self.refuse("run", "-max-tokens", "1", says=r"did you mean --max-tokens\?")
         self.refuse("run", "-m", self.model, "--template", "alpaca", says="one of llama3, chatml")
 
+    def test_what_other_programs_know_works_or_is_explained(self):
+        reply = self.call("run", "-m", self.model, "-ngl", 99, "--ctx-size", 128, "--n-predict", 3, "--ignore-eos", "hi")
+        self.assertEqual(reply.returncode, 0)
+        self.assertRegex(reply.stderr.decode(), r"(?m)^note: -ngl changes nothing: --budget cuda:0 ")
+        self.assertRegex(reply.stderr.decode(), r", 3 out \(-n reached\)")
+        quiet = self.call("run", "-q", "-m", self.model, "-ngl", 99, "-n", 3, "hi")
+        self.assertEqual((quiet.returncode, quiet.stderr), (0, b""))
+        self.refuse("run", "-hf", "ggml-org/x", "hi", says="downloads nothing")
+        self.refuse("pull", "llama3", says="pull is not supported, because tropilla downloads nothing")
+        self.refuse("serve", says="serve is not supported: tropilla has no server yet")
+        self.assertEqual(self.succeed("show", self.model), self.succeed("inspect", self.model))
+
     def test_numbers_are_read_strictly(self):
-        for option, value in [("-n", "0"), ("-n", "1x"), ("-n", "-1"), ("-n", "99999999999999999999"), ("--temp", "nan"),
+        for option, value in [("-n", "0"), ("-n", "1x"), ("-n", "-2"), ("-n", "99999999999999999999"), ("--temp", "nan"),
                               ("--temp", "-0.1"), ("--top-p", "2"), ("-t", "0"), ("-t", "5000"), ("--ctx", "0"),
                               ("--budget", "lots"), ("--budget", "1e400GiB"), ("--seed", "x"), ("--isa", "mmx"),
                               ("--kv-type", "f32"), ("--min-p", "1.5"), ("--typical-p", "0"), ("--repeat-penalty", "0"),
-                              ("--frequency-penalty", "inf"), ("--presence-penalty", "x"), ("--penalty-window", "-1"),
+                              ("--frequency-penalty", "inf"), ("--presence-penalty", "x"), ("--penalty-window", "-2"),
                               ("--stop", "a\\q"), ("--stop", "\\x4"), ("--outputs", "0"), ("--logprobs", "21"),
                               ("--parallel", "0"), ("--kv", "0")]:
             with self.subTest(option=option, value=value):
@@ -455,7 +469,7 @@ class Layers(Program):
         file = self.folder / "bad.toml"
         for content, says in [("max-tokens = \n", r"bad.toml:1:"), ("temp = 1\nbroth = 2\n", r"bad.toml:2: broth is not an option"),
                               ("tmep = 2\n", r"did you mean temp\?"), ("max-tokens = [1]\n", "expected text, a number"),
-                              ("max-tokens = -1\n", r"bad.toml: max-tokens: .*must be a whole number")]:
+                              ("max-tokens = -2\n", r"bad.toml: max-tokens: .*must be a whole number")]:
             file.write_text(content)
             with self.subTest(content=content):
                 self.refuse("run", "-m", self.model, "--config", file, "hi", says=says)
@@ -467,7 +481,7 @@ class Layers(Program):
         for file in files:
             for command in (["run", "-p", "hi"], ["chat"], ["bench"]):
                 with self.subTest(file=file.name, command=command[0]):
-                    done = self.call(*command, "--config", file, "-m", self.model, "--ctx", 64, "--budget", "1KiB")
+                    done = self.call(*command, "--config", file, "-m", self.model, "--ctx", 640, "--budget", "1KiB")
                     self.assertIn("KiB", done.stderr.decode())  # all options parsed; then the budget is refused
 
 

@@ -1,0 +1,86 @@
+/// Declaring a command's options once, for parsing and for --help.
+#pragma once
+
+#include "tropilla/types.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+class Option;
+} // namespace CLI
+
+namespace tropilla::app {
+
+/// How an option is called, and what --help says of it.
+struct option_text {
+  std::string names;       ///< as CLI11 reads them: "-n,--max-tokens". The first long one is its key everywhere else
+  std::string value;       ///< what stands for its value: "N"; empty for a flag
+  std::string meaning;     ///< a phrase without a full stop at its end: "tokens of the reply, at most"
+  std::string otherwise{}; ///< what holds when nobody gives it, where the field's value does not say so: "all cores"
+};
+
+/// What a whole number may be.
+struct count_limits {
+  std::size_t least = 0;
+  std::size_t most = std::numeric_limits<std::size_t>::max();
+  std::string minus_one{};    ///< what -1 stands for ("until the context is full"); empty: it is refused
+  std::size_t minus_one_is{}; ///< the value that it gives
+};
+
+/// Binds options to fields, and explains them: what is bound here is what --help shows, in this order. Values are
+/// checked strictly when they are set: `error` (invalid_argument) names the option, the range and what was found. The
+/// default that --help shows is what the field holds when it is bound.
+class option_binder {
+public:
+  explicit option_binder(CLI::App& app) : app_(app) {}
+
+  /// The heading in --help of what is bound from here on: "Sampling".
+  void group(std::string title) { group_ = std::move(title); }
+
+  void flag(const option_text& option, bool& value);
+  /// `given`, when there, tells an empty text from none.
+  void text(const option_text& option, std::string& value, bool* given = nullptr);
+  void count(const option_text& option, std::size_t& value, const count_limits& limits = {});
+  void number(const option_text& option, double& value, double least, double most);
+  /// A whole number, or -1: one that is drawn now, and `drawn` says so.
+  void seed(const option_text& option, std::uint64_t& value, bool& drawn);
+  /// "300MiB", with devices "host:0=300MiB,host:1=1GiB", or a device alone, "cuda:0": 0 bytes, what the plan needs.
+  void device_bytes(const option_text& option, std::vector<device_budget>& values);
+  /// "300MiB".
+  void bytes(const option_text& option, std::size_t& value);
+  /// One of some words, which --help lists.
+  void choice(const option_text& option, std::string& value, std::vector<std::string> words);
+  /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
+  /// text or an array of them; in the environment one.
+  void texts(const option_text& option, std::vector<std::string>& values);
+  /// Words without a name, in order.
+  void positionals(const std::string& name, std::vector<std::string>& values);
+
+private:
+  CLI::Option& explain(CLI::Option* bound, const option_text& option, const std::string& value_now);
+  void add(const option_text& option, const std::string& value_now, std::function<void(const std::string&)> set);
+
+  CLI::App& app_;
+  std::string group_ = "Options";
+};
+
+/// Declares a command's options.
+using option_declaration = std::function<void(option_binder&)>;
+
+/// `text` with \n, \t, \r, \\ and \xHH as what they stand for. Throws `error` (invalid_argument) naming `title`.
+[[nodiscard]] std::string unescape(const std::string& text, const std::string& title);
+
+/// Declares in `app` what `bind` does and what all commands have: -h, --help and --config, whose value is `config`.
+void declare_options(CLI::App& app, const option_declaration& bind, std::string& config);
+
+/// The options that `bind` declares and those that all commands have, as --help shows them: under their headings, a
+/// line or more for each, with its default; lines of at most `columns` columns.
+[[nodiscard]] std::string option_help(const option_declaration& bind, std::size_t columns);
+
+} // namespace tropilla::app
