@@ -2,6 +2,9 @@
 #include "actors/runtime_impl.hpp"
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/host/cpu_features.hpp"
+#include "kernels/host/host_device.hpp"
+#include "kernels/host/topology.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -148,8 +151,9 @@ struct opened_device {
   std::size_t most_bytes = 0; ///< as in `prepared_model::part`
 };
 
-opened_device make_device(const device_budget& wanted, const runtime_config& config, std::size_t devices,
-                          const attention_shape& heads, const gpu_factory& open_gpu) {
+/// `cores` is this device's share of the cores of `cpus`.
+opened_device make_device(const device_budget& wanted, const runtime_config& config, const host::topology& cpus,
+                          std::size_t cores, const attention_shape& heads, const gpu_factory& open_gpu) {
   if (const auto index = gpu_index(wanted.name)) {
     if (const auto size = std::max(heads.key_size, heads.value_size); size > cuda::largest_head)
       throw error(errc::unsupported,
@@ -175,14 +179,12 @@ opened_device make_device(const device_budget& wanted, const runtime_config& con
                               format_bytes(memory_of_cuda)));
     return {std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu)), free - std::min(free, memory_of_cuda)};
   }
-  host_options host;
-  host.name = wanted.name;
-  host.threads = config.threads;
-  if (host.threads == 0 && devices > 1)
-    host.threads = std::max<std::size_t>(1, usable_cores() / devices);
-  host.precise = config.precise;
-  host.isa = config.isa;
-  return {make_host_device(host)};
+  host_options options;
+  options.name = wanted.name;
+  options.threads = config.threads > 0 ? config.threads : cores;
+  options.precise = config.precise;
+  options.isa = config.isa;
+  return {std::make_unique<host::host_device>(options, cpus)};
 }
 
 /// As many layers for each device as its share of the budgets, and at least one.
@@ -226,9 +228,11 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   m.shape = choose_shape(config, m.model, default_step_rows(config));
   auto devices = devices_of(config, m.model);
   const auto ranges = divide_layers(devices, m.model.layers);
+  const auto cpus = host::read_topology();
+  const auto cores = std::max<std::size_t>(1, host::usable_cores(cpus) / devices.size());
   for (std::size_t i = 0; i < devices.size(); ++i) {
     part p;
-    auto opened = make_device(devices[i], config, devices.size(), m.model.attention, open_gpu);
+    auto opened = make_device(devices[i], config, cpus, cores, m.model.attention, open_gpu);
     p.dev = std::move(opened.dev);
     p.most_bytes = opened.most_bytes;
     p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};

@@ -1,4 +1,4 @@
-// Reads affinity, control groups and CPUID.
+// Reads control groups and CPUID.
 #include "kernels/host/cpu_features.hpp"
 
 #include "kernels/device.hpp"
@@ -10,45 +10,13 @@
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
-#include <sched.h>
-#include <set>
 #include <sstream>
-#include <unistd.h>
 #include <utility>
 
 namespace tropilla::host {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The core that a unit belongs to, as (package, core), or the unit itself where the system does not say.
-std::pair<long, long> core_of(int unit) {
-  const auto folder = fs::path("/sys/devices/system/cpu") / fmt::format("cpu{}", unit) / "topology";
-  long package = -1, core = -1;
-  if (std::ifstream(folder / "physical_package_id") >> package && std::ifstream(folder / "core_id") >> core)
-    return {package, core};
-  return {-1, unit};
-}
-
-std::vector<int> affinity() {
-  // The mask of the whole process (its first thread), whatever thread asks: threads of a team are pinned.
-  std::vector<int> units;
-  for (std::size_t most = 1024; most <= 65536; most *= 4) {
-    cpu_set_t* const mask = CPU_ALLOC(most);
-    if (mask == nullptr)
-      break;
-    const std::size_t bytes = CPU_ALLOC_SIZE(most);
-    CPU_ZERO_S(bytes, mask);
-    const bool read = sched_getaffinity(getpid(), bytes, mask) == 0;
-    for (std::size_t i = 0; read && i < most; ++i)
-      if (CPU_ISSET_S(i, bytes, mask))
-        units.push_back(static_cast<int>(i));
-    CPU_FREE(mask);
-    if (read)
-      break;
-  }
-  return units;
-}
 
 /// Where a control group's files are: the folder of the group, up to the mount point.
 struct group_folder {
@@ -129,19 +97,6 @@ memberships read_memberships(const fs::path& file) {
 
 } // namespace
 
-cpu_set allowed_cpus() {
-  cpu_set out;
-  std::set<std::pair<long, long>> cores;
-  std::vector<int> siblings;
-  for (const int unit : affinity())
-    (cores.insert(core_of(unit)).second ? out.units : siblings).push_back(unit);
-  out.cores = std::max<std::size_t>(1, out.units.size());
-  out.units.insert(out.units.end(), siblings.begin(), siblings.end());
-  if (out.units.empty())
-    out.units.push_back(0);
-  return out;
-}
-
 std::optional<double> cgroup_cpu_limit(const cgroup_source& source) {
   const auto groups = read_memberships(source.membership);
   std::optional<double> least;
@@ -210,15 +165,19 @@ std::string_view choose_isa(const std::string& wanted) {
   return *found;
 }
 
+std::size_t usable_cores(const topology& cpus) {
+  const auto limit = cgroup_cpu_limit();
+  // Rounded down: a team that spins on more threads than its quota is stopped in the middle of every step.
+  return limit ? std::clamp<std::size_t>(static_cast<std::size_t>(std::min(*limit, 65536.0)), 1, cpus.cores)
+               : cpus.cores;
+}
+
 } // namespace tropilla::host
 
 namespace tropilla {
 
 std::size_t usable_cores() {
-  const std::size_t cores = host::allowed_cpus().cores;
-  const auto limit = host::cgroup_cpu_limit();
-  // Rounded down: a team that spins on more threads than its quota is stopped in the middle of every step.
-  return limit ? std::clamp<std::size_t>(static_cast<std::size_t>(std::min(*limit, 65536.0)), 1, cores) : cores;
+  return host::usable_cores(host::read_topology());
 }
 
 std::string_view host_isa() {

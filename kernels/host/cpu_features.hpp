@@ -1,22 +1,15 @@
-/// What this process may compute with: its cores and their instruction sets.
+/// What this process may compute with: its control groups' quota, and the processor's instruction sets.
 #pragma once
+
+#include "kernels/host/topology.hpp"
 
 #include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace tropilla::host {
-
-/// Processing units that the process may run on, as the system numbers them: one of each core first (in ascending
-/// order), then their SMT siblings. `cores` of them are on different cores. Never empty.
-struct cpu_set {
-  std::vector<int> units;
-  std::size_t cores = 1;
-};
-[[nodiscard]] cpu_set allowed_cpus();
 
 /// Where control groups are described. Tests point it at files of their own.
 struct cgroup_source {
@@ -27,6 +20,9 @@ struct cgroup_source {
 /// CPUs that the process's control groups (v1 and v2, ancestors included) let it use on average: 1.5 of
 /// `cpu.max` "150000 100000". Empty where nothing limits it or nothing can be read.
 [[nodiscard]] std::optional<double> cgroup_cpu_limit(const cgroup_source& source = {});
+
+/// Cores of `cpus` that this process may keep busy under that limit, at least 1.
+[[nodiscard]] std::size_t usable_cores(const topology& cpus);
 
 /// Whether this machine runs the kernels of "scalar", "avx2" (with FMA, F16C, BMI2) or "avx512" (F, BW, DQ, VL and
 /// VNNI). False for any other name.

@@ -18,18 +18,18 @@ namespace {
 constexpr std::chrono::microseconds spin_between_steps{50};
 constexpr std::size_t most_threads = 1024;
 
-std::size_t threads_of(const host_options& options) {
+std::size_t threads_of(const host_options& options, const topology& cpus) {
   if (options.threads > most_threads)
     throw error(errc::invalid_argument, fmt::format("{} is asked to use {} threads; it can use 1 to {}", options.name,
                                                     options.threads, most_threads));
-  return options.threads == 0 ? usable_cores() : options.threads;
+  return options.threads == 0 ? usable_cores(cpus) : options.threads;
 }
 
 } // namespace
 
-host_device::host_device(const host_options& options)
+host_device::host_device(const host_options& options, const topology& cpus)
     : name_(options.name), isa_(choose_isa(options.isa)), kernels_(kernels_of(isa_)), precise_(options.precise),
-      team_(threads_of(options), options.name), compute_(options.name + " compute", spin_between_steps) {
+      team_(threads_of(options, cpus), options.name, cpus), compute_(options.name + " compute", spin_between_steps) {
   compute_.enqueue([this] { team_.pin_caller(); });
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/host/host_ops.hpp"
 #include "kernels/host/host_stream.hpp"
 #include "kernels/host/team.hpp"
+#include "kernels/host/topology.hpp"
 
 #include <memory>
 #include <string>
@@ -14,8 +15,8 @@ namespace tropilla::host {
 class host_device final : public device {
 public:
   /// Throws `error` (invalid_argument) for an instruction set that is unknown or that the machine lacks, and for more
-  /// than 1024 threads.
-  explicit host_device(const host_options& options);
+  /// than 1024 threads. Its threads are pinned to units of `cpus`, which is not kept.
+  explicit host_device(const host_options& options, const topology& cpus = read_topology());
   ~host_device() override;
 
   [[nodiscard]] std::string_view name() const noexcept override { return name_; }

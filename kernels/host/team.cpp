@@ -1,7 +1,6 @@
 // Threads that run jobs in step: publishing a job, the barrier, parking.
 #include "kernels/host/team.hpp"
 
-#include "kernels/host/cpu_features.hpp"
 #include "kernels/host/spin.hpp"
 
 #include <array>
@@ -111,8 +110,7 @@ std::atomic<std::size_t>& lane_context::next_counter() noexcept {
   return counters[shares_++ % share_counters].value;
 }
 
-team::team(std::size_t threads, std::string name) {
-  const auto cpus = allowed_cpus();
+team::team(std::size_t threads, std::string name, const topology& cpus) {
   impl_ = std::make_unique<impl>(threads, threads > cpus.cores);
   const bool pinned = threads <= cpus.units.size(); // else threads share cores, and the system divides them best
   if (pinned)

@@ -1,6 +1,8 @@
 /// A team of threads, one per core, that run the same job in step.
 #pragma once
 
+#include "kernels/host/topology.hpp"
+
 #include <atomic>
 #include <cstddef>
 #include <functional>
@@ -45,8 +47,8 @@ private:
 /// use. Between jobs they spin for a short while, then park. Destruction joins them.
 class team {
 public:
-  /// @pre `threads` >= 1. `name` begins the threads' names.
-  team(std::size_t threads, std::string name);
+  /// @pre `threads` >= 1. `name` begins the threads' names. `cpus` is not kept.
+  team(std::size_t threads, std::string name, const topology& cpus = read_topology());
   ~team();
   team(const team&) = delete;
   team& operator=(const team&) = delete;

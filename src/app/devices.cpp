@@ -3,12 +3,14 @@
 
 #include "kernels/cuda/gpus.hpp"
 #include "kernels/device.hpp"
+#include "kernels/host/cpu_features.hpp"
 #include "kernels/host/read_bandwidth.hpp"
 #include "memory/arbiter.hpp"
 #include "src/app/figures.hpp"
 #include "src/app/machine_memory.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
+#include "src/app/topology_report.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -33,16 +35,8 @@ struct listed {
   double bandwidth = 0; ///< bytes per second
   std::string problem;  ///< why tropilla can't use it
   std::vector<std::string> peers;
+  json topology; ///< of the host
 };
-
-std::string processor_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name"))
-      if (const auto colon = line.find(": "); colon != std::string::npos)
-        return line.substr(colon + 2);
-  return "processor";
-}
 
 /// A control group's limit, version 2 or 1; the largest number where there is none.
 std::size_t group_limit() {
@@ -54,15 +48,17 @@ std::size_t group_limit() {
   return static_cast<std::size_t>(-1);
 }
 
-listed describe_host() {
+listed describe_host(const host::topology& cpus, std::size_t threads) {
   listed d;
   d.name = "host:0";
-  d.what = fmt::format("{}, {} cores, {}", processor_name(), usable_cores(), host_isa());
+  d.what = fmt::format("{}, {} core{}, {}", cpus.processor.empty() ? "processor" : cpus.processor, cpus.cores,
+                       cpus.cores == 1 ? "" : "s", host_isa());
   d.memory = std::min(all_memory(), group_limit());
   d.free = std::min(available_memory(), d.memory);
   // A small machine is asked for an eighth of what it has left.
   const std::size_t bytes = std::clamp<std::size_t>(d.free / 8, std::size_t{1} << 20, std::size_t{256} << 20);
-  d.bandwidth = host::read_bandwidth(usable_cores(), bytes, 5);
+  d.bandwidth = host::read_bandwidth(threads, bytes, 5);
+  d.topology = topology_json(cpus, threads);
   return d;
 }
 
@@ -89,6 +85,8 @@ void show_json(const std::vector<listed>& devices, const std::string& none_becau
                               {"bandwidth_bytes_s", measured(d.bandwidth)},
                               {"usable", d.problem.empty()},
                               {"peers", d.peers}});
+    if (!d.topology.is_null())
+      out["devices"].back()["topology"] = d.topology;
     if (!d.problem.empty())
       out["devices"].back()["problem"] = d.problem;
   }
@@ -97,7 +95,8 @@ void show_json(const std::vector<listed>& devices, const std::string& none_becau
   around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
-void show(const std::vector<listed>& devices, const std::string& none_because, surroundings& around) {
+void show(const std::vector<listed>& devices, const std::string& host_lines, const std::string& none_because,
+          surroundings& around) {
   table t{{{"device"}, {"what"}, {"memory", true}, {"free", true}, {"bandwidth", true}, {""}}, {}};
   for (const listed& d : devices) {
     std::string remark = d.problem;
@@ -107,7 +106,7 @@ void show(const std::vector<listed>& devices, const std::string& none_because, s
                       d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "-", remark});
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n" + host_lines);
   if (!none_because.empty())
     around.out.write(fmt::format("no GPU: {}\n", none_because));
 }
@@ -116,25 +115,34 @@ void show(const std::vector<listed>& devices, const std::string& none_because, s
 
 command make_devices() {
   auto options = std::make_shared<devices_options>();
-  return {.name = "devices",
-          .summary = "list what tropilla can compute on",
-          .help = {.about = "Lists what tropilla can compute on here: the host and its NVIDIA GPUs, by the names that "
-                            "budgets take (host:0=1GiB, cuda:0=8GiB).",
-                   .usage = "tropilla devices [options]",
-                   .notes = "memory is what the machine or its control group has, free what is left of it now. The "
-                            "host's bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by "
-                            "clock and width. One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of "
-                            "it.",
-                   .example = "  tropilla devices --json"},
-          .bind = [options](option_binder& b) { options->bind(b); },
-          .execute =
-              [options](surroundings& around) {
-                std::vector<listed> devices{describe_host()};
-                const auto gpus = cuda::list_gpus();
-                for (const auto& g : gpus.gpus)
-                  devices.push_back(describe(g));
-                (options->json ? show_json : show)(devices, gpus.none_because, around);
-              }};
+  return {
+      .name = "devices",
+      .summary = "list what tropilla can compute on",
+      .help =
+          {.about = "Lists what tropilla can compute on here: the host and its NVIDIA GPUs, by the names that "
+                    "budgets take (host:0=1GiB, cuda:0=8GiB).",
+           .usage = "tropilla devices [options]",
+           .notes =
+               "memory is what the machine or its control group has, free what is left of it now. "
+               "Cores, caches and NUMA nodes are those that the process may use: taskset and cpusets "
+               "count. The host's bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by "
+               "clock and width. One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of "
+               "it.",
+           .example = "  tropilla devices --json"},
+      .bind = [options](option_binder& b) { options->bind(b); },
+      .execute =
+          [options](surroundings& around) {
+            const auto cpus = host::read_topology(host::topology_detail::all);
+            const std::size_t threads = host::usable_cores(cpus);
+            std::vector<listed> devices{describe_host(cpus, threads)};
+            const auto gpus = cuda::list_gpus();
+            for (const auto& g : gpus.gpus)
+              devices.push_back(describe(g));
+            if (options->json)
+              show_json(devices, gpus.none_because, around);
+            else
+              show(devices, topology_lines(cpus, threads), gpus.none_because, around);
+          }};
 }
 
 } // namespace tropilla::app

@@ -258,11 +258,30 @@ class Output(Program):
         self.assertGreater(host["memory_bytes"], host["free_bytes"])
         self.assertGreater(host["bandwidth_bytes_s"], 1e8)
         self.assertEqual(len(report["devices"]) == 1, "no_gpu_because" in report)
+        topology = host["topology"]
+        self.assertEqual(topology["units"], len(os.sched_getaffinity(0)))
+        self.assertLessEqual(topology["threads"], topology["cores"])
+        self.assertIn(f"{topology['cores']} core", host["what"])
         table = self.succeed("devices")
         self.assertRegex(table, r"(?m)^host:0 .* GB/s$")
+        self.assertRegex(table, rf"(?m)^cores: {topology['cores']}\b.*; computes with {topology['threads']} thread")
         if len(report["devices"]) == 1:
             self.assertIn(f"no GPU: {report['no_gpu_because']}", table)
             self.refuse("run", "-m", self.model, "--budget", "cuda:0=1GiB", "x", says="cuda:0 can't be used: ")
+
+    def test_a_topology_from_the_environment_or_a_mask_leads_to_no_units_that_do_not_exist(self):
+        own = self.as_json("devices", "--json")["devices"][0]["topology"]
+        fake = {"HWLOC_SYNTHETIC": "package:8 core:64 pu:2"}
+        faked = self.as_json("devices", "--json", **fake)["devices"][0]["topology"]
+        self.assertEqual((faked["units"], faked["caches"], faked["numa_nodes"]), (own["units"], [], []))
+        run = ("run", "-m", self.model, "-n", 1, "--json", "Hi")
+        self.assertLessEqual(self.as_json(*run, **fake)["threads"], own["units"])
+        before = os.sched_getaffinity(0)
+        self.addCleanup(os.sched_setaffinity, 0, before)
+        os.sched_setaffinity(0, {max(before)})
+        masked = self.as_json("devices", "--json")["devices"][0]["topology"]
+        self.assertEqual((masked["units"], masked["cores"], masked["threads"]), (1, 1, 1))
+        self.assertEqual(self.as_json(*run)["threads"], 1)
 
     def test_a_context_that_shifts_goes_on(self):
         run = ("run", "-m", self.model, "-n", 90, "--json", "--ignore-eos", "--ctx", 64, "Hello")

@@ -81,7 +81,7 @@ TEST_CASE("malformed descriptions of control groups limit nothing") {
 }
 
 TEST_CASE("a process may use at least one core and no more than it is allowed") {
-  const auto cpus = host::allowed_cpus();
+  const auto cpus = host::read_topology();
   CHECK(usable_cores() >= 1);
   CHECK(usable_cores() <= cpus.cores);
   CHECK(cpus.cores <= cpus.units.size());
