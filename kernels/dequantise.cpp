@@ -119,8 +119,8 @@ void expand(const block_q6_k& b, float* out) noexcept {
     const std::size_t half = i / 128;
     const int low = (b.ql[half * 64 + i % 64] >> (i % 128 / 64 * 4)) & 0x0F;
     const int high = (b.qh[half * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3;
-    const float scale = d * static_cast<float>(b.scales[i / 16]);
-    out[i] = scale * static_cast<float>((low | (high << 4)) - 32);
+    const auto scale = b.scales[i / 16];
+    out[i] = d * static_cast<float>(scale) * static_cast<float>((low | (high << 4)) - 32);
   }
 }
 

@@ -260,7 +260,7 @@ void fill(block_q3_k& b, const float* x) noexcept {
   b = {};
   b.d = scales.d;
   for (std::size_t j = 0; j < 16; ++j) {
-    const unsigned six = static_cast<unsigned>(scales.scale[j] + 32);
+    const auto six = static_cast<unsigned>(scales.scale[j] + 32);
     b.scales[j % 8] = static_cast<std::uint8_t>(b.scales[j % 8] | ((six & 0x0FU) << (4 * (j / 8))));
     b.scales[8 + j % 4] = static_cast<std::uint8_t>(b.scales[8 + j % 4] | ((six >> 4) << (2 * (j / 4))));
   }

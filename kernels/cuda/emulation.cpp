@@ -12,10 +12,11 @@
 #include <utility>
 #include <vector>
 
+// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): kernels reach CUDA's state without a handle.
 namespace tropilla::cuda_emulated::emulation {
 namespace {
 
-constexpr std::size_t stack_bytes = 64 * 1024;
+constexpr std::size_t stack_bytes = std::size_t{64} * 1024;
 constexpr unsigned warp = 32;
 
 using group = std::vector<std::function<void()>>;
@@ -228,3 +229,4 @@ void let_copies_come_early(bool early) {
   emulation::copies_come_early = early;
 }
 } // namespace tropilla::cuda_emulated
+// NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)

@@ -12,9 +12,11 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <math.h>
+#include <math.h> // NOLINT(modernize-deprecated-headers): kernels call its functions without std::
 #include <vector>
 
+// NOLINTBEGIN(readability-identifier-naming,cppcoreguidelines-macro-usage,google-explicit-constructor): CUDA's names
+// and conversions.
 #define __global__
 #define __device__
 #define __host__
@@ -111,6 +113,8 @@ inline float __uint_as_float(unsigned bits) {
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }
+// NOLINTEND(readability-identifier-naming,cppcoreguidelines-macro-usage,google-explicit-constructor)
+// NOLINTNEXTLINE(misc-unused-using-decls): whoever includes this uses them.
 using ::expf, ::fabsf, ::fmaf, ::fmaxf, ::fminf, ::rintf, ::sqrtf; // of math.h
 inline unsigned min(unsigned a, unsigned b) {
   return a < b ? a : b;

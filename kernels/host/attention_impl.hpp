@@ -116,18 +116,18 @@ struct attention_kernels_of {
   }
 
   /// Weighted values of R vectors: `out[r][c] (+)= sum over t of p[r][t] * values[t][c]`, `columns` a multiple of w.
-  /// `ahead` has elements of `element_bytes`.
-  template <std::size_t R, bool Accumulate, std::size_t element_bytes, class Rows>
+  /// `ahead` has elements of `ElementBytes`.
+  template <std::size_t R, bool Accumulate, std::size_t ElementBytes, class Rows>
   static void value_tile(const float* p, const Rows& values, std::size_t tokens, std::size_t columns, float* out,
                          std::size_t out_stride, address ahead = 0) noexcept {
     std::size_t c = 0;
     if constexpr (R <= wide_tile_rows)
       for (; c + 2 * w <= columns; c += 2 * w)
         tile<R, 2, Accumulate>(p, 1, attention_chunk, values.template columns<2>(c), tokens, out + c, out_stride,
-                               ahead + c * element_bytes);
+                               ahead + c * ElementBytes);
     for (; c < columns; c += w)
       tile<R, 1, Accumulate>(p, 1, attention_chunk, values.template columns<1>(c), tokens, out + c, out_stride,
-                             ahead + c * element_bytes);
+                             ahead + c * ElementBytes);
   }
 
   /// Calls `f` with R as a constant. @pre 1 <= rows <= R.

@@ -86,7 +86,8 @@ struct lane_buffers {
   attention_state state, later;
 
   [[nodiscard]] static std::size_t vectors_that_fit(const attention_shape& s) noexcept {
-    const std::size_t fixed = s.key_size * kv_page_tokens + attention_chunk * padded_head(s.value_size) + 6 * 16 + 16;
+    const std::size_t fixed =
+        s.key_size * kv_page_tokens + attention_chunk * padded_head(s.value_size) + std::size_t{6 * 16 + 16};
     const std::size_t each = s.key_size + attention_chunk + 2 * padded_head(s.value_size) + 4;
     return std::min(most_vectors, (attention_lane_floats - fixed) / each);
   }

@@ -17,7 +17,7 @@ namespace {
 /// few enough that their sums (16 KiB) stay in the second-level cache.
 constexpr std::size_t most_vectors = 256;
 /// Of an unpacked tile: it should stay in a first-level cache of 32 KiB beside the inputs that stream by.
-constexpr std::size_t tile_bytes = 24 * 1024;
+constexpr std::size_t tile_bytes = std::size_t{24} * 1024;
 /// Row groups that may be multiplied together.
 constexpr std::size_t most_groups = 2;
 

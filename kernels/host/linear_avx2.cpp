@@ -124,7 +124,7 @@ template <tensor_type T, int H>
   const auto times = [](__m256 a, __m256i b) { return _mm256_mul_ps(a, _mm256_cvtepi32_ps(b)); };
   const auto negated = [](__m256 a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0F)); };
   const auto bytes = [&](std::size_t header, std::size_t j) {
-    return eight_bytes(unit + header + j * packed_row_group + H * 8);
+    return eight_bytes(unit + header + j * packed_row_group + H * std::size_t{8});
   };
   if constexpr (T == q4_1 || T == q5_1) {
     return {d, halves(second)};
@@ -142,7 +142,7 @@ template <tensor_type T, int H>
     const __m256i min = _mm256_or_si256(low, _mm256_slli_epi32(masked(a, 6, 3), 4));
     return {times(d, masked(a, 0, 63)), negated(times(halves(second), min))};
   } else if constexpr (T == q6_k) {
-    const auto* signed_bytes = unit + halves_bytes + s * packed_row_group + H * 8;
+    const auto* signed_bytes = unit + halves_bytes + s * packed_row_group + H * std::size_t{8};
     return {times(d, _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(signed_bytes)))),
             _mm256_setzero_ps()};
   } else {
@@ -169,7 +169,7 @@ template <tensor_type T, int S, class Values>
     unrolled<run>([&](auto i) __attribute__((always_inline)) {
       constexpr int g = S * groups + r * run + i;
       const __m256i pairs =
-          _mm256_maddubs_epi16(values(std::integral_constant<int, g>{}), broadcast_group(x + g % 8 * 4));
+          _mm256_maddubs_epi16(values(std::integral_constant<int, g>{}), broadcast_group(x + std::size_t{g % 8 * 4}));
       sum = i == 0 ? pairs : _mm256_add_epi16(sum, pairs);
     });
     const __m256i wide = _mm256_madd_epi16(sum, _mm256_set1_epi16(splits<T> && r == 1 ? 16 : 1));
@@ -319,7 +319,7 @@ void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x
 /// Sixteen values of one column of a float type, from `[columns, 16]`.
 template <tensor_type T, int H>
 [[gnu::always_inline]] inline __m256 column_values(const std::byte* group, std::size_t column) {
-  const std::size_t at = column * packed_row_group + H * 8;
+  const std::size_t at = column * packed_row_group + H * std::size_t{8};
   if constexpr (T == tensor_type::f32) {
     return _mm256_load_ps(reinterpret_cast<const float*>(group) + at);
   } else {

@@ -217,7 +217,7 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
         __m512i dot[2] = {dot_start<T>(minus + s), _mm512_setzero_si512()};
         unrolled<groups>([&](auto i) __attribute__((always_inline)) {
           constexpr int g = s * groups + i;
-          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + g * 4));
+          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + std::size_t{g * 4}));
         });
         acc = accumulated<T>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),
                              _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));

@@ -122,12 +122,10 @@ void vector_full(const std::byte* group, std::size_t columns, const float* x, fl
 
 void multiply_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
                    float* sums) {
-  for (std::size_t v = 0; v < vectors; ++v)
+  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group)
     for (std::size_t k = 0; k < columns; ++k)
-      for (std::size_t row = 0; row < packed_row_group; ++row) {
-        float& sum = sums[v * packed_row_group + row];
-        sum = std::fma(tile[k * packed_row_group + row], x[v * stride + k], sum);
-      }
+      for (std::size_t row = 0; row < packed_row_group; ++row)
+        sums[row] = std::fma(tile[k * packed_row_group + row], x[v * stride + k], sums[row]);
 }
 
 template <tensor_type T>

@@ -1,7 +1,6 @@
 // Reads /proc.
 #include "src/app/process.hpp"
 
-#include <cstdio>
 #include <ctime>
 #include <fstream>
 #include <sstream>
@@ -49,8 +48,11 @@ std::size_t peak_resident_bytes() {
   // getrusage would do, but its mark survives exec: a small program started by a large one would look large.
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);)
-    if (std::size_t kib = 0; std::sscanf(line.c_str(), "VmHWM: %zu kB", &kib) == 1)
-      return kib * 1024;
+    if (line.starts_with("VmHWM:")) {
+      std::size_t kib = 0;
+      if (std::istringstream(line.substr(6)) >> kib)
+        return kib * 1024;
+    }
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;

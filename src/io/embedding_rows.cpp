@@ -35,8 +35,8 @@ std::optional<error> embedding_rows::read(std::span<const token_id> ids, float* 
     for (std::size_t i = 0; i < std::min(batch_rows, ids.size()); ++i)
       reads_.push_back({source_.file, source_.offset + static_cast<std::uint64_t>(ids[i]) * row_bytes_, row_bytes_,
                         rows_ + i * row_bytes_});
-    if (auto failure = gatherer_.gather(reads_); !failure.empty())
-      return error(errc::io_error, std::move(failure));
+    if (const auto failure = gatherer_.gather(reads_); !failure.empty())
+      return error(errc::io_error, failure);
     for (std::size_t i = 0; i < reads_.size(); ++i, out += source_.columns) {
       const std::span bytes(reads_[i].destination, row_bytes_);
       if (!blocks_are_finite(source_.type, bytes))

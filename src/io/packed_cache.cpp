@@ -77,7 +77,7 @@ packed_key packed_key_hash::key() const {
 }
 
 packed_mapping::~packed_mapping() {
-  ::munmap(const_cast<std::byte*>(begin_), bytes_);
+  ::munmap(const_cast<std::byte*>(begin_), bytes_); // NOLINT(cppcoreguidelines-pro-type-const-cast): for the system
 }
 
 packed_file::packed_file(packed_file&& other) noexcept {

@@ -324,7 +324,7 @@ struct weight_loader::impl {
       j.parts.push_back({{0, 0, 0, 0, begin + at, std::min(best_read_bytes, bytes - at)}, j.memory + at});
   }
 
-  void cut_model(job& j, const weight_group_layout& group) {
+  void cut_model(job& j, const weight_group_layout& group) const {
     for (const auto& c : cut_group(group, with.shape.slot_bytes - 2 * group_alignment))
       j.parts.push_back({c, nullptr});
     // What lies between tensors reaches packed files: not what was in memory before.
@@ -430,7 +430,7 @@ struct weight_loader::impl {
     return it;
   }
 
-  void touch_pages(job& j) {
+  void touch_pages(job& j) const {
     const auto& group = with.layout->groups[j.group];
     j.parts.resize(1);
     j.answer->expect(1);
@@ -564,7 +564,7 @@ void weight_loader::load(std::size_t group, std::byte* memory, done_callback don
 void weight_loader::touch(std::size_t group, const std::byte* memory, done_callback done) {
   // The pages are only looked at.
   impl_->add({group,
-              const_cast<std::byte*>(memory),
+              const_cast<std::byte*>(memory), // NOLINT(cppcoreguidelines-pro-type-const-cast): nothing writes there
               std::make_shared<flight>(std::move(done)),
               origin::mapping,
               {},

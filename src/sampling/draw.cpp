@@ -76,7 +76,7 @@ std::span<const float> token_drawer::modified(std::span<const float> logits, con
   if (!penalised)
     return modified_;
   for (const auto& [id, count] : history.tokens()) {
-    double x = static_cast<double>(modified_[static_cast<std::size_t>(id)]);
+    auto x = static_cast<double>(modified_[static_cast<std::size_t>(id)]);
     x = x > 0 ? x / options.repetition_penalty : x * options.repetition_penalty;
     if (count.reply > 0)
       x -= options.presence_penalty + options.frequency_penalty * count.reply;
