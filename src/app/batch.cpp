@@ -113,9 +113,8 @@ std::string duration(double seconds) {
 /// The bar counts bytes of the input, because nobody knows how many lines it has; the words behind it say the rest.
 class batch_display {
 public:
-  batch_display(std::uint64_t input_bytes, bool quiet)
-      : bytes_(input_bytes),
-        bar_("batch", progress::unit::bytes, quiet || !inspect_terminal(STDERR_FILENO).interactive) {}
+  batch_display(std::uint64_t input_bytes, bool quiet, const std::shared_ptr<status_line>& place)
+      : bytes_(input_bytes), bar_("batch", progress::unit::bytes, quiet || !place->terminal().interactive, place) {}
 
   void show(const batch_totals& t) {
     const double elapsed = seconds();
@@ -198,10 +197,10 @@ void execute(const batch_options& options, surroundings& around) {
   const finished_lines earlier = journal ? journal->finished() : finished_lines{};
   if (!options.model.quiet)
     tell_of_earlier(earlier, options.output);
-  loaded_runtime model(std::move(config), options.model.quiet, around.signals);
+  loaded_runtime model(std::move(config), options.model, around);
   model.wait();
 
-  batch_display display(input.bytes, options.model.quiet);
+  batch_display display(input.bytes, options.model.quiet, around.status);
   batch_work work;
   work.queue = std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
                                                                    .name = input.name,

@@ -197,10 +197,10 @@ void execute(const bench_options& options, surroundings& around) {
     throw error(errc::invalid_argument,
                 fmt::format("--ctx {} is too small for these tests: they need {} tokens", config.context, needed));
   std::vector<test_result> results;
-  loaded_runtime model(std::move(config), options.model.quiet, around.signals);
+  loaded_runtime model(std::move(config), options.model, around);
   model.wait();
   {
-    progress shown("measuring", progress::unit::count, options.model.quiet);
+    progress shown("measuring", progress::unit::count, options.model.quiet, around.status);
     bench b(options, model.get(), shown, prompts.size() + replies.size());
     for (const std::size_t n : prompts)
       results.push_back(b.prefill(n));

@@ -367,7 +367,7 @@ void execute(const chat_options& options, surroundings& around) {
   require_utf8(options.system, "the text of --system");
   if (options.reply.seed_drawn)
     around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
-  loaded_runtime model(options.model.to_config(around), options.model.quiet, around.signals);
+  loaded_runtime model(options.model.to_config(around), options.model, around);
   model.wait();
   // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
   const bool person = inspect_terminal(STDIN_FILENO).interactive;

@@ -22,6 +22,7 @@ std::string overview() {
   text += "\ntropilla COMMAND --help explains one; tropilla --version.\n"
           "Options also come from TROPILLA_* variables (--top-k is TROPILLA_TOP_K) and from a TOML file\n"
           "(--config FILE, or NAME for configs/NAME.toml); the command line wins over variables, these over the file.\n"
+          "--log-level info tells what a command does.\n"
           "\nExample:\n  tropilla run -m model.gguf \"Why is the sky blue?\"\n";
   return text;
 }
@@ -161,19 +162,20 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
   }
 }
 
-loaded_runtime::loaded_runtime(runtime_config config, bool quiet, interrupts& signals)
+loaded_runtime::loaded_runtime(runtime_config config, const model_options& options, surroundings& around)
     : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()), progress::unit::bytes,
-                                           quiet)),
-      hold_(std::in_place, signals,
+                                           options.quiet, around.status)),
+      hold_(std::in_place, around.signals,
             [pressed = pressed_](int press) {
               if (press > 1)
                 interrupts::quit();
               *pressed = true;
             }),
       runtime_([&] {
-        if (!quiet)
-          config.on_notice = [](std::string_view sentence) {
-            say(fmt::format("note: {}", without_controls(sentence)));
+        config.log = options.log.open(around.status);
+        if (!options.quiet && !options.log.shows_warnings()) // notices are warnings of the log, too
+          config.on_notice = [status = around.status](std::string_view sentence) {
+            status->say(fmt::format("note: {}", without_controls(sentence)));
           };
         config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };
         return runtime(std::move(config));

@@ -22,6 +22,7 @@ struct surroundings {
   const process_clock& clock;
   interrupts& signals;
   output out;
+  std::shared_ptr<status_line> status = std::make_shared<status_line>();
   bool quiet = false; ///< --quiet or --json was given
 
   /// A line on standard error about what is done otherwise than asked for, unless `quiet`.
@@ -84,13 +85,13 @@ struct command {
 /// closed by its reader.
 [[nodiscard]] int run_program(const std::vector<std::string>& arguments, surroundings& around);
 
-/// Opens the runtime with a progress display on standard error.
+/// Opens the runtime with a progress display on standard error, and with the log that the options ask for.
 ///
 /// From the first byte that is packed until `wait`, Ctrl-C ends nothing by itself: a program that ended at once would
 /// leave half of a packed file. The constructor and `check_interrupt` throw `interrupted` then; a second one ends it.
 class loaded_runtime {
 public:
-  loaded_runtime(runtime_config config, bool quiet, interrupts& signals);
+  loaded_runtime(runtime_config config, const model_options& options, surroundings& around);
   [[nodiscard]] runtime& get() noexcept { return runtime_; }
   /// Call before anything else is shown.
   void end_progress() { progress_->finish(); }

@@ -137,9 +137,8 @@ double divergence(std::span<const float> reference, std::span<const float> logit
 }
 
 totals evaluate(const eval_options& options, runtime& rt, std::span<const token_id> ids, opponent* other,
-                logits_writer* saved) {
+                logits_writer* saved, progress& shown) {
   totals t;
-  progress shown("evaluating", progress::unit::count, options.model.quiet);
   const auto begin = std::chrono::steady_clock::now();
   for (std::size_t at = 0; at < ids.size(); at += options.window) {
     const auto window = ids.subspan(at, options.window);
@@ -213,7 +212,7 @@ void execute(const eval_options& options, surroundings& around) {
     throw error(errc::invalid_argument,
                 fmt::format("a window of {} tokens does not fit a context of {}", options.window, config.context));
   config.logit_rows = std::min<std::size_t>(options.window, 64); // beyond that the logits' buffer grows, the speed not
-  loaded_runtime model(config, options.model.quiet, around.signals);
+  loaded_runtime model(config, options.model, around);
   runtime& rt = model.get();
   const auto ids = windows_of(options, rt);
   std::optional<opponent> other;
@@ -224,7 +223,8 @@ void execute(const eval_options& options, surroundings& around) {
     saved.emplace(expand_home(options.save), saved_logits_header{rt.model().vocabulary, options.window, ids.size()});
   model.wait();
 
-  const totals t = evaluate(options, rt, ids, other ? &*other : nullptr, saved ? &*saved : nullptr);
+  progress shown("evaluating", progress::unit::count, options.model.quiet, around.status);
+  const totals t = evaluate(options, rt, ids, other ? &*other : nullptr, saved ? &*saved : nullptr, shown);
   if (saved)
     saved->finish();
   if (!options.top1.empty()) {

@@ -2,6 +2,7 @@
 #include "src/app/option_binder.hpp"
 
 #include "memory/arbiter.hpp"
+#include "src/app/log_output.hpp"
 #include "src/app/text.hpp"
 
 #include <CLI/CLI.hpp>
@@ -192,6 +193,16 @@ void option_binder::texts(const option_text& option, std::vector<std::string>& v
           option, "")
       .allow_extra_args(false) // one text each time: the next word is the prompt's
       ->take_all();
+}
+
+void option_binder::log_levels(const option_text& option, std::optional<log_options>& value) {
+  add(option, "", [&value, title = title_of(option)](const std::string& text) {
+    try {
+      value = parse_log_levels(text);
+    } catch (const error& e) {
+      throw error(e.code(), fmt::format("{} takes levels like info or warning,loader=debug: {}", title, e.what()));
+    }
+  });
 }
 
 void option_binder::positionals(const std::string& name, std::vector<std::string>& values) {

@@ -1,12 +1,14 @@
 /// Declaring a command's options once, for parsing and for --help.
 #pragma once
 
+#include "tropilla/log.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,6 +61,8 @@ public:
   /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
   /// text or an array of them; in the environment one.
   void texts(const option_text& option, std::vector<std::string>& values);
+  /// As `parse_log_levels` reads them.
+  void log_levels(const option_text& option, std::optional<log_options>& value);
   /// Words without a name, in order.
   void positionals(const std::string& name, std::vector<std::string>& values);
 

@@ -5,6 +5,7 @@
 /// which wins over the top.
 #pragma once
 
+#include "src/app/log_output.hpp"
 #include "src/app/option_binder.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -87,6 +88,7 @@ struct model_options {
   std::string trace;
   std::string context_otherwise = "the model's, at most 4096"; ///< for --help: what the command does without --ctx
   std::string parallel_otherwise = "1";                        ///< and without --parallel
+  log_settings log;
 
   void bind(option_binder& binder);
   /// For so many sequences at once unless --parallel says otherwise. Throws what `choose_model` throws.

@@ -152,7 +152,7 @@ void execute(const run_options& options, surroundings& around) {
   check(options);
   const runtime_config config = options.model.to_config(around, options.reply.generation.outputs);
   const std::string prompt = read_prompt(options);
-  loaded_runtime model(config, options.model.quiet, around.signals);
+  loaded_runtime model(config, options.model, around);
   runtime& rt = model.get();
   const std::size_t outputs = options.reply.generation.outputs;
   screen shown(outputs, around.out);

@@ -41,6 +41,12 @@ void model_options::bind(option_binder& b) {
   b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream"}, pinned);
   b.flag({"--precise", "", "activations in float32: slower, for comparisons"}, precise);
   b.text({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing"}, trace);
+  b.log_levels({"--log-level", "LEVELS",
+                "log what the runtime does: trace, debug, info, warning, error or off, for all "
+                "components or for some (info,loader=debug)"},
+               log.levels);
+  b.flag({"--log-json", "", "log a JSON object a line"}, log.json);
+  b.text({"--log-file", "FILE", "log to this file, at its end, and not to standard error"}, log.file);
   b.group("Output");
   b.flag({"-q,--quiet", "", "no progress, no notes, no figures"}, quiet);
 }

@@ -45,7 +45,7 @@ void execute(const synth_command_options& options, surroundings& around) {
   if (options.output.empty())
     throw error(errc::invalid_argument, "no file to write: name one with -o FILE");
   const tensor_type type = find_type(options.type);
-  progress shown("writing " + escape(options.output), progress::unit::bytes, options.quiet);
+  progress shown("writing " + escape(options.output), progress::unit::bytes, options.quiet, around.status);
   // The writer removes its temporary file when the progress throws.
   std::atomic<bool> stop = false;
   const interrupts::scope on_interrupt(around.signals, [&](int press) {

@@ -26,19 +26,6 @@ bool is_set(const char* variable) {
   return value && *value;
 }
 
-/// False when the descriptor does not take it; `errno` says why.
-bool write_all(int descriptor, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(descriptor, text.data(), text.size());
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n < 0)
-      return false;
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return true;
-}
-
 // A person sees 10 changes a second as motion; a log wants a line every few seconds.
 constexpr auto bar_interval = 100ms;
 constexpr auto line_interval = 2s;
@@ -94,13 +81,49 @@ void say(std::string_view line) {
   static_cast<void>(written);
 }
 
-progress::progress(std::string label, unit counted, bool silent)
-    : label_(std::move(label)), unit_(counted), silent_(silent), terminal_(inspect_terminal(STDERR_FILENO)),
+bool write_all(int descriptor, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(descriptor, text.data(), text.size());
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      return false;
+    text.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return true;
+}
+
+void status_line::draw(std::string_view bar) {
+  const std::lock_guard lock(mutex_);
+  drawn_ = write_all(STDERR_FILENO, std::string(to_line_start_and_clear).append(bar));
+}
+
+void status_line::clear() {
+  const std::lock_guard lock(mutex_);
+  take_bar_away();
+}
+
+void status_line::say(std::string_view line) {
+  const std::lock_guard lock(mutex_);
+  take_bar_away();
+  // In one write: a reply's piece comes before or after, not between. Failures are ignored, there is nobody to tell.
+  app::say(terminal_.interactive ? fresh_line(inspect_terminal(STDERR_FILENO).width).append(line) : line);
+}
+
+void status_line::take_bar_away() {
+  if (!std::exchange(drawn_, false))
+    return;
+  const bool written = write_all(STDERR_FILENO, to_line_start_and_clear);
+  static_cast<void>(written);
+}
+
+progress::progress(std::string label, unit counted, bool silent, std::shared_ptr<status_line> place)
+    : label_(std::move(label)), unit_(counted), silent_(silent), place_(std::move(place)),
+      terminal_(place_->terminal()),
       next_(begin_ + (terminal_.interactive ? clock::duration(bar_interval) : clock::duration(line_interval))) {}
 
 progress::~progress() {
-  const std::lock_guard lock(mutex_);
-  take_bar_away();
+  place_->clear();
 }
 
 std::string progress::amount(std::uint64_t done, std::uint64_t total) const {
@@ -126,7 +149,7 @@ void progress::draw(std::uint64_t done, std::uint64_t total, std::string_view wo
   const std::string numbers =
       fmt::format("{:3.0f}%  {}{}{}", part * 100, amount(done, total), words.empty() ? "" : "  ", words);
   if (!terminal_.interactive) {
-    say(fmt::format("{}: {}", label_, numbers));
+    place_->say(fmt::format("{}: {}", label_, numbers));
     return;
   }
   const std::string label = shorten(label_, terminal_.width / 3);
@@ -136,17 +159,7 @@ void progress::draw(std::uint64_t done, std::uint64_t total, std::string_view wo
   std::string bar;
   for (std::size_t i = 0; i < cells; ++i)
     bar += i < full ? (terminal_.utf8 ? "█" : "#") : (terminal_.utf8 ? "░" : ".");
-  const bool written = write_all(
-      STDERR_FILENO, fmt::format("{}{}  {}  {}", to_line_start_and_clear, label, terminal_.green(bar), numbers));
-  drawn_ = written;
-}
-
-void progress::take_bar_away() {
-  if (!drawn_)
-    return;
-  drawn_ = false;
-  const bool written = write_all(STDERR_FILENO, to_line_start_and_clear);
-  static_cast<void>(written);
+  place_->draw(fmt::format("{}  {}  {}", label, terminal_.green(bar), numbers));
 }
 
 void progress::finish() {
@@ -154,11 +167,11 @@ void progress::finish() {
   if (silent_ || finished_)
     return;
   finished_ = true;
-  take_bar_away();
+  place_->clear();
   if (!terminal_.interactive && total_ > 0 && done_ >= total_) {
     const std::chrono::duration<double> seconds = clock::now() - begin_;
-    say(fmt::format("{}: {} in {:.2f} s", label_,
-                    unit_ == unit::bytes ? format_bytes(total_) : fmt::format("{}", total_), seconds.count()));
+    place_->say(fmt::format("{}: {} in {:.2f} s", label_,
+                            unit_ == unit::bytes ? format_bytes(total_) : fmt::format("{}", total_), seconds.count()));
   }
 }
 

@@ -4,9 +4,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <unistd.h>
 
 namespace tropilla::app {
 
@@ -51,13 +53,41 @@ struct output_closed {};
 /// Writes whole lines to standard error; failures there are ignored, there is nobody to tell.
 void say(std::string_view line);
 
+/// False when the descriptor does not take all of it; `errno` says why.
+[[nodiscard]] bool write_all(int descriptor, std::string_view text);
+
+/// Standard error while something else may be on the screen: a bar that is drawn and drawn again, a reply that streams.
+/// Any thread.
+class status_line {
+public:
+  status_line() : terminal_(inspect_terminal(STDERR_FILENO)) {}
+  status_line(const status_line&) = delete;
+  status_line& operator=(const status_line&) = delete;
+
+  [[nodiscard]] const terminal_facts& terminal() const noexcept { return terminal_; }
+  /// Shows a bar, in the place of the one before. @pre a terminal
+  void draw(std::string_view bar);
+  /// Takes the bar away, if there is one.
+  void clear();
+  /// A line that comes when it comes: on a terminal it takes the bar away, which comes back when it is drawn again, and
+  /// begins a line of its own where half a line of a reply stands.
+  void say(std::string_view line);
+
+private:
+  void take_bar_away(); ///< call with the mutex held
+
+  terminal_facts terminal_;
+  std::mutex mutex_;
+  bool drawn_ = false;
+};
+
 /// A bar on a terminal, a plain line now and then elsewhere. Any thread; silent when made so.
 class progress {
 public:
   /// `unit` says what is counted: bytes are shown as such.
   enum class unit : std::uint8_t { bytes, count };
 
-  progress(std::string label, unit counted, bool silent);
+  progress(std::string label, unit counted, bool silent, std::shared_ptr<status_line> place);
   /// Takes the bar away and says no more: after an error, how long the work took is of no interest.
   ~progress();
   progress(const progress&) = delete;
@@ -69,7 +99,6 @@ public:
   void finish();
 
 private:
-  void take_bar_away(); ///< call with the mutex held
   void draw(std::uint64_t done, std::uint64_t total, std::string_view words);
   [[nodiscard]] std::string amount(std::uint64_t done, std::uint64_t total) const;
 
@@ -77,13 +106,13 @@ private:
   std::string label_;
   unit unit_;
   bool silent_;
-  terminal_facts terminal_;
+  std::shared_ptr<status_line> place_;
+  const terminal_facts& terminal_; ///< of the place
   std::mutex mutex_;
   clock::time_point begin_ = clock::now();
   clock::time_point next_;
   std::uint64_t done_ = 0;
   std::uint64_t total_ = 0;
-  bool drawn_ = false;
   bool finished_ = false;
 };
 
