@@ -38,6 +38,17 @@ constexpr std::string_view llama3_expression =
     R"(| ?[^\p{L}\p{N})" TROPILLA_SPACE R"(]++[\r\n]*+|(?:[)" TROPILLA_BLANK R"(]*+[\r\n]++)++)"
     "|[" TROPILLA_SPACE "]+(?![^" TROPILLA_SPACE "])|[" TROPILLA_SPACE "]++";
 
+// Four expressions, each of which cuts what the one before left; what it does not match stays a word, too:
+//   [\p{P}\$\+<=>\^~\|]+    GPT-2's    \p{N}+    [0-9][0-9][0-9]
+// Punctuation ends a stretch, so white space before it is one word, and no contraction is left for GPT-2's to find.
+// Between digits, those that no three ASCII digits begin at are one word.
+#define TROPILLA_PUNCTUATION R"(\p{P}$+<=>^~|)"
+constexpr std::string_view fallback_expression =
+    "[" TROPILLA_PUNCTUATION R"(]++| ?\p{L}++|[0-9]{3}|(?:(?![0-9]{3})\p{N})++)"
+    R"(| ?[^\p{L}\p{N})" TROPILLA_PUNCTUATION TROPILLA_SPACE "]++"
+    "|[" TROPILLA_SPACE "]+(?![^" TROPILLA_PUNCTUATION TROPILLA_SPACE "])|[" TROPILLA_SPACE "]++";
+
+#undef TROPILLA_PUNCTUATION
 #undef TROPILLA_SPACE
 #undef TROPILLA_BLANK
 
@@ -47,6 +58,8 @@ std::string_view expression_of(pretokenizer_kind kind) {
     return smollm_expression;
   case pretokenizer_kind::llama3:
     return llama3_expression;
+  case pretokenizer_kind::fallback:
+    return fallback_expression;
   case pretokenizer_kind::gpt2:
     break;
   }
@@ -76,17 +89,21 @@ constexpr std::size_t jit_threshold = 4096;
 
 } // namespace
 
-std::optional<pretokenizer_kind> find_pretokenizer(std::string_view name) noexcept {
-  constexpr std::array<std::pair<std::string_view, pretokenizer_kind>, 5> names{{
-      {"llama-bpe", pretokenizer_kind::llama3},
-      {"llama3", pretokenizer_kind::llama3},
-      {"llama-v3", pretokenizer_kind::llama3},
-      {"smollm", pretokenizer_kind::smollm},
-      {"gpt-2", pretokenizer_kind::gpt2},
+std::optional<pretokenizer_choice> find_pretokenizer(std::string_view name) noexcept {
+  constexpr pretokenizer_choice llama3{pretokenizer_kind::llama3, true, true};
+  constexpr std::array<std::pair<std::string_view, pretokenizer_choice>, 8> names{{
+      {"llama-bpe", llama3},
+      {"llama3", llama3},
+      {"llama-v3", llama3},
+      {"falcon3", llama3},
+      {"smaug-bpe", {pretokenizer_kind::llama3}},
+      {"smollm", {pretokenizer_kind::smollm}},
+      {"gpt-2", {pretokenizer_kind::gpt2}},
+      {"default", {pretokenizer_kind::fallback}},
   }};
-  for (const auto& [known, kind] : names)
+  for (const auto& [known, choice] : names)
     if (known == name)
-      return kind;
+      return choice;
   return std::nullopt;
 }
 

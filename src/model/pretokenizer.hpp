@@ -11,10 +11,20 @@ namespace tropilla {
 
 /// Which regular expression cuts. GPT-2's is that of its `encoder.py`; SmolLM's isolates each digit first; Llama 3's
 /// is that of its `tokenizer.py` (contractions in any case, up to three digits, line breaks at the end of a word).
-enum class pretokenizer_kind : std::uint8_t { gpt2, smollm, llama3 };
+/// The fallback is what llama.cpp does with files that name none: punctuation apart, then GPT-2's, then digits by
+/// three.
+enum class pretokenizer_kind : std::uint8_t { gpt2, smollm, llama3, fallback };
 
-/// The kind that `tokenizer.ggml.pre` names ("llama-bpe" and its aliases "llama3" and "llama-v3", "smollm", "gpt-2").
-[[nodiscard]] std::optional<pretokenizer_kind> find_pretokenizer(std::string_view name) noexcept;
+/// What a name stands for, as llama.cpp reads it.
+struct pretokenizer_choice {
+  pretokenizer_kind kind;
+  bool whole_words = false; ///< a word that is a token is that token, whatever the merges say
+  bool add_bos = false;     ///< where the file does not say
+};
+
+/// The choice that `tokenizer.ggml.pre` names: "llama-bpe" and its aliases "llama3", "llama-v3" and "falcon3",
+/// "smaug-bpe" (Llama 3's expression without its other rules), "smollm", "gpt-2", "default" (the fallback).
+[[nodiscard]] std::optional<pretokenizer_choice> find_pretokenizer(std::string_view name) noexcept;
 
 /// A compiled expression. Any thread. Long texts run JIT-compiled code, short ones PCRE2's interpreter: compiling
 /// costs more than it saves there.

@@ -60,7 +60,7 @@ tokenizer& tokenizer::operator=(tokenizer&&) noexcept = default;
 std::vector<token_id> tokenizer::encode(std::string_view text, const encode_options& options) const {
   const vocabulary& v = impl_->vocab;
   std::vector<token_id> ids;
-  if (options.bos && v.bos >= 0)
+  if (options.bos && v.bos >= 0 && !(options.special && begins_with_bos(text)))
     ids.push_back(v.bos);
   while (options.special) {
     const auto special = v.specials.search(v.texts, text);
@@ -72,6 +72,11 @@ std::vector<token_id> tokenizer::encode(std::string_view text, const encode_opti
   }
   impl_->encode_text(text, ids);
   return ids;
+}
+
+bool tokenizer::begins_with_bos(std::string_view text) const {
+  const auto first = impl_->vocab.specials.match_front(impl_->vocab.texts, text);
+  return first && first->id == impl_->vocab.bos;
 }
 
 std::string_view tokenizer::piece(token_id id, bool special) const {
@@ -97,6 +102,10 @@ token_id tokenizer::eos() const noexcept {
 }
 bool tokenizer::add_bos() const noexcept {
   return impl_->vocab.add_bos;
+}
+
+std::span<const std::string> tokenizer::notices() const noexcept {
+  return impl_->vocab.notices;
 }
 
 bool tokenizer::ends_generation(token_id id) const noexcept {

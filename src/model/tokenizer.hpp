@@ -21,20 +21,25 @@ struct encode_options {
 };
 
 /// Immutable after construction; any thread. Byte-level BPE (Sennrich et al. 2016; GPT-2's byte alphabet) with the
-/// pre-tokenizers "llama-bpe", "smollm" and "gpt-2", run by PCRE2 with JIT and match limits; merging by a heap in
-/// O(n log n). Invalid UTF-8 is kept byte for byte: a byte of no character splits words as a symbol would. Bytes that
-/// the vocabulary has no token for are dropped, as Hugging Face's tokenizers does (SmolLM2's lacks 21, among them those
+/// pre-tokenizers of `find_pretokenizer`, run by PCRE2 with JIT and match limits; merging by a heap in O(n log n).
+/// Invalid UTF-8 is kept byte for byte: a byte of no character splits words as a symbol would. Bytes that the
+/// vocabulary has no token for are dropped, as Hugging Face's tokenizers does (SmolLM2's lacks 21, among them those
 /// that occur in no UTF-8). "User defined" tokens count as special: text becomes them only when asked.
 class tokenizer {
 public:
-  /// Throws `error`: malformed_file (tokens, types or merges missing, out of range or contradictory),
-  /// unsupported (not byte-level BPE, an unknown pre-tokenizer).
+  /// Throws `error`: malformed_file (tokens or merges missing or contradictory), unsupported (not byte-level BPE, an
+  /// unknown pre-tokenizer). What it can do without becomes a notice, and ids are llama.cpp's: types that are missing
+  /// or unknown, special ids out of range, merges of unknown tokens at the end, a pre-tokenizer that is not named.
   explicit tokenizer(const gguf_file& file);
   ~tokenizer();
   tokenizer(tokenizer&&) noexcept;
   tokenizer& operator=(tokenizer&&) noexcept;
 
+  /// A BOS that the text spells out at its beginning, where `special`, is the only one: a second would be none of the
+  /// prompts that the model has seen.
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, const encode_options& options = {}) const;
+  /// Whether the text begins with the special token BOS.
+  [[nodiscard]] bool begins_with_bos(std::string_view text) const;
 
   /// The bytes of one token. Control tokens give nothing unless `special`. Throws `error` (invalid_argument) out of
   /// range.
@@ -49,6 +54,8 @@ public:
   /// <|eom_id|>).
   [[nodiscard]] bool ends_generation(token_id id) const noexcept;
   [[nodiscard]] bool is_control(token_id id) const noexcept;
+  /// What the file has wrong and is read all the same: a sentence each.
+  [[nodiscard]] std::span<const std::string> notices() const noexcept;
   /// A special token by its exact text.
   [[nodiscard]] std::optional<token_id> find_special(std::string_view text) const;
 

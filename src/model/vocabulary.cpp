@@ -1,4 +1,5 @@
-// Every id, type and merge is checked against the tokens before anything relies on it.
+// Every id, type and merge is checked against the tokens before anything relies on it. What a text's ids do not depend
+// on, or what llama.cpp gives a meaning, is a notice where it is wrong; all else is refused.
 #include "src/model/vocabulary.hpp"
 
 #include "src/model/utf8.hpp"
@@ -36,9 +37,7 @@ constexpr std::array<std::string_view, 9> structural_names{"<|im_start|>",      
 constexpr std::array<std::string_view, 5> ending_names{"<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>",
                                                        "<|eom_id|>"};
 
-token_kind kind_of(std::int64_t type, std::size_t id, std::string_view text) {
-  if (type < 0 || type > 6)
-    fail(fmt::format("{}[{}] is {}; types are 0 to 6", key_types, id, type));
+token_kind kind_of(std::int64_t type, std::string_view text) {
   if (text.starts_with("<|") && std::ranges::find(structural_names, text) != structural_names.end())
     return token_kind::control;
   switch (type) {
@@ -49,23 +48,36 @@ token_kind kind_of(std::int64_t type, std::size_t id, std::string_view text) {
     return token_kind::added;
   case 5:
     return token_kind::unused;
-  default: // undefined, normal, byte
+  default: // undefined, normal, byte, and what is no type
     return token_kind::text;
   }
 }
 
-std::vector<token_kind> read_kinds(const gguf_file& file, const std::vector<std::string>& tokens) {
+void read_kinds(vocabulary& v, const gguf_file& file, const std::vector<std::string>& tokens) {
   const gguf_array* array = file.find_array(key_types);
-  if (array == nullptr)
-    fail(fmt::format("the vocabulary lacks {}: without it special tokens cannot be told from text", key_types));
-  if (array->size() != tokens.size())
+  v.kinds.reserve(tokens.size());
+  if (array == nullptr) {
+    for (const std::string& token : tokens)
+      v.kinds.push_back(kind_of(1, token));
+    v.notices.push_back(fmt::format(
+        "the vocabulary lacks {}: special tokens are those with well-known names, as <|eot_id|>", key_types));
+    return;
+  }
+  if (array->size() < tokens.size())
     fail(fmt::format("{} has {} entries for {} tokens", key_types, array->size(), tokens.size()));
-  std::vector<token_kind> kinds(tokens.size());
+  if (array->size() > tokens.size())
+    v.notices.push_back(
+        fmt::format("{} has {} entries for {} tokens: the rest is ignored", key_types, array->size(), tokens.size()));
+  std::size_t unknown = 0;
+  std::string first_unknown;
   const auto convert = [&](const auto& types) {
-    for (std::size_t id = 0; id < kinds.size(); ++id)
+    for (std::size_t id = 0; id < tokens.size(); ++id) {
+      if ((std::cmp_less(types[id], 0) || std::cmp_greater(types[id], 6)) && unknown++ == 0)
+        first_unknown = fmt::format("{}[{}] is {}", key_types, id, types[id]);
       // What does not fit a signed number is no type either.
-      kinds[id] =
-          kind_of(std::in_range<std::int64_t>(types[id]) ? static_cast<std::int64_t>(types[id]) : -1, id, tokens[id]);
+      v.kinds.push_back(
+          kind_of(std::in_range<std::int64_t>(types[id]) ? static_cast<std::int64_t>(types[id]) : -1, tokens[id]));
+    }
   };
   if (const auto* as_signed = std::get_if<std::vector<std::int64_t>>(&array->values))
     convert(*as_signed);
@@ -73,7 +85,10 @@ std::vector<token_kind> read_kinds(const gguf_file& file, const std::vector<std:
     convert(*as_unsigned);
   else
     fail(fmt::format("{} must be an array of whole numbers", key_types));
-  return kinds;
+  if (unknown > 0)
+    v.notices.push_back(fmt::format("{}, and types are 0 to 6: {} count{} as text", first_unknown,
+                                    unknown == 1 ? "the token" : fmt::format("it and {} more", unknown - 1),
+                                    unknown == 1 ? "s" : ""));
 }
 
 void read_texts(vocabulary& v, const std::vector<std::string>& tokens) {
@@ -103,7 +118,9 @@ void read_texts(vocabulary& v, const std::vector<std::string>& tokens) {
 }
 
 // Reads merges a batch at a time, so that the look-ups of a batch wait for memory together: there are three for each
-// merge, and one at a time they cost three times as much.
+// merge, and one at a time they cost three times as much. Merges that name no tokens are ignored at the end of the
+// list: the vocabulary was cut, and the merges were not. Before others that can be used they are a list for other
+// tokens.
 class merge_reader {
 public:
   explicit merge_reader(vocabulary& v) : v_(v) {}
@@ -121,9 +138,15 @@ public:
       for (std::size_t k = 0; k < count_; ++k)
         look_up(merges[i + k], i + k, parsed_[k]);
       for (std::size_t k = 0; k < count_; ++k)
-        if (const auto& m = parsed_[k].merge; m.result >= 0)
-          v_.merges.add(m);
+        add(parsed_[k]);
     }
+    if (unusable_ == merges.size())
+      fail(first_problem_);
+    if (unusable_ > 0)
+      v_.notices.push_back(fmt::format("{}: {}", first_problem_,
+                                       unusable_ == 1
+                                           ? std::string("the last merge is ignored")
+                                           : fmt::format("it and the other {} at the end are ignored", unusable_ - 1)));
   }
 
 private:
@@ -137,20 +160,29 @@ private:
   struct parsed {
     std::array<part, 3> parts; // left, right, both
     merge_table::merge merge;
+    std::string problem; // why it can't be used; empty where it can
   };
 
   void parse(const std::string& text, std::size_t rank, parsed& into) {
+    into.parts = {};
+    into.problem.clear();
     // Tokens of the byte alphabet hold no space.
     const std::size_t space = text.find(' ', 1);
-    if (space == std::string::npos || space + 1 == text.size() || text.find(' ', space + 1) != std::string::npos)
-      fail(fmt::format("{}[{}] is {}; expected two tokens with a space between", key_merges, rank, utf8::quoted(text)));
+    if (space == std::string::npos || space + 1 == text.size() || text.find(' ', space + 1) != std::string::npos) {
+      into.problem =
+          fmt::format("{}[{}] is {}; expected two tokens with a space between", key_merges, rank, utf8::quoted(text));
+      return;
+    }
     const std::string_view view = text;
     const std::size_t begin = bytes_.size();
     const bool left = append_alphabet_bytes(view.substr(0, space), bytes_);
     const std::size_t middle = bytes_.size();
     const bool right = append_alphabet_bytes(view.substr(space + 1), bytes_);
-    if (!left || !right)
-      fail(fmt::format("{}[{}] is {}, which is not spelt in the byte alphabet", key_merges, rank, utf8::quoted(text)));
+    if (!left || !right) {
+      into.problem =
+          fmt::format("{}[{}] is {}, which is not spelt in the byte alphabet", key_merges, rank, utf8::quoted(text));
+      return;
+    }
     text_hash both;
     for (std::size_t i = begin; i < middle; ++i)
       both.add(bytes_[i]);
@@ -167,15 +199,18 @@ private:
   }
 
   void look_up(const std::string& text, std::size_t rank, parsed& p) {
+    p.merge = {-1, -1, -1};
     std::array<token_id, 3> ids{};
-    for (std::size_t i = 0; i < 3; ++i) {
+    for (std::size_t i = 0; i < 3 && p.problem.empty(); ++i) {
       const std::string_view bytes = std::string_view(bytes_).substr(p.parts[i].at, p.parts[i].length);
       ids[i] = v_.words.find(v_.texts, bytes, p.parts[i].hash);
       // A merge may spell a token that the file declares special: text never becomes it.
       if (ids[i] < 0 && !v_.specials.find(v_.texts, bytes))
-        fail(fmt::format("{}[{}] is {}, but {} is not in the vocabulary", key_merges, rank, utf8::quoted(text),
-                         utf8::quoted(bytes)));
+        p.problem = fmt::format("{}[{}] is {}, but {} is not in the vocabulary", key_merges, rank, utf8::quoted(text),
+                                utf8::quoted(bytes));
     }
+    if (!p.problem.empty())
+      return;
     p.merge = {ids[0], ids[1], ids[2]};
     if (ids[0] < 0 || ids[1] < 0)
       p.merge.result = -1;
@@ -183,26 +218,47 @@ private:
       v_.merges.prefetch(ids[0], ids[1]);
   }
 
+  void add(const parsed& p) {
+    if (!p.problem.empty()) {
+      if (unusable_++ == 0)
+        first_problem_ = p.problem;
+      return;
+    }
+    if (unusable_ > 0)
+      fail(first_problem_);
+    if (p.merge.result >= 0)
+      v_.merges.add(p.merge);
+  }
+
   vocabulary& v_;
+  std::size_t unusable_ = 0;
+  std::string first_problem_;
   std::size_t count_ = 0;
   std::string bytes_;
   std::array<parsed, batch> parsed_{};
 };
 
-token_id read_id(const gguf_file& file, std::string_view name, std::size_t tokens) {
+token_id read_id(vocabulary& v, const gguf_file& file, std::string_view name) {
   const std::string key = fmt::format("tokenizer.ggml.{}_token_id", name);
+  const auto found = file.metadata.find(key);
+  const auto ignored = [&](auto id) {
+    v.notices.push_back(
+        fmt::format("{} is {}, but the vocabulary has {} tokens: it is ignored", key, id, v.texts.size()));
+    return -1;
+  };
+  if (found != file.metadata.end())
+    if (const auto* number = std::get_if<std::int64_t>(&found->second); number != nullptr && *number < 0)
+      return ignored(*number);
   const auto id = file.find_integer(key);
   if (!id)
     return -1;
-  if (*id >= tokens)
-    fail(fmt::format("{} is {}, but the vocabulary has {} tokens", key, *id, tokens));
-  return static_cast<token_id>(*id);
+  return *id < v.texts.size() ? static_cast<token_id>(*id) : ignored(*id);
 }
 
-void read_ids(vocabulary& v, const gguf_file& file) {
-  v.bos = read_id(file, "bos", v.texts.size());
-  v.eos = read_id(file, "eos", v.texts.size());
-  for (const token_id id : {v.eos, read_id(file, "eot", v.texts.size()), read_id(file, "eom", v.texts.size())})
+void read_ids(vocabulary& v, const gguf_file& file, bool wants_bos) {
+  v.bos = read_id(v, file, "bos");
+  v.eos = read_id(v, file, "eos");
+  for (const token_id id : {v.eos, read_id(v, file, "eot"), read_id(v, file, "eom")})
     if (id >= 0)
       v.ends.push_back(id);
   for (const std::string_view name : ending_names)
@@ -211,7 +267,28 @@ void read_ids(vocabulary& v, const gguf_file& file) {
   std::ranges::sort(v.ends);
   v.ends.erase(std::unique(v.ends.begin(), v.ends.end()), v.ends.end());
   const auto add_bos = file.find_flag("tokenizer.ggml.add_bos_token");
-  v.add_bos = v.bos >= 0 && add_bos.value_or(v.cut == pretokenizer_kind::llama3);
+  v.add_bos = v.bos >= 0 && add_bos.value_or(wants_bos);
+}
+
+/// How text is cut. Where the file names nothing that a tokenizer was made with, as llama.cpp does.
+pretokenizer_choice read_pretokenizer(vocabulary& v, const gguf_file& file) {
+  constexpr std::string_view key = "tokenizer.ggml.pre";
+  const std::string* pre = file.find_text(key);
+  const std::string name = pre == nullptr || pre->empty() ? "default" : *pre;
+  const auto choice = find_pretokenizer(name);
+  if (!choice)
+    throw error(errc::unsupported, fmt::format("{} is {}; known are llama-bpe, smaug-bpe, smollm, gpt-2 and default",
+                                               key, utf8::quoted(name)));
+  if (name == "default")
+    v.notices.push_back(fmt::format(
+        "{} is {}: text is cut as llama.cpp cuts it then, which may not be as the model was trained; if its "
+        "replies are poor, convert it again",
+        key, pre == nullptr || pre->empty() ? "missing" : "\"default\""));
+  if (name == "smaug-bpe")
+    v.notices.push_back(fmt::format("{} is \"smaug-bpe\", which early converters wrote for kin of Llama 3: text is cut "
+                                    "as Llama 3's, and merged without its rule for whole words, as llama.cpp does",
+                                    key));
+  return *choice;
 }
 
 } // namespace
@@ -277,23 +354,18 @@ vocabulary vocabulary::read(const gguf_file& file) {
   if (model != "gpt2")
     throw error(errc::unsupported,
                 fmt::format("the tokenizer is {}; tropilla runs byte-level BPE (\"gpt2\") only", utf8::quoted(model)));
-  const std::string* pre = file.find_text("tokenizer.ggml.pre");
-  const auto cut = find_pretokenizer(pre == nullptr ? "" : *pre);
-  if (!cut)
-    throw error(errc::unsupported,
-                fmt::format("tokenizer.ggml.pre is {}; known are llama-bpe, smollm and gpt-2",
-                            pre == nullptr ? "missing: convert the model again" : utf8::quoted(*pre)));
   vocabulary v;
-  v.cut = *cut;
-  v.whole_words = *cut == pretokenizer_kind::llama3;
+  const pretokenizer_choice pre = read_pretokenizer(v, file);
+  v.cut = pre.kind;
+  v.whole_words = pre.whole_words;
   const auto& tokens = require_strings(file, key_tokens);
-  v.kinds = read_kinds(file, tokens);
+  read_kinds(v, file, tokens);
   read_texts(v, tokens);
   const auto& merges = require_strings(file, key_merges);
   if (merges.size() >= merge_table::none)
     fail(fmt::format("{} has {} entries, more than there can be", key_merges, merges.size()));
   merge_reader(v).read(merges);
-  read_ids(v, file);
+  read_ids(v, file, pre.add_bos);
   if (!v.whole_words)
     v.words = token_index{};
   return v;

@@ -36,10 +36,10 @@ public:
   [[nodiscard]] std::optional<token_id> find(const token_texts& texts, std::string_view text) const;
   /// The first in `text`, the longest of those that begin there.
   [[nodiscard]] std::optional<found> search(const token_texts& texts, std::string_view text) const;
-
-private:
+  /// The longest that `text` begins with.
   [[nodiscard]] std::optional<found> match_front(const token_texts& texts, std::string_view text) const;
 
+private:
   std::vector<token_id> sorted_; ///< by text
   std::array<bool, 256> first_{};
 };
@@ -58,6 +58,8 @@ struct vocabulary {
   token_id bos = -1;
   token_id eos = -1;
   std::vector<token_id> ends; ///< of a reply; sorted
+  /// What the file has wrong and is read all the same: a sentence each.
+  std::vector<std::string> notices;
 
   /// Throws `error` as `tokenizer` does.
   [[nodiscard]] static vocabulary read(const gguf_file& file);

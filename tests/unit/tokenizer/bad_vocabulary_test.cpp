@@ -1,4 +1,4 @@
-// Vocabularies that contradict themselves: one sentence each, nothing worse.
+// Vocabularies that contradict themselves: refused with one sentence, or read with one.
 #include "src/model/tokenizer.hpp"
 #include "tests/unit/tokenizer/vocabularies.hpp"
 
@@ -27,17 +27,31 @@ void check_spoilt(const std::function<void(small_vocabulary&)>& spoil, const std
     check_refused(v.file(pre), errc::malformed_file, part);
 }
 
+/// The file is read, with one notice that has all parts.
+tokenizer check_noticed(const gguf_file& file, const std::vector<std::string>& parts) {
+  tokenizer tok(file);
+  REQUIRE(tok.notices().size() == 1);
+  for (const std::string& part : parts)
+    CHECK_THAT(tok.notices()[0], Catch::Contains(part));
+  return tok;
+}
+
 template <class T>
-void check_replaced(const std::string& key, T value, errc code, const std::string& part) {
+gguf_file replaced(const std::string& key, T value) {
   gguf_file file = small_vocabulary::make().file();
   file.metadata["tokenizer.ggml." + key] = std::move(value);
-  check_refused(file, code, part);
+  return file;
+}
+
+template <class T>
+void check_replaced(const std::string& key, T value, errc code, const std::string& part) {
+  check_refused(replaced(key, std::move(value)), code, part);
 }
 
 } // namespace
 
 TEST_CASE("a vocabulary without one of its parts is refused") {
-  for (const std::string key : {"tokens", "token_type", "merges", "model"}) {
+  for (const std::string key : {"tokens", "merges", "model"}) {
     gguf_file file = small_vocabulary::make().file();
     file.metadata.erase("tokenizer.ggml." + key);
     check_refused(file, errc::malformed_file, "tokenizer.ggml." + key);
@@ -65,28 +79,74 @@ TEST_CASE("keys of the wrong kind are refused") {
   check_replaced("add_bos_token", std::string("yes"), errc::malformed_file, "tokenizer.ggml.add_bos_token");
 }
 
-TEST_CASE("unsigned types are types, too large ones are not") {
+TEST_CASE("a sound vocabulary has no notices") {
+  for (const std::string pre : {"gpt-2", "smollm", "llama-bpe", "falcon3"})
+    CHECK(tokenizer(small_vocabulary::make().file(pre)).notices().empty());
+}
+
+TEST_CASE("without types special tokens are those with well-known names") {
   gguf_file file = small_vocabulary::make().file();
+  file.metadata.erase("tokenizer.ggml.token_type");
+  const tokenizer tok = check_noticed(file, {"lacks tokenizer.ggml.token_type"});
+  CHECK(tok.find_special("<|im_start|>") == 259);
+  CHECK(tok.is_control(260));
+  CHECK(tok.ends_generation(260));
+  CHECK_FALSE(tok.find_special("<added>"));
+  CHECK(tok.encode("ab<|im_start|>", {.special = true}) == std::vector<token_id>{256, 259});
+}
+
+TEST_CASE("unsigned types are types") {
+  CHECK(tokenizer(replaced("token_type", gguf_array{std::vector<std::uint64_t>(262, 1)})).size() == 262);
+}
+
+TEST_CASE("types that are none count as text") {
+  for (const std::int64_t type : {std::int64_t{7}, std::int64_t{-1}, INT64_MIN, INT64_MAX}) {
+    small_vocabulary v = small_vocabulary::make();
+    v.types[261] = type; // <added>
+    v.types['z'] = type;
+    const tokenizer tok = check_noticed(v.file(), {"token_type[122] is " + std::to_string(type), "it and 1 more"});
+    CHECK_FALSE(tok.find_special("<added>"));
+    CHECK(tok.encode("z") == std::vector<token_id>{'z'});
+    CHECK(tok.piece(261) == "<added>");
+  }
   std::vector<std::uint64_t> types(262, 1);
-  file.metadata["tokenizer.ggml.token_type"] = gguf_array{types};
-  CHECK(tokenizer(file).size() == 262);
   types[3] = UINT64_MAX;
-  file.metadata["tokenizer.ggml.token_type"] = gguf_array{types};
-  check_refused(file, errc::malformed_file, "[3]");
+  (void)check_noticed(replaced("token_type", gguf_array{types}),
+                      {"token_type[3] is 18446744073709551615", "the token counts as text"});
+}
+
+TEST_CASE("types of tokens that are not there are ignored") {
+  small_vocabulary v = small_vocabulary::make();
+  v.types.push_back(3);
+  CHECK(check_noticed(v.file(), {"263 entries for 262 tokens"}).size() == 262);
 }
 
 TEST_CASE("a tokenizer of another kind is refused by name") {
   check_replaced("model", std::string("llama"), errc::unsupported, "\"llama\"");
   check_replaced("pre", std::string("deepseek-coder"), errc::unsupported, "\"deepseek-coder\"");
-  gguf_file file = small_vocabulary::make().file();
-  file.metadata.erase("tokenizer.ggml.pre");
-  check_refused(file, errc::unsupported, "tokenizer.ggml.pre is missing");
 }
 
-TEST_CASE("types out of range are refused") {
-  check_spoilt([](auto& v) { v.types[7] = 7; }, "token_type[7] is 7");
-  check_spoilt([](auto& v) { v.types[7] = -1; }, "token_type[7] is -1");
-  check_spoilt([](auto& v) { v.types[7] = INT64_MIN; }, "token_type[7] is -9223372036854775808");
+TEST_CASE("a pre-tokenizer that is missing, empty or the default cuts as llama.cpp's default does") {
+  gguf_file missing = small_vocabulary::make().file();
+  missing.metadata.erase("tokenizer.ggml.pre");
+  const std::string text = "ab'ab 1234";
+  const std::vector<token_id> expected{256, '\'', 256, ' ', '1', '2', '3', '4'};
+  CHECK(check_noticed(missing, {"tokenizer.ggml.pre is missing"}).encode(text) == expected);
+  CHECK(check_noticed(replaced("pre", std::string()), {"is missing"}).encode(text) == expected);
+  CHECK(check_noticed(replaced("pre", std::string("default")), {"is \"default\""}).encode(text) == expected);
+}
+
+TEST_CASE("smaug-bpe is Llama 3's without whole words and without BOS unless asked for") {
+  small_vocabulary v = small_vocabulary::make();
+  v.tokens.emplace_back("unreachable"); // 262
+  v.types.push_back(1);
+  gguf_file file = v.file("smaug-bpe");
+  file.metadata["tokenizer.ggml.bos_token_id"] = std::uint64_t{259};
+  const tokenizer tok = check_noticed(file, {"smaug-bpe"});
+  CHECK(tok.encode("unreachable").size() == 10); // "ab" merges
+  CHECK_FALSE(tok.add_bos());
+  file.metadata["tokenizer.ggml.add_bos_token"] = true;
+  CHECK(tokenizer(file).add_bos());
 }
 
 TEST_CASE("two tokens with one text are refused with both ids") {
@@ -99,14 +159,14 @@ TEST_CASE("merges that are no merges are refused with their number") {
     CAPTURE(text);
     check_spoilt([&](auto& v) { v.merges[1] = text; }, "merges[1] is");
   }
-  check_spoilt([](auto& v) { v.merges.push_back("x \u2581"); }, "byte alphabet");
-  check_spoilt([](auto& v) { v.merges.push_back("x \xFF"); }, "byte alphabet");
+  check_spoilt([](auto& v) { v.merges[1] = "x \u2581"; }, "byte alphabet");
+  check_spoilt([](auto& v) { v.merges[1] = "x \xFF"; }, "byte alphabet");
 }
 
 TEST_CASE("merges of what is not in the vocabulary are refused with the part that is missing") {
-  check_spoilt([](auto& v) { v.merges.push_back("xy z"); }, "merges[3] is \"xy z\", but \"xy\" is not");
-  check_spoilt([](auto& v) { v.merges.push_back("x yz"); }, "but \"yz\" is not");
-  check_spoilt([](auto& v) { v.merges.push_back("x y"); }, "but \"xy\" is not");
+  check_spoilt([](auto& v) { v.merges[1] = "xy z"; }, "merges[1] is \"xy z\", but \"xy\" is not");
+  check_spoilt([](auto& v) { v.merges[1] = "x yz"; }, "but \"yz\" is not");
+  check_spoilt([](auto& v) { v.merges[1] = "x y"; }, "but \"xy\" is not");
   // Far down, in a later batch.
   check_spoilt(
       [](auto& v) {
@@ -116,10 +176,35 @@ TEST_CASE("merges of what is not in the vocabulary are refused with the part tha
       "merges[901]");
 }
 
-TEST_CASE("ids outside the vocabulary are refused") {
+TEST_CASE("merges that can't be used are ignored at the end of the list") {
+  for (const char* text : {"xy z", "x yz", "x y", "", "a b c", "x \u2581", "x \xFF"}) {
+    CAPTURE(text);
+    small_vocabulary v = small_vocabulary::make();
+    v.merges.emplace_back(text);
+    CHECK(check_noticed(v.file(), {"merges[3] is", "the last merge is ignored"}).encode("abcxyz") ==
+          std::vector<token_id>{257, 'x', 'y', 'z'});
+    v.merges.resize(1000, text);
+    CHECK(check_noticed(v.file(), {"merges[3] is", "it and the other 996"}).encode("ab") == std::vector<token_id>{256});
+    v.merges.emplace_back("a b");
+    check_refused(v.file(), errc::malformed_file, "merges[3] is");
+  }
+  check_spoilt([](auto& v) { v.merges = {"x y", "y x"}; }, "merges[0] is \"x y\"");
+}
+
+TEST_CASE("special ids outside the vocabulary are ignored by name") {
   for (const std::string name : {"bos", "eos", "eot", "eom"}) {
-    check_replaced(name + "_token_id", std::uint64_t{262}, errc::malformed_file, name + "_token_id is 262");
-    check_replaced(name + "_token_id", std::uint64_t{1} << 32, errc::malformed_file, "4294967296");
+    const std::string key = name + "_token_id";
+    const auto check = [&](gguf_value value, const std::string& number) {
+      const tokenizer tok = check_noticed(replaced(key, std::move(value)), {key + " is " + number, "262 tokens"});
+      CHECK(tok.bos() == -1);
+      CHECK(tok.eos() == -1);
+      CHECK_FALSE(tok.ends_generation(-1));
+      CHECK(tok.encode("ab", {.bos = true}) == std::vector<token_id>{256});
+    };
+    check(std::uint64_t{262}, "262");
+    check(std::uint64_t{1} << 32, "4294967296");
+    check(std::uint64_t{UINT32_MAX}, "4294967295");
+    check(std::int64_t{-1}, "-1");
   }
 }
 

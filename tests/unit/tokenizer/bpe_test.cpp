@@ -111,7 +111,7 @@ TEST_CASE("a long text of anything is cut and merged in linear time, and comes b
     texts.push_back(text);
     texts.push_back(text + "x");
   }
-  for (const std::string pre : {"llama-bpe", "gpt-2"}) {
+  for (const std::string pre : {"llama-bpe", "gpt-2", "default"}) {
     const tokenizer tok(recorded_vocabulary("llama3", pre));
     for (const std::string& text : texts) {
       const auto ids = tok.encode(text, {.special = true});

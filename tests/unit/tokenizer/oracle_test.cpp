@@ -1,4 +1,4 @@
-// Ids against those that independent tokenizers gave (tests/oracles/make_tokenizer_oracle.py).
+// Ids against those that independent tokenizers gave (tests/oracles/make_tokenizer_oracle.py, make_llamacpp_oracle.py).
 #include "src/model/tokenizer.hpp"
 #include "tests/unit/tokenizer/vocabularies.hpp"
 
@@ -52,6 +52,29 @@ TEST_CASE("Llama 3's ids are those of tiktoken, and every byte comes back") {
 
 TEST_CASE("GPT-2's splitting gives the ids of Hugging Face's tokenizers, and every byte comes back") {
   check_lines(tokenizer(recorded_vocabulary("llama3", "gpt-2")), "gpt-2", true);
+}
+
+TEST_CASE("where a file names no pre-tokenizer of its own, ids are those of llama.cpp") {
+  nlohmann::json recorded = read_data("tokenizer-lines.json");
+  const nlohmann::json differing = read_data("tokenizer-llamacpp.json");
+  const auto check = [&](const std::string& pre, const std::string& like) {
+    const tokenizer tok(recorded_vocabulary("llama3", pre));
+    for (const std::string name : {"lines", "special"}) {
+      auto& lines = recorded.at(name);
+      for (auto& line : lines)
+        line[pre] = line.at(like);
+      for (const auto& entry : differing.at(pre + " " + name))
+        lines.at(entry.at(0).get<std::size_t>())[pre] = entry.at(1);
+      for (const auto& line : lines)
+        if (line.contains("text")) { // llama.cpp was not asked for bytes of no text
+          CAPTURE(line.dump(-1, ' ', true), pre);
+          CHECK(tok.encode(text_of(line), {.special = name == "special"}) == line.at(pre).get<std::vector<token_id>>());
+        }
+    }
+  };
+  REQUIRE(differing.at("default lines").size() > 50);
+  check("default", "gpt-2");
+  check("smaug-bpe", "llama-bpe");
 }
 
 TEST_CASE("the whole vocabulary of a model gives the same ids", "[model]") {

@@ -73,6 +73,21 @@ TEST_CASE("BOS comes when asked for and there is one") {
   CHECK(tokenizer(file).add_bos());
 }
 
+TEST_CASE("a BOS that the text spells out is the only one") {
+  gguf_file file = small_vocabulary::make().file();
+  file.metadata["tokenizer.ggml.bos_token_id"] = std::uint64_t{259};
+  const tokenizer tok(file);
+  CHECK(tok.encode("<|im_start|>ab", {.bos = true, .special = true}) == ids{259, 256});
+  CHECK(tok.encode("<|im_start|><|im_start|>", {.bos = true, .special = true}) == ids{259, 259}); // what it spells
+  CHECK(tok.encode(" <|im_start|>", {.bos = true, .special = true}) == ids{259, ' ', 259});
+  CHECK(tok.encode("<|im_start|>ab", {.bos = true}).front() == 259); // text, which BOS goes before
+  CHECK(tok.encode("<|im_start|>ab", {.bos = true}).at(1) == '<');
+  CHECK(tok.begins_with_bos("<|im_start|>ab"));
+  CHECK_FALSE(tok.begins_with_bos("<|im_end|>"));
+  CHECK_FALSE(tok.begins_with_bos("<|im_start|"));
+  CHECK_FALSE(tokenizer(small_vocabulary::make().file()).begins_with_bos("<|im_start|>"));
+}
+
 TEST_CASE("a Llama 3 vocabulary wants BOS unless it says otherwise") {
   gguf_file file = recorded_vocabulary("llama3", "llama-bpe");
   CHECK(tokenizer(file).add_bos());
