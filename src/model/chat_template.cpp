@@ -1,6 +1,7 @@
-// The two formats are written out here; of the model's Jinja template only its literal strings are read.
+// The two formats are written out here; of the model's Jinja template only its literals are read.
 #include "src/model/chat_template.hpp"
 
+#include "src/model/template_text.hpp"
 #include "src/model/utf8.hpp"
 
 #include <array>
@@ -16,6 +17,13 @@ constexpr std::array<std::string_view, 2> chatml_tokens{"<|im_start|>", "<|im_en
 
 bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
+}
+
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view space = " \t\n\r\v\f";
+  const std::size_t begin = text.find_first_not_of(space);
+  return begin == std::string_view::npos ? std::string_view{}
+                                         : text.substr(begin, text.find_last_not_of(space) - begin + 1);
 }
 
 std::optional<chat_format> recognise(std::string_view jinja) {
@@ -50,50 +58,33 @@ chat_format choose(const std::string* jinja, std::string_view name) {
   return *format;
 }
 
-// What stands between `begin` and `end` inside one string literal of a Jinja template, its escapes resolved.
-std::optional<std::string> find_literal(std::string_view jinja, std::string_view begin, std::string_view end) {
-  for (std::size_t at = jinja.find(begin); at != std::string_view::npos; at = jinja.find(begin, at + 1)) {
-    const std::string_view rest = jinja.substr(at + begin.size());
-    std::string text;
-    for (std::size_t i = 0; i < rest.size(); ++i) {
-      if (rest.substr(i).starts_with(end))
-        return text;
-      const char c = rest[i];
-      if (c == '\'' || c == '"' || c == '{')
-        break; // the literal ends, and something computed follows
-      if (c != '\\' || i + 1 == rest.size()) {
-        text += c;
-        continue;
-      }
-      const char escaped = rest[++i];
-      text += escaped == 'n' ? '\n' : escaped == 't' ? '\t' : escaped;
-    }
-  }
-  return std::nullopt;
-}
-
-// The message that a ChatML template adds before a conversation without one. Line breaks are escaped or real.
-std::string find_default_system(std::string_view jinja) {
-  for (const std::string_view begin : {"<|im_start|>system\\n", "<|im_start|>system\n"})
-    if (auto text = find_literal(jinja, begin, "<|im_end|>"))
-      return *text;
-  return {};
-}
+constexpr std::string_view cut_off = "Cutting Knowledge Date: December 2023";
 
 // Llama 3.1 and later put two dates before the system message. The day is the one that the template itself names,
 // so that the same conversation gives the same ids tomorrow.
-std::string find_dates(std::string_view jinja) {
-  if (!contains(jinja, "Cutting Knowledge Date: December 2023"))
+std::string find_dates(const template_text& jinja, std::string_view source) {
+  if (!contains(source, cut_off))
     return {};
-  const auto day = find_literal(jinja, "set date_string = \"", "\"");
-  return fmt::format("Cutting Knowledge Date: December 2023\nToday Date: {}\n\n", day.value_or("26 Jul 2024"));
+  return fmt::format("{}\nToday Date: {}\n\n", cut_off, jinja.assigned_to("date_string").value_or("26 Jul 2024"));
 }
 
-std::string_view trim(std::string_view text) {
-  constexpr std::string_view space = " \t\n\r\v\f";
-  const std::size_t begin = text.find_first_not_of(space);
-  return begin == std::string_view::npos ? std::string_view{}
-                                         : text.substr(begin, text.find_last_not_of(space) - begin + 1);
+// The message that a template adds before a conversation without one: written in its place, or given to a variable.
+std::string find_default_system(const template_text& jinja, chat_format format) {
+  const bool llama3 = format == chat_format::llama3;
+  const auto text = llama3 ? jinja.between("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>")
+                           : jinja.between("<|im_start|>system\n", "<|im_end|>");
+  return text ? *text : jinja.assigned_to("system").value_or("");
+}
+
+// What the format leaves out of a template's text, as a sentence.
+std::optional<std::string> find_omission(const template_text& jinja, std::string_view name, std::string_view dates,
+                                         std::string_view default_system) {
+  const auto other = jinja.other_than({default_system, dates, cut_off, "Today Date: ", "system", "user", "assistant"});
+  if (!other)
+    return std::nullopt;
+  return fmt::format("the model's chat template writes {}, which tropilla's {} format does not: replies may be worse "
+                     "than with a raw prompt that the template rendered",
+                     utf8::quoted(trim(*other)), name);
 }
 
 void require_tokens(const tokenizer& tok, std::span<const std::string_view> texts, std::string_view name) {
@@ -144,19 +135,19 @@ chat_template chat_template::from_model(const gguf_file& file, const tokenizer& 
   const std::string* jinja = file.find_text(key_template);
   chat_template made;
   made.format_ = choose(jinja, name);
+  const bool llama3 = made.format_ == chat_format::llama3;
+  require_tokens(tok, llama3 ? std::span<const std::string_view>(llama3_tokens) : chatml_tokens, made.name());
   // The model's own template says more than its format does, if that is the format asked for.
   const bool own = jinja != nullptr && recognise(*jinja) == made.format_;
-  if (made.format_ == chat_format::llama3) {
-    require_tokens(tok, llama3_tokens, made.name());
-    made.bos_ = tok.bos() >= 0;
-    if (own)
-      made.system_prefix_ = find_dates(*jinja);
-  } else {
-    require_tokens(tok, chatml_tokens, made.name());
-    made.bos_ = tok.bos() >= 0 && (own ? contains(*jinja, "bos_token") : tok.add_bos());
-    if (own)
-      made.default_system_ = find_default_system(*jinja);
-  }
+  made.bos_ = tok.bos() >= 0 && (llama3 || (own ? contains(*jinja, "bos_token") : tok.add_bos()));
+  if (!own)
+    return made;
+  const template_text text(*jinja);
+  made.default_system_ = find_default_system(text, made.format_);
+  if (llama3 && !contains(made.default_system_, cut_off))
+    made.system_prefix_ = find_dates(text, *jinja);
+  if (auto omission = find_omission(text, made.name(), made.system_prefix_, made.default_system_))
+    made.notices_.push_back(std::move(*omission));
   return made;
 }
 
@@ -170,8 +161,8 @@ std::vector<token_id> chat_template::encode(const tokenizer& tok, std::span<cons
     out.id(tok.bos());
   const bool has_system = !messages.empty() && messages.front().role == "system";
   if (format_ == chat_format::llama3) {
-    if (!has_system && !system_prefix_.empty())
-      out.llama3_turn("system", system_prefix_);
+    if (!has_system && !(system_prefix_.empty() && default_system_.empty()))
+      out.llama3_turn("system", system_prefix_ + default_system_);
     for (std::size_t i = 0; i < messages.size(); ++i) {
       const std::string_view content = trim(messages[i].content);
       const bool dated = i == 0 && has_system;

@@ -13,7 +13,8 @@ namespace tropilla {
 
 enum class chat_format { llama3, chatml };
 
-/// A known format with what the model's own template adds: ChatML's default system prompt, Llama 3.1's dates.
+/// A known format with what the model's own template adds: a default system prompt, Llama 3.1's dates. They are read
+/// from its literals (`template_text`); text of it that finds no place in the format is a notice.
 ///
 /// Llama 3 (Meta's model card): BOS, then for each message `<|start_header_id|>ROLE<|end_header_id|>`, two line
 /// breaks, the content without white space around it, `<|eot_id|>`. Templates of Llama 3.1 and later put "Cutting
@@ -25,7 +26,7 @@ class chat_template {
 public:
   /// Recognises the format from the model's `tokenizer.chat_template`.
   /// `name` ("llama3", "chatml", or "" for the model's own) overrides.
-  /// Throws `error` (unsupported): an unknown template (says how to pass --template), or special tokens the vocabulary
+  /// Throws `error` (unsupported): an unknown template (says what to do instead), or special tokens the vocabulary
   /// lacks.
   [[nodiscard]] static chat_template from_model(const gguf_file& file, const tokenizer& tok,
                                                 std::string_view name = "");
@@ -36,12 +37,15 @@ public:
 
   [[nodiscard]] chat_format format() const noexcept { return format_; }
   [[nodiscard]] std::string_view name() const noexcept;
+  /// What conversations lack of the model's template: a sentence each.
+  [[nodiscard]] std::span<const std::string> notices() const noexcept { return notices_; }
 
 private:
   chat_format format_ = chat_format::chatml;
   std::string default_system_; ///< used when the conversation has no system message and the template adds one
   std::string system_prefix_;  ///< begins the system message, and makes one where there is none
   bool bos_ = false;
+  std::vector<std::string> notices_;
 };
 
 } // namespace tropilla

@@ -1,6 +1,7 @@
 // Two uses of the bytes, chosen by the first: a text for a small vocabulary, whose ids must give the text back; or a
 // vocabulary, which must be refused with a sentence or work.
 #include "src/model/chat_template.hpp"
+#include "src/model/template_text.hpp"
 #include "src/model/tokenizer.hpp"
 #include "src/model/utf8.hpp"
 
@@ -14,7 +15,7 @@ using namespace tropilla;
 
 namespace {
 
-constexpr std::array<const char*, 3> cuts{"gpt-2", "smollm", "llama-bpe"};
+constexpr std::array<const char*, 5> cuts{"gpt-2", "smollm", "llama-bpe", "default", "smaug-bpe"};
 
 void require(bool holds) {
   if (!holds)
@@ -124,6 +125,10 @@ void check_vocabulary(const char* pre, bool all_bytes, std::string_view bytes) {
       text += line;
     }
   }
+  const template_text written(jinja);
+  (void)written.between("<|im_start|>system\n", "<|im_end|>");
+  (void)written.assigned_to("system");
+  (void)written.other_than({"system", "user", ""});
   try {
     gguf_file file = make_file(pre, tokens, types, merges);
     file.metadata["tokenizer.ggml.bos_token_id"] = static_cast<std::uint64_t>(text.size());
@@ -143,11 +148,12 @@ void check_vocabulary(const char* pre, bool all_bytes, std::string_view bytes) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::array<tokenizer, 3> tokenizers{small_tokenizer(cuts[0]), small_tokenizer(cuts[1]),
-                                                   small_tokenizer(cuts[2])};
+  static const std::array<tokenizer, 5> tokenizers{small_tokenizer(cuts[0]), small_tokenizer(cuts[1]),
+                                                   small_tokenizer(cuts[2]), small_tokenizer(cuts[3]),
+                                                   small_tokenizer(cuts[4])};
   if (size == 0)
     return 0;
-  const std::size_t cut = data[0] % 3;
+  const std::size_t cut = data[0] < 18 ? data[0] % 3 : 3 + data[0] % 2;
   const std::size_t use = data[0] / 3 % 3;
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   if (use == 0)

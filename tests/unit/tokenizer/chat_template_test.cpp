@@ -1,4 +1,4 @@
-// Conversations against what the models' Jinja templates render.
+// Conversations against what Jinja renders (tests/oracles/make_template_oracle.py), and by hand.
 #include "src/model/chat_template.hpp"
 #include "tests/unit/tokenizer/vocabularies.hpp"
 
@@ -57,6 +57,33 @@ TEST_CASE("SmolLM2's conversation has the default system prompt of its template"
   CHECK(render(smollm(), {{"user", " Hi <b>\n"}}) ==
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\n Hi <b>\n<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST_CASE("conversations are what Jinja renders, or a notice says what is left out") {
+  const auto templates = testing::read_data("chat-templates.json");
+  REQUIRE(templates.size() > 10);
+  for (const auto& row : templates) {
+    CAPTURE(row.at("name").get<std::string>());
+    const bool is_llama3 = row.at("kind") == "llama3";
+    const gguf_file file =
+        with_template(is_llama3 ? recorded_vocabulary("llama3", "llama-bpe") : recorded_vocabulary("smollm", "smollm"),
+                      row.at("template").get<std::string>());
+    const tokenizer tok(file);
+    const auto chat = chat_template::from_model(file, tok);
+    CHECK(chat.format() == (is_llama3 ? chat_format::llama3 : chat_format::chatml));
+    if (row.contains("omits")) {
+      REQUIRE(chat.notices().size() == 1);
+      CHECK_THAT(chat.notices()[0], Catch::Contains(row.at("omits").get<std::string>()));
+      continue;
+    }
+    CHECK(chat.notices().empty());
+    for (const auto& rendered : row.at("rendered")) {
+      messages conversation;
+      for (const auto& m : rendered.at("messages"))
+        conversation.push_back({m.at("role").get<std::string>(), m.at("content").get<std::string>()});
+      CHECK(tok.decode(chat.encode(tok, conversation), true) == rendered.at("text").get<std::string>());
+    }
+  }
 }
 
 TEST_CASE("a system message of one's own replaces the default") {
@@ -128,10 +155,12 @@ TEST_CASE("what looks special in a message stays text") {
   }
 }
 
-TEST_CASE("templates that are unknown or missing say how to choose one") {
-  check_refused(with_template(smollm(), "{{ '[INST]' }}"), "", "--template");
-  check_refused(with_template(smollm(), ""), "", "--template");
-  check_refused(recorded_vocabulary("smollm", "smollm"), "", "--template");
+TEST_CASE("templates that are unknown or missing say what to do instead") {
+  for (const std::string remedy : {"name llama3 or chatml", "a raw prompt"}) {
+    check_refused(with_template(smollm(), "{{ '[INST]' }}"), "", remedy);
+    check_refused(with_template(smollm(), ""), "", remedy);
+    check_refused(recorded_vocabulary("smollm", "smollm"), "", remedy);
+  }
   check_refused(smollm(), "vicuna", "there is no chat template \"vicuna\"");
   check_refused(smollm(), "llama3", "<|start_header_id|>");
   check_refused(llama3(), "chatml", "<|im_start|>");
