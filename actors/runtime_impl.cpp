@@ -58,6 +58,7 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
     trace->write(config.trace); // a path that can't be written should fail now, not at the end
   }
   report = std::move(prepared.report);
+  notify(prepared.model.notices);
   facts = facts_of(prepared.file, prepared.model);
   vocabulary = prepared.model.vocabulary;
   log_opening();
@@ -135,6 +136,7 @@ part_surroundings runtime::impl::surroundings(std::size_t part) {
 
 void runtime::impl::read_texts(const gguf_file& file) {
   tok = std::make_shared<const tokenizer>(file);
+  notify(tok->notices());
   try {
     chat = chat_template::from_model(file, *tok, config.chat_template);
   } catch (const error& e) {
@@ -142,6 +144,12 @@ void runtime::impl::read_texts(const gguf_file& file) {
       throw;
     chat_failure = e; // raw prompts need no template
   }
+}
+
+void runtime::impl::notify(std::span<const std::string> sentences) const {
+  if (config.on_notice)
+    for (const std::string& sentence : sentences)
+      config.on_notice(sentence);
 }
 
 void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
@@ -246,10 +254,17 @@ std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messag
     throw error(errc::invalid_argument, "the conversation is empty; give at least one message");
   if (!chat)
     throw error(*chat_failure);
+  std::call_once(told_of_template_, [&] { notify(chat->notices()); });
   return chat->encode(*tok, messages);
 }
 
 std::vector<token_id> runtime::impl::encode(std::string_view text, bool special) const {
+  if (special && tok->add_bos() && tok->begins_with_bos(text))
+    std::call_once(told_of_bos_, [&] {
+      const std::string once[] = {fmt::format("the prompt begins with {} itself: no second one is put before it",
+                                              tok->piece(tok->bos(), true))};
+      notify(once);
+    });
   return tok->encode(text, {tok->add_bos(), special});
 }
 

@@ -96,6 +96,7 @@ private:
   void log_opening() const;
   void log_closing() const;
   void read_texts(const gguf_file& file);
+  void notify(std::span<const std::string> sentences) const;
   /// What the part of this number gets.
   [[nodiscard]] part_surroundings surroundings(std::size_t part);
   /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
@@ -108,6 +109,7 @@ private:
 
   runtime_hooks hooks_;
   std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
+  mutable std::once_flag told_of_template_, told_of_bos_;
   std::mutex supervising_; ///< held while a supervisor is spawned
   std::mutex progress_mutex_;
   std::vector<load_progress> progress_; ///< by part

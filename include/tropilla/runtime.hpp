@@ -56,8 +56,9 @@ struct runtime_config {
   std::filesystem::path trace{}; ///< write a Chrome/Perfetto trace here when the runtime closes
   /// Called on a thread of the runtime while weights load; must be quick. What it throws is dropped.
   std::function<void(const load_progress&)> on_progress{};
-  /// Called on a thread of the runtime with a sentence about what goes on otherwise than asked for: the disk has no
-  /// room for packed weights. Must be quick. What it throws is dropped.
+  /// Called with a sentence about what goes on otherwise than asked for, or than the file says: the disk has no room
+  /// for packed weights, the vocabulary names tokens that it does not have. On any thread, those of the caller
+  /// included. Must be quick. What it throws is dropped.
   std::function<void(std::string_view)> on_notice{};
   /// What is told about the work, notices included, and to whom. Nothing, and at no cost, without a sink.
   log_options log{};
