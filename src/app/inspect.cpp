@@ -4,6 +4,7 @@
 #include "memory/arbiter.hpp"
 #include "src/app/files.hpp"
 #include "src/app/model_summary.hpp"
+#include "src/app/notes.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
 #include "src/model/gguf.hpp"
@@ -140,6 +141,7 @@ void execute(const inspect_options& options, surroundings& around) {
     throw error(errc::invalid_argument, "inspect shows one file at a time; a split model is named by any of its parts");
   const gguf_file file = gguf_file::open(around.choose_model(options.files.empty() ? options.model : options.files[0]));
   const model_summary s = summarise(file);
+  say_notes(notes_of(file));
   around.out.write(options.json ? as_json(file, s).dump(2, ' ', false, json::error_handler_t::replace) + "\n"
                                 : as_text(file, s, options));
 }

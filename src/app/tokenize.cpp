@@ -3,6 +3,7 @@
 
 #include "src/app/files.hpp"
 #include "src/app/ids.hpp"
+#include "src/app/notes.hpp"
 #include "src/app/text.hpp"
 #include "src/model/tokenizer.hpp"
 
@@ -51,7 +52,9 @@ struct detokenize_options {
 };
 
 tokenizer open_tokenizer(const std::string& model, const surroundings& around) {
-  return tokenizer(gguf_file::open(around.choose_model(model)));
+  tokenizer vocabulary(gguf_file::open(around.choose_model(model)));
+  say_notes(vocabulary.notices());
+  return vocabulary;
 }
 
 void tokenize(const tokenize_options& options, surroundings& around) {
