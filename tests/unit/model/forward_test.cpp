@@ -114,7 +114,7 @@ TEST_CASE("the forward pass gives the logits of plain double precision loops, fo
   const auto type =
       GENERATE(tensor_type::f32, tensor_type::f16, tensor_type::bf16, tensor_type::q4_0, tensor_type::q4_1,
                tensor_type::q5_0, tensor_type::q5_1, tensor_type::q8_0, tensor_type::q2_k, tensor_type::q3_k,
-               tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k);
+               tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k, tensor_type::iq4_nl);
   const auto path = testing::tiny_model(type);
   host_options options;
   options.threads = 2;
