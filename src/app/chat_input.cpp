@@ -13,17 +13,16 @@ namespace {
 
 constexpr std::string_view fence = "\"\"\"";
 
-constexpr std::array<std::pair<std::string_view, chat_command>, 11> commands{{{"/help", chat_command::help},
-                                                                              {"/system", chat_command::system},
-                                                                              {"/reset", chat_command::reset},
-                                                                              {"/stats", chat_command::stats},
-                                                                              {"/memory", chat_command::memory},
-                                                                              {"/budget", chat_command::budget},
-                                                                              {"/save", chat_command::save},
-                                                                              {"/load", chat_command::load},
-                                                                              {"/quit", chat_command::quit},
-                                                                              {"/exit", chat_command::quit},
-                                                                              {"/?", chat_command::help}}};
+// In the order of /help; behind each other what means the same, as people know it from elsewhere.
+constexpr auto commands = std::to_array<std::pair<std::string_view, chat_command>>({
+    {"/help", chat_command::help},     {"/?", chat_command::help},        {"/system", chat_command::system},
+    {"/clear", chat_command::clear},   {"/reset", chat_command::clear},   {"/retry", chat_command::retry},
+    {"/regen", chat_command::retry},   {"/undo", chat_command::undo},     {"/set", chat_command::set},
+    {"/params", chat_command::params}, {"/model", chat_command::model},   {"/stats", chat_command::stats},
+    {"/memory", chat_command::memory}, {"/budget", chat_command::budget}, {"/save", chat_command::save},
+    {"/load", chat_command::load},     {"/bye", chat_command::quit},      {"/quit", chat_command::quit},
+    {"/exit", chat_command::quit},
+});
 
 bool is_for_now(chat_command command) {
   return command == chat_command::memory || command == chat_command::budget || command == chat_command::stats ||
@@ -39,7 +38,13 @@ std::string_view trimmed(std::string_view text) {
 
 } // namespace
 
+bool is_pasted(std::string_view line) noexcept {
+  return line.find('\n') != std::string_view::npos;
+}
+
 std::optional<std::string> line_joiner::take(std::string_view line) {
+  if (is_pasted(line) && !unfinished_)
+    return std::string(line);
   if (line.ends_with('\r'))
     line.remove_suffix(1);
   if (!unfinished_ && line.starts_with(fence)) {
@@ -114,7 +119,7 @@ chat_input parse_chat_input(std::string_view text) {
 std::optional<chat_input> typeahead::take(std::string_view line) {
   if (lines_.empty())
     joiner_.clear(); // the rest of what waited was typed at a prompt
-  const bool begins = !joiner_.unfinished() && !line.starts_with(fence);
+  const bool begins = !joiner_.unfinished() && !line.starts_with(fence) && !is_pasted(line);
   const auto message = joiner_.take(line);
   if (begins && message) {
     chat_input input = parse_chat_input(*message);
@@ -133,12 +138,17 @@ std::optional<std::string> typeahead::next() {
   return line;
 }
 
-std::vector<std::string> complete_chat_command(std::string_view prefix) {
-  std::vector<std::string> names;
+std::vector<std::string> complete_chat_line(std::string_view before, std::span<const std::string> settings) {
+  std::vector<std::string> lines;
+  if (!before.starts_with('/'))
+    return lines;
   for (const auto& entry : commands)
-    if (prefix.starts_with('/') && entry.first.starts_with(prefix))
-      names.emplace_back(entry.first);
-  return names;
+    if (entry.first.starts_with(before))
+      lines.emplace_back(entry.first);
+  for (const std::string& setting : settings)
+    if (std::string line = "/set " + setting; before.size() >= 5 && line.starts_with(before))
+      lines.push_back(std::move(line));
+  return lines;
 }
 
 } // namespace tropilla::app

@@ -3,11 +3,16 @@
 
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace tropilla::app {
+
+/// Whether a line as a `line_editor` returns it has line ends inside: pasted lines are a message, in which nothing has
+/// a meaning.
+[[nodiscard]] bool is_pasted(std::string_view line) noexcept;
 
 /// Puts lines together: a line that ends in a backslash goes on in the next, and """ opens a block that the next """
 /// at the end of a line closes. Inside a block nothing has a meaning, backslashes included. One thread.
@@ -31,7 +36,23 @@ private:
 };
 
 /// The commands of the console.
-enum class chat_command { message, help, system, reset, stats, memory, budget, save, load, quit };
+enum class chat_command {
+  message,
+  help,
+  system,
+  clear,
+  retry,
+  undo,
+  set,
+  params,
+  model,
+  stats,
+  memory,
+  budget,
+  save,
+  load,
+  quit
+};
 
 /// One complete input: a message for the model, or a command with the text after it.
 struct chat_input {
@@ -39,8 +60,9 @@ struct chat_input {
   std::string text;
 };
 
-/// A text that begins with one slash is a command; `//x` is the message `/x`. A block never is a command, which the
-/// caller sees to. Throws `error` (invalid_argument) for a command that there is not, naming the nearest.
+/// A text that begins with one slash is a command; `//x` is the message `/x`. A block and pasted lines never are a
+/// command, which the caller sees to. Throws `error` (invalid_argument) for a command that there is not, naming the
+/// nearest.
 [[nodiscard]] chat_input parse_chat_input(std::string_view text);
 
 /// Lines that came while a reply streams: a few commands are for now, everything else waits until the reply ended. One
@@ -59,7 +81,9 @@ private:
   line_joiner joiner_; ///< follows the lines that wait
 };
 
-/// The commands that begin with `prefix` ("/sa"), for completion.
-[[nodiscard]] std::vector<std::string> complete_chat_command(std::string_view prefix);
+/// What a line that begins with `before` may become: the commands that begin so ("/sa"), and behind /set those of the
+/// `settings` ("/set te").
+[[nodiscard]] std::vector<std::string> complete_chat_line(std::string_view before,
+                                                          std::span<const std::string> settings);
 
 } // namespace tropilla::app

@@ -1,10 +1,72 @@
-// JSON and Markdown of messages.
+// Exchanges that come and go, and JSON and Markdown of messages.
 #include "src/app/conversation.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace tropilla::app {
+
+conversation conversation::with_system(const std::string& text) {
+  return text.empty() ? conversation() : conversation({{"system", text}});
+}
+
+std::size_t conversation::first() const noexcept {
+  return !messages_.empty() && messages_.front().role == "system" ? 1 : 0;
+}
+
+std::string conversation::system() const {
+  return first() > 0 ? messages_.front().content : "";
+}
+
+std::vector<chat_message> conversation::from(std::size_t message) const {
+  std::vector<chat_message> out(messages_.begin(), messages_.begin() + static_cast<std::ptrdiff_t>(first()));
+  out.insert(out.end(), messages_.begin() + static_cast<std::ptrdiff_t>(message), messages_.end());
+  return out;
+}
+
+std::vector<chat_message> conversation::told() const {
+  return from(first() + left_out_);
+}
+
+void conversation::reopen() {
+  if (messages_.back().role == "assistant")
+    messages_.pop_back();
+}
+
+std::string conversation::undo() {
+  reopen();
+  std::string said;
+  if (!empty() && messages_.back().role == "user") {
+    said = std::move(messages_.back().content);
+    messages_.pop_back();
+  }
+  left_out_ = 0; // what was left out for this exchange may have room again
+  return said;
+}
+
+std::size_t conversation::make_room(std::size_t context, std::size_t room, const token_counter& count) {
+  if (count(told()) + room <= context)
+    return 0;
+  std::vector<std::size_t> begins; // of exchanges that could be the first
+  for (std::size_t i = first() + left_out_ + 1; i < messages_.size(); ++i)
+    if (messages_[i].role == "user")
+      begins.push_back(i);
+  if (begins.empty())
+    begins.push_back(first() + left_out_);
+  const auto too_long = [&](std::size_t begin) { return count(from(begin)) + context / 4 > context; };
+  auto begin = std::partition_point(begins.begin(), begins.end(), too_long);
+  if (begin == begins.end())
+    --begin;
+  if (const std::size_t tokens = count(from(*begin)); tokens >= context)
+    throw error(errc::context_full,
+                fmt::format("the message makes a prompt of {} tokens{}, and the context holds {}: shorten it, or start "
+                            "with --ctx {} or more",
+                            tokens, first() > 0 ? " with the system message" : "", context, tokens + 1));
+  const std::size_t before = std::exchange(left_out_, *begin - first());
+  return left_out_ - before;
+}
 
 std::string as_json(std::span<const chat_message> messages) {
   nlohmann::ordered_json out = nlohmann::ordered_json::array();

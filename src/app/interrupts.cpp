@@ -2,6 +2,7 @@
 #include "src/app/interrupts.hpp"
 
 #include "src/app/files.hpp"
+#include "src/app/terminal_session.hpp"
 
 #include <array>
 #include <cerrno>
@@ -86,6 +87,7 @@ interrupts::scope::~scope() {
 }
 
 void interrupts::quit() noexcept {
+  terminal_session::give_back();
   std::_Exit(130);
 }
 

@@ -1,11 +1,14 @@
 /// Lines from standard input: edited, with history, on a terminal; as they are from anything else.
 #pragma once
 
-#include "src/app/terminal.hpp"
+#include "src/app/terminal_session.hpp"
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace tropilla::app {
 
@@ -16,21 +19,31 @@ enum class line_end {
   closed,    ///< with Ctrl-D on an empty line, or at the end of the input
 };
 
-/// Reads lines through libedit: Emacs keys or what ~/.editrc says, arrow keys through the history, tab to complete
-/// commands, Ctrl-R to search. One thread, one per program.
+/// What a line that begins so may become: whole beginnings, each at least as long.
+using line_completion = std::function<std::vector<std::string>(std::string_view)>;
+
+/// Reads lines through libedit: Emacs keys or what ~/.editrc says, arrow keys through the history, tab to complete,
+/// Ctrl-R to search. A pasted text is a part of the line, with its line ends; a long one is shown as "[pasted 120
+/// lines]". Between lines the terminal neither shows keys nor waits for Enter (a `line_watcher` reads them). One
+/// thread, one per program.
 class line_editor {
 public:
-  /// `history` is where earlier sessions' lines are; an empty path keeps none. A file that can't be read is no error.
-  explicit line_editor(std::filesystem::path history);
+  /// `terminal` is null where standard input and output are not a terminal that can be edited on. `history` is where
+  /// earlier sessions' lines are; an empty path keeps none. A file that can't be read is no error.
+  line_editor(const terminal_session* terminal, std::filesystem::path history, line_completion complete);
   ~line_editor();
   line_editor(const line_editor&) = delete;
   line_editor& operator=(const line_editor&) = delete;
 
-  /// Shows `prompt` and waits. `line` has no line end, and is valid UTF-8 only where the input is.
+  /// Shows `prompt`, in which codes without a width are between \1 and \1, and waits. `line` is valid UTF-8 where an
+  /// editor reads it; it has line ends only where text was pasted, and none at its end. A byte order mark at the
+  /// beginning of a file is dropped.
   [[nodiscard]] line_end read(const std::string& prompt, std::string& line);
-  /// The next line begins with `text`, which was typed before, as if it were typed now.
-  void push_back(const std::string& text);
-  /// Adds to the history and its file; empty lines and the one that was added last are not repeated.
+  /// Keys behind those of the last line, which are the caller's from here on.
+  [[nodiscard]] std::string take_keys();
+  /// The next line begins with these keys, which were typed before, as if they were typed now.
+  void push_back(std::string_view keys);
+  /// Adds to the history and its file. Empty and very long lines, and the one that was added last, are not.
   void remember(const std::string& line);
 
 private:

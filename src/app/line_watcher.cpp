@@ -2,6 +2,7 @@
 #include "src/app/line_watcher.hpp"
 
 #include "src/app/files.hpp"
+#include "src/app/terminal_session.hpp"
 
 #include <array>
 #include <cerrno>
@@ -20,11 +21,11 @@ constexpr int background_poll_ms = 250;
 
 } // namespace
 
-line_watcher::line_watcher(int terminal, std::string& begun, handlers h)
-    : terminal_(terminal), begun_(begun), handlers_(std::move(h)), stop_(::eventfd(0, EFD_CLOEXEC)) {
+line_watcher::line_watcher(int terminal, std::string keys, unseen_line& unfinished, handlers h)
+    : terminal_(terminal), unfinished_(unfinished), handlers_(std::move(h)), stop_(::eventfd(0, EFD_CLOEXEC)) {
   if (stop_ < 0)
     throw_system_error("watch", "standard input", errno);
-  thread_ = std::thread([this] { watch(); });
+  thread_ = std::thread([this, typed = std::move(keys)] { watch(typed); });
 }
 
 line_watcher::~line_watcher() {
@@ -40,7 +41,7 @@ bool line_watcher::in_foreground() const noexcept {
   return owner < 0 || owner == ::getpgrp(); // < 0: not the terminal that controls the process
 }
 
-void line_watcher::watch() {
+void line_watcher::watch(const std::string& keys) {
   // Between looking and reading, the shell may put the program in the background: then reading fails, and does not stop
   // the program.
   sigset_t background;
@@ -48,10 +49,14 @@ void line_watcher::watch() {
   sigaddset(&background, SIGTTIN);
   ::pthread_sigmask(SIG_BLOCK, &background, nullptr);
 
+  if (!feed(keys))
+    return;
   std::array<pollfd, 2> waits{pollfd{stop_, POLLIN, 0}, pollfd{terminal_, POLLIN, 0}};
   std::array<char, 4096> bytes{};
   for (;;) {
     const bool foreground = in_foreground();
+    if (foreground)
+      terminal_session::take_again(); // where no signal said so
     const int ready = ::poll(waits.data(), foreground ? 2 : 1, foreground ? -1 : background_poll_ms);
     if (ready < 0 && errno != EINTR)
       return;
@@ -62,20 +67,24 @@ void line_watcher::watch() {
     const ssize_t n = ::read(terminal_, bytes.data(), bytes.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN || !in_foreground()))
       continue;
-    if (n <= 0) {
-      handlers_.closed();
+    if (n <= 0)
+      return handlers_.closed();
+    if (!feed({bytes.data(), static_cast<std::size_t>(n)}))
       return;
-    }
-    feed({bytes.data(), static_cast<std::size_t>(n)});
   }
 }
 
-void line_watcher::feed(std::string_view bytes) {
-  for (const char c : bytes)
-    if (c == '\n' || c == '\r') // Enter is \r when it came in an editor's mode
-      handlers_.line(std::exchange(begun_, {}));
-    else
-      begun_ += c;
+bool line_watcher::feed(std::string_view bytes) {
+  for (const char byte : bytes) {
+    const auto event = unfinished_.take(byte);
+    if (event == unseen_line::event::line)
+      handlers_.line(unfinished_.take_line());
+    if (event != unseen_line::event::closed)
+      continue;
+    handlers_.closed();
+    return false;
+  }
+  return true;
 }
 
 } // namespace tropilla::app

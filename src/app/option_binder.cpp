@@ -92,7 +92,9 @@ void option_binder::add(const option_text& option, const std::string& value_now,
 }
 
 void option_binder::flag(const option_text& option, bool& value) {
-  explain(app_.add_flag(option.names, value), option, "").take_last();
+  explain(app_.add_flag(option.names, value), option, value ? "on" : "").take_last()->default_function([&value] {
+    return value ? "on" : "off";
+  });
 }
 
 void option_binder::text(const option_text& option, std::string& value, bool* given) {
@@ -104,16 +106,18 @@ void option_binder::text(const option_text& option, std::string& value, bool* gi
 }
 
 void option_binder::count(const option_text& option, std::size_t& value, const count_limits& limits) {
-  add(option, fmt::format("{}", value), [&value, limits, title = title_of(option)](const std::string& text) {
-    if (text == "-1" && !limits.minus_one.empty()) {
-      value = limits.minus_one_is;
-      return;
-    }
-    const auto number = parse_number<std::size_t>(text);
-    if (!number || *number < limits.least || *number > limits.most)
-      bad_value(title, range_text(limits), text);
-    value = *number;
-  });
+  const bool beyond = value == limits.minus_one_is && value > limits.most;
+  add(option, beyond ? "-1" : fmt::format("{}", value),
+      [&value, limits, title = title_of(option)](const std::string& text) {
+        if (text == "-1" && !limits.minus_one.empty()) {
+          value = limits.minus_one_is;
+          return;
+        }
+        const auto number = parse_number<std::size_t>(text);
+        if (!number || *number < limits.least || *number > limits.most)
+          bad_value(title, range_text(limits), text);
+        value = *number;
+      });
 }
 
 void option_binder::number(const option_text& option, double& value, double least, double most) {
@@ -192,7 +196,13 @@ void option_binder::texts(const option_text& option, std::vector<std::string>& v
               }),
           option, "")
       .allow_extra_args(false) // one text each time: the next word is the prompt's
-      ->take_all();
+      ->take_all()
+      ->default_function([&values] {
+        std::vector<std::string> shown;
+        for (const std::string& text : values)
+          shown.push_back(escape(text));
+        return fmt::format("{}", fmt::join(shown, " "));
+      });
 }
 
 void option_binder::log_levels(const option_text& option, std::optional<log_options>& value) {

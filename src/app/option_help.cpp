@@ -17,7 +17,8 @@ constexpr std::size_t most_indent = 26;
 std::string names_of(const CLI::Option& option) {
   std::string names = "  ";
   names += option.get_snames().empty() ? "    " : fmt::format("-{}, ", option.get_snames().front());
-  names += "--" + option.get_lnames().front();
+  const bool has_opposite = option.get_lnames().size() > 1 && option.get_lnames()[1] == "no-" + option.get_lnames()[0];
+  names += (has_opposite ? "--[no-]" : "--") + option.get_lnames().front();
   if (const std::string value = option.get_type_name(); !value.empty())
     names += " " + value;
   return names;

@@ -27,10 +27,13 @@ const char* look_up(const environment_lookup& environment, const std::string& na
 }
 
 /// Sets an option from a layer below the command line; its errors say where the value came from.
-void set_from(CLI::Option& option, const std::vector<std::string>& values, const std::string& source) {
+void set_from(CLI::Option& option, const std::string& key, std::vector<std::string> values, const std::string& source) {
   try {
-    option.clear(); // a file's table of one command wins over its top
-    option.add_result(values);
+    if (option.get_expected_max() == 0)
+      for (std::string& value : values)
+        value = option.get_flag_value(key, value); // --no-x sets x to the opposite
+    option.clear();                                // a file's table of one command wins over its top
+    option.add_result(std::move(values));
     option.run_callback();
   } catch (const CLI::ParseError& e) {
     throw error(errc::invalid_argument, fmt::format("{}: {}", source, e.what()));
@@ -76,7 +79,7 @@ void read_environment(CLI::App& app, const option_context& context) {
     for (const std::string& name : names) {
       const std::string variable = variable_name(name);
       if (const char* value = look_up(context.environment, variable)) {
-        set_from(*option, {value}, variable);
+        set_from(*option, name, {value}, variable);
         break;
       }
     }
@@ -96,7 +99,7 @@ void read_file_layer(CLI::App& app, const std::string& path, const option_contex
     if (value.array && option->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll)
       throw error(errc::malformed_file, fmt::format("{}: {}: expected text, a number or true/false", path, key));
     if (!value.texts.empty())
-      set_from(*option, value.texts, path + ": " + key);
+      set_from(*option, key, value.texts, path + ": " + key);
   }
 }
 

@@ -86,7 +86,7 @@ void reply_options::bind(option_binder& b) {
            R"(text that ends a reply and is not part of it; may be given more than once, and knows \n, \t and \xHH)"},
           generation.stop);
   b.flag({"--ignore-eos", "", "go on past the end of the reply"}, generation.ignore_eos);
-  b.flag({"--context-shift", "", "when the context is full, forget its older half and go on"},
+  b.flag({"--context-shift,!--no-context-shift", "", "when the context is full, forget its older half and go on"},
          generation.context_shift);
   b.count({"--context-keep", "N", "with --context-shift: never forget the first N tokens"}, generation.context_keep);
   b.group("Sampling");

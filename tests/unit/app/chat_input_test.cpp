@@ -94,9 +94,11 @@ TEST_CASE("while a reply streams some commands are for now and other lines wait 
   CHECK(ahead.take("/budget 300MiB")->text == "300MiB");
   CHECK(ahead.take("/quit")->command == chat_command::quit);
   CHECK_FALSE(ahead.take("/reset"));
+  CHECK_FALSE(ahead.take("/set temp 0"));
   CHECK_FALSE(ahead.take("//memory"));
   CHECK(ahead.next() == "hello");
   CHECK(ahead.next() == "/reset");
+  CHECK(ahead.next() == "/set temp 0");
   CHECK(ahead.next() == "//memory");
   CHECK_FALSE(ahead.next());
 }
@@ -125,9 +127,34 @@ TEST_CASE("a mistyped command does not wait") {
   CHECK_FALSE(ahead.next());
 }
 
-TEST_CASE("commands are completed from their beginnings") {
-  CHECK(complete_chat_command("/s") == texts{"/system", "/stats", "/save"});
-  CHECK(complete_chat_command("/quit") == texts{"/quit"});
-  CHECK(complete_chat_command("s").empty());
-  CHECK(complete_chat_command("/x").empty());
+TEST_CASE("pasted lines are a message, whatever is in them") {
+  CHECK(messages_of({"/quit\n\"\"\"\n\\", "one"}) == texts{"/quit\n\"\"\"\n\\", "one"});
+  CHECK(messages_of({"\"\"\"", "a\nb", "\"\"\""}) == texts{"a\nb"}); // inside of a block they are lines of it
+  CHECK(messages_of({"a\\", "b\nc"}) == texts{"a\nb\nc"});
+  typeahead ahead;
+  CHECK_FALSE(ahead.take("/quit\nnow"));
+  CHECK(ahead.take("/quit"));
+  CHECK(ahead.next() == "/quit\nnow");
+}
+
+TEST_CASE("what others call a command is known") {
+  for (const auto& [line, command] : {std::pair{"/clear", chat_command::clear},
+                                      {"/reset", chat_command::clear},
+                                      {"/regen", chat_command::retry},
+                                      {"/bye", chat_command::quit}})
+    CHECK(parse_chat_input(line).command == command);
+  CHECK(parse_chat_input("/set temp 0.8").text == "temp 0.8");
+  CHECK(parse_chat_input("/model a b.gguf").text == "a b.gguf");
+}
+
+TEST_CASE("commands and settings are completed from their beginnings") {
+  const texts settings{"temp", "temperature", "top-k"};
+  CHECK(complete_chat_line("/s", settings) == texts{"/system", "/set", "/stats", "/save"});
+  CHECK(complete_chat_line("/quit", settings) == texts{"/quit"});
+  CHECK(complete_chat_line("/set te", settings) == texts{"/set temp", "/set temperature"});
+  CHECK(complete_chat_line("/set ", settings) == texts{"/set temp", "/set temperature", "/set top-k"});
+  CHECK(complete_chat_line("/set top-k 4", settings).empty());
+  CHECK(complete_chat_line("s", settings).empty());
+  CHECK(complete_chat_line("", settings).empty());
+  CHECK(complete_chat_line("/x", settings).empty());
 }

@@ -58,8 +58,8 @@ using texts = std::vector<std::string>;
 
 TEST_CASE("a watcher hands lines over as they come") {
   typist person;
-  std::string begun;
-  const line_watcher watcher(person.terminal(), begun, person.handlers());
+  unseen_line unfinished;
+  const line_watcher watcher(person.terminal(), "", unfinished, person.handlers());
   person.type("one\n");
   CHECK(person.heard(1) == texts{"one"});
   person.type("two\rthree\n\n"); // Enter in an editor's mode, and an empty line
@@ -68,22 +68,21 @@ TEST_CASE("a watcher hands lines over as they come") {
 
 TEST_CASE("the beginning of a line survives the watcher") {
   typist person;
-  std::string begun = "o";
+  unseen_line unfinished;
   {
-    const line_watcher watcher(person.terminal(), begun, person.handlers());
+    const line_watcher watcher(person.terminal(), "zero\no", unfinished, person.handlers()); // typed before
     person.type("ne\nha");
-    CHECK(person.heard(1) == texts{"one"});
+    CHECK(person.heard(2) == texts{"zero", "one"});
   }
-  CHECK(begun == "ha");
   person.type("lf\n");
-  const line_watcher watcher(person.terminal(), begun, person.handlers());
-  CHECK(person.heard(2) == texts{"one", "half"});
+  const line_watcher watcher(person.terminal(), "", unfinished, person.handlers());
+  CHECK(person.heard(3) == texts{"zero", "one", "half"});
 }
 
 TEST_CASE("a watcher without lines ends when it is destroyed, and what comes later is not read") {
   typist person;
-  std::string begun;
-  { const line_watcher watcher(person.terminal(), begun, person.handlers()); }
+  unseen_line unfinished;
+  { const line_watcher watcher(person.terminal(), "", unfinished, person.handlers()); }
   person.type("later\n");
   std::array<char, 6> bytes{};
   CHECK(::read(person.terminal(), bytes.data(), bytes.size()) == 6);
@@ -92,10 +91,17 @@ TEST_CASE("a watcher without lines ends when it is destroyed, and what comes lat
 
 TEST_CASE("a watcher tells that the terminal is closed, once") {
   typist person;
-  std::string begun;
-  const line_watcher watcher(person.terminal(), begun, person.handlers());
+  unseen_line unfinished;
+  const line_watcher watcher(person.terminal(), "", unfinished, person.handlers());
   person.type("one\n");
   CHECK(person.heard(1) == texts{"one"});
   person.hang_up();
+  CHECK(person.heard(2) == texts{"one", "closed"});
+}
+
+TEST_CASE("a watcher takes Ctrl-D on an empty line for the end, also among keys that came before") {
+  typist person;
+  unseen_line unfinished;
+  const line_watcher watcher(person.terminal(), "one\n\x04two\n", unfinished, person.handlers());
   CHECK(person.heard(2) == texts{"one", "closed"});
 }

@@ -1,0 +1,48 @@
+/// The console of `tropilla chat`: lines from a person or a pipe, answers to them.
+#pragma once
+
+#include "src/app/chat_input.hpp"
+#include "src/app/dialogue.hpp"
+#include "src/app/keys.hpp"
+#include "src/app/line_editor.hpp"
+#include "src/app/terminal_session.hpp"
+
+#include <optional>
+#include <string>
+
+namespace tropilla::app {
+
+/// Reads messages and commands and has a dialogue obey them, until somebody leaves. One per program.
+class console {
+public:
+  console(const chat_options& options, chat_model& model, surroundings& context);
+
+  /// Returns when the person left. Throws `output_closed`, and from a pipe `error` for the first mistake.
+  void run();
+
+private:
+  void greet();
+  [[nodiscard]] std::string prompt() const;
+  [[nodiscard]] std::string sign() const;
+  [[nodiscard]] line_end next_line(std::string& line);
+  void interrupt();
+  void end_input();
+  [[nodiscard]] bool take(const std::string& text, bool block);
+  [[nodiscard]] finished_reply read(generation& reply);
+  void take_meanwhile(const std::string& line, generation& reply);
+  void leave_meanwhile(generation& reply);
+
+  surroundings& context_;
+  bool quiet_;
+  chat_screen screen_;
+  std::optional<terminal_session> terminal_; ///< where lines are edited
+  dialogue dialogue_;
+  line_editor editor_;
+  chat_model& model_;
+  line_joiner joiner_;
+  typeahead ahead_;
+  unseen_line unfinished_; ///< typed during an answer
+  bool leaving_ = false;
+};
+
+} // namespace tropilla::app
