@@ -4,8 +4,10 @@
 #include "actors/caf_seam.hpp"
 #include "tests/support/tiny_model.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 
 using namespace tropilla;
@@ -65,7 +67,22 @@ struct own_program {
     cast::tell_from_outside(engine, std::move(m));
   }
   engine_status status() { return cast::ask_and_wait<engine_status>(system, engine, query_engine{}); }
+
+  void wait_until_idle() {
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (status().running > 0)
+      REQUIRE(std::chrono::steady_clock::now() < limit);
+  }
 };
+
+/// A reply that only somebody's word ends: neither its length nor the context does.
+generate_reply endless(const engine_client& client, std::uint64_t tag) {
+  generate_reply m{client, tag, std::vector<token_id>{1, 2, 3}, {}};
+  m.options.max_tokens = std::numeric_limits<std::size_t>::max();
+  m.options.ignore_eos = true;
+  m.options.context_shift = true;
+  return m;
+}
 
 } // namespace
 
@@ -110,24 +127,28 @@ TEST_CASE("what can't run fails with a code and a sentence") {
 
 TEST_CASE("a reply is stopped by its client's word and by its client's end") {
   own_program p;
-  p.ask(1, {1, 2, 3}, 100000);
+  cast::tell_from_outside(p.engine, endless(p.client, 1));
   p.box.wait([&] { return !p.box.pieces.empty(); });
+  cast::tell_from_outside(p.engine, stop_reply{p.client, 2}); // of no reply: ignored
+  CHECK(p.status().running == 1);
   cast::tell_from_outside(p.engine, stop_reply{p.client, 1});
   p.box.wait([&] { return !p.box.finished.empty(); });
+  CHECK(p.box.finished[0].tag == 1);
+  CHECK(p.box.finished[0].statistics.finish == finish_reason::cancelled);
 
   inbox other_box;
   const auto other = spawn_client(p.system, other_box);
-  generate_reply m{other, 1, std::vector<token_id>{1, 2, 3}, {}};
-  m.options.max_tokens = 100;
-  m.options.ignore_eos = true;
-  for (m.tag = 1; m.tag < 20; ++m.tag)
-    cast::tell_from_outside(p.engine, m);
+  for (std::uint64_t tag = 1; tag < 20; ++tag)
+    cast::tell_from_outside(p.engine, endless(other, tag));
   other_box.wait([&] { return !other_box.pieces.empty(); });
+  CHECK(p.status().running == 19);
   cast::end_and_wait(p.system, other);
-  while (p.status().running > 0) {
-  }
+  p.wait_until_idle();
+  CHECK(other_box.finished.empty());
   p.ask(3, {4, 5}, 2); // the way is free
   p.box.wait([&] { return p.box.finished.size() == 2; });
+  CHECK(p.box.finished[1].statistics.finish == finish_reason::length);
+  CHECK(p.box.failed.empty());
 }
 
 TEST_CASE("opening an engine on a bad model throws") {
@@ -160,5 +181,9 @@ TEST_CASE("a client with a window that deals with nothing gets so many pieces an
     seen = p.box.pieces.size();
     return !p.box.finished.empty() || p.box.failed.size() > 1;
   });
-  CHECK(p.box.pieces.size() >= 10);
+  CHECK(p.box.failed.size() == 1);
+  REQUIRE(p.box.finished.size() == 1);
+  CHECK(p.box.finished[0].tag == 2);
+  CHECK(p.box.finished[0].statistics.finish == finish_reason::length);
+  CHECK(std::count_if(p.box.pieces.begin(), p.box.pieces.end(), [](const auto& m) { return m.next.id >= 0; }) == 60);
 }

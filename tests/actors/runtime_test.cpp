@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -31,6 +33,13 @@ generation_options options(std::size_t tokens, double temperature = 0, std::uint
   o.sampling.temperature = temperature;
   o.sampling.seed = seed;
   o.ignore_eos = true;
+  return o;
+}
+
+/// Of a reply that neither its length nor the context ends.
+generation_options endless() {
+  auto o = options(std::numeric_limits<std::size_t>::max());
+  o.context_shift = true;
   return o;
 }
 
@@ -133,13 +142,19 @@ TEST_CASE("what a plan says is what a run holds, and a byte less is refused with
 
 TEST_CASE("a cancelled or dropped reply frees the way for the next") {
   runtime rt(testing::tiny_config());
-  auto g = rt.generate("hello", options(100000));
+  auto g = rt.generate("hello", endless());
   REQUIRE(g.next());
   g.cancel();
   while (g.next()) {
   }
-  CHECK(g.statistics().finish != finish_reason::length);
-  { auto dropped = rt.generate("hello", options(100000)); }
+  CHECK(g.statistics().finish == finish_reason::cancelled);
+  {
+    auto dropped = rt.generate("hello", endless());
+    REQUIRE(dropped.next());
+  }
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (rt.load().active > 0)
+    REQUIRE(std::chrono::steady_clock::now() < limit);
   CHECK(ids_of(rt.generate("hello", options(3))).size() == 3);
 }
 
@@ -147,7 +162,7 @@ TEST_CASE("a reply outlives its runtime as far as it came") {
   std::optional<generation> g;
   {
     runtime rt(testing::tiny_config());
-    g.emplace(rt.generate("hello", options(100000)));
+    g.emplace(rt.generate("hello", endless()));
     REQUIRE(g->next());
   }
   CHECK(code_of([&] {
@@ -198,9 +213,13 @@ TEST_CASE("keys and values in fewer bits take fewer bytes and give whole replies
       for (const auto id : ids)
         CHECK(static_cast<std::size_t>(id) < rt.model().vocabulary);
       replies.insert(ids);
-      rt.score(prompt, [](std::size_t, std::span<const float> logits) {
+      std::size_t scored = 0;
+      rt.score(prompt, [&](std::size_t, std::span<const float> logits) {
+        ++scored;
+        CHECK(logits.size() == rt.model().vocabulary);
         CHECK(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
       });
+      CHECK(scored == prompt.size());
     }
     CHECK(replies.size() == 1);
   }
