@@ -8,5 +8,9 @@ int main(int count, char** arguments) {
   if (tropilla::testing::before_tests != nullptr)
     if (const int status = tropilla::testing::before_tests(count, arguments))
       return status;
-  return Catch::Session().run(count, arguments);
+  Catch::Session session;
+  // A name that no test has, and a test that looks at nothing, are failures.
+  session.configData().warnings =
+      static_cast<Catch::WarnAbout::What>(Catch::WarnAbout::NoAssertions | Catch::WarnAbout::NoTests);
+  return session.run(count, arguments);
 }

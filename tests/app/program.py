@@ -60,4 +60,5 @@ def main():
     parser.add_argument("tests", nargs="*")
     options, rest = parser.parse_known_args()
     PROGRAM = str(options.bin.resolve())
-    unittest.main(module="__main__", argv=[sys.argv[0], *rest, *options.tests])
+    ran = unittest.main(module="__main__", argv=[sys.argv[0], *rest, *options.tests], exit=False).result
+    sys.exit(0 if ran.wasSuccessful() and ran.testsRun else 1)

@@ -31,4 +31,5 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=BIN)
     known, rest = parser.parse_known_args()
     BIN = known.bin.resolve()
-    unittest.main(argv=[sys.argv[0], *rest])
+    ran = unittest.main(argv=[sys.argv[0], *rest], exit=False).result
+    sys.exit(0 if ran.wasSuccessful() and ran.testsRun else 1)

@@ -3,8 +3,9 @@
 tests/scripts/test_tree.py [FOLDER]
 
 Unfinished work has no place in the tree, nor have paths of somebody's machine; public headers say what everything is
-for; files stay short enough to read.
+for; files stay short enough to read; every test is run.
 """
+import ast
 import pathlib
 import re
 import subprocess
@@ -72,7 +73,22 @@ def overlapping(lines):
                 yield number, line
 
 
+def never_run():
+    """Tests in Python that nothing runs: classes of tests/app and files of tests/scripts that ctest does not know."""
+    known = (ROOT / "tests/CMakeLists.txt").read_text() + (ROOT / "scripts/test.sh").read_text()
+    for path in sorted((ROOT / "tests/app").glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and any(getattr(f, "name", "").startswith("test_") for f in node.body):
+                name = f"{path.stem.removeprefix('test_')}.{node.name}"
+                if not re.search(rf"\b{re.escape(name)}\b", known):
+                    yield f"{path.relative_to(ROOT)}: tests/CMakeLists.txt does not run {name}"
+    for path in sorted((ROOT / "tests/scripts").glob("test_*.py")):
+        if path.name not in known:
+            yield f"{path.relative_to(ROOT)}: neither tests/CMakeLists.txt nor scripts/test.sh runs it"
+
+
 def problems():
+    yield from never_run()
     for path in files():
         name = path.relative_to(ROOT)
         lines = lines_of(path)
@@ -102,7 +118,7 @@ def problems():
 
 
 def main():
-    found = list(problems())
+    found = list(problems()) if list(files()) else ["git knows no files here: nothing was looked at"]
     print("\n".join(found), end="\n" if found else "")
     sys.exit(1 if found else 0)
 

@@ -2,6 +2,7 @@
 #include "src/io/file_reader.hpp"
 #include "src/io/open_files.hpp"
 
+#include "tests/support/skipped.hpp"
 #include "tests/support/tiny_model.hpp"
 
 #include <catch2/catch.hpp>
@@ -143,7 +144,7 @@ TEST_CASE("a file system without O_DIRECT is read through the page cache") {
   const fs::path shm = "/dev/shm";
   std::error_code failed;
   if (!fs::is_directory(shm, failed)) {
-    WARN("skipped: there is no memory file system here");
+    testing::skipped("there is no memory file system here");
     return;
   }
   const auto content = noise(3 * page + 5, 4);
@@ -226,7 +227,7 @@ TEST_CASE("what a system call returns decides how a read goes on") {
 
   const open_files direct(paths, io_mode::direct, false);
   if (direct.mode() != io_mode::direct) {
-    WARN("skipped: the scratch folder's file system has no O_DIRECT");
+    testing::skipped("the scratch folder's file system has no O_DIRECT");
     return;
   }
   const std::size_t a = direct.alignment();

@@ -1,5 +1,6 @@
 // Ids against those that independent tokenizers gave (tests/oracles/make_tokenizer_oracle.py, make_llamacpp_oracle.py).
 #include "src/model/tokenizer.hpp"
+#include "tests/support/skipped.hpp"
 #include "tests/unit/tokenizer/vocabularies.hpp"
 
 #include <catch2/catch.hpp>
@@ -80,7 +81,7 @@ TEST_CASE("where a file names no pre-tokenizer of its own, ids are those of llam
 TEST_CASE("the whole vocabulary of a model gives the same ids", "[model]") {
   const char* path = std::getenv("TROPILLA_TEST_MODEL");
   if (path == nullptr) {
-    WARN("TROPILLA_TEST_MODEL does not name SmolLM2's file: skipped");
+    testing::skipped("TROPILLA_TEST_MODEL does not name SmolLM2's file");
     return;
   }
   const gguf_file file = gguf_file::open(path);
