@@ -93,10 +93,14 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
 
 device_part::~device_part() = default;
 
-void device_part::add_device() {
+std::size_t device_part::reservation(const arrangement_input& input, const weight_arrangement& weights) {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
-  const std::size_t everything = weights->is_whole() ? weights->plan.total : arrange(input, 0)->plan.total;
-  reserved_ = reservation_for(std::max(weights->budget, everything));
+  const std::size_t everything = weights.is_whole() ? weights.plan.total : arrange(input, 0)->plan.total;
+  return reservation_for(std::max(weights.budget, everything));
+}
+
+void device_part::add_device() {
+  reserved_ = reservation(input, *weights);
   device_setup setup;
   setup.name = dev->name();
   setup.base = dev->reserve(reserved_);

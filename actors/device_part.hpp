@@ -46,6 +46,9 @@ public:
   device_part(std::shared_ptr<device_part> original, std::size_t context, part_surroundings around);
   ~device_part();
 
+  /// Address space that the device reserves for a plan, for budgets that grow, too.
+  [[nodiscard]] static std::size_t reservation(const arrangement_input& input, const weight_arrangement& weights);
+
   /// Hires the crew and spawns compute; weights are being read from here on. `next` has the following layers and
   /// outlives this one's actors; null for the last.
   void start(const device_part* next);

@@ -3,6 +3,11 @@
 
 #include "actors/runtime_impl.hpp"
 
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <unistd.h>
+
 namespace tropilla {
 
 struct TROPILLA_HIDDEN generation::impl {
@@ -55,8 +60,31 @@ runtime::~runtime() {
 runtime::runtime(runtime&&) noexcept = default;
 runtime& runtime::operator=(runtime&&) noexcept = default;
 
+namespace {
+
+/// Throws as a trace that is written there, and writes nothing: there may be an earlier one.
+void require_writable(const std::filesystem::path& trace) {
+  std::error_code unknown;
+  const bool there = std::filesystem::exists(trace, unknown);
+  const auto folder = trace.has_parent_path() ? trace.parent_path() : std::filesystem::path(".");
+  const bool is_folder = std::filesystem::is_directory(trace, unknown);
+  if (is_folder || ::access((there ? trace : folder).c_str(), W_OK) != 0)
+    throw error(errc::io_error, fmt::format("can't write the trace to {}: {}", trace.string(),
+                                            std::strerror(is_folder ? EISDIR : errno)));
+}
+
+} // namespace
+
 plan_report runtime::plan(const runtime_config& config) {
-  return prepared_model::open(config).report;
+  auto prepared = prepared_model::open(config);
+  // What the constructor does besides, up to what a device has to hold.
+  if (!config.trace.empty())
+    require_writable(config.trace);
+  static_cast<void>(model_texts::read(prepared.file, config.chat_template));
+  for (const auto& part : prepared.parts)
+    if (part.dev->host_memory() && part.weights->plan.total <= part.weights->budget)
+      static_cast<void>(part.dev->reserve(device_part::reservation(part.input, *part.weights)));
+  return std::move(prepared.report);
 }
 
 generation runtime::generate(std::vector<token_id> prompt, const generation_options& options) {

@@ -134,16 +134,25 @@ part_surroundings runtime::impl::surroundings(std::size_t part) {
   return around;
 }
 
-void runtime::impl::read_texts(const gguf_file& file) {
-  tok = std::make_shared<const tokenizer>(file);
-  notify(tok->notices());
+model_texts model_texts::read(const gguf_file& file, const std::string& template_name) {
+  model_texts texts;
+  texts.tok = std::make_shared<const tokenizer>(file);
   try {
-    chat = chat_template::from_model(file, *tok, config.chat_template);
+    texts.chat = chat_template::from_model(file, *texts.tok, template_name);
   } catch (const error& e) {
-    if (!config.chat_template.empty())
+    if (!template_name.empty())
       throw;
-    chat_failure = e; // raw prompts need no template
+    texts.chat_failure = e; // raw prompts need no template
   }
+  return texts;
+}
+
+void runtime::impl::read_texts(const gguf_file& file) {
+  model_texts texts = model_texts::read(file, config.chat_template);
+  tok = std::move(texts.tok);
+  notify(tok->notices());
+  chat = std::move(texts.chat);
+  chat_failure = std::move(texts.chat_failure);
 }
 
 void runtime::impl::notify(std::span<const std::string> sentences) const {

@@ -39,6 +39,16 @@ struct prepared_model {
 /// One report of several devices'.
 [[nodiscard]] plan_report add_up(const std::vector<plan_report>& parts);
 
+/// What turns text into ids.
+struct model_texts {
+  std::shared_ptr<const tokenizer> tok;
+  std::optional<chat_template> chat;
+  std::optional<error> chat_failure; ///< why there is no template: told when one is needed
+
+  /// Throws `error` (malformed_file, unsupported) for the vocabulary, and for a template that was asked for by name.
+  [[nodiscard]] static model_texts read(const gguf_file& file, const std::string& template_name);
+};
+
 struct TROPILLA_HIDDEN runtime::impl {
   /// `external` is the embedding program's system, or null for one of our own.
   impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});

@@ -1,6 +1,7 @@
 // What a device is that has the processor's own memory.
 #include "kernels/device.hpp"
 
+#include "memory/arbiter.hpp"
 #include <cstring>
 #include <fmt/format.h>
 #include <new>
@@ -27,7 +28,7 @@ std::shared_ptr<std::byte> device::make_host_buffer(std::size_t bytes) {
   constexpr std::align_val_t page{4096};
   auto* const memory = static_cast<std::byte*>(::operator new(bytes, page, std::nothrow));
   if (memory == nullptr)
-    throw error(errc::over_budget, fmt::format("the system has no {} bytes for a buffer of {}", bytes, name()));
+    throw error(errc::over_budget, fmt::format("the system has no {} for a buffer of {}", format_bytes(bytes), name()));
   return {memory, [](std::byte* p) { ::operator delete(p, page); }};
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/host/host_device.hpp"
 
 #include "kernels/host/cpu_features.hpp"
+#include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
 #include <cerrno>
@@ -47,9 +48,9 @@ std::byte* host_device::reserve(std::size_t bytes) {
   void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     throw error(errc::io_error,
-                fmt::format("the system refused {} to reserve {} bytes of address space: {}; raise the limit (ulimit "
+                fmt::format("the system refused {} to reserve {} of address space: {}; raise the limit (ulimit "
                             "-v) or lower the budget",
-                            name_, bytes, std::strerror(errno)));
+                            name_, format_bytes(bytes), std::strerror(errno)));
   madvise(memory, bytes, MADV_HUGEPAGE); // a refusal costs speed only
   reserved_ = static_cast<std::byte*>(memory);
   reserved_bytes_ = bytes;

@@ -2,6 +2,7 @@
 #include "kernels/host/read_bandwidth.hpp"
 
 #include "kernels/host/team.hpp"
+#include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ double read_bandwidth(std::size_t threads, std::size_t bytes, int passes) {
   using clock = std::chrono::steady_clock;
   void* const mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED)
-    throw error(errc::io_error, fmt::format("the system refused {} bytes: {}", bytes, std::strerror(errno)));
+    throw error(errc::io_error, fmt::format("the system refused {}: {}", format_bytes(bytes), std::strerror(errno)));
   const auto unmap = [bytes](void* p) { ::munmap(p, bytes); };
   const std::unique_ptr<void, decltype(unmap)> memory(mapped, unmap);
   ::madvise(mapped, bytes, MADV_HUGEPAGE); // a refusal costs speed only

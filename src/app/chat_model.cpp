@@ -8,8 +8,7 @@
 
 namespace tropilla::app {
 
-chat_model::chat_model(model_options options, surroundings& context)
-    : options_(std::move(options)), context_(context) {
+chat_model::chat_model(model_options options, surroundings& context) : options_(std::move(options)), context_(context) {
   open();
 }
 

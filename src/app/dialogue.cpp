@@ -174,7 +174,7 @@ void dialogue::load(const std::string& name) {
   if (name.empty())
     throw error(errc::invalid_argument, "/load needs the name of a file that /save wrote: /load talk");
   std::string note;
-  const auto ids = naming_options(model_.get(), [&] { return model_.get().load_session(expand_home(name), &note); });
+  const auto ids = model_.get().load_session(expand_home(name), &note);
   talk_ = conversation(messages_from_json(note, name));
   used_ = ids.size();
   retries_ = 0;
@@ -211,11 +211,11 @@ generation dialogue::begin_reply() {
   if (shifts)
     make_room();
   try {
-    return naming_options(model_.get(), [&] { return model_.get().chat(talk_.told(), answer_options()); });
+    return model_.get().chat(talk_.told(), answer_options());
   } catch (const error& e) {
     if (shifts || e.code() != errc::context_full)
       throw;
-    throw error(e.code(), fmt::format("{} (/clear begins a new conversation)", e.what()));
+    throw error(e.code(), fmt::format("{} (/clear begins a new conversation)", sentence_of(e)));
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/app/terminal.hpp"
+#include "tropilla/error.hpp"
 #include "tropilla/log.hpp"
 
 #include <memory>

@@ -192,7 +192,8 @@ void option_binder::texts(const option_text& option, std::vector<std::string>& v
               [&values, title = title_of(option)](const std::vector<std::string>& given) {
                 values.clear();
                 for (const std::string& text : given)
-                  values.push_back(unescape(text, title));
+                  if (text != no_text)
+                    values.push_back(unescape(text, title));
               }),
           option, "")
       .allow_extra_args(false) // one text each time: the next word is the prompt's

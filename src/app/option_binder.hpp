@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace CLI {
@@ -26,6 +27,9 @@ struct option_text {
   std::string meaning;     ///< a phrase without a full stop at its end: "tokens of the reply, at most"
   std::string otherwise{}; ///< what holds when nobody gives it, where the field's value does not say so: "all cores"
 };
+
+/// Stands for an empty list of texts: nobody can type it.
+inline constexpr std::string_view no_text("\0", 1);
 
 /// What a whole number may be.
 struct count_limits {

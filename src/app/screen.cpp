@@ -1,6 +1,7 @@
 // One mutex, and where the cursor is.
 #include "src/app/screen.hpp"
 
+#include "src/app/command.hpp"
 #include "src/app/text.hpp"
 
 #include <fmt/format.h>
@@ -46,7 +47,8 @@ void chat_screen::write(std::string_view text) {
 void chat_screen::complain(const std::exception& e) {
   const std::lock_guard lock(mutex_);
   break_line();
-  say(fmt::format("{} {}", facts_.red("tropilla:"), without_controls(e.what())));
+  const auto* ours = dynamic_cast<const error*>(&e);
+  say(fmt::format("{} {}", facts_.red("tropilla:"), without_controls(ours ? sentence_of(*ours) : e.what())));
 }
 
 void chat_screen::end_line() {

@@ -92,7 +92,7 @@ std::string change_setting(const changeable_options& options, const setting_word
       if (flag)
         option.add_result(reset ? value : option.get_flag_value(key, value)); // --no-x sets x to the opposite
       else
-        option.add_result(value.empty() ? "{}" : value); // CLI11's empty list
+        option.add_result(value.empty() ? std::string(no_text) : value);
       option.run_callback();
     } catch (const CLI::ParseError&) {
       throw error(errc::invalid_argument, fmt::format("--{} must be on or off, not \"{}\"", key, escape(value)));

@@ -4,6 +4,7 @@
 #include "tropilla/error.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <cwchar>
 #include <fmt/format.h>
 #include <numeric>
@@ -208,13 +209,24 @@ std::string wrap(std::string_view text, std::size_t columns, std::size_t indent)
 }
 
 std::string closest(std::string_view word, std::span<const std::string> candidates) {
-  // A third of the letters may be wrong: "tokenise" finds "tokenize", "foo" finds nothing.
+  // A third of the letters may be wrong: "tokenise" finds "tokenize", "foo" finds nothing. So does a
+  // beginning ("warn" finds "warning"), and case does not count.
   std::size_t best_distance = std::max<std::size_t>(1, word.size() / 3) + 1;
   std::string best;
   if (word.size() > 64)
     return best;
+  constexpr std::size_t shortest_beginning = 3;
+  const auto lower = [](std::string_view text) {
+    std::string out(text);
+    for (char& c : out)
+      c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return out;
+  };
+  const std::string wanted = lower(word);
   for (const std::string& candidate : candidates) {
-    const std::size_t distance = edit_distance(word, candidate);
+    const std::string found = lower(candidate);
+    const bool begins = wanted.size() >= shortest_beginning && found.starts_with(wanted);
+    const std::size_t distance = begins && found != wanted ? 1 : edit_distance(wanted, found);
     if (distance < best_distance) {
       best_distance = distance;
       best = candidate;

@@ -1,6 +1,7 @@
 // O_DIRECT where it works, and the ways in which a read can end.
 #include "src/io/open_files.hpp"
 
+#include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -92,7 +93,8 @@ bool open_files::stop_direct(std::size_t file) const {
 }
 
 std::string open_files::failure(const read_request& r, std::string_view cause) const {
-  return fmt::format("can't read {} bytes at offset {} of {}: {}", r.bytes, r.offset, files_[r.file].name, cause);
+  return fmt::format("can't read {} at offset {} of {}: {}", format_bytes(r.bytes), r.offset, files_[r.file].name,
+                     cause);
 }
 
 read_request pending_read::rest() const noexcept {

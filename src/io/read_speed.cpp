@@ -1,6 +1,7 @@
 // A queue of reads that is kept full until there are enough.
 #include "src/io/read_speed.hpp"
 
+#include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -31,7 +32,7 @@ read_speed measure_reads(const std::filesystem::path& file, const reader_options
   const std::size_t whole = size_of(file) / trial.read_bytes;
   if (whole == 0)
     throw error(errc::invalid_argument,
-                fmt::format("{} is shorter than a read of {} bytes", file.string(), trial.read_bytes));
+                fmt::format("{} is shorter than a read of {}", file.string(), format_bytes(trial.read_bytes)));
   const std::size_t reads = std::clamp<std::size_t>(trial.most_bytes / trial.read_bytes, 1, whole);
   const std::size_t bytes = trial.read_bytes * how.depth;
   // Large pages, like a device's memory: a direct read into pages of 4 KiB is cut into as many pieces, and was seen at
@@ -40,7 +41,7 @@ read_speed measure_reads(const std::filesystem::path& file, const reader_options
   const std::size_t rounded = (bytes + large_page - 1) / large_page * large_page;
   const std::unique_ptr<std::byte, release> memory(static_cast<std::byte*>(std::aligned_alloc(large_page, rounded)));
   if (!memory)
-    throw error(errc::io_error, fmt::format("the system refused {} bytes", bytes));
+    throw error(errc::io_error, fmt::format("the system has no {} for a buffer", format_bytes(bytes)));
   (void)::madvise(memory.get(), rounded, MADV_HUGEPAGE);
   std::fill_n(memory.get(), bytes, std::byte{1}); // page faults are not the disk's
 

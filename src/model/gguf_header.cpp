@@ -1,6 +1,7 @@
 // Parses a GGUF header: metadata, then tensor infos.
 #include "src/model/gguf_header.hpp"
 
+#include "memory/arbiter.hpp"
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -263,9 +264,10 @@ void place_tensors(header_cursor& in, gguf_header& header, std::uint64_t file_by
               fmt::format("begins at offset {}, no multiple of the alignment {}", t.offset, alignment));
     if (t.offset > room || t.bytes > room - t.offset)
       in.fail(errc::malformed_file,
-              fmt::format("needs {} bytes at offset {} of the data, and the file has {} there ({} in all); "
-                          "it is truncated or damaged: obtain it again",
-                          t.bytes, t.offset, room > t.offset ? room - t.offset : 0, file_bytes));
+              fmt::format("has {} at offset {} of the data, {} more than the file has there ({} in all); it is "
+                          "truncated or damaged: obtain it again",
+                          format_bytes(t.bytes), t.offset,
+                          format_bytes(t.bytes - (room > t.offset ? room - t.offset : 0)), format_bytes(file_bytes)));
     t.offset += data;
   }
   std::vector<std::size_t> order(header.tensors.size());
@@ -325,9 +327,9 @@ std::string in_quotes(std::string_view text) {
 std::string header_cursor::text(std::string_view what) {
   const auto length = number<std::uint64_t>(what);
   if (length > remaining())
-    fail(errc::malformed_file, fmt::format("says that {} has {} bytes, and the file has {} left; it is truncated or "
-                                           "damaged: obtain it again",
-                                           what, length, remaining()));
+    fail(errc::malformed_file, fmt::format("says that {} has {}, and the file has {} left; it is truncated or damaged: "
+                                           "obtain it again",
+                                           what, format_bytes(length), format_bytes(remaining())));
   std::string out;
   if (length <= window_.size() - used_) {
     out.assign(reinterpret_cast<const char*>(window_.data() + used_), length);
@@ -349,10 +351,9 @@ std::string header_cursor::text(std::string_view what) {
 std::uint64_t header_cursor::count(std::uint64_t least_bytes, std::string_view what) {
   const auto n = number<std::uint64_t>(what);
   if (n > remaining() / least_bytes)
-    fail(errc::malformed_file,
-         fmt::format("says that there are {} {}, which {} bytes can't hold; the file is truncated "
-                     "or damaged: obtain it again",
-                     n, what, remaining()));
+    fail(errc::malformed_file, fmt::format("says that there are {} {}, which {} can't hold; the file is truncated or "
+                                           "damaged: obtain it again",
+                                           n, what, format_bytes(remaining())));
   return n;
 }
 

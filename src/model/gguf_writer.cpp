@@ -1,6 +1,7 @@
 // Builds GGUF headers and writes files that are whole or not there.
 #include "src/model/gguf_writer.hpp"
 
+#include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
 #include <cassert>
@@ -184,11 +185,10 @@ pending_file::~pending_file() {
 
 void pending_file::fail(std::string_view doing, int reason) const {
   const bool full = reason == ENOSPC || reason == EDQUOT || reason == EFBIG;
-  throw error(
-      errc::io_error,
-      full ? fmt::format("{} can't be {}: {} ({} bytes are needed); make room or write elsewhere", path_.string(),
-                         doing, system_message(reason), bytes_)
-           : fmt::format("{} can't be {}: {}; write to another folder", path_.string(), doing, system_message(reason)));
+  throw error(errc::io_error, full ? fmt::format("{} can't be {}: {} ({} are needed); make room or write elsewhere",
+                                                 path_.string(), doing, system_message(reason), format_bytes(bytes_))
+                                   : fmt::format("{} can't be {}: {}; write to another folder", path_.string(), doing,
+                                                 system_message(reason)));
 }
 
 void pending_file::write(std::span<const std::byte> bytes, std::uint64_t offset) {

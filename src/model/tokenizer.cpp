@@ -1,6 +1,7 @@
 // Special tokens split the text, the pre-tokenizer splits what is between, merging does the rest.
 #include "src/model/tokenizer.hpp"
 
+#include "memory/arbiter.hpp"
 #include "src/model/vocabulary.hpp"
 
 #include <algorithm>
@@ -27,7 +28,7 @@ void tokenizer::impl::encode_text(std::string_view text, std::vector<token_id>& 
   // Positions within a word have 32 bits.
   if (text.size() >= std::numeric_limits<std::uint32_t>::max())
     throw error(errc::invalid_argument,
-                fmt::format("a text of {} bytes is too long: tokenise at most 4 GiB at once", text.size()));
+                fmt::format("a text of {} is too long: tokenise at most 4 GiB at once", format_bytes(text.size())));
   pretokenizer::words words(pre, text);
   bpe_merger merger;
   std::vector<token_id> bytes;

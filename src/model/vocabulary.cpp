@@ -2,6 +2,7 @@
 // on, or what llama.cpp gives a meaning, is a notice where it is wrong; all else is refused.
 #include "src/model/vocabulary.hpp"
 
+#include "memory/arbiter.hpp"
 #include "src/model/utf8.hpp"
 
 #include <algorithm>
@@ -96,7 +97,8 @@ void read_texts(vocabulary& v, const std::vector<std::string>& tokens) {
   for (const std::string& token : tokens)
     bytes += token.size();
   if (!std::in_range<token_id>(tokens.size()) || !std::in_range<std::uint32_t>(bytes))
-    fail(fmt::format("a vocabulary of {} tokens in {} bytes is too large: ids have 31 bits", tokens.size(), bytes));
+    fail(fmt::format("a vocabulary of {} tokens in {} is too large: ids have 31 bits", tokens.size(),
+                     format_bytes(bytes)));
   v.texts.reserve(tokens.size(), bytes);
   v.words.reserve(tokens.size());
   for (std::size_t id = 0; id < tokens.size(); ++id) {

@@ -185,7 +185,7 @@ class Console(Conversation):
         talk("/save empty", "/load empty")
         for lines, more, says in (("/load absent", (), "absent: No such file"), ("/load again.json", (), "no saved session"),
                                   ("/load", (), "name of a file"), ("/save", (), "name of a file"),
-                                  ("/load talk", ("--kv-type", "q8_0"), "--kv-type f16"),
+                                  ("/load talk", ("--kv-type", "q8_0"), "open it for f16 \\(--kv-type\\)"),
                                   ("/load talk", ("--precise",), "--precise"),
                                   ("/load talk", ("--ctx", 40), "do not fit the context of 40"),
                                   ("/save no/such/folder", (), "No such file")):

@@ -113,7 +113,8 @@ class Log(Program):
         for command in (["run", "-n", "2", "hi"], ["chat", "-n", "2"], ["batch", requests, "-n", "2"],
                         ["bench", "-p", "8", "-n", "2", "-r", "1"], ["eval", "-f", text, "--window", "16"]):
             with self.subTest(command=command[0]):
-                done = self.call(command[0], "-m", self.model, "-q", "--log-json", *command[1:], stdin=b"hi\n")
+                done = self.call(command[0], "-m", self.model, "-q", "--log-json", *command[1:],
+                                 stdin=b"" if command[0] == "chat" else b"hi\n")  # which tells of its answers there, too
                 self.assertEqual(done.returncode, 0, done.stderr.decode())
                 messages = [o["message"] for o in self.objects(done)]
                 self.assertTrue(any("opens" in m for m in messages), messages)

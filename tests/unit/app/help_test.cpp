@@ -20,13 +20,18 @@ std::vector<std::string> lines_of(const std::string& text) {
 }
 
 /// What the help says of an option: from its line to the next option's or an empty one, in one line.
+/// A flag and its opposite share a line: --[no-]context-shift.
+std::string spelled(const std::string& name) {
+  return "(\\[no-\\])?" + (name.starts_with("no-") ? "(?:no-)?" + name.substr(3) : name);
+}
+
 std::string explanation_of(const std::vector<std::string>& lines, const std::string& name) {
-  const std::regex own("^  (-[A-Za-z], |    )--" + name + "( [^ ]+)?(  +(.*))?$");
+  const std::regex own("^  (-[A-Za-z], |    )--" + spelled(name) + "( [^ ]+)?(  +(.*))?$");
   std::smatch found;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     if (!std::regex_match(lines[i], found, own))
       continue;
-    std::string text = found[4];
+    std::string text = found[5];
     for (++i; i < lines.size() && lines[i].starts_with("          "); ++i)
       text += " " + lines[i].substr(lines[i].find_first_not_of(' '));
     return text;

@@ -78,7 +78,8 @@ TEST_CASE("an object is valid JSON in one line, whatever the sentence has in it"
                       {"level", "error"},
                       {"component", "loader"},
                       {"message", "1.5 MiB"}});
-  const std::string hard("quote \" backslash \\ line\nend\r tab\t bell\x07 nul\0 del\x7f é 你🙂", 60);
+  constexpr char letters[] = "quote \" backslash \\ line\nend\r tab\t bell\x07 nul\0 del\x7f é 你🙂";
+  const std::string hard(letters, sizeof letters - 1);
   const auto line = log_json(record_of(hard));
   CHECK(line.find('\n') == std::string::npos);
   CHECK(json::parse(line).at("message") == hard);
