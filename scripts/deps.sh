@@ -13,7 +13,7 @@ packages=(
   python3 python3-pip ca-certificates
 )
 build_packages=(catch2 libmimalloc-dev libsimde-dev) # tests and benchmarks
-test_packages=(clang libclang-rt-dev llvm clang-format shellcheck python3-venv python3-matplotlib)
+test_packages=(clang libclang-rt-dev llvm clang-format clang-tidy shellcheck python3-venv python3-matplotlib)
 
 case "${1:-}" in
   --program) ;;
