@@ -50,12 +50,15 @@ bool names_the_call(const std::string& sentence) {
 
 TEST_CASE("CUDA: whichever allocation is refused, once or from then on, the runtime says so or does without") {
   auto config = cuda_config();
-  SECTION("in memory") {}
+  SECTION("in memory") {
+    REQUIRE(prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.ring_slots == 0);
+  }
   SECTION("streamed, and pinned") {
     config = cuda_config(1);
     config.devices.front().bytes =
         prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.total_bytes;
     config.pinned_bytes = std::size_t{64} << 20;
+    REQUIRE(prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.ring_slots > 0);
   }
   const auto sound = large_granules();
   const auto expected = run(config, sound);

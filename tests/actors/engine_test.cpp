@@ -158,7 +158,7 @@ TEST_CASE("opening an engine on a bad model throws") {
   CHECK_THROWS_AS(spawn_engine(system, {.model = "/nonexistent.gguf"}), error);
 }
 
-TEST_CASE("a client with a window that deals with nothing gets so many pieces and no more; one that does gets all") {
+TEST_CASE("a client with a window that deals with nothing gets so many pieces, and one that does gets all") {
   own_program p;
   const auto ask_with_window = [&](std::uint64_t tag) {
     generate_reply m{p.client, tag, std::vector<token_id>{1, 2, 3}, {}};

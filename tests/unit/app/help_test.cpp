@@ -59,7 +59,7 @@ TEST_CASE("every option has a line of its own in --help, with an explanation") {
   }
 }
 
-TEST_CASE("--help fits its columns, and ends with an example that begins as a person would type it") {
+TEST_CASE("help fits its columns, and ends with an example that begins as a person would type it") {
   for (const command& c : all_commands())
     for (const std::size_t columns : {80, 100}) {
       const std::string text = help_text(c, columns);
@@ -74,7 +74,7 @@ TEST_CASE("--help fits its columns, and ends with an example that begins as a pe
     }
 }
 
-TEST_CASE("--help shows the defaults that a command has") {
+TEST_CASE("help shows the defaults that a command has") {
   const auto commands = all_commands();
   const auto says = [&](std::string_view command, const std::string& option) {
     return explanation_of(lines_of(help_text(named(commands, command), 100)), option);

@@ -135,7 +135,7 @@ TEST_CASE("a search ends at its limits and says what it left out") {
   CHECK_THAT(shallow.left_out.front(), Catch::Contains("1/2: folders 2 deep"));
 }
 
-TEST_CASE("-m takes a path that exists, a name in full, or a part of one name") {
+TEST_CASE("the option -m takes a path that exists, a name in full, or a part of one name") {
   const scratch s;
   const auto llama = s.file("Llama-3.2-1B-Instruct.Q4_K_M.gguf");
   const auto base = s.file("Llama-3.2-1B.gguf");

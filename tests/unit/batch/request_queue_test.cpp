@@ -92,9 +92,12 @@ TEST_CASE("the queue is full by count and by bytes") {
   scratch_file file(text);
   auto with = setup(file);
   with.most_requests = 5;
-  SECTION("count") {}
+  SECTION("count") {
+    CHECK(with.most_bytes > text.size() * 5); // which is no limit
+  }
   SECTION("bytes") {
     with.most_requests = 100;
+    CHECK(with.most_requests >= 100);
     with.most_bytes = 5 * (100 + 15 + 400) - 1;
   }
   request_queue queue(with);

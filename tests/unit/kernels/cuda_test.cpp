@@ -351,6 +351,7 @@ TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "
         wanted.push_back({row[order[i]], order[i]});
     }
     kernels().likeliest(nullptr, logits.data(), rows, vocabulary, k, ours.data());
+    REQUIRE(ours.size() == wanted.size());
     for (std::size_t i = 0; i < ours.size(); ++i)
       if (ours[i].token != wanted[i].token || ours[i].logit != wanted[i].logit)
         FAIL_CHECK("row " << i / k << ", " << i % k << ": " << ours[i].token << ", not " << wanted[i].token);

@@ -86,4 +86,5 @@ TEST_CASE("a team takes jobs after its threads have parked") {
 TEST_CASE("teams can be made and destroyed without a job") {
   for (int i = 0; i < 20; ++i)
     team t(1 + static_cast<std::size_t>(i % 4), "test");
+  SUCCEED("none of them waits for ever");
 }

@@ -205,7 +205,7 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
   CHECK(total > static_cast<int>(schedules) * 12);
 }
 
-TEST_CASE("two who hold and wait block each other; asking for all at once they don't", "[arbiter]") {
+TEST_CASE("two who hold and wait block each other, and asking for all at once they don't", "[arbiter]") {
   const auto a = arbiter::make();
   a->add_device("host:0", nullptr, most, most, 64);
   const memory_request half{"host:0", 60 * kib, purpose::kv}, rest{"host:0", 40 * kib, purpose::kv};

@@ -173,7 +173,7 @@ TEST_CASE("a file that is truncated while it is read is a sentence, in every mod
     fs::resize_file(path, page);
     reader->submit({0, 6 * page, memory.at(0), page, 3, 0});
     CHECK_THAT(reader->wait().failure,
-               Catch::Contains("can't read 4096 bytes at offset 24576") && Catch::Contains("truncated"));
+               Catch::Contains("can't read 4.0 KiB at offset 24576") && Catch::Contains("truncated"));
   }
 }
 
@@ -223,7 +223,7 @@ TEST_CASE("what a system call returns decides how a read goes on") {
   CHECK_FALSE(broken.take(10, buffered));
   CHECK(broken.take(-EIO, buffered));
   CHECK_THAT(broken.completion().failure,
-             Catch::Contains("can't read 50 bytes at offset 10") && Catch::Contains("Input/output error"));
+             Catch::Contains("can't read 50 B at offset 10") && Catch::Contains("Input/output error"));
 
   const open_files direct(paths, io_mode::direct, false);
   if (direct.mode() != io_mode::direct) {

@@ -20,7 +20,7 @@ TEST_CASE("reads of a file are timed up to a limit, or until the file ends") {
     CHECK(measure_reads(path, how, {4096, 0, 1 << 20, 0.0}).bytes == how.depth * 4096); // what was begun ends
     CHECK(measure_reads(path, how, {4096, 0, 1 << 20}).bytes_per_second() > 0);
   }
-  CHECK_THROWS_WITH(measure_reads(path, {}, {65536, 0, 65536}), Catch::Contains("shorter than a read of 65536 bytes"));
+  CHECK_THROWS_WITH(measure_reads(path, {}, {65536, 0, 65536}), Catch::Contains("shorter than a read of 64.0 KiB"));
   std::filesystem::remove(path);
   CHECK_THROWS_WITH(measure_reads(path, {}, {4096, 0, 4096}), Catch::Contains("No such file"));
 }

@@ -25,7 +25,7 @@ TEST_CASE("impossible options are refused with the number") {
   refused([&](auto& o) { o.sampling.temperature = -1; }, "-1");
   refused([&](auto& o) { o.sampling.temperature = nan; }, "temperature");
   refused([&](auto& o) { o.sampling.temperature = INFINITY; }, "temperature");
-  refused([&](auto& o) { o.sampling.top_p = 0; }, "top-p");
+  refused([&](auto& o) { o.sampling.top_p = -0.1; }, "top-p");
   refused([&](auto& o) { o.sampling.top_p = 1.5; }, "1.5");
   refused([&](auto& o) { o.sampling.top_p = nan; }, "top-p");
   refused([&](auto& o) { o.sampling.typical_p = 0; }, "typical-p");
