@@ -2,5 +2,5 @@
 #pragma once
 
 #define TROPILLA_API __attribute__((visibility("default")))
-/// Of what a marked class declares and keeps to itself.
+/// Hides a nested class that a marked class declares but does not publish.
 #define TROPILLA_HIDDEN __attribute__((visibility("hidden")))

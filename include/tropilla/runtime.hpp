@@ -113,7 +113,7 @@ private:
   std::optional<piece> current_;
 };
 
-/// What is called while a reply comes, on a thread of the runtime: quick, and without waiting.
+/// Callbacks for one reply. The runtime calls them on a thread of its own: they must be quick and must not wait.
 struct reply_callbacks {
   /// False ends the reply, as `reply_ticket::cancel` does. An exception ends it with `on_failed` (errc::client_failed);
   /// the other replies go on.

@@ -31,7 +31,7 @@ struct logit_bias {
 struct sampling_options {
   double temperature = 0.0; ///< 0: greedy (the arg-max; ties go to the lower id)
   std::size_t top_k = 0;    ///< keep the k likeliest; 0: all
-  double top_p = 1.0;       ///< keep the likeliest that together have this probability; 0: the likeliest alone
+  double top_p = 1.0;       ///< keep the fewest tokens that together have this probability; 0: only the arg-max
   double min_p = 0.0;       ///< keep those with at least this share of the likeliest one's probability; 0: all
   /// Keep those whose surprise is closest to what is expected, that together have this probability (Meister et al.,
   /// "Locally Typical Sampling", 2022); 1: all.

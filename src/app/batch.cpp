@@ -146,7 +146,7 @@ private:
   progress bar_;
 };
 
-/// A raw text that begins with a special token was rendered by whoever wrote it: nobody's words begin so.
+/// A raw text that begins with a special token has gone through a chat template already: users don't type one.
 bool begins_with_special(const runtime& rt, const std::string& text) {
   constexpr std::size_t longest_special = 256; // bytes
   const auto ids = rt.tokenize(std::string_view(text).substr(0, longest_special), false, true);
