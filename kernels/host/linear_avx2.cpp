@@ -205,8 +205,8 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   __m256 acc[2]{};
   const std::int8_t* q = x.q;
   const float* scale = x.scale;
-  const float* sum = input_sums<T>(x);
-  const std::int32_t* minus = input_minus<T>(x);
+  const float* sum = input_sums<values_of(T)>(x);
+  const std::int32_t* minus = input_minus<values_of(T)>(x);
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
@@ -277,8 +277,8 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
   const std::size_t row_scales = x.padded / activation_block;
-  const float* input_sum = input_sums<T>(x);
-  const std::int32_t* minus = input_minus<T>(x);
+  const float* input_sum = input_sums<values_of(T)>(x);
+  const std::int32_t* minus = input_minus<values_of(T)>(x);
   __m256 acc[C][2];
   unrolled<C>([&](auto c) __attribute__((always_inline)) {
     acc[c][0] = _mm256_load_ps(sums + c * packed_row_group);

@@ -172,20 +172,19 @@ template <tensor_type T>
 }
 
 /// What a dot product starts with: what takes the zero point off, `minus` being -sum(x) of its inputs.
-template <tensor_type T>
+template <values_format V>
 [[gnu::always_inline]] inline __m512i dot_start(const std::int32_t* minus) {
-  if constexpr (format_of(T).minimum)
+  if constexpr (V.minimum)
     return _mm512_setzero_si512();
   else
-    return _mm512_slli_epi32(_mm512_set1_epi32(*minus),
-                             std::countr_zero(static_cast<unsigned>(format_of(T).zero_point)));
+    return _mm512_slli_epi32(_mm512_set1_epi32(*minus), std::countr_zero(static_cast<unsigned>(V.zero_point)));
 }
 
 /// The step from dot products to the sums: see linear.hpp.
-template <tensor_type T>
+template <values_format V>
 [[gnu::always_inline]] inline __m512 accumulated(__m512 acc, __m512i dot, const scales& w, __m512 scale, __m512 sum) {
   const __m512 product = _mm512_fmadd_ps(w.scale, _mm512_mul_ps(ints_to_floats(dot), scale), acc);
-  if constexpr (format_of(T).minimum)
+  if constexpr (V.minimum)
     return _mm512_fmadd_ps(w.minimum, sum, product);
   else
     return product;
@@ -204,8 +203,8 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   __m512 acc = _mm512_setzero_ps();
   const std::int8_t* q = x.q;
   const float* scale = x.scale;
-  const float* sum = input_sums<T>(x);
-  const std::int32_t* minus = input_minus<T>(x);
+  const float* sum = input_sums<values_of(T)>(x);
+  const std::int32_t* minus = input_minus<values_of(T)>(x);
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
@@ -214,13 +213,14 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
       });
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         // Two sums, so that the additions' latency does not add up.
-        __m512i dot[2] = {dot_start<T>(minus + s), _mm512_setzero_si512()};
+        __m512i dot[2] = {dot_start<values_of(T)>(minus + s), _mm512_setzero_si512()};
         unrolled<groups>([&](auto i) __attribute__((always_inline)) {
           constexpr int g = s * groups + i;
           dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + std::size_t{g * 4}));
         });
-        acc = accumulated<T>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),
-                             _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));
+        acc =
+            accumulated<values_of(T)>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),
+                                      _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));
       });
       sum += scale_count;
       minus += scale_count;
@@ -231,10 +231,10 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
 
 /// Bytes of an unpacked block: values `[8 groups][16 rows][4]`, then scales and minimums, `[16]` each, per scale.
 constexpr std::size_t tile_values_bytes = block_groups * vector_bytes;
-template <tensor_type T>
-constexpr std::size_t tile_scales_bytes = packed_row_group * sizeof(float) * (format_of(T).minimum ? 2 : 1);
-template <tensor_type T>
-constexpr std::size_t tile_block_bytes = tile_values_bytes + format_of(T).block_scales() * tile_scales_bytes<T>;
+template <values_format V>
+constexpr std::size_t tile_scales_bytes = packed_row_group * sizeof(float) * (V.minimum ? 2 : 1);
+template <values_format V>
+constexpr std::size_t tile_block_bytes = tile_values_bytes + V.block_scales* tile_scales_bytes<V>;
 
 template <tensor_type T>
 void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) {
@@ -243,12 +243,12 @@ void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::
   const std::byte* unit = group + first / f.unit_blocks * f.unit_bytes();
   for (std::size_t u = 0; u < blocks / f.unit_blocks; ++u, unit += f.unit_bytes()) {
     const std::byte* block = unit + f.header_bytes;
-    for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), tile += tile_block_bytes<T>) {
+    for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), tile += tile_block_bytes<values_of(T)>) {
       unrolled<8>([&](auto g)
                       __attribute__((always_inline)) { store(tile + g * vector_bytes, group_values<T, g>(block)); });
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         const scales w = unit_scales<T>(unit, b * scale_count + s);
-        auto* at = reinterpret_cast<float*>(tile + tile_values_bytes + s * tile_scales_bytes<T>);
+        auto* at = reinterpret_cast<float*>(tile + tile_values_bytes + s * tile_scales_bytes<values_of(T)>);
         _mm512_storeu_ps(at, w.scale);
         if constexpr (f.minimum)
           _mm512_storeu_ps(at + packed_row_group, w.minimum);
@@ -257,10 +257,10 @@ void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::
   }
 }
 
-template <tensor_type T>
+template <values_format V>
 [[gnu::always_inline]] inline scales tile_scales(const std::byte* tile, int s) {
-  const auto* at = reinterpret_cast<const float*>(tile + tile_values_bytes + s * tile_scales_bytes<T>);
-  if constexpr (format_of(T).minimum)
+  const auto* at = reinterpret_cast<const float*>(tile + tile_values_bytes + s * tile_scales_bytes<V>);
+  if constexpr (V.minimum)
     return {_mm512_loadu_ps(at), _mm512_loadu_ps(at + packed_row_group)};
   else
     return {_mm512_loadu_ps(at), _mm512_setzero_ps()};
@@ -270,57 +270,69 @@ template <tensor_type T>
 /// first. 2 G C of the 32 registers hold sums, and G C independent chains hide the latency of `vpdpbusd` (5 cycles, two
 /// a cycle). With two tiles an input that was broadcast once serves both: one tile is bound by loads (a core loads two
 /// vectors a cycle), two by multiplying.
-template <tensor_type T, int C, int G>
+template <values_format V, int C, int G>
 void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums,
                    std::size_t next_sums) {
-  constexpr format f = format_of(T);
-  constexpr int scale_count = static_cast<int>(f.block_scales());
+  constexpr int scale_count = V.block_scales;
   constexpr int groups = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
-  const std::size_t next_tile = blocks * tile_block_bytes<T>;
-  const float* input_sum = input_sums<T>(x);
-  const std::int32_t* minus = input_minus<T>(x);
+  const std::size_t next_tile = blocks * tile_block_bytes<V>;
+  const float* input_sum = input_sums<V>(x);
+  const std::int32_t* minus = input_minus<V>(x);
   __m512 acc[C][G];
-  unrolled<C>([&](auto c) __attribute__((always_inline)) {
-    unrolled<G>([&](auto n) __attribute__((always_inline)) {
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c) {
+    TROPILLA_UNROLL
+    for (int n = 0; n < G; ++n)
       acc[c][n] = _mm512_loadu_ps(sums + c * packed_row_group + n * next_sums);
-    });
-  });
-  for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<T>) {
-    unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
+  }
+  for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<V>) {
+    TROPILLA_UNROLL
+    for (int s = 0; s < scale_count; ++s) {
       __m512i dot[C][G];
-      unrolled<C>([&](auto c) __attribute__((always_inline)) {
-        const __m512i start = dot_start<T>(minus + (c * row_scales + b) * scale_count + s);
-        unrolled<G>([&](auto n) __attribute__((always_inline)) { dot[c][n] = start; });
-      });
-      unrolled<groups>([&](auto i) __attribute__((always_inline)) {
-        constexpr int g = s * groups + i;
+      TROPILLA_UNROLL
+      for (int c = 0; c < C; ++c) {
+        const __m512i start = dot_start<V>(minus + (c * row_scales + b) * scale_count + s);
+        TROPILLA_UNROLL
+        for (int n = 0; n < G; ++n)
+          dot[c][n] = start;
+      }
+      TROPILLA_UNROLL
+      for (int i = 0; i < groups; ++i) {
+        const int g = s * groups + i;
         __m512i values[G];
-        unrolled<G>([&](auto n)
-                        __attribute__((always_inline)) { values[n] = load(tile + n * next_tile + g * vector_bytes); });
-        unrolled<C>([&](auto c) __attribute__((always_inline)) {
+        TROPILLA_UNROLL
+        for (int n = 0; n < G; ++n)
+          values[n] = load(tile + n * next_tile + g * vector_bytes);
+        TROPILLA_UNROLL
+        for (int c = 0; c < C; ++c) {
           const __m512i input = broadcast_group(x.q + c * x.padded + b * block_columns + g * group_columns);
-          unrolled<G>([&](auto n)
-                          __attribute__((always_inline)) { dot[c][n] = add_products(dot[c][n], values[n], input); });
-        });
-      });
+          TROPILLA_UNROLL
+          for (int n = 0; n < G; ++n)
+            dot[c][n] = add_products(dot[c][n], values[n], input);
+        }
+      }
       scales w[G];
-      unrolled<G>([&](auto n) __attribute__((always_inline)) { w[n] = tile_scales<T>(tile + n * next_tile, s); });
-      unrolled<C>([&](auto c) __attribute__((always_inline)) {
+      TROPILLA_UNROLL
+      for (int n = 0; n < G; ++n)
+        w[n] = tile_scales<V>(tile + n * next_tile, s);
+      TROPILLA_UNROLL
+      for (int c = 0; c < C; ++c) {
         const std::size_t at = c * row_scales + b;
         const __m512 scale = _mm512_set1_ps(x.scale[at]);
         const __m512 sum = _mm512_set1_ps(input_sum[at * scale_count + s]);
-        unrolled<G>([&](auto n) __attribute__((always_inline)) {
-          acc[c][n] = accumulated<T>(acc[c][n], dot[c][n], w[n], scale, sum);
-        });
-      });
-    });
+        TROPILLA_UNROLL
+        for (int n = 0; n < G; ++n)
+          acc[c][n] = accumulated<V>(acc[c][n], dot[c][n], w[n], scale, sum);
+      }
+    }
   }
-  unrolled<C>([&](auto c) __attribute__((always_inline)) {
-    unrolled<G>([&](auto n) __attribute__((always_inline)) {
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c) {
+    TROPILLA_UNROLL
+    for (int n = 0; n < G; ++n)
       _mm512_storeu_ps(sums + c * packed_row_group + n * next_sums, acc[c][n]);
-    });
-  });
+  }
 }
 
 // Emulated and sanitized code is large and its compilation slow (two and a half minutes with ASan): two rows show the
@@ -343,20 +355,20 @@ constexpr int fewer_rows(int c) {
 }
 
 /// As many input rows as go by `C`, then the rest by fewer.
-template <tensor_type T, int C, int G>
+template <values_format V, int C, int G>
 void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums,
                  std::size_t next_sums) {
   std::size_t v = 0;
   for (; v + C <= vectors; v += C)
-    multiply_rows<T, C, G>(tile, blocks, x.from(v, 0), sums + v * packed_row_group, next_sums);
+    multiply_rows<V, C, G>(tile, blocks, x.from(v, 0), sums + v * packed_row_group, next_sums);
   if constexpr (C > 1)
     if (v < vectors)
-      multiply_by<T, fewer_rows(C), G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
+      multiply_by<V, fewer_rows(C), G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
 }
 
 template <tensor_type T, int G>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
-  multiply_by<T, most_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * packed_row_group);
+  multiply_by<values_of(T), most_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * packed_row_group);
 }
 
 /// Two packed row groups with `C` input rows, unpacked in registers: `multiply_rows` without a tile. With each block,
@@ -370,10 +382,12 @@ template <tensor_type T, int C>
   constexpr int scale_count = static_cast<int>(f.block_scales());
   constexpr int groups = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
-  const float* const input_sum = input_sums<T>(x);
-  const std::int32_t* const minus = input_minus<T>(x);
+  const float* const input_sum = input_sums<values_of(T)>(x);
+  const std::int32_t* const minus = input_minus<values_of(T)>(x);
   __m512 acc[C][2];
-  unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c][0] = acc[c][1] = _mm512_setzero_ps(); });
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c)
+    acc[c][0] = acc[c][1] = _mm512_setzero_ps();
   std::size_t at_block = 0;
   for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
     const std::byte* block = group + f.header_bytes;
@@ -382,36 +396,39 @@ template <tensor_type T, int C>
         __builtin_prefetch(next, 0, 2);
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         __m512i dot[C][2];
-        unrolled<C>([&](auto c) __attribute__((always_inline)) {
-          dot[c][0] = dot[c][1] = dot_start<T>(minus + (c * row_scales + at_block) * scale_count + s);
-        });
+        TROPILLA_UNROLL
+        for (int c = 0; c < C; ++c)
+          dot[c][0] = dot[c][1] = dot_start<values_of(T)>(minus + (c * row_scales + at_block) * scale_count + s);
         unrolled<groups>([&](auto i) __attribute__((always_inline)) {
           constexpr int g = s * groups + i;
           const __m512i first = group_values<T, g>(block), second = group_values<T, g>(block + group_bytes);
-          unrolled<C>([&](auto c) __attribute__((always_inline)) {
+          TROPILLA_UNROLL
+          for (int c = 0; c < C; ++c) {
             const __m512i input = broadcast_group(x.q + c * x.padded + at_block * block_columns + g * group_columns);
             dot[c][0] = add_products(dot[c][0], first, input);
             dot[c][1] = add_products(dot[c][1], second, input);
-          });
+          }
         });
         const scales w[2] = {unit_scales<T>(group, b * scale_count + s),
                              unit_scales<T>(group + group_bytes, b * scale_count + s)};
-        unrolled<C>([&](auto c) __attribute__((always_inline)) {
+        TROPILLA_UNROLL
+        for (int c = 0; c < C; ++c) {
           const std::size_t at = c * row_scales + at_block;
           const __m512 scale = _mm512_set1_ps(x.scale[at]);
           const __m512 sum = _mm512_set1_ps(input_sum[at * scale_count + s]);
-          unrolled<2>([&](auto n) __attribute__((always_inline)) {
-            acc[c][n] = accumulated<T>(acc[c][n], dot[c][n], w[n], scale, sum);
-          });
-        });
+          TROPILLA_UNROLL
+          for (int n = 0; n < 2; ++n)
+            acc[c][n] = accumulated<values_of(T)>(acc[c][n], dot[c][n], w[n], scale, sum);
+        }
       });
     }
   }
-  unrolled<C>([&](auto c) __attribute__((always_inline)) {
-    unrolled<2>([&](auto n) __attribute__((always_inline)) {
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c) {
+    TROPILLA_UNROLL
+    for (int n = 0; n < 2; ++n)
       _mm512_storeu_ps(sums + c * packed_row_group + n * next_sums, acc[c][n]);
-    });
-  });
+  }
 }
 
 /// Rows go by six and fewer, which pass over the weights one after another. Meanwhile the next two row groups are
@@ -495,14 +512,18 @@ void expand(const std::byte* group, std::size_t first, std::size_t columns, floa
 template <int C>
 void multiply_rows_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, float* sums) {
   __m512 acc[C];
-  unrolled<C>([&](auto c) __attribute__((always_inline)) { acc[c] = _mm512_loadu_ps(sums + c * packed_row_group); });
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c)
+    acc[c] = _mm512_loadu_ps(sums + c * packed_row_group);
   for (std::size_t k = 0; k < columns; ++k, tile += packed_row_group) {
     const __m512 w = _mm512_loadu_ps(tile);
-    unrolled<C>([&](auto c) __attribute__((always_inline)) {
+    TROPILLA_UNROLL
+    for (int c = 0; c < C; ++c)
       acc[c] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[c * stride + k]), acc[c]);
-    });
   }
-  unrolled<C>([&](auto c) __attribute__((always_inline)) { _mm512_storeu_ps(sums + c * packed_row_group, acc[c]); });
+  TROPILLA_UNROLL
+  for (int c = 0; c < C; ++c)
+    _mm512_storeu_ps(sums + c * packed_row_group, acc[c]);
 }
 
 void multiply_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
@@ -525,7 +546,7 @@ consteval linear_type kernels() {
             .unpack = unpack<T>,
             .multiply = multiply<T, 1>,
             .multiply_pair = multiply<T, 2>,
-            .tile_block_bytes = tile_block_bytes<T>,
+            .tile_block_bytes = tile_block_bytes<values_of(T)>,
             .multiply_few = multiply_few<T>,
             .expand = expand<T>};
 }

@@ -26,7 +26,7 @@ consteval linear_table make_linear_table(std::string_view isa, decltype(linear_t
 }
 
 /// Calls `f(std::integral_constant<int, 0>)` to `f(std::integral_constant<int, N - 1>)`: a loop whose indices are
-/// constants, so that arrays of vectors stay in registers.
+/// constants, for what is a template's argument.
 template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& f) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
@@ -35,14 +35,30 @@ template <int N, class F>
   (std::make_integer_sequence<int, N>{});
 }
 
-/// The sums of the inputs that share one of the type's scales, from the first block of `x` on.
-template <tensor_type T>
-[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
-  return packed::format_of(T).scale_columns == 16 ? x.sum16 : x.sum32;
+/// In front of a loop over arrays of vectors: its indices become constants, so that the arrays stay in registers. Where
+/// no index is a template's argument, this compiles several times as fast as `unrolled`, whose every call is inlined.
+#define TROPILLA_UNROLL _Pragma("GCC unroll 16")
+
+/// What a product has to know of a type whose blocks are unpacked. Several types are alike in it and share their code,
+/// which is most of what these files take to compile.
+struct values_format {
+  int block_scales; ///< one or two
+  bool minimum;     ///< as in packed::format
+  int zero_point;   ///< as in packed::format
+};
+constexpr values_format values_of(tensor_type type) {
+  const packed::format f = packed::format_of(type);
+  return {static_cast<int>(f.block_scales()), f.minimum, f.zero_point};
 }
-template <tensor_type T>
+
+/// The sums of the inputs that share one of the type's scales, from the first block of `x` on.
+template <values_format V>
+[[gnu::always_inline]] inline const float* input_sums(const quantised_rows& x) {
+  return V.block_scales == 2 ? x.sum16 : x.sum32;
+}
+template <values_format V>
 [[gnu::always_inline]] inline const std::int32_t* input_minus(const quantised_rows& x) {
-  return packed::format_of(T).scale_columns == 16 ? x.minus16 : x.minus32;
+  return V.block_scales == 2 ? x.minus16 : x.minus32;
 }
 
 } // namespace tropilla::host

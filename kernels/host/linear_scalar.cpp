@@ -43,12 +43,12 @@ template <tensor_type T>
 float add_block(const tile_block& w, std::size_t row, const quantised_rows& x, float acc) {
   constexpr format f = format_of(T);
   for (std::size_t s = 0; s < f.block_scales(); ++s) {
-    int dot = f.zero_point * input_minus<T>(x)[s];
+    int dot = f.zero_point * input_minus<values_of(T)>(x)[s];
     for (std::size_t k = s * f.scale_columns; k < (s + 1) * f.scale_columns; ++k)
       dot += static_cast<int>(w.values[row][k]) * static_cast<int>(x.q[k]);
     acc = std::fma(w.scales[s][row], static_cast<float>(dot) * *x.scale, acc);
     if constexpr (f.minimum)
-      acc = std::fma(w.minimums[s][row], input_sums<T>(x)[s], acc);
+      acc = std::fma(w.minimums[s][row], input_sums<values_of(T)>(x)[s], acc);
   }
   return acc;
 }
