@@ -3,7 +3,8 @@
 #   scripts/build.sh [--no-deps] [--program] [--cuda] [preset] [target...]
 #     preset     release (the default), debug, asan, tsan or fuzz
 #     target     what to build of it; without any, everything
-#     --program  only bin/tropilla, which takes fewer packages and minutes; a later build adds the rest to the tree
+#     --program  only bin/tropilla, which takes fewer packages and half of the time, because a new tree compiles several
+#                sources at once; a later build of everything compiles each by itself, as suits who changes them
 #     --cuda     with kernels for NVIDIA GPUs; without it where a GPU is found. TROPILLA_CUDA=ON, OFF or AUTO says the
 #                same in the environment
 #     --no-deps  installs no packages
@@ -47,9 +48,9 @@ options=()
 parts=(TROPILLA_TESTS TROPILLA_BENCH TROPILLA_EXAMPLES)
 if [[ $program == yes && ! -f $tree/build.ninja ]]; then
   options=("${parts[@]/#/-D}")
-  options=("${options[@]/%/=OFF}")
+  options=("${options[@]/%/=OFF}" -DCMAKE_UNITY_BUILD=ON)
 elif [[ $program == no ]] && cached TROPILLA_TESTS OFF; then
-  options=("${parts[@]/#/-U}")
+  options=("${parts[@]/#/-U}" -UCMAKE_UNITY_BUILD)
 fi
 if [[ -n $cuda ]] && ! cached TROPILLA_CUDA "$cuda"; then
   options+=("-DTROPILLA_CUDA=$cuda")

@@ -140,6 +140,9 @@ def compile_commands(root):
         if name.endswith(".cpp") and not name.startswith(("..", "build/")):  # the first of those that compile a file
             entries.setdefault(name, {"directory": entry["directory"], "file": entry["file"],
                                       "arguments": for_clang(entry["command"])})
+    if not entries:
+        raise Trouble("build/release compiles several sources at once, as the first run of the program left it; "
+                      "scripts/build.sh makes it compile each by itself")
     return entries
 
 

@@ -14,7 +14,7 @@ namespace {
 constexpr std::string_view fence = "\"\"\"";
 
 // In the order of /help; behind each other what means the same, as people know it from elsewhere.
-constexpr auto commands = std::to_array<std::pair<std::string_view, chat_command>>({
+constexpr auto chat_commands = std::to_array<std::pair<std::string_view, chat_command>>({
     {"/help", chat_command::help},     {"/?", chat_command::help},        {"/system", chat_command::system},
     {"/clear", chat_command::clear},   {"/reset", chat_command::clear},   {"/retry", chat_command::retry},
     {"/regen", chat_command::retry},   {"/undo", chat_command::undo},     {"/set", chat_command::set},
@@ -104,11 +104,11 @@ chat_input parse_chat_input(std::string_view text) {
     return {chat_command::message, std::string(text.substr(1))};
   const std::size_t end = text.find_first_of(" \t\r\n");
   const std::string_view word = text.substr(0, end);
-  for (const auto& [name, command] : commands)
+  for (const auto& [name, command] : chat_commands)
     if (name == word)
       return {command, std::string(trimmed(end == std::string_view::npos ? std::string_view{} : text.substr(end)))};
   std::vector<std::string> names;
-  for (const auto& entry : commands)
+  for (const auto& entry : chat_commands)
     names.emplace_back(entry.first);
   const std::string near = closest(word, names);
   throw error(errc::invalid_argument,
@@ -142,7 +142,7 @@ std::vector<std::string> complete_chat_line(std::string_view before, std::span<c
   std::vector<std::string> lines;
   if (!before.starts_with('/'))
     return lines;
-  for (const auto& entry : commands)
+  for (const auto& entry : chat_commands)
     if (entry.first.starts_with(before))
       lines.emplace_back(entry.first);
   for (const std::string& setting : settings)

@@ -201,7 +201,7 @@ constexpr std::string_view download =
     "is not supported, because tropilla downloads nothing: fetch a GGUF file with a browser "
     "or `hf download`, and `tropilla models` lists it";
 
-constexpr std::array commands = std::to_array<foreign_command>({
+constexpr std::array foreign_commands = std::to_array<foreign_command>({
     {"list", "models"},
     {"ls", "models"},
     {"show", "inspect"},
@@ -271,9 +271,9 @@ std::vector<std::string> explained_names(std::string_view command) {
 }
 
 const foreign_command* find_foreign_command(std::string_view name) {
-  const auto found =
-      std::find_if(commands.begin(), commands.end(), [&](const foreign_command& c) { return c.name == name; });
-  return found == commands.end() ? nullptr : &*found;
+  const auto found = std::find_if(foreign_commands.begin(), foreign_commands.end(),
+                                  [&](const foreign_command& c) { return c.name == name; });
+  return found == foreign_commands.end() ? nullptr : &*found;
 }
 
 } // namespace tropilla::app

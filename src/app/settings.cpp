@@ -14,7 +14,7 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::string_view command = "chat";
+constexpr std::string_view command_name = "chat";
 constexpr std::string_view blanks = " \t";
 
 /// The options that a declaration makes, by name.
@@ -27,7 +27,7 @@ public:
   }
 
   [[nodiscard]] const CLI::App& app() const noexcept { return app_; }
-  [[nodiscard]] std::string key_of(std::string_view name) const { return app::key_of(name, app_, command); }
+  [[nodiscard]] std::string key_of(std::string_view name) const { return app::key_of(name, app_, command_name); }
   [[nodiscard]] CLI::Option& at(const std::string& key) { return *app_.get_option("--" + key); }
   /// The value when the options were declared, as text that sets it; of several texts, all of them.
   [[nodiscard]] std::string value(const std::string& key) { return at(key).capture_default_str()->get_default_str(); }
@@ -51,7 +51,7 @@ std::string shown(const std::string& value) {
   if (!fixed.empty())
     throw error(errc::invalid_argument,
                 fmt::format("--{} counts when the program starts (tropilla chat --help)", fixed));
-  const foreign_option* foreign = find_foreign_option("--" + name, command);
+  const foreign_option* foreign = find_foreign_option("--" + name, command_name);
   if (foreign && !foreign->sentence.empty())
     throw error(errc::invalid_argument, fmt::format("{} {}", name, foreign->sentence));
   const std::string near = closest(name, setting_names(options.now));
@@ -116,7 +116,7 @@ std::string settings_table(const changeable_options& options) {
 
 std::vector<std::string> setting_names(const option_declaration& options) {
   std::vector<std::string> names = declared_options(options).keys();
-  const std::vector<std::string> others = foreign_names(names, command);
+  const std::vector<std::string> others = foreign_names(names, command_name);
   names.insert(names.end(), others.begin(), others.end());
   return names;
 }

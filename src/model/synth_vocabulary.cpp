@@ -11,7 +11,7 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t special_tokens = 256;
+constexpr std::size_t special_token_count = 256;
 
 /// `message.role` and the content between Llama 3's header tokens.
 constexpr std::string_view chat_template =
@@ -97,7 +97,7 @@ std::vector<std::string> special_names() {
                                  "<|eom_id|>",
                                  "<|eot_id|>",
                                  "<|python_tag|>"};
-  for (std::size_t reserved = 3; names.size() < special_tokens; ++reserved)
+  for (std::size_t reserved = 3; names.size() < special_token_count; ++reserved)
     names.push_back(fmt::format("<|reserved_special_token_{}|>", reserved));
   return names;
 }
@@ -110,7 +110,7 @@ void put_vocabulary(gguf_builder& builder, std::size_t size) {
   constexpr std::size_t bos = 0; // among the special tokens
   constexpr std::size_t pad = 4;
   constexpr std::size_t eot = 9;
-  const std::size_t words = size - special_tokens;
+  const std::size_t words = size - special_token_count;
   lexicon made(words);
   made.grow();
   auto& tokens = made.tokens();

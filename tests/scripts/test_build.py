@@ -101,13 +101,15 @@ class BuildScript(unittest.TestCase):
     def test_builds_only_the_program_when_asked_and_the_rest_later(self):
         self.built("--program")
         self.assertEqual(self.calls("cmake"),
-                         ["--preset release -DTROPILLA_TESTS=OFF -DTROPILLA_BENCH=OFF -DTROPILLA_EXAMPLES=OFF"])
+                         ["--preset release -DTROPILLA_TESTS=OFF -DTROPILLA_BENCH=OFF -DTROPILLA_EXAMPLES=OFF "
+                          "-DCMAKE_UNITY_BUILD=ON"])
         self.assertTrue(self.calls("ninja")[0].endswith(" bin/tropilla"))
         self.cached(TROPILLA_TESTS="OFF")
         self.built("--program")
         self.assertEqual(self.calls("cmake"), [])
         self.built()
-        self.assertEqual(self.calls("cmake"), ["--preset release -UTROPILLA_TESTS -UTROPILLA_BENCH -UTROPILLA_EXAMPLES"])
+        self.assertEqual(self.calls("cmake"),
+                         ["--preset release -UTROPILLA_TESTS -UTROPILLA_BENCH -UTROPILLA_EXAMPLES -UCMAKE_UNITY_BUILD"])
         self.cached(TROPILLA_TESTS="ON")
         self.built("--program")
         self.assertEqual(self.calls("cmake"), [])
