@@ -61,13 +61,14 @@ foreach(kind static shared) # apart, because only the archive's users need what 
   install(EXPORT tropilla-${kind} NAMESPACE tropilla:: DESTINATION ${package} COMPONENT library)
 endforeach()
 
-# Names of packages that the archive's users need: CMake's, pkg-config's, and what has neither.
+# What the archive's users need: packages for CMake, and what pkg-config adds to the command that links.
 set(packages Threads fmt)
-set(modules fmt)
-set(plain -lcaf_core -pthread)
+# Not as modules that this one requires: `pkg-config --static` would add what their own archives need (hwloc's: libudev),
+# which need not be installed, for it is their shared libraries that are linked.
+set(plain -lcaf_core -lfmt -pthread)
 foreach(entry IN LISTS pkg_config_modules)
-  string(REGEX REPLACE ".*=" "" module ${entry})
-  list(APPEND modules ${module})
+  string(REGEX REPLACE "=.*" "" name ${entry})
+  list(APPEND plain ${TROPILLA_${name}_LDFLAGS})
 endforeach()
 if(has_cuda)
   list(APPEND packages CUDAToolkit)
@@ -75,7 +76,6 @@ if(has_cuda)
 endif()
 list(JOIN packages " " packages)
 list(JOIN pkg_config_modules " " pkg_config_modules)
-list(JOIN modules " " modules)
 list(JOIN plain " " plain)
 set(metadata ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig)
 file(RELATIVE_PATH prefix ${metadata} ${CMAKE_INSTALL_PREFIX})
