@@ -160,21 +160,21 @@ TEST_CASE("opening an engine on a bad model throws") {
 
 TEST_CASE("a client with a window that deals with nothing gets so many pieces, and one that does gets all") {
   own_program p;
-  const auto ask_with_window = [&](std::uint64_t tag) {
-    generate_reply m{p.client, tag, std::vector<token_id>{1, 2, 3}, {}};
-    m.options.max_tokens = 60;
-    m.options.ignore_eos = true;
-    m.window = 10;
+  const auto ask_with_window = [&](std::uint64_t tag, std::size_t window, std::size_t tokens) {
+    generate_reply m = endless(p.client, tag);
+    m.options.max_tokens = tokens;
+    m.window = window;
     cast::tell_from_outside(p.engine, std::move(m));
   };
-  ask_with_window(1);
+  ask_with_window(1, 10, 60);
   p.box.wait([&] { return !p.box.failed.empty(); });
   CHECK(p.box.failed[0].code == errc::cancelled);
   CHECK(p.box.pieces.size() == 10);
 
   p.box.pieces.clear();
   cast::tell_from_outside(p.engine, pieces_read{p.client, 1, 5}); // of a reply that is over: ignored
-  ask_with_window(2);
+  // A window that leaves this thread a pause while the other ones compute.
+  ask_with_window(2, 400, 600);
   std::size_t seen = 0;
   p.box.wait([&] {
     cast::tell_from_outside(p.engine, pieces_read{p.client, 2, p.box.pieces.size() - seen});
@@ -185,5 +185,5 @@ TEST_CASE("a client with a window that deals with nothing gets so many pieces, a
   REQUIRE(p.box.finished.size() == 1);
   CHECK(p.box.finished[0].tag == 2);
   CHECK(p.box.finished[0].statistics.finish == finish_reason::length);
-  CHECK(std::count_if(p.box.pieces.begin(), p.box.pieces.end(), [](const auto& m) { return m.next.id >= 0; }) == 60);
+  CHECK(std::count_if(p.box.pieces.begin(), p.box.pieces.end(), [](const auto& m) { return m.next.id >= 0; }) == 600);
 }

@@ -28,12 +28,16 @@ TEST_CASE("a trace has a named row per actor or stream and complete events in mi
   const auto json = nlohmann::json::parse(std::ifstream(path));
   std::map<std::string, int> rows;
   const nlohmann::json* first = nullptr;
+  std::string process;
   for (const auto& e : json.at("traceEvents")) {
     if (e.at("ph") == "M" && e.at("name") == "thread_name")
       rows[e.at("args").at("name").get<std::string>()] = e.at("tid").get<int>();
+    else if (e.at("ph") == "M" && e.at("name") == "process_name")
+      process = e.at("args").at("name");
     else if (e.at("ph") == "X" && e.at("name") == "first")
       first = &e;
   }
+  CHECK(process == "tropilla");
   CHECK(rows.size() == 2);
   REQUIRE(first);
   CHECK(first->at("dur").get<double>() == Approx(250));

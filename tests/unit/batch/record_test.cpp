@@ -1,0 +1,40 @@
+// Results of a batch as lines.
+#include "src/batch/record.hpp"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+using namespace tropilla;
+using nlohmann::json;
+
+namespace {
+
+json record_of(std::size_t outputs) {
+  batch_request request;
+  request.line = 3;
+  request.id = "\"a\"";
+  std::vector<batch_output> all;
+  for (std::size_t i = 0; i < outputs; ++i)
+    all.push_back({"text " + std::to_string(i), {static_cast<token_id>(i)}, {}, finish_reason::length});
+  return json::parse(result_record(request, all, {}, {}));
+}
+
+} // namespace
+
+TEST_CASE("one reply is a text, and several are lists") {
+  const json one = record_of(1);
+  CHECK(one.at("id") == "a");
+  CHECK(one.at("line") == 3);
+  CHECK(one.at("text") == "text 0");
+  CHECK(one.at("ids") == json{0});
+  CHECK(one.at("finish_reason") == "length");
+  CHECK_FALSE(one.contains("texts"));
+  CHECK_FALSE(one.contains("logprobs"));
+
+  const json two = record_of(2);
+  CHECK(two.at("texts") == json{"text 0", "text 1"});
+  CHECK(two.at("ids") == json{json{0}, json{1}});
+  CHECK(two.at("finish_reasons") == json{"length", "length"});
+  for (const char* key : {"text", "finish_reason", "idss", "logprobs"})
+    CHECK_FALSE(two.contains(key));
+}
