@@ -246,9 +246,12 @@ command make_batch() {
           .help = {.about = "Answers every line of a file, many at once; started again, it goes on where it stopped. "
                             "As a file, - is standard input or output.",
                    .usage = "tropilla batch [options] IN.jsonl -o OUT.jsonl",
-                   .notes = R"(Options of replies and of sampling are for what a line leaves out.
-
-A line has "prompt" (taken raw) or "messages", and "id", "max_tokens", "temperature", "seed" and more (docs/batch.md), or is one of OpenAI's batch format. A bad line gives a record with "error", and the status 3 at the end. After Ctrl-C or a crash, the same command does what is missing, and nothing twice.)",
+                   .notes =
+                       "Options of replies and of sampling are for what a line leaves out.\n\n"
+                       "A line has \"prompt\" (taken raw) or \"messages\", and \"id\", \"max_tokens\", "
+                       "\"temperature\", \"seed\" and more (docs/batch.md), or is one of OpenAI's batch format. A bad "
+                       "line gives a record with \"error\", and the status 3 at the end. After Ctrl-C or a crash, the "
+                       "same command does what is missing, and nothing twice.",
                    .example = "  tropilla batch questions.jsonl -o answers.jsonl"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};

@@ -153,10 +153,12 @@ command make_cache() {
           .summary = "packed weights on the disk: list, remove",
           .help = {.about = "Shows or removes packed weights: files that make the next start of a model a mapping.",
                    .usage = "tropilla cache ls [--json]\n       tropilla cache rm KEY... | --all [--json]",
-                   .notes = R"(  ls   key, model, size, last use and state of each entry
-  rm   removes entries by key, or the beginning of one; who uses one keeps it
-
-They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; building (a process packs it now: rm refuses); partial (that process was killed); unusable (damaged, or of another version). The last two are built anew when they are wanted.)",
+                   .notes =
+                       "  ls   key, model, size, last use and state of each entry\n"
+                       "  rm   removes entries by key, or the beginning of one; who uses one keeps it\n\n"
+                       "They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; "
+                       "building (a process packs it now: rm refuses); partial (that process was killed); unusable "
+                       "(damaged, or of another version). The last two are built anew when they are wanted.",
                    .example = "  tropilla cache ls"},
           .bind = [options](option_binder& b) { options->bind(b); },
           .execute = [options](surroundings& around) { execute(*options, around); }};

@@ -15,13 +15,16 @@ void execute(const chat_options& options, surroundings& around) {
   require_utf8(options.system, "the text of --system");
   if (options.reply.seed_drawn)
     around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
+  std::optional<terminal_session> terminal;
+  if (console::edits())
+    terminal.emplace(STDIN_FILENO);
   chat_model model(options.model, around);
   // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
   const bool person = inspect_terminal(STDIN_FILENO).interactive;
   std::optional<interrupts::scope> keep;
   if (person)
     keep.emplace(around.signals, [](int) {});
-  console(options, model, around).run();
+  console(options, model, terminal ? &*terminal : nullptr, around).run();
 }
 
 } // namespace

@@ -1,9 +1,11 @@
 // One model at a time: what a budget holds is one model's.
 #include "src/app/chat_model.hpp"
 
+#include "src/app/terminal_session.hpp"
 #include "src/app/text.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 #include <utility>
 
 namespace tropilla::app {
@@ -15,6 +17,7 @@ chat_model::chat_model(model_options options, surroundings& context) : options_(
 void chat_model::open() {
   runtime_config config = options_.to_config(context_);
   file_ = config.model;
+  const unshown_keys until_it_is_there(STDIN_FILENO);
   open_.emplace(std::move(config), options_, context_);
   open_->wait();
 }

@@ -41,10 +41,6 @@ bool is_terminal() {
   return ::isatty(STDIN_FILENO) == 1 && ::isatty(STDOUT_FILENO) == 1;
 }
 
-bool can_edit() {
-  return is_terminal() && inspect_terminal(STDIN_FILENO).interactive;
-}
-
 std::filesystem::path history_file() {
   const auto state = user_directory("XDG_STATE_HOME", ".local/state");
   return state.empty() ? state : state / "tropilla" / "history";
@@ -52,11 +48,14 @@ std::filesystem::path history_file() {
 
 } // namespace
 
-console::console(const chat_options& options, chat_model& model, surroundings& context)
-    : context_(context), quiet_(options.model.quiet), screen_(context.out, is_terminal()),
-      terminal_(can_edit() ? std::optional<terminal_session>(std::in_place, STDIN_FILENO) : std::nullopt),
+bool console::edits() {
+  return is_terminal() && inspect_terminal(STDIN_FILENO).interactive;
+}
+
+console::console(const chat_options& options, chat_model& model, terminal_session* terminal, surroundings& context)
+    : context_(context), quiet_(options.model.quiet), screen_(context.out, is_terminal()), terminal_(terminal),
       dialogue_(options, model, screen_, [this](generation& reply) { return read(reply); }),
-      editor_(terminal_ ? &*terminal_ : nullptr, history_file(),
+      editor_(terminal, history_file(),
               [this](std::string_view before) { return complete_chat_line(before, dialogue_.names_of_settings()); }),
       model_(model) {}
 

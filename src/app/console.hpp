@@ -15,7 +15,12 @@ namespace tropilla::app {
 /// Reads messages and commands and has a dialogue obey them, until somebody leaves. One per program.
 class console {
 public:
-  console(const chat_options& options, chat_model& model, surroundings& context);
+  /// Whether lines are edited: standard input and output are a terminal that can do that. A session of it is needed
+  /// then.
+  [[nodiscard]] static bool edits();
+
+  /// `terminal`: null where lines are not edited.
+  console(const chat_options& options, chat_model& model, terminal_session* terminal, surroundings& context);
 
   /// Returns when the person left. Throws `output_closed`, and from a pipe `error` for the first mistake.
   void run();
@@ -35,7 +40,7 @@ private:
   surroundings& context_;
   bool quiet_;
   chat_screen screen_;
-  std::optional<terminal_session> terminal_; ///< where lines are edited
+  terminal_session* terminal_; ///< where lines are edited
   dialogue dialogue_;
   line_editor editor_;
   chat_model& model_;

@@ -178,4 +178,21 @@ void terminal_session::take_again() noexcept {
   tell(came_back);
 }
 
+unshown_keys::unshown_keys(int terminal) : terminal_(-1) {
+  termios mode{};
+  if (state.held_by != holder::program || ::tcgetattr(terminal, &mode) != 0 || (mode.c_lflag & ECHO) == 0)
+    return;
+  mode.c_lflag &= ~tcflag_t{ECHO};
+  set_mode(mode);
+  terminal_ = terminal;
+}
+
+unshown_keys::~unshown_keys() {
+  termios mode{};
+  if (terminal_ < 0 || ::tcgetattr(terminal_, &mode) != 0)
+    return;
+  mode.c_lflag |= ECHO;
+  set_mode(mode);
+}
+
 } // namespace tropilla::app

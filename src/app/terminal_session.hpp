@@ -29,4 +29,18 @@ private:
   int changes_;
 };
 
+/// Keys that are typed while it lives don't appear on the screen; who reads next gets them. For a time in which nobody
+/// reads, within a session, which undoes it where the program ends. Does nothing without a session, and where keys are
+/// not shown anyway.
+class unshown_keys {
+public:
+  explicit unshown_keys(int terminal);
+  ~unshown_keys();
+  unshown_keys(const unshown_keys&) = delete;
+  unshown_keys& operator=(const unshown_keys&) = delete;
+
+private:
+  int terminal_; ///< -1: nothing was changed
+};
+
 } // namespace tropilla::app

@@ -431,6 +431,20 @@ class Typing(Conversation):
         self.assertEqual(self.said(t), ["go on", "qzqz" * 10])
         self.leave(t)
 
+    def test_what_is_typed_while_the_model_loads_is_the_first_message(self):
+        log = self.folder / "held"
+        os.mkfifo(log)  # opened while the model loads, which waits for a reader
+        t = self.open("--log-file", log)
+        while t.shows_keys():
+            time.sleep(0.01)
+        t.type("typed early\r")
+        reader = os.open(log, os.O_RDONLY)
+        self.addCleanup(os.close, reader)
+        self.assertNotIn("typed early", t.read_until(r"lists the commands"))
+        t.read_until(r"> typed early\r\n[^>]*> $")
+        self.assertEqual(self.said(t), ["typed early"])
+        self.leave(t)
+
     def test_what_was_typed_stays_when_the_answer_is_stopped(self):
         t = self.begin_answer()
         t.type("ls\x7fike thi\x1b[D")
