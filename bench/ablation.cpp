@@ -245,6 +245,7 @@ runtime_config config_of(const options& o) {
   c.prefill_rows = o.rows;
   c.logit_rows = o.score > 0 ? 64 : 1;
   c.packed_cache = o.packed;
+  c.sequences = 1; // pages for the one that is measured, as the other strategies have
   c.io = o.io;
   c.trace = o.trace;
   if (!o.streamed)
