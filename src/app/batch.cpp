@@ -149,7 +149,7 @@ private:
 /// A raw text that begins with a special token has gone through a chat template already: users don't type one.
 bool begins_with_special(const runtime& rt, const std::string& text) {
   constexpr std::size_t longest_special = 256; // bytes
-  const auto ids = rt.tokenize(std::string_view(text).substr(0, longest_special), false, true);
+  const auto ids = rt.tokenize(std::string_view{text}.substr(0, longest_special), false, true);
   return !ids.empty() && rt.detokenize(std::span(ids).first(1)).empty();
 }
 
@@ -163,11 +163,22 @@ prompt_encoder encoder_of(const runtime& rt, bool special) {
   };
 }
 
+/// Whether the input has a line without a record. Goes back to its beginning.
+bool anything_left(const input_file& input, const finished_lines& done) {
+  line_reader lines(input.descriptor, input.name);
+  bool left = false;
+  while (const auto line = left ? std::nullopt : lines.wait())
+    left = !line->blank() && !done.lines.contains(line->number);
+  if (::lseek(input.descriptor, 0, SEEK_SET) != 0)
+    throw_system_error("read", input.name, errno);
+  return left;
+}
+
 /// What those who start it again want to know first.
-void tell_of_earlier(const finished_lines& done, const std::string& output) {
-  if (done.records > 0)
-    say(fmt::format("{} has {} already{}; going on with the others", output, count_of(done.records, "result"),
-                    done.failed > 0 ? fmt::format(", {} of them failed", done.failed) : ""));
+void tell_of_earlier(const finished_lines& done, const std::string& output, bool left) {
+  say(fmt::format("{} has {} already{}; {}", output, count_of(done.records, "result"),
+                  done.failed > 0 ? fmt::format(", {} of them failed", done.failed) : "",
+                  left ? "going on with the others" : "nothing is left to do"));
 }
 
 /// Throws `partial_failure` where a record of the output has an error.
@@ -195,8 +206,13 @@ void execute(const batch_options& options, surroundings& around) {
   const input_file input(options.inputs.front());
   const auto journal = open_output(options, input);
   const finished_lines earlier = journal ? journal->finished() : finished_lines{};
-  if (!options.model.quiet)
-    tell_of_earlier(earlier, options.output);
+  if (earlier.records > 0) {
+    const bool left = anything_left(input, earlier);
+    if (!options.model.quiet)
+      tell_of_earlier(earlier, options.output, left);
+    if (!left)
+      return require_no_failure({}, earlier, options.output);
+  }
   loaded_runtime model(std::move(config), options.model, around);
   model.wait();
 

@@ -151,7 +151,7 @@ command make_cache() {
   auto options = std::make_shared<cache_options>();
   return {.name = "cache",
           .summary = "packed weights on the disk: list, remove",
-          .help = {.about = "Shows or removes packed weights: files that make the next start of a model a mapping.",
+          .help = {.about = "Shows or removes packed weights: files that make the next start of a model faster.",
                    .usage = "tropilla cache ls [--json]\n       tropilla cache rm KEY... | --all [--json]",
                    .notes =
                        "  ls   key, model, size, last use and state of each entry\n"

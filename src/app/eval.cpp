@@ -130,7 +130,7 @@ private:
 double divergence(std::span<const float> reference, std::span<const float> logits, double total) {
   double sum = 0;
   for (std::size_t k = 0; k < logits.size(); ++k) {
-    const double p = static_cast<double>(reference[k]);
+    const auto p = static_cast<double>(reference[k]);
     sum += std::exp(p) * (p - (static_cast<double>(logits[k]) - total));
   }
   return std::max(sum, 0.0);
@@ -238,9 +238,9 @@ void execute(const eval_options& options, surroundings& around) {
     around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
     return;
   }
-  around.out.write(fmt::format("perplexity {:.4f} over {} positions in {} windows of {} ({:.1f} s)\n",
-                               out["perplexity"].get<double>(), t.scored, t.positions / options.window, options.window,
-                               t.seconds));
+  around.out.write(fmt::format("perplexity {:.4f} over {} positions in {} of {} ({:.1f} s)\n",
+                               out["perplexity"].get<double>(), t.scored,
+                               count_of(t.positions / options.window, "window"), options.window, t.seconds));
   if (other)
     around.out.write(fmt::format("against {}: arg-max equal at {:.2f}%, mean KL divergence {:.6f}, at most {:.4f}\n",
                                  escape(options.against), 100 * out["top1_agreement"].get<double>(),
