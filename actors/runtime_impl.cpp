@@ -82,7 +82,7 @@ runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
   config.trace.clear();
   config.on_progress = nullptr;
   own_system.emplace();
-  system = &own_system->get();
+  system = &own_system->get(); // NOLINT(cppcoreguidelines-prefer-member-initializer): own_system is made first
   std::vector<plan_report> reports;
   for (const auto& part : original->parts) {
     parts.push_back(std::make_shared<device_part>(part, context, surroundings(parts.size())));
@@ -100,10 +100,9 @@ void runtime::impl::log_opening() const {
   else
     to.info("{} opens: {}, {}, {:.1f} M parameters, {} layers, {}", config.model.string(), facts.name, facts.type,
             static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
-  to.info(
-      "contexts have {} tokens, steps up to {} of a prompt, {} sequences are computed together and share {} KV pages "
-      "of {} tokens in {}",
-      report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
+  to.info("contexts have {} tokens, steps up to {} of a prompt, as many as {} at once; KV pages: {} of {} tokens in {}",
+          report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens,
+          report.kv_type);
 }
 
 void runtime::impl::log_closing() const {
@@ -115,7 +114,7 @@ void runtime::impl::log_closing() const {
     peaks +=
         fmt::format("; {} had {} of {} in use at most", u.device, format_bytes(u.high_water), format_bytes(u.budget));
   const std::chrono::duration<double> open = std::chrono::steady_clock::now() - opened_;
-  to.info("closed after {:.1f} s and {} requests{}", open.count(), batch ? batch->usage().requests : 0, peaks);
+  to.info("closed after {:.1f} s; requests: {}{}", open.count(), batch ? batch->usage().requests : 0, peaks);
 }
 
 part_surroundings runtime::impl::surroundings(std::size_t part) {

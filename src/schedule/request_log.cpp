@@ -78,7 +78,7 @@ void request_log::failed(const shared_request& r, const error& why) const {
 
 void request_log::all_failed(std::size_t requests, const error& why) const {
   if (requests > 0)
-    log_.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "all {} requests fail ({}): {}",
+    log_.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "requests: all {} fail ({}): {}",
              requests, to_string(why.code()), why.what());
 }
 
@@ -92,11 +92,10 @@ bool request_log::step_done(std::size_t rows, std::size_t drawn, clock::time_poi
 
 void request_log::report(const batch_usage& usage, std::size_t pages, clock::time_point now) {
   const double elapsed = seconds(now - since_);
-  log_.info(
-      "{} sequences are computed and {} wait; {:.1f} tok/s computed, {:.1f} tok/s generated; {} of {} KV pages are "
-      "in use; {} preemptions so far",
-      usage.active, usage.waiting, static_cast<double>(rows_) / elapsed, static_cast<double>(drawn_) / elapsed,
-      usage.pages_in_use, pages, usage.preemptions);
+  log_.info("sequences: {} computed, {} waiting; {:.1f} tok/s computed, {:.1f} tok/s generated; {} of {} KV pages are "
+            "in use; {} preemptions so far",
+            usage.active, usage.waiting, static_cast<double>(rows_) / elapsed, static_cast<double>(drawn_) / elapsed,
+            usage.pages_in_use, pages, usage.preemptions);
   since_ = now;
   rows_ = drawn_ = 0;
 }

@@ -48,7 +48,7 @@ TEST_CASE("while steps are computed, their rates are told every ten seconds") {
   const auto reports = kept.messages("scheduler");
   REQUIRE(reports.size() == 2);
   for (const auto& report : reports)
-    CHECK(report == "3 sequences are computed and 5 wait; 40.0 tok/s computed, 8.0 tok/s generated; 61 of 256 KV pages "
+    CHECK(report == "sequences: 3 computed, 5 waiting; 40.0 tok/s computed, 8.0 tok/s generated; 61 of 256 KV pages "
                     "are in use; 2 preemptions so far");
 }
 
@@ -104,7 +104,7 @@ TEST_CASE("a request that fails is a warning, one that its client leaves is none
   CHECK(records[0].message == "request 7 failed after 12 tokens (timed_out): too slow");
   CHECK(records[1].level == log_level::debug);
   CHECK(records[2].level == log_level::error);
-  CHECK(records[2].message == "all 40 requests fail (device_failed): gone");
+  CHECK(records[2].message == "requests: all 40 fail (device_failed): gone");
 }
 
 TEST_CASE("a rate that was not measured is not told") {
