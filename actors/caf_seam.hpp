@@ -105,11 +105,10 @@ public:
   using super = typename Handle::base;
 
   template <class... Ts>
-  explicit hosted(caf::actor_config& config, Ts&&... arguments) : super(config) {
-    make_ = [this, args = std::make_tuple(std::forward<Ts>(arguments)...)]() mutable {
-      return std::apply([this](auto&... as) { return std::make_unique<State>(this, std::move(as)...); }, args);
-    };
-  }
+  explicit hosted(caf::actor_config& config, Ts&&... arguments)
+      : super(config), make_([this, args = std::make_tuple(std::forward<Ts>(arguments)...)]() mutable {
+          return std::apply([this](auto&... as) { return std::make_unique<State>(this, std::move(as)...); }, args);
+        }) {}
 
   const char* name() const override { return State::actor_name; }
 

@@ -10,7 +10,7 @@
 namespace tropilla::cast {
 
 struct compute_state {
-  static inline const char* actor_name = "compute";
+  static constexpr const char* actor_name = "compute";
   using clock = std::chrono::steady_clock;
 
   /// Shared with the job that is out, which may run when this actor has ended. Jobs read only what was set before them

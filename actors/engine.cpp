@@ -52,7 +52,7 @@ private:
 };
 
 struct engine_state {
-  static inline const char* actor_name = "engine";
+  static constexpr const char* actor_name = "engine";
 
   engine_state(engine_self::pointer s, std::shared_ptr<runtime_access::parts> p) : self(s), parts(std::move(p)) {}
   ~engine_state() { parts->shut_down(); }

@@ -20,7 +20,7 @@ constexpr std::size_t most_replacements = 8;
 } // namespace
 
 struct feeder_state {
-  static inline const char* actor_name = "feeder";
+  static constexpr const char* actor_name = "feeder";
 
   feeder_state(feeder_actor::pointer s, feeder_setup setup) : self(s), with(std::move(setup)) {}
 

@@ -8,7 +8,7 @@
 namespace tropilla::cast {
 
 struct loader_state {
-  static inline const char* actor_name = "loader";
+  static constexpr const char* actor_name = "loader";
 
   struct group_flight {
     caf::typed_response_promise<group_loaded> promise;

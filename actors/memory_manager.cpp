@@ -8,7 +8,7 @@
 namespace tropilla::cast {
 
 struct memory_manager_state {
-  static inline const char* actor_name = "memory_manager";
+  static constexpr const char* actor_name = "memory_manager";
   using clock = std::chrono::steady_clock;
 
   struct pending_request {

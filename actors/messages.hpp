@@ -261,7 +261,7 @@ using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request
 struct query_health {};
 struct cast_health {
   std::vector<std::string> down; ///< "sampler: reason"; empty when all is well
-  std::size_t restarts = 0;      ///< how often those who bring weights were replaced
+  std::size_t restarts = 0;      ///< how often one of the cast was replaced
 };
 
 /// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new arrangement;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <ranges>
 
 namespace tropilla::cast {
 namespace {
@@ -17,7 +18,7 @@ constexpr std::size_t least_slots = 2;
 } // namespace
 
 struct prefetcher_state {
-  static inline const char* actor_name = "prefetcher";
+  static constexpr const char* actor_name = "prefetcher";
 
   struct group_state {
     lease weights; ///< of a group that stays
@@ -123,6 +124,8 @@ struct prefetcher_state {
       groups[index].asked = true;
       memory_request request{with.device, with.weights->block_bytes(index), purpose::weights, priority::normal};
       if (with.weights->mapping)
+        // What is mapped is shared as memory of a lease, and nobody writes to weights.
+        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
         request.outside = outside_memory{const_cast<std::byte*>(with.weights->mapped[index]),
                                          std::const_pointer_cast<packed_mapping>(with.weights->mapping)};
       acquire(
@@ -328,10 +331,10 @@ struct prefetcher_state {
     if (ring.size() <= least_slots)
       return;
     with.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", with.device, ring.size());
-    for (auto s = ring.rbegin(); s != ring.rend(); ++s)
-      if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
-        cursor = position_of(*s->group);
-        free_slot(*s);
+    for (auto& s : ring | std::views::reverse)
+      if (s.group && !s.held && !s.loading && groups[*s.group].waiting.empty()) {
+        cursor = position_of(*s.group);
+        free_slot(s);
         break;
       }
     drop_slot();
@@ -339,7 +342,7 @@ struct prefetcher_state {
 
   // -- the rest ----
 
-  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
+  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) const {
     auto promise = self->make_response_promise<rows_gathered>();
     ask(self, with.loader, m)
         .then([promise](const rows_gathered& done) mutable { promise.deliver(done); },

@@ -7,7 +7,7 @@
 namespace tropilla::cast {
 
 struct sampler_state {
-  static inline const char* actor_name = "sampler";
+  static constexpr const char* actor_name = "sampler";
 
   sampler_state(sampler_actor::pointer, tracer* t) : trace(t) {
     if (trace)

@@ -7,7 +7,7 @@
 namespace tropilla::cast {
 
 struct scheduler_state {
-  static inline const char* actor_name = "scheduler";
+  static constexpr const char* actor_name = "scheduler";
   using clock = batcher::clock;
 
   scheduler_state(scheduler_actor::pointer s, scheduler_setup setup)

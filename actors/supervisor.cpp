@@ -14,7 +14,7 @@ constexpr std::size_t most_restarts = 8;
 } // namespace
 
 struct supervisor_state {
-  static inline const char* actor_name = "supervisor";
+  static constexpr const char* actor_name = "supervisor";
 
   supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
 

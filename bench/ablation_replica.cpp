@@ -63,7 +63,7 @@ replica::buffers replica::buffers_for(std::size_t rows, std::size_t logit_rows) 
   for (const auto& b : blocks)
     offsets.push_back(reinterpret_cast<std::uintptr_t>(b.get()) - reinterpret_cast<std::uintptr_t>(base));
   auto space = tables_->over(base, offsets, rows, logit_rows);
-  return {std::move(blocks), std::move(space)};
+  return {std::move(blocks), space};
 }
 
 replica::buffers replica::compute(std::span<const token_id> ids, std::size_t position, bool all_logits) {

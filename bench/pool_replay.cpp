@@ -95,59 +95,59 @@ struct happening {
 class day {
 public:
   day(const request_mix& m, const replay_options& o)
-      : mix(m), with(o), blocks(o.capacity, m.alignment), random(o.seed) {}
+      : mix_(m), with_(o), blocks_(o.capacity, m.alignment), random_(o.seed) {}
 
   replay_result run() {
     const auto start = std::chrono::steady_clock::now();
-    for (const std::size_t bytes : mix.resident_bytes)
+    for (const std::size_t bytes : mix_.resident_bytes)
       (void)take(bytes, pool::end::high);
-    while (slots.size() < mix.most_slots)
+    while (slots_.size() < mix_.most_slots)
       add_slot();
     happen(0, what::arrival);
-    while (result.operations < with.operations && !future.empty()) {
-      const happening now = future.top();
-      future.pop();
+    while (result_.operations < with_.operations && !future_.empty()) {
+      const happening now = future_.top();
+      future_.pop();
       pass(now.at);
       handle(now);
     }
-    const auto s = blocks.statistics();
-    result.scatter_end = s.fragmentation();
-    result.simulated_s = time;
-    result.waste = static_cast<double>(most_taken) / static_cast<double>(s.high_water) - 1;
-    result.in_use_mean = weighted_in_use / time;
-    result.in_use_peak = static_cast<double>(s.high_water) / static_cast<double>(mix.budget_bytes);
+    const auto s = blocks_.statistics();
+    result_.scatter_end = s.fragmentation();
+    result_.simulated_s = time_;
+    result_.waste = static_cast<double>(most_taken_) / static_cast<double>(s.high_water) - 1;
+    result_.in_use_mean = weighted_in_use_ / time_;
+    result_.in_use_peak = static_cast<double>(s.high_water) / static_cast<double>(mix_.budget_bytes);
     summarise();
-    result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return result;
+    result_.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return result_;
   }
 
 private:
   // Time and figures.
 
   void pass(double to) {
-    const auto s = blocks.statistics();
-    const double f = s.fragmentation(), dt = to - time;
-    most_taken = std::max(most_taken, s.capacity - s.largest_free);
-    histogram[static_cast<std::size_t>(f * last_bin)] += dt;
-    weighted += f * dt;
-    weighted_in_use += static_cast<double>(s.in_use) / static_cast<double>(mix.budget_bytes) * dt;
-    time = to;
+    const auto s = blocks_.statistics();
+    const double f = s.fragmentation(), dt = to - time_;
+    most_taken_ = std::max(most_taken_, s.capacity - s.largest_free);
+    histogram_[static_cast<std::size_t>(f * last_bin)] += dt;
+    weighted_ += f * dt;
+    weighted_in_use_ += static_cast<double>(s.in_use) / static_cast<double>(mix_.budget_bytes) * dt;
+    time_ = to;
   }
 
   void summarise() {
-    result.scatter_mean = weighted / time;
+    result_.scatter_mean = weighted_ / time_;
     double passed = 0;
-    for (std::size_t i = 0; i < histogram.size() && passed < 0.95 * time; ++i) {
-      passed += histogram[i];
-      result.scatter_p95 = static_cast<double>(i + 1) / last_bin;
+    for (std::size_t i = 0; i < histogram_.size() && passed < 0.95 * time_; ++i) {
+      passed += histogram_[i];
+      result_.scatter_p95 = static_cast<double>(i + 1) / last_bin;
     }
   }
 
   void happen(double after, what kind, std::size_t who = 0, std::uint64_t life = 0) {
-    future.push({time + after, kind, who, life});
+    future_.push({time_ + after, kind, who, life});
   }
 
-  double uniform() { return std::uniform_real_distribution<double>(0, 1)(random); }
+  double uniform() { return std::uniform_real_distribution<double>(0, 1)(random_); }
 
   double draw(const quantiles& q) {
     constexpr std::array<double, 6> at{0, 0.25, 0.5, 0.75, 0.95, 1};
@@ -161,21 +161,21 @@ private:
   // Bytes.
 
   [[nodiscard]] bool has_room(std::size_t bytes) const {
-    return blocks.rounded(bytes) <= mix.budget_bytes - blocks.statistics().in_use;
+    return blocks_.rounded(bytes) <= mix_.budget_bytes - blocks_.statistics().in_use;
   }
 
   std::optional<pool::block> take(std::size_t bytes, pool::end from) {
     if (!has_room(bytes))
       return std::nullopt;
-    const auto b = blocks.allocate(bytes, with.one_end ? pool::end::low : from);
-    result.misplaced += b ? 0 : 1;
-    result.operations += b ? 1 : 0;
+    const auto b = blocks_.allocate(bytes, with_.one_end ? pool::end::low : from);
+    result_.misplaced += b ? 0 : 1;
+    result_.operations += b ? 1 : 0;
     return b;
   }
 
   void give(pool::block b) {
-    blocks.free(b);
-    ++result.operations;
+    blocks_.free(b);
+    ++result_.operations;
   }
 
   void give(std::vector<pool::block>& these) {
@@ -185,26 +185,26 @@ private:
   }
 
   void add_slot() {
-    const auto slot = take(mix.slot_bytes, pool::end::high);
+    const auto slot = take(mix_.slot_bytes, pool::end::high);
     if (!slot)
       return;
-    slots.push_back(*slot);
-    for (std::size_t i = 0; i < mix.staging_blocks; ++i)
-      if (const auto b = take(mix.staging_bytes, pool::end::high))
-        staging.push_back(*b);
-    happen(mix.staging_s, what::staged);
+    slots_.push_back(*slot);
+    for (std::size_t i = 0; i < mix_.staging_blocks; ++i)
+      if (const auto b = take(mix_.staging_bytes, pool::end::high))
+        staging_.push_back(*b);
+    happen(mix_.staging_s, what::staged);
   }
 
   /// Makes room in the order of pressure; false when nothing is left to take.
   bool reclaim(std::size_t bytes) {
     while (!has_room(bytes)) {
-      if (slots.size() > mix.least_slots) {
-        give(slots.back());
-        slots.pop_back();
-      } else if (!cached.empty()) {
-        const std::size_t oldest = cached.front();
+      if (slots_.size() > mix_.least_slots) {
+        give(slots_.back());
+        slots_.pop_back();
+      } else if (!cached_.empty()) {
+        const std::size_t oldest = cached_.front();
         leave_cache(oldest);
-        give(all[oldest].pages);
+        give(all_[oldest].pages);
         retire(oldest);
       } else if (!take_from_waiting()) {
         return false;
@@ -215,10 +215,11 @@ private:
 
   /// The last in the queue loses the pages of its earlier turns: those who hold while they wait would wait for ever.
   bool take_from_waiting() {
-    const auto last = std::find_if(waiting.rbegin(), waiting.rend(), [&](auto id) { return !all[id].pages.empty(); });
-    if (last == waiting.rend() || *last == waiting.front())
+    const auto last =
+        std::find_if(waiting_.rbegin(), waiting_.rend(), [&](auto id) { return !all_[id].pages.empty(); });
+    if (last == waiting_.rend() || *last == waiting_.front())
       return false;
-    auto& s = all[*last];
+    auto& s = all_[*last];
     give(s.pages);
     s.to_prefill += s.tokens;
     s.tokens = 0;
@@ -228,35 +229,35 @@ private:
   // Sequences.
 
   std::size_t make(const request_class& kind) {
-    std::size_t id = all.size();
-    if (vacant.empty()) {
-      all.emplace_back();
+    std::size_t id = all_.size();
+    if (vacant_.empty()) {
+      all_.emplace_back();
     } else {
-      id = vacant.back();
-      vacant.pop_back();
+      id = vacant_.back();
+      vacant_.pop_back();
     }
-    all[id].kind = &kind;
-    all[id].tokens = 0;
+    all_[id].kind = &kind;
+    all_[id].tokens = 0;
     return id;
   }
 
   void retire(std::size_t id) {
-    ++all[id].life;
-    vacant.push_back(id);
+    ++all_[id].life;
+    vacant_.push_back(id);
   }
 
   void leave_cache(std::size_t id) {
-    cached.erase(all[id].cached);
-    ++all[id].life;
+    cached_.erase(all_[id].cached);
+    ++all_[id].life;
   }
 
   void arrive() {
-    const double hour = std::fmod(time / 3600, 24);
-    happen(-std::log(1 - uniform()) / (mix.requests_per_s * mix.rate_by_hour[static_cast<std::size_t>(hour)]),
+    const double hour = std::fmod(time_ / 3600, 24);
+    happen(-std::log(1 - uniform()) / (mix_.requests_per_s * mix_.rate_by_hour[static_cast<std::size_t>(hour)]),
            what::arrival);
     double u = uniform();
-    const request_class* kind = &mix.classes.back();
-    for (const auto& c : mix.classes) {
+    const request_class* kind = &mix_.classes.back();
+    for (const auto& c : mix_.classes) {
       if (u < c.share) {
         kind = &c;
         break;
@@ -267,17 +268,17 @@ private:
   }
 
   void begin_turn(std::size_t id) {
-    auto& s = all[id];
-    ++result.requests;
+    auto& s = all_[id];
+    ++result_.requests;
     s.to_prefill = static_cast<std::size_t>(draw(s.kind->prompt_tokens));
     s.to_decode = static_cast<std::size_t>(draw(s.kind->reply_tokens));
-    waiting.push_back(id);
+    waiting_.push_back(id);
     admit();
   }
 
   bool grow(sequence& s, std::size_t tokens) {
-    while (s.pages.size() * mix.kv_page_tokens < tokens) {
-      const auto page = take(mix.kv_page_bytes, pool::end::low);
+    while (s.pages.size() * mix_.kv_page_tokens < tokens) {
+      const auto page = take(mix_.kv_page_bytes, pool::end::low);
       if (!page)
         return false;
       s.pages.push_back(*page);
@@ -287,31 +288,31 @@ private:
   }
 
   void admit() {
-    while (!waiting.empty()) {
-      auto& s = all[waiting.front()];
+    while (!waiting_.empty()) {
+      auto& s = all_[waiting_.front()];
       const std::size_t tokens = s.tokens + s.to_prefill;
-      const std::size_t pages = (tokens + mix.kv_page_tokens - 1) / mix.kv_page_tokens;
-      s.activation_bytes = std::min(s.to_prefill, mix.activation_rows) * mix.activation_bytes_per_row;
-      const std::size_t bytes = (pages - std::min(pages, s.pages.size())) * mix.kv_page_bytes + s.activation_bytes +
-                                mix.logits_bytes + 2 * mix.alignment;
+      const std::size_t pages = (tokens + mix_.kv_page_tokens - 1) / mix_.kv_page_tokens;
+      s.activation_bytes = std::min(s.to_prefill, mix_.activation_rows) * mix_.activation_bytes_per_row;
+      const std::size_t bytes = (pages - std::min(pages, s.pages.size())) * mix_.kv_page_bytes + s.activation_bytes +
+                                mix_.logits_bytes + 2 * mix_.alignment;
       if (!reclaim(bytes))
         return;
       s.activations = take(s.activation_bytes, pool::end::high);
-      s.logits = take(mix.logits_bytes, pool::end::high);
+      s.logits = take(mix_.logits_bytes, pool::end::high);
       if (!s.activations || !s.logits || !grow(s, tokens)) {
-        preempt(waiting.front()); // there was room but no place: counted, and tried again when something comes back
-        waiting.pop_front();
+        preempt(waiting_.front()); // there was room but no place: counted, and tried again when something comes back
+        waiting_.pop_front();
         return;
       }
-      happen(static_cast<double>(s.to_prefill) / mix.prefill_tokens_per_s, what::prefilled, waiting.front(), s.life);
-      waiting.pop_front();
+      happen(static_cast<double>(s.to_prefill) / mix_.prefill_tokens_per_s, what::prefilled, waiting_.front(), s.life);
+      waiting_.pop_front();
     }
-    if (slots.size() < mix.most_slots && has_room(4 * mix.slot_bytes))
+    if (slots_.size() < mix_.most_slots && has_room(4 * mix_.slot_bytes))
       add_slot(); // the window deepens again when there is plenty
   }
 
   void preempt(std::size_t id) {
-    auto& s = all[id];
+    auto& s = all_[id];
     give(s.pages);
     if (s.activations)
       give(*s.activations);
@@ -322,33 +323,33 @@ private:
     ++s.life;
     s.to_prefill += s.tokens;
     s.tokens = 0;
-    ++result.preempted;
-    waiting.push_back(id);
+    ++result_.preempted;
+    waiting_.push_back(id);
   }
 
   void decode_on(std::size_t id) {
-    auto& s = all[id];
+    auto& s = all_[id];
     if (s.to_decode == 0) {
       finish(id);
       return;
     }
-    const std::size_t n = std::min(s.to_decode, mix.kv_page_tokens);
-    const std::size_t needed = (s.tokens + n + mix.kv_page_tokens - 1) / mix.kv_page_tokens;
-    const bool fits = needed <= s.pages.size() || reclaim(mix.kv_page_bytes);
+    const std::size_t n = std::min(s.to_decode, mix_.kv_page_tokens);
+    const std::size_t needed = (s.tokens + n + mix_.kv_page_tokens - 1) / mix_.kv_page_tokens;
+    const bool fits = needed <= s.pages.size() || reclaim(mix_.kv_page_bytes);
     if (!fits || !grow(s, s.tokens + n)) {
       preempt(id);
       return;
     }
     s.to_decode -= n;
-    happen(static_cast<double>(n) / mix.decode_tokens_per_s, what::decoded, id, s.life);
+    happen(static_cast<double>(n) / mix_.decode_tokens_per_s, what::decoded, id, s.life);
   }
 
   void finish(std::size_t id) {
-    auto& s = all[id];
+    auto& s = all_[id];
     give(*s.logits);
     s.logits.reset();
-    if (uniform() < s.kind->continues && s.tokens < 16 * mix.activation_rows) {
-      s.cached = cached.insert(cached.end(), id);
+    if (uniform() < s.kind->continues && s.tokens < 16 * mix_.activation_rows) {
+      s.cached = cached_.insert(cached_.end(), id);
       happen(draw(s.kind->pause_s), what::pause_over, id, s.life);
     } else {
       give(s.pages);
@@ -361,10 +362,10 @@ private:
     if (now.kind == what::arrival)
       return arrive();
     if (now.kind == what::staged) {
-      give(staging);
+      give(staging_);
       return;
     }
-    auto& s = all[now.who];
+    auto& s = all_[now.who];
     if (s.life != now.life)
       return;
     if (now.kind == what::pause_over) {
@@ -378,21 +379,21 @@ private:
     decode_on(now.who);
   }
 
-  const request_mix& mix;
-  const replay_options with;
-  pool blocks;
-  std::mt19937_64 random;
-  std::priority_queue<happening, std::vector<happening>, std::greater<>> future;
-  std::deque<sequence> all;
-  std::vector<std::size_t> vacant;
-  std::deque<std::size_t> waiting;
-  std::list<std::size_t> cached; ///< the oldest first
-  std::vector<pool::block> slots, staging;
-  std::size_t most_taken = 0; ///< bytes of address space outside of the largest free block
-  double time = 0, weighted = 0, weighted_in_use = 0;
+  const request_mix& mix_;
+  const replay_options with_;
+  pool blocks_;
+  std::mt19937_64 random_;
+  std::priority_queue<happening, std::vector<happening>, std::greater<>> future_;
+  std::deque<sequence> all_;
+  std::vector<std::size_t> vacant_;
+  std::deque<std::size_t> waiting_;
+  std::list<std::size_t> cached_; ///< the oldest first
+  std::vector<pool::block> slots_, staging_;
+  std::size_t most_taken_ = 0; ///< bytes of address space outside of the largest free block
+  double time_ = 0, weighted_ = 0, weighted_in_use_ = 0;
   static constexpr double last_bin = 1000;
-  std::array<double, 1001> histogram{}; ///< seconds by fragmentation in thousandths
-  replay_result result;
+  std::array<double, 1001> histogram_{}; ///< seconds by fragmentation in thousandths
+  replay_result result_;
 };
 
 } // namespace

@@ -40,7 +40,7 @@ std::shared_ptr<record> crowd::submit(const request& r, std::size_t leave_after,
   }
   mine->submitted = now();
   reply_callbacks calls;
-  calls.on_piece = [this, mine](piece p) {
+  calls.on_piece = [this, mine](const piece& p) {
     if (p.id >= 0) {
       mine->times.push_back(now());
       mine->ids.push_back(p.id);

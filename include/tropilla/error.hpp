@@ -18,7 +18,7 @@ enum class errc : std::uint8_t {
   unsupported,          ///< well-formed, but not something tropilla runs
   over_budget,          ///< does not fit the byte budget; the sentence names the missing bytes
   context_full,         ///< the prompt or the reply does not fit the context
-  cancelled,            ///< the caller gave up
+  cancelled,            ///< the caller gave up, or reads too slowly
   timed_out,            ///< a deadline passed
   device_failed,        ///< a device or an actor died and could not be restarted
   internal,             ///< a bug in tropilla

@@ -185,20 +185,21 @@ public:
   [[nodiscard]] load_report load() const;
   /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts from the next step
   /// on, and as many groups of weights stay as it has room for. Blocks until then. Throws `error`, and nothing changes:
-  /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device or a budget
-  /// beyond the addresses that were reserved (a quarter more than everything needs).
+  /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device, a budget
+  /// beyond the addresses that were reserved (a quarter more than everything needs), and with replicas, theirs or of
+  /// one.
   void set_budget(std::size_t bytes, std::string_view device = {});
   /// Writes the keys and values of the beginning of `ids` to a file, as far as they are in memory, and how many tokens
   /// that is; whoever loads it goes on behind them at once. `note` is bytes of the program's, which come back with it.
   /// The file takes the place of another one when it is complete, and only its owner may read it. Replies go on
-  /// meanwhile. Throws `error`: io_error, invalid_argument for ids out of range.
+  /// meanwhile. Throws `error`: io_error, invalid_argument for ids out of range, device_failed.
   std::size_t save_session(const std::filesystem::path& path, std::span<const token_id> ids,
                            std::string_view note = {});
   /// Restores a session: prompts that begin with the tokens that it returns find their keys and values, as long as
   /// their pages are not wanted for others. Throws `error`, and nothing changes: io_error; malformed_file for a file
   /// that is damaged or none of these; unsupported for one of another version; invalid_argument when it was saved with
   /// another model, `kv_type` or `precise`; context_full when it is longer than the context, busy when replies leave
-  /// too few pages.
+  /// too few pages; device_failed.
   std::vector<token_id> load_session(const std::filesystem::path& path, std::string* note = nullptr);
   /// Another runtime over the same device, ledger and weights: it computes in turn with this one and adds its own KV
   /// pages for `context` tokens (0: as many as this one has), buffers and, where groups are streamed, a ring, inside

@@ -169,7 +169,7 @@ template <tensor_type T, int S, class Values>
     unrolled<run>([&](auto i) __attribute__((always_inline)) {
       constexpr int g = S * groups + r * run + i;
       const __m256i pairs =
-          _mm256_maddubs_epi16(values(std::integral_constant<int, g>{}), broadcast_group(x + std::size_t{g % 8 * 4}));
+          _mm256_maddubs_epi16(values(std::integral_constant<int, g>{}), broadcast_group(x + g % 8 * group_columns));
       sum = i == 0 ? pairs : _mm256_add_epi16(sum, pairs);
     });
     const __m256i wide = _mm256_madd_epi16(sum, _mm256_set1_epi16(splits<T> && r == 1 ? 16 : 1));

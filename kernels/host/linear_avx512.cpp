@@ -216,7 +216,7 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
         __m512i dot[2] = {dot_start<values_of(T)>(minus + s), _mm512_setzero_si512()};
         unrolled<groups>([&](auto i) __attribute__((always_inline)) {
           constexpr int g = s * groups + i;
-          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + std::size_t{g * 4}));
+          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + g * group_columns));
         });
         acc =
             accumulated<values_of(T)>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),

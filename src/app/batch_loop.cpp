@@ -166,7 +166,8 @@ private:
   static reply_callbacks callbacks_of(const std::shared_ptr<job>& j, std::size_t first, std::shared_ptr<inbox> to) {
     return {.on_piece =
                 [j, first](piece p) {
-                  j->outputs[first + p.output].add(std::move(p));
+                  batch_output& output = j->outputs[first + p.output];
+                  output.add(std::move(p));
                   return true;
                 },
             .on_finished =
@@ -228,8 +229,10 @@ private:
     if (!with_.ordered)
       return write(record);
     for (auto& [line, text] : records_)
-      if (line == r.line)
+      if (line == r.line) {
         text = std::move(record);
+        break;
+      }
     while (!records_.empty() && records_.front().second) {
       write(*records_.front().second);
       records_.pop_front();

@@ -74,7 +74,7 @@ std::string type_name(const gguf_value& value) {
 /// A value on one line. Arrays show how long they are and how they begin.
 std::string value_text(const gguf_value& value, std::size_t columns) {
   if (const auto* text = std::get_if<std::string>(&value))
-    return shorten(escape(std::string_view(*text).substr(0, columns * 4)), columns);
+    return shorten(escape(std::string_view{*text}.substr(0, columns * 4)), columns);
   if (const auto* array = std::get_if<gguf_array>(&value)) {
     const std::size_t shown = std::min<std::size_t>(array->size(), columns);
     std::string list = dump(elements(*array, shown));

@@ -118,7 +118,7 @@ struct line_editor::impl {
   }
 
   /// The line with the texts in place of their names.
-  std::string unfold(std::string line) {
+  std::string unfold(const std::string& line) {
     std::string out;
     std::size_t done = 0;
     for (folded_paste& paste : std::exchange(folded, {})) {
@@ -154,7 +154,7 @@ struct line_editor::impl {
     const std::size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
     while (keys.size() - used < length && fill_more(rest_of_mark_ms)) {
     }
-    const std::string_view bytes = std::string_view(keys).substr(used, length);
+    const std::string_view bytes = std::string_view{keys}.substr(used, length);
     std::mbstate_t state{};
     const std::size_t n = std::mbrtowc(&key, bytes.data(), bytes.size(), &state);
     const bool good = n <= bytes.size(); // a NUL has 0 bytes, what is wrong -1 or -2
@@ -167,7 +167,7 @@ struct line_editor::impl {
   bool paste_begins() {
     constexpr std::string_view mark = pasted_text::begin_mark;
     for (;;) {
-      const std::string_view ahead = std::string_view(keys).substr(used, mark.size());
+      const std::string_view ahead = std::string_view{keys}.substr(used, mark.size());
       if (!mark.starts_with(ahead))
         return false;
       if (ahead.size() == mark.size()) {
@@ -221,7 +221,7 @@ struct line_editor::impl {
   }
 
   /// Shows the line on a screen that has changed; where only the window did, in place of what is there of it.
-  void show_again(bool came_back) {
+  void show_again(bool came_back) const {
     el_set(editor, EL_PREP_TERM, 0); // who stopped the program may have set another mode
     prepare_terminal();
     el_resize(editor);

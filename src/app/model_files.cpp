@@ -93,7 +93,7 @@ private:
     return out;
   }
 
-  void stop(std::string sentence) {
+  void stop(const std::string& sentence) {
     if (!std::exchange(full_, true))
       found_.left_out.push_back(escape(sentence));
   }
@@ -253,7 +253,7 @@ model_header read_header(const model_file& model) {
 }
 
 fs::path find_model(const std::string& name, const std::vector<model_place>& places) {
-  const fs::path path = expand_home(name);
+  fs::path path = expand_home(name);
   std::error_code ignored;
   if (fs::exists(path, ignored))
     return path;

@@ -65,7 +65,7 @@ void output::claim_standard_streams() {
   }
 }
 
-void output::write(std::string_view text) {
+void output::write(std::string_view text) const {
   if (closed_)
     throw error(errc::io_error, "standard output is closed, so that nothing can be written; send it to a file, or to "
                                 "/dev/null");

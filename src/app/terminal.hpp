@@ -37,7 +37,7 @@ class output {
 public:
   /// Throws `output_closed` when the reader went away, `error` (io_error) when the disk is full and the like, or when
   /// there was none from the start.
-  void write(std::string_view text);
+  void write(std::string_view text) const;
 
   /// Call before anything else: puts /dev/null in the place of standard streams that are closed, which the next file to
   /// be opened would take otherwise, and remembers that there is no standard output.

@@ -33,7 +33,7 @@ struct shared {
   std::array<struct sigaction, ending.size()> ends{};
   std::array<struct sigaction, passing.size()> passes{};
 };
-shared state;
+shared state; // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): see above
 static_assert(std::atomic<holder>::is_always_lock_free);
 
 bool in_foreground() noexcept {
@@ -178,7 +178,7 @@ void terminal_session::take_again() noexcept {
   tell(came_back);
 }
 
-unshown_keys::unshown_keys(int terminal) : terminal_(-1) {
+unshown_keys::unshown_keys(int terminal) {
   termios mode{};
   if (state.held_by != holder::program || ::tcgetattr(terminal, &mode) != 0 || (mode.c_lflag & ECHO) == 0)
     return;

@@ -40,7 +40,7 @@ public:
   unshown_keys& operator=(const unshown_keys&) = delete;
 
 private:
-  int terminal_; ///< -1: nothing was changed
+  int terminal_ = -1; ///< -1: nothing was changed
 };
 
 } // namespace tropilla::app

@@ -82,7 +82,7 @@ bool takes_text(const CLI::App& app, char letter) {
 } // namespace
 
 std::string key_of(std::string_view name, const CLI::App& app, std::string_view command) {
-  const std::string key = dashed(name);
+  std::string key = dashed(name);
   if (option_of(app, key))
     return key;
   const foreign_option* foreign = find_foreign_option("--" + key, command);

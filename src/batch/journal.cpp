@@ -72,8 +72,8 @@ void require_same_input(int input, const std::string& name, const finished_lines
                             done.records, output, name));
 }
 
-batch_journal::batch_journal(std::string path, bool restart) : path_(std::move(path)) {
-  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+batch_journal::batch_journal(std::string path, bool restart)
+    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
   if (descriptor_ < 0)
     fail("write", path_, errno);
   try {

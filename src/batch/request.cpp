@@ -276,7 +276,8 @@ void read_plain(const json& from, batch_request& r) {
 /// What changes the reply and is not done here must not be passed over in silence.
 void refuse_what_is_not_done(const json& body) {
   for (const char* key : {"tools", "functions", "suffix", "stream", "echo", "audio"})
-    if (const json* value = find(body, key); value && *value != false && *value != "" && !(value->empty()))
+    if (const json* value = find(body, key);
+        value && *value != false && *value != json(std::string()) && !value->empty())
       refuse(fmt::format("\"{}\" is not supported", key));
   if (const json* format = find(body, "response_format"); format && *format != json{{"type", "text"}})
     refuse("\"response_format\" other than text is not supported");

@@ -458,7 +458,7 @@ struct weight_loader::impl {
   }
 
   /// Streamed groups are read for every step: that much only `trace` wants to know.
-  void log_read(const job& j, clock::time_point now) {
+  void log_read(const job& j, clock::time_point now) const {
     const auto level = with.keeps && with.keeps(j.group) ? log_level::trace : log_level::debug;
     const auto& group = with.layout->groups[j.group];
     const std::size_t bytes = j.from == origin::model ? group.file_bytes : group.bytes;

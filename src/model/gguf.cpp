@@ -74,7 +74,7 @@ std::optional<split_name> parse_split_name(const std::string& file) {
   constexpr std::string_view pattern = "-00000-of-00000.gguf";
   if (file.size() <= pattern.size())
     return std::nullopt;
-  const std::string_view tail = std::string_view(file).substr(file.size() - pattern.size());
+  const std::string_view tail = std::string_view{file}.substr(file.size() - pattern.size());
   if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf")
     return std::nullopt;
   const auto number = five_digits(tail.substr(1, 5));

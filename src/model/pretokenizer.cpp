@@ -11,7 +11,7 @@
 #include <mutex>
 #include <utility>
 
-#define PCRE2_CODE_UNIT_WIDTH 8
+#define PCRE2_CODE_UNIT_WIDTH 8 // NOLINT(cppcoreguidelines-macro-usage): for the header
 #include <pcre2.h>
 
 namespace tropilla {

@@ -186,8 +186,9 @@ private:
         llama31_rope_factors(shape_.rope_theta, shape_.head_size, shape_.rope_factor, low, high, original_context);
     const std::uint64_t offset =
         builder_.add_tensor("rope_freqs.weight", tensor_type::f32, std::array<std::uint64_t, 1>{values.size()});
+    const std::size_t columns = values.size();
     plan_.tensors.push_back(
-        {.type = tensor_type::f32, .columns = values.size(), .offset = offset, .values = std::move(values)});
+        {.type = tensor_type::f32, .columns = columns, .offset = offset, .values = std::move(values)});
   }
 
   const model_shape& shape_;

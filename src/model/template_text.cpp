@@ -146,8 +146,8 @@ private:
     std::size_t inside = 0;  // of those that are
     for (std::size_t at = 0; at < tokens.size(); ++at) {
       const token& t = tokens[at];
-      const std::string_view before = at > 0 ? std::string_view(tokens[at - 1].text) : "";
-      const std::string_view after = at + 1 < tokens.size() ? std::string_view(tokens[at + 1].text) : "";
+      const std::string_view before = at > 0 ? std::string_view{tokens[at - 1].text} : "";
+      const std::string_view after = at + 1 < tokens.size() ? std::string_view{tokens[at + 1].text} : "";
       if (t.what == token::kind::literal) {
         if (inside == 0 && before != "=" && before != "in" && after != "=" && after != "!" && after != "in")
           into_.written_ += t.text;

@@ -204,7 +204,7 @@ private:
     p.merge = {-1, -1, -1};
     std::array<token_id, 3> ids{};
     for (std::size_t i = 0; i < 3 && p.problem.empty(); ++i) {
-      const std::string_view bytes = std::string_view(bytes_).substr(p.parts[i].at, p.parts[i].length);
+      const std::string_view bytes = std::string_view{bytes_}.substr(p.parts[i].at, p.parts[i].length);
       ids[i] = v_.words.find(v_.texts, bytes, p.parts[i].hash);
       // A merge may spell a token that the file declares special: text never becomes it.
       if (ids[i] < 0 && !v_.specials.find(v_.texts, bytes))

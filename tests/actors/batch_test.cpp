@@ -56,7 +56,7 @@ public:
   explicit gathering(std::size_t count) : ids(count), finishes(count), failures(count), left_(count) {}
 
   reply_callbacks callbacks(std::size_t i) {
-    return {[this, i](piece p) {
+    return {[this, i](const piece& p) {
               if (p.id >= 0)
                 ids[i].push_back(p.id);
               return true;
@@ -217,7 +217,7 @@ TEST_CASE("a reply that is cancelled says so, whether a callback, the ticket or 
   const auto o = long_reply();
   gathering got(2);
   auto ending = got.callbacks(0);
-  ending.on_piece = [&](piece p) {
+  ending.on_piece = [&](const piece& p) {
     got.ids[0].push_back(p.id);
     return got.ids[0].size() < 5;
   };
@@ -251,14 +251,14 @@ TEST_CASE("a callback that throws ends its own reply with what it said, and no o
   };
   std::size_t calls = 0;
   submit(0, [&](auto& c) {
-    c.on_piece = [&](piece) -> bool {
+    c.on_piece = [&](const piece&) -> bool {
       ++calls;
       throw std::runtime_error("the disk is full");
     };
   });
-  submit(1, [](auto& c) { c.on_piece = [](piece) -> bool { throw no_exception{}; }; });
+  submit(1, [](auto& c) { c.on_piece = [](const piece&) -> bool { throw no_exception{}; }; });
   submit(2, [](auto& c) {
-    c.on_piece = [](piece p) {
+    c.on_piece = [](const piece& p) {
       if (p.finish) // the very last one
         throw std::runtime_error("late");
       return true;
@@ -273,7 +273,7 @@ TEST_CASE("a callback that throws ends its own reply with what it said, and no o
   };
   submit(4, [&](auto& c) { throwing(c.on_finished); });
   submit(5, [&](auto& c) {
-    c.on_piece = [](piece) -> bool { throw std::runtime_error("twice"); };
+    c.on_piece = [](const piece&) -> bool { throw std::runtime_error("twice"); };
     throwing(c.on_failed);
   });
   REQUIRE(got.wait_for_all());

@@ -1,8 +1,8 @@
 // What a GPU refuses or breaks off: a sentence for whoever asked, nothing left behind, and others go on.
 #include "tests/support/emulated_runtime.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
-
 #include <string>
 
 using namespace tropilla;
@@ -40,10 +40,8 @@ std::shared_ptr<gpu_script> large_granules() {
 
 /// The call that fails, or that the device has less memory than it said.
 bool names_the_call(const std::string& sentence) {
-  for (const char* name : {"reserve of", "allocate_host of", "make_stream of", "the device has no memory left"})
-    if (sentence.find(name) != std::string::npos)
-      return true;
-  return false;
+  const auto names = {"reserve of", "allocate_host of", "make_stream of", "the device has no memory left"};
+  return std::ranges::any_of(names, [&](const char* name) { return sentence.find(name) != std::string::npos; });
 }
 
 } // namespace

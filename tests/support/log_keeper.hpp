@@ -3,6 +3,7 @@
 
 #include "tropilla/log.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -45,10 +46,9 @@ public:
   [[nodiscard]] bool wait_for(std::string_view component, std::string_view words) const {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, std::chrono::minutes(1), [&] {
-      for (const auto& r : records_)
-        if (r.component == component && r.message.find(words) != std::string::npos)
-          return true;
-      return false;
+      return std::ranges::any_of(records_, [&](const auto& r) {
+        return r.component == component && r.message.find(words) != std::string::npos;
+      });
     });
   }
 

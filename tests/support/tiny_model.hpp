@@ -35,7 +35,7 @@ inline const std::filesystem::path& scratch() {
 
 /// The path of a model of such a shape with matrices of `type`.
 inline std::filesystem::path model_of_shape(const std::string& shape, tensor_type type) {
-  const auto path = scratch() / (shape + "-" + std::string(info(type).name) + ".gguf");
+  auto path = scratch() / (shape + "-" + std::string(info(type).name) + ".gguf");
   if (!std::filesystem::exists(path)) {
     synth_options options;
     options.shape = shape;

@@ -30,7 +30,7 @@ public:
 
   [[nodiscard]] const fs::path& folder() const { return folder_; }
   fs::path file(const fs::path& name, std::string_view content = "no model") const {
-    const fs::path path = folder_ / name;
+    fs::path path = folder_ / name;
     fs::create_directories(path.parent_path());
     std::ofstream(path, std::ios::binary) << content;
     return path;

@@ -17,7 +17,7 @@ namespace {
 /// What parsing and reading the hyper-parameters gives; allocations are held to the size of the header.
 outcome attempt(std::span<const std::byte> header, std::uint64_t file_bytes) {
   const allocation_watch watch;
-  const outcome o = outcome_of([&] { (void)llama_config::read(gguf_file::parse(header, file_bytes, "test.gguf")); });
+  outcome o = outcome_of([&] { (void)llama_config::read(gguf_file::parse(header, file_bytes, "test.gguf")); });
   // An entry of the parsed form takes some times its bytes in the file; messages and first nodes take a little.
   REQUIRE(watch.largest() <= 16 * header.size() + 4096);
   return o;
@@ -244,7 +244,7 @@ TEST_CASE("files of other kinds and versions are refused, each with its own sent
 TEST_CASE("paths that are no files are refused") {
   const temporary_folder folder;
   const auto refuse = [](const std::filesystem::path& path, errc code, std::string_view words) {
-    const outcome o = outcome_of([&] { (void)gguf_file::open(path); });
+    outcome o = outcome_of([&] { (void)gguf_file::open(path); });
     INFO(o.message);
     CHECK(o.code == code);
     CHECK(o.message.find(words) != std::string::npos);

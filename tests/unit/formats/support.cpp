@@ -109,7 +109,7 @@ temporary_folder::~temporary_folder() {
 }
 
 std::filesystem::path temporary_folder::write(std::string_view name, std::span<const std::byte> bytes) const {
-  const std::filesystem::path path = path_ / name;
+  std::filesystem::path path = path_ / name;
   std::ofstream out(path, std::ios::binary);
   out.write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
   REQUIRE(out.good());

@@ -126,7 +126,7 @@ double rotated(const sequence_case& c, const float* head, std::size_t position, 
   if (d >= c.dims)
     return head[d];
   const double angle = static_cast<double>(position) *
-                       std::pow(10000.0, -2.0 * static_cast<double>(d / 2) / static_cast<double>(c.dims));
+                       std::pow(10000.0, -2.0 * static_cast<double>(d - d % 2) / 2.0 / static_cast<double>(c.dims));
   const double x = head[d / 2 * 2], y = head[d / 2 * 2 + 1];
   return d % 2 == 0 ? x * std::cos(angle) - y * std::sin(angle) : x * std::sin(angle) + y * std::cos(angle);
 }
@@ -145,7 +145,7 @@ std::vector<double> reference(const sequence_case& c, const cache& kv) {
     }
   for (std::size_t t = 0; t < c.tokens; ++t)
     for (std::size_t h = 0; h < s.heads; ++h) {
-      const std::size_t head = h / (s.heads / s.kv_heads);
+      const std::size_t head = h * s.kv_heads / s.heads; // several heads share one of keys
       std::vector<double> query(s.key_size), score(t + 1);
       for (std::size_t d = 0; d < s.key_size; ++d)
         query[d] = rotated(c, c.q.data() + t * c.stride + h * s.key_size, t, d);

@@ -172,7 +172,7 @@ TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
                              {tensor_type::q6_k, 50, 512, 3},
                              {tensor_type::q4_k, 17, 512, 4}};
   const random_input x(2, 512, 5);
-  std::vector<float> ours(2 * 118, untouched), wanted = ours;
+  std::vector<float> ours(std::size_t{2} * 118, untouched), wanted = ours;
   std::vector<linear_target> targets, alone;
   std::size_t at = 0;
   for (const auto& one : m) {
@@ -316,14 +316,15 @@ TEST_CASE("CUDA: an embedding is exact", "[cuda]") {
 }
 
 TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
-  const auto x = random_floats(5 * 70, 8);
+  constexpr std::size_t width = 70;
+  const auto x = random_floats(5 * width, 8);
   const std::vector<std::uint32_t> rows{4, 0, 4};
-  std::vector<float> out(3 * 70, untouched);
-  kernels().gather_rows(nullptr, x.data(), 70, rows.data(), rows.size(), out.data());
+  std::vector<float> out(rows.size() * width, untouched);
+  kernels().gather_rows(nullptr, x.data(), width, rows.data(), rows.size(), out.data());
   for (std::size_t i = 0; i < rows.size(); ++i)
-    CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * 70),
-                     out.begin() + static_cast<std::ptrdiff_t>((i + 1) * 70),
-                     x.begin() + static_cast<std::ptrdiff_t>(rows[i] * 70)));
+    CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * width),
+                     out.begin() + static_cast<std::ptrdiff_t>((i + 1) * width),
+                     x.begin() + static_cast<std::ptrdiff_t>(rows[i] * width)));
 }
 
 TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "[cuda]") {

@@ -24,8 +24,9 @@ inline const std::vector<std::size_t> lane_counts{1, 2, 3, 5};
 /// Memory that starts at a cache line, filled with a pattern that no kernel writes (a NaN as float).
 class aligned_bytes {
 public:
-  explicit aligned_bytes(std::size_t bytes) : storage_(bytes + 64), size_(bytes) {
-    data_ = storage_.data() + (64 - reinterpret_cast<std::uintptr_t>(storage_.data()) % 64) % 64;
+  explicit aligned_bytes(std::size_t bytes)
+      : storage_(bytes + 64),
+        data_(storage_.data() + (64 - reinterpret_cast<std::uintptr_t>(storage_.data()) % 64) % 64), size_(bytes) {
     std::memset(data_, 0xFF, bytes);
   }
   aligned_bytes(aligned_bytes&&) noexcept = default;

@@ -52,7 +52,7 @@ TEST_CASE("what exceeds the budget is refused with the bytes that are missing", 
   REQUIRE(std::holds_alternative<refusal>(answer));
   CHECK(std::get<refusal>(answer).missing_bytes == kib);
   bool refused = false;
-  a->acquire(wants(200 * kib), [&](arbiter::grant g) { refused = std::holds_alternative<refusal>(g); });
+  a->acquire(wants(200 * kib), [&](const arbiter::grant& g) { refused = std::holds_alternative<refusal>(g); });
   CHECK(refused); // at once: it would wait for ever
   CHECK(a->usage("host:0").waiters == 0);
 }
@@ -86,7 +86,7 @@ TEST_CASE("a cancelled waiter is answered once, with a refusal", "[arbiter]") {
   const auto a = with_budget(10 * kib);
   lease all = std::get<lease>(a->try_acquire(wants(10 * kib)));
   int answers = 0;
-  const auto ticket = a->acquire(wants(kib), [&](arbiter::grant g) {
+  const auto ticket = a->acquire(wants(kib), [&](const arbiter::grant& g) {
     ++answers;
     CHECK(std::holds_alternative<refusal>(g));
   });
@@ -104,7 +104,7 @@ TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
   int granted = 0;
   lease got;
-  a->acquire(wants(15 * kib), [&](arbiter::grant g) {
+  a->acquire(wants(15 * kib), [&](const arbiter::grant& g) {
     got = std::get<lease>(std::move(g));
     ++granted;
   });
@@ -127,7 +127,7 @@ TEST_CASE("threads that lease and give back never exceed the budget, and all of 
         for (int i = 0; i < rounds; ++i) {
           std::atomic<bool> answered = false;
           const auto rank = static_cast<priority>(random() % 3);
-          a->acquire(wants(1 + random() % (100 * kib), rank), [&](arbiter::grant g) {
+          a->acquire(wants(1 + random() % (100 * kib), rank), [&](const arbiter::grant& g) {
             if (std::holds_alternative<lease>(g))
               ++served; // and back at once
             answered = true;
@@ -234,7 +234,7 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   const auto sentence = Catch::Contains("1.0 KiB for weights on cuda:0: the device has no memory left");
   CHECK_THAT(std::get<refusal>(a->try_acquire(request)).message, sentence);
   std::optional<arbiter::grant> answer;
-  a->acquire(request, [&](arbiter::grant g) { answer = std::move(g); });
+  a->acquire(request, [&](const arbiter::grant& g) { answer = std::move(g); });
   REQUIRE(answer);
   CHECK_THAT(std::get<refusal>(*answer).message, sentence);
   CHECK(a->usage("cuda:0").waiters == 0);

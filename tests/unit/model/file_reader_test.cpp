@@ -39,7 +39,7 @@ std::vector<char> noise(std::size_t bytes, unsigned seed) {
 }
 
 fs::path write(const char* name, const std::vector<char>& content, const fs::path& folder = testing::scratch()) {
-  const auto path = folder / name;
+  auto path = folder / name;
   std::ofstream(path, std::ios::binary).write(content.data(), static_cast<std::streamsize>(content.size()));
   return path;
 }

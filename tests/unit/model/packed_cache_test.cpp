@@ -152,7 +152,7 @@ TEST_CASE("a file cut at any boundary, or longer than it says, is no entry and i
   const auto path = folder.path / key_of(1).text();
   const auto whole = content_of(path);
   std::vector<std::size_t> lengths{0, 1, 7, 8, 303, 304, 305, 4095, whole.size() - 1, whole.size() + 1};
-  for (std::size_t at = 4096; at < whole.size() + 3 * 4096; at += 4096)
+  for (std::size_t at = 4096; at < whole.size() + std::size_t{3} * 4096; at += 4096)
     if (at != whole.size())
       lengths.insert(lengths.end(), {at - 1, at, at + 1});
   for (const auto length : lengths) {
@@ -222,7 +222,7 @@ TEST_CASE("entries are listed with what they are, and removed") {
     CHECK(entries[i].last_used > 1'000'000'000);
   }
   CHECK(entries[0].description == "a model");
-  CHECK(entries[0].bytes >= 3 * 4096);
+  CHECK(entries[0].bytes >= std::size_t{3} * 4096);
   CHECK(entries[3].description == "the fourth");
   for (std::size_t i = 1; i <= 3; ++i)
     CHECK(packed_cache::remove(folder.path, key_of(i)) == "");

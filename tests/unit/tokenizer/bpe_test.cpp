@@ -9,7 +9,6 @@
 
 using namespace tropilla;
 using tropilla::testing::recorded_vocabulary;
-using tropilla::testing::small_vocabulary;
 using tropilla::testing::spell;
 
 namespace {

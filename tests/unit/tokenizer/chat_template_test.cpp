@@ -7,7 +7,6 @@
 
 using namespace tropilla;
 using tropilla::testing::recorded_vocabulary;
-using tropilla::testing::small_vocabulary;
 using messages = std::vector<chat_message>;
 
 namespace {
