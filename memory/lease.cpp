@@ -31,7 +31,7 @@ purpose lease::why() const noexcept {
   return block_ ? block_->why : purpose{};
 }
 std::string_view lease::device() const noexcept {
-  return block_ ? std::string_view(*block_->device) : std::string_view();
+  return block_ ? std::string_view{*block_->device} : std::string_view();
 }
 
 } // namespace tropilla

@@ -75,7 +75,7 @@ void line_watcher::watch(const std::string& keys) {
 }
 
 bool line_watcher::feed(std::string_view bytes) {
-  for (const char byte : bytes) {
+  for (const char byte : bytes) { // NOLINT(readability-use-anyofallof): what it calls is what it is for
     const auto event = unfinished_.take(byte);
     if (event == unseen_line::event::line)
       handlers_.line(unfinished_.take_line());

@@ -10,7 +10,7 @@
 #include <system_error>
 #include <unistd.h>
 #include <utility>
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL // NOLINT(readability-identifier-naming): for the header
 #include <xxhash.h>
 
 namespace tropilla {

@@ -46,8 +46,8 @@ int open_locked(const fs::path& path, int flags) {
 
 } // namespace
 
-part_file::part_file(const fs::path& folder, const packed_key& key) : path_(part_path(folder, key)) {
-  descriptor_ = open_locked(path_, O_CREAT);
+part_file::part_file(const fs::path& folder, const packed_key& key)
+    : path_(part_path(folder, key)), descriptor_(open_locked(path_, O_CREAT)) {
   if (descriptor_ < 0) {
     cause_ = errno;
     return;
@@ -107,7 +107,7 @@ void part_file::remove_leftovers(const fs::path& folder, const packed_key& excep
     const auto name = at->path().filename().string();
     if (!name.ends_with(suffix))
       continue;
-    const auto key = packed_key::parse(std::string_view(name).substr(0, name.size() - suffix.size()));
+    const auto key = packed_key::parse(std::string_view{name}.substr(0, name.size() - suffix.size()));
     if (key && *key != except)
       (void)remove_leftover(folder, *key);
   }

@@ -9,6 +9,7 @@
 
 namespace {
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): operator new has no other place to count
 std::atomic<std::int64_t> allocated{0}, freed{0};
 
 } // namespace

@@ -8,7 +8,6 @@
 using namespace tropilla;
 using tropilla::testing::recorded_vocabulary;
 using tropilla::testing::small_vocabulary;
-using tropilla::testing::spell;
 using ids = std::vector<token_id>;
 
 TEST_CASE("special tokens in a text are text unless asked for") {

@@ -12,7 +12,7 @@ using namespace std::string_literals;
 
 namespace {
 
-const std::string R = "\uFFFD";
+const std::string R = "\uFFFD"; // NOLINT(readability-identifier-naming): as tables of such cases have it
 
 std::string all_at_once(std::string_view bytes) {
   utf8_stream stream;
@@ -69,7 +69,7 @@ TEST_CASE("a stream says the same however its bytes arrive, and only whole chara
     std::string text;
     for (std::size_t i = 0; i < bytes.size();) {
       const std::size_t n = std::min<std::size_t>(draw() % 4, bytes.size() - i);
-      const std::string_view got = stream.push(std::string_view(bytes).substr(i, n));
+      const std::string_view got = stream.push(std::string_view{bytes}.substr(i, n));
       REQUIRE(utf8::is_valid(got));
       text += got;
       i += n;
