@@ -1,5 +1,5 @@
 // The entry point of every Catch2 test executable.
-#define CATCH_CONFIG_RUNNER
+#define CATCH_CONFIG_RUNNER // NOLINT(readability-identifier-naming): for the header
 #include "tests/support/before_tests.hpp"
 
 #include <catch2/catch.hpp>

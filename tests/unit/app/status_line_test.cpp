@@ -44,7 +44,7 @@ public:
     ::close(read_);
   }
   /// The next so many bytes that are written.
-  std::string text(std::size_t bytes) {
+  std::string text(std::size_t bytes) const {
     std::string out(bytes, ' ');
     std::size_t got = 0;
     while (got < bytes) {

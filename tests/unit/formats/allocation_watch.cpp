@@ -8,6 +8,7 @@
 
 namespace {
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): operator new has no other place for it
 thread_local std::size_t largest_allocation = 0;
 
 void* allocate(std::size_t bytes) {

@@ -52,7 +52,7 @@ TEST_CASE("however a text is cut into pieces, what comes out is what stands befo
       std::size_t n = std::min<std::size_t>(1 + random() % 6, text.size() - at);
       while (at + n < text.size() && (static_cast<unsigned char>(text[at + n]) & 0xC0) == 0x80)
         ++n; // whole characters go in
-      const auto out = m.push(std::string_view(text).substr(at, n));
+      const auto out = m.push(std::string_view{text}.substr(at, n));
       if (!out.empty())
         CHECK((static_cast<unsigned char>(out.front()) & 0xC0) != 0x80); // and come out
       got += out;
