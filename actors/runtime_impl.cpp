@@ -100,9 +100,9 @@ void runtime::impl::log_opening() const {
   else
     to.info("{} opens: {}, {}, {:.1f} M parameters, {} layers, {}", config.model.string(), facts.name, facts.type,
             static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
-  to.info("contexts have {} tokens, steps up to {} of a prompt, as many as {} at once; KV pages: {} of {} tokens in {}",
-          report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens,
-          report.kv_type);
+  to.info(
+      "a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} of {} tokens in {}",
+      report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
 }
 
 void runtime::impl::log_closing() const {

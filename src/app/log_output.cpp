@@ -29,7 +29,7 @@ std::vector<std::string> level_names() {
   const std::string near = closest(found, names);
   throw error(errc::invalid_argument,
               fmt::format("there is no {} \"{}\"{}; there are {}", what, escape(found),
-                          near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near), fmt::join(names, ", ")));
+                          near.empty() ? "" : fmt::format(" (did you mean \"{}\"?)", near), fmt::join(names, ", ")));
 }
 
 log_level parse_level(std::string_view text) {
