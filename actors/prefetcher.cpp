@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <ranges>
 
 namespace tropilla::cast {
 namespace {
@@ -331,10 +330,10 @@ struct prefetcher_state {
     if (ring.size() <= least_slots)
       return;
     with.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", with.device, ring.size());
-    for (auto& s : ring | std::views::reverse)
-      if (s.group && !s.held && !s.loading && groups[*s.group].waiting.empty()) {
-        cursor = position_of(*s.group);
-        free_slot(s);
+    for (auto s = ring.rbegin(); s != ring.rend(); ++s) // NOLINT(modernize-loop-convert): clang 14 knows no such view
+      if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
+        cursor = position_of(*s->group);
+        free_slot(*s);
         break;
       }
     drop_slot();

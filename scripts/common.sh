@@ -41,8 +41,8 @@ wait_showing() {
   local pid=$1 status=0
   shift
   while kill -0 "$pid" 2>/dev/null; do
-    progress "$("$@")"
     sleep 0.5
+    progress "$("$@")"
   done
   progress_end
   wait "$pid" || status=$?

@@ -51,7 +51,9 @@ apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::L
 "${apt[@]}" install --no-install-recommends "${missing[@]}" >>"$log" 2>&1 &
 how_far() {
   local count
-  count=$(grep -oE '[0-9]+ newly installed' "$log" | grep -oE '^[0-9]+') || count=some
+  count=$(sed -nE 's/^([0-9]+) upgraded, ([0-9]+) newly installed.*/\1 + \2/p' "$log")
+  count=$((${count:-0}))
+  ((count > 0)) || count=some
   printf 'installing packages: %s of %s, %s s' "$(grep -c '^Setting up' "$log")" "$count" "$SECONDS"
 }
 if ! wait_showing $! how_far; then

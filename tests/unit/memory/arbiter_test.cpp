@@ -104,7 +104,7 @@ TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
   int granted = 0;
   lease got;
-  a->acquire(wants(15 * kib), [&](const arbiter::grant& g) {
+  a->acquire(wants(15 * kib), [&](arbiter::grant g) {
     got = std::get<lease>(std::move(g));
     ++granted;
   });
@@ -234,7 +234,7 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   const auto sentence = Catch::Contains("1.0 KiB for weights on cuda:0: the device has no memory left");
   CHECK_THAT(std::get<refusal>(a->try_acquire(request)).message, sentence);
   std::optional<arbiter::grant> answer;
-  a->acquire(request, [&](const arbiter::grant& g) { answer = std::move(g); });
+  a->acquire(request, [&](arbiter::grant g) { answer = std::move(g); });
   REQUIRE(answer);
   CHECK_THAT(std::get<refusal>(*answer).message, sentence);
   CHECK(a->usage("cuda:0").waiters == 0);
