@@ -165,8 +165,7 @@ public:
     for (const packed_layout& l : layouts_)
       one += l.bytes();
     bytes_ = one;
-    copies_ = std::max<std::size_t>(1, (std::size_t{96} << 20) /
-                                           one); // NOLINT(clang-analyzer-core.DivideZero): shapes have rows
+    copies_ = std::max<std::size_t>(1, (std::size_t{96} << 20) / std::max<std::size_t>(1, one));
     memory_.emplace(one * copies_);
     std::byte* at = memory_->data();
     for (const packed_layout& l : layouts_) {

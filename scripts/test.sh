@@ -4,7 +4,8 @@
 # Without --only: format, release, tidy, asan, tsan, fuzz.
 # Stages: format   clang-format has nothing to change, shellcheck nothing to say, the tree's files are as they should be
 #         release  everything in the Release build: unit, actors, model (the real one), scripts, documentation
-#         tidy     clang-tidy finds nothing in what changed (scripts/tidy.py says since when; TROPILLA_TIDY_BASE)
+#         tidy     clang-tidy finds nothing in what changed (scripts/tidy.py says since when; TROPILLA_TIDY_BASE), or in
+#                  as much of it as two minutes are enough for
 #         unit, model, docs   only that part of release
 #         asan     unit and actor tests under AddressSanitizer and UBSan
 #         tsan     unit tests of what has threads and no CAF, under ThreadSanitizer
@@ -63,7 +64,7 @@ run_stage() {
   case $1 in
     format) check_style ;;
     release) test_tree release ;;
-    tidy) "$root/scripts/tidy.py" ;;
+    tidy) "$root/scripts/tidy.py" --seconds 120 ;;
     unit) test_tree release -L 'unit|actors|app' ;;
     model) test_tree release -L model ;;
     docs) test_tree release -L 'docs|scripts|consumers' ;;

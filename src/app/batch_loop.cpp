@@ -163,7 +163,8 @@ private:
   }
 
   // The runtime holds the callbacks until the reply ended, and they the job: no longer than that.
-  static reply_callbacks callbacks_of(const std::shared_ptr<job>& j, std::size_t first, std::shared_ptr<inbox> to) {
+  static reply_callbacks callbacks_of(const std::shared_ptr<job>& j, std::size_t first,
+                                      const std::shared_ptr<inbox>& to) {
     return {.on_piece =
                 [j, first](piece p) {
                   batch_output& output = j->outputs[first + p.output];
