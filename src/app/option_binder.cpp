@@ -87,8 +87,8 @@ CLI::Option& option_binder::explain(CLI::Option* bound, const option_text& optio
 }
 
 void option_binder::add(const option_text& option, const std::string& value_now,
-                        std::function<void(const std::string&)> set) {
-  explain(app_.add_option_function<std::string>(option.names, std::move(set)), option, value_now).take_last();
+                        const std::function<void(const std::string&)>& set) {
+  explain(app_.add_option_function<std::string>(option.names, set), option, value_now).take_last();
 }
 
 void option_binder::flag(const option_text& option, bool& value) {

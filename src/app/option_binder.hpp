@@ -72,7 +72,7 @@ public:
 
 private:
   CLI::Option& explain(CLI::Option* bound, const option_text& option, const std::string& value_now);
-  void add(const option_text& option, const std::string& value_now, std::function<void(const std::string&)> set);
+  void add(const option_text& option, const std::string& value_now, const std::function<void(const std::string&)>& set);
 
   CLI::App& app_;
   std::string group_ = "Options";
