@@ -88,8 +88,8 @@ class Log(Program):
 
     def test_values_that_are_refused(self):
         run = ("run", "-m", self.model)
-        self.refuse(*run, "--log-level", "inof", "hi", says=r'--log-level .*no log level "inof"; did you mean "info"\?')
-        self.refuse(*run, "--log-level", "info,laoder=debug", "hi", says=r'"laoder"; did you mean "loader"\?.*runtime')
+        self.refuse(*run, "--log-level", "inof", "hi", says=r'--log-level .*no log level "inof" \(did you mean "info"\?\)')
+        self.refuse(*run, "--log-level", "info,laoder=debug", "hi", says=r'"laoder" \(did you mean "loader"\?\).*runtime')
         self.refuse(*run, "--log-level", "", "hi", says=r'no log level ""; there are trace, debug')
         self.refuse(*run, "hi", says=r"TROPILLA_LOG_LEVEL: .*no log level \"loud\"", TROPILLA_LOG_LEVEL="loud")
         self.refuse(*run, "--log-file", self.folder / "no" / "log", "hi", says="no/log.*No such file")

@@ -53,10 +53,10 @@ TEST_CASE("a level or component that there is not is refused with those that the
     }
     return std::string("accepted");
   };
-  CHECK_THAT(refused("inof"), Catch::Contains(R"(no log level "inof"; did you mean "info"?)") &&
+  CHECK_THAT(refused("inof"), Catch::Contains(R"(no log level "inof" (did you mean "info"?))") &&
                                   Catch::Contains("trace, debug, info, warning, error, off"));
   CHECK_THAT(refused("info,laoder=debug"),
-             Catch::Contains(R"("laoder"; did you mean "loader"?)") && Catch::Contains("runtime, supervisor"));
+             Catch::Contains(R"("laoder" (did you mean "loader"?))") && Catch::Contains("runtime, supervisor"));
   CHECK_THAT(refused("loader=warn"), Catch::Contains(R"(did you mean "warning"?)"));
   for (const auto* text :
        {"", ",", "info,", "INFO", " info", "loader=", "=debug", "loader=debug=info", "info;debug", "loader", "\x1b[2J"})
