@@ -19,6 +19,15 @@ TEST_CASE("a stop string across pieces ends the text before it, and nothing come
   CHECK(m.push("even more") == "");
 }
 
+TEST_CASE("a character is held back whole where a stop string may begin inside of it") {
+  for (const std::string character : {"\xC3\x80", "\xC3\xA9", "\xF0\x9F\x90\xBF"}) {
+    stop_matcher m({character.substr(character.size() - 1) + "!"});
+    CHECK(m.push("a" + character) == "a");
+    CHECK(m.push("b") == character + "b");
+    CHECK_FALSE(m.matched());
+  }
+}
+
 TEST_CASE("what was held back comes when the reply ends without a match") {
   stop_matcher m({"STOP"});
   CHECK(m.push("wait, ST") == "wait, ");
