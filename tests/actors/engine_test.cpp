@@ -187,3 +187,16 @@ TEST_CASE("a client with a window that deals with nothing gets so many pieces, a
   CHECK(p.box.finished[0].statistics.finish == finish_reason::length);
   CHECK(std::count_if(p.box.pieces.begin(), p.box.pieces.end(), [](const auto& m) { return m.next.id >= 0; }) == 600);
 }
+
+TEST_CASE("what a client has not dealt with counts on when it has dealt with a part") {
+  own_program p;
+  generate_reply m = endless(p.client, 1);
+  m.window = 400;
+  cast::tell_from_outside(p.engine, std::move(m));
+  p.box.wait([&] { return p.box.pieces.size() >= 20; });
+  cast::tell_from_outside(p.engine, pieces_read{p.client, 1, 5});
+  p.box.wait([&] { return !p.box.failed.empty(); });
+  CHECK(p.box.failed[0].code == errc::cancelled);
+  CHECK(p.box.pieces.size() >= 400);
+  CHECK(p.box.pieces.size() <= 405); // 400 where the word came too late
+}

@@ -102,6 +102,12 @@ TEST_CASE("a watcher tells that the terminal is closed, once") {
 TEST_CASE("a watcher takes Ctrl-D on an empty line for the end, also among keys that came before") {
   typist person;
   unseen_line unfinished;
-  const line_watcher watcher(person.terminal(), "one\n\x04two\n", unfinished, person.handlers());
+  person.type("three\n"); // for whoever reads next
+  {
+    const line_watcher watcher(person.terminal(), "one\n\x04two\n", unfinished, person.handlers());
+    CHECK(person.heard(2) == texts{"one", "closed"});
+  }
+  std::array<char, 6> bytes{};
+  CHECK(::read(person.terminal(), bytes.data(), bytes.size()) == 6);
   CHECK(person.heard(2) == texts{"one", "closed"});
 }
