@@ -28,6 +28,7 @@ class Help(Program):
             for arguments in ([command, "--help"], [command, "-h"], ["help", command]):
                 text = self.succeed(*arguments)
                 self.assertLessEqual(max(map(len, text.splitlines())), 100, command)
+                self.assertRegex(text, rf"(?m)^Usage: tropilla {command}\b")
                 self.assertRegex(text, rf"(?m)^Example:\n  .*tropilla {command}\b")
 
     def test_the_overview_names_every_command(self):
@@ -45,7 +46,6 @@ class Help(Program):
                     continue
                 done = self.call(command, option + "=\x01", stdin=b"")
                 self.assertNotIn("knows no option", done.stderr.decode(), f"{command} {option}")
-
 
     def test_the_page_of_the_command_line_names_every_option(self):
         page = (ROOT / "docs/command-line.md").read_text()
