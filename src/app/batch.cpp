@@ -80,25 +80,30 @@ void require_different(const input_file& input, const std::string& output) {
     throw error(errc::invalid_argument, fmt::format("{} is the input; name another output", output));
 }
 
-/// The output, ready to go on where it stopped; null: standard output.
-std::unique_ptr<batch_journal> open_output(const batch_options& options, const input_file& input) {
+/// Where results go.
+struct batch_destination {
+  std::unique_ptr<batch_journal> journal; ///< ready to go on where it stopped; null: standard output
+  bool lines_left = true;                 ///< of the input, without a record
+};
+
+batch_destination open_output(const batch_options& options, const input_file& input) {
   if (options.output == "-")
-    return nullptr;
+    return {};
   const std::string path = expand_home(options.output);
   require_different(input, path);
   auto journal = std::make_unique<batch_journal>(path, options.restart);
   const finished_lines& done = journal->finished();
   if (done.records == 0)
-    return journal;
+    return {std::move(journal)};
   if (!input.regular)
     throw error(errc::invalid_argument,
                 fmt::format("{} has {} records already, and {} can't be gone through again; name another output, or "
                             "begin anew with --restart",
                             path, done.records, input.name));
-  require_same_input(input.descriptor, input.name, done, path);
+  const bool left = require_same_input(input.descriptor, input.name, done, path);
   if (::lseek(input.descriptor, 0, SEEK_SET) != 0)
     throw_system_error("read", input.name, errno);
-  return journal;
+  return {std::move(journal), left};
 }
 
 std::string duration(double seconds) {
@@ -163,17 +168,6 @@ prompt_encoder encoder_of(const runtime& rt, bool special) {
   };
 }
 
-/// Whether the input has a line without a record. Goes back to its beginning.
-bool anything_left(const input_file& input, const finished_lines& done) {
-  line_reader lines(input.descriptor, input.name);
-  bool left = false;
-  while (const auto line = left ? std::nullopt : lines.wait())
-    left = !line->blank() && !done.lines.contains(line->number);
-  if (::lseek(input.descriptor, 0, SEEK_SET) != 0)
-    throw_system_error("read", input.name, errno);
-  return left;
-}
-
 /// What those who start it again want to know first.
 void tell_of_earlier(const finished_lines& done, const std::string& output, bool left) {
   say(fmt::format("{} has {} already{}; {}", output, count_of(done.records, "result"),
@@ -204,13 +198,13 @@ void execute(const batch_options& options, surroundings& around) {
   const std::size_t in_flight = 2 * config.sequences;
   config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
   const input_file input(options.inputs.front());
-  const auto journal = open_output(options, input);
+  const batch_destination destination = open_output(options, input);
+  const auto& journal = destination.journal;
   const finished_lines earlier = journal ? journal->finished() : finished_lines{};
   if (earlier.records > 0) {
-    const bool left = anything_left(input, earlier);
     if (!options.model.quiet)
-      tell_of_earlier(earlier, options.output, left);
-    if (!left)
+      tell_of_earlier(earlier, options.output, destination.lines_left);
+    if (!destination.lines_left)
       return require_no_failure({}, earlier, options.output);
   }
   loaded_runtime model(std::move(config), options.model, around);

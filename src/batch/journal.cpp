@@ -52,16 +52,19 @@ bool line_set::contains(std::size_t line) const noexcept {
   return next != ranges_.begin() && std::prev(next)->last >= line;
 }
 
-void require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output) {
+bool require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output) {
   line_reader reader(input, name);
   std::uint64_t sum = 0;
   std::size_t found = 0;
-  while (found < done.records) {
+  bool left = false;
+  while (found < done.records || !left) {
     const auto line = reader.wait();
-    if (!line || line->number > done.lines.largest())
+    if (!line || (left && line->number > done.lines.largest()))
       break;
-    if (!done.lines.contains(line->number))
+    if (!done.lines.contains(line->number)) {
+      left = left || !line->blank();
       continue;
+    }
     sum += line->fingerprint();
     ++found;
   }
@@ -70,6 +73,7 @@ void require_same_input(int input, const std::string& name, const finished_lines
                 fmt::format("the {} records of {} were made from other lines than those of {}; name another output, or "
                             "begin anew with --restart",
                             done.records, output, name));
+  return left;
 }
 
 batch_journal::batch_journal(std::string path, bool restart)

@@ -41,8 +41,9 @@ struct finished_lines {
 };
 
 /// Throws `error` (invalid_argument) unless the lines of the input that are finished are those that the output's
-/// records were made from. Reads the input from its current position to the last of them.
-void require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output);
+/// records were made from. Returns whether others are left, blank ones aside. Reads the input from its current position
+/// to the last that is finished, or to the first other one behind it.
+bool require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output);
 
 /// A file that takes records, a write each. One thread.
 class batch_journal {

@@ -111,7 +111,7 @@ TEST_CASE("another input is noticed, a longer one and other line ends are not an
   batch_journal journal(output.name(), false);
   const auto check = [&](const std::string& text) {
     input.write(text);
-    require_same_input(input.descriptor(), "in", journal.finished(), "out");
+    return require_same_input(input.descriptor(), "in", journal.finished(), "out");
   };
   CHECK_NOTHROW(check(input_text(9)));
   std::string dos;
@@ -123,6 +123,25 @@ TEST_CASE("another input is noticed, a longer one and other line ends are not an
   std::string swapped = input_text(5);
   std::swap(swapped[12], swapped[swapped.find('3')]);
   CHECK_THROWS(check(swapped));
+}
+
+TEST_CASE("lines without a record are left, before the last that has one or behind it, and blank ones are not") {
+  scratch_file input(input_text(3));
+  const auto left = [&](std::initializer_list<std::size_t> finished, const std::string& text) {
+    input.write(input_text(3));
+    std::string records;
+    for (const std::size_t line : finished)
+      records += record_of(input, line);
+    scratch_file output(records);
+    batch_journal journal(output.name(), false);
+    input.write(text);
+    return require_same_input(input.descriptor(), "in", journal.finished(), "out");
+  };
+  CHECK(left({1, 3}, input_text(3)));
+  CHECK(left({1, 2}, input_text(3)));
+  CHECK(left({3, 1, 2}, input_text(3) + "\n\n{}\n"));
+  CHECK_FALSE(left({3, 1, 2}, input_text(3)));
+  CHECK_FALSE(left({3, 1, 2}, input_text(3) + "\n  \n"));
 }
 
 TEST_CASE("a result names its line, and is JSON whatever the model writes") {
