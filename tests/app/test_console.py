@@ -435,8 +435,9 @@ class Typing(Conversation):
         log = self.folder / "held"
         os.mkfifo(log)  # opened while the model loads, which waits for a reader
         t = self.open("--log-file", log)
+        deadline = time.monotonic() + 20
         while t.shows_keys():
-            time.sleep(0.01)
+            self.assertLess(time.monotonic(), deadline)
         t.type("typed early\r")
         reader = os.open(log, os.O_RDONLY)
         self.addCleanup(os.close, reader)

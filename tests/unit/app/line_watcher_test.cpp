@@ -102,7 +102,7 @@ TEST_CASE("a watcher tells that the terminal is closed, once") {
 TEST_CASE("a watcher takes Ctrl-D on an empty line for the end, also among keys that came before") {
   typist person;
   unseen_line unfinished;
-  person.type("three\n"); // for whoever reads next
+  person.type("three\n"); // stays in the terminal's queue
   {
     const line_watcher watcher(person.terminal(), "one\n\x04two\n", unfinished, person.handlers());
     CHECK(person.heard(2) == texts{"one", "closed"});

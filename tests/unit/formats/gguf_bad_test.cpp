@@ -244,7 +244,7 @@ TEST_CASE("files of other kinds and versions are refused, each with its own sent
 TEST_CASE("paths that are no files are refused") {
   const temporary_folder folder;
   const auto refuse = [](const std::filesystem::path& path, errc code, std::string_view words) {
-    outcome o = outcome_of([&] { (void)gguf_file::open(path); });
+    const outcome o = outcome_of([&] { (void)gguf_file::open(path); });
     INFO(o.message);
     CHECK(o.code == code);
     CHECK(o.message.find(words) != std::string::npos);
