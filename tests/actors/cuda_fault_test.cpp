@@ -150,6 +150,22 @@ TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a r
   require_all_given_back(*sound);
 }
 
+TEST_CASE("CUDA: of two GPUs that have a part of the layers each, whichever fails, the reply fails with the reason") {
+  auto config = cuda_config(std::size_t{64} << 20);
+  config.devices.push_back({"cuda:1", std::size_t{64} << 20});
+  const std::size_t which = GENERATE(0, 1);
+  const std::vector scripts{std::make_shared<gpu_script>(), std::make_shared<gpu_script>()};
+  {
+    runtime_access::parts rt(config, nullptr, on_emulated(scripts));
+    CHECK(reply_of(rt, asked, wanted_tokens).size() == wanted_tokens);
+    CHECK(scripts[1]->copies_between_gpus > 0); // what the first computed never passes the processor
+    scripts[which]->fail_at = scripts[which]->synchronized + 1;
+    CHECK_THROWS_WITH(reply_of(rt, {5, 6, 7}, wanted_tokens), Catch::Contains("a kernel"));
+  }
+  for (const auto& script : scripts)
+    require_all_given_back(*script);
+}
+
 TEST_CASE("CUDA: whichever copy or kernel of a streamed step fails, the request that waits for it fails") {
   auto config = cuda_config(1);
   config.devices.front().bytes =

@@ -147,10 +147,12 @@ TEST_CASE("who ends again and again leaves an error") {
   auto config = testing::tiny_config();
   config.log = {.sink = kept.sink(), .level = log_level::error};
   auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
-  while (kept.records().empty()) {
+  cast::cast_health health;
+  while (health.down.empty()) {
     caf::anon_send_exit(caf::actor_cast<caf::actor>(parts->sampler->get()), caf::exit_reason::kill);
-    std::this_thread::yield();
+    health = cast::ask_role<cast::cast_health>(*parts->system, *parts->parts[0]->supervisor, cast::query_health{});
   }
+  REQUIRE(kept.wait_for("supervisor", "the sampler ended"));
   CHECK_THAT(kept.records()[0].message,
              Catch::StartsWith("the sampler ended unexpectedly") && Catch::Contains("not replaced any more"));
 }

@@ -1,0 +1,155 @@
+// The scheduler alone, with a compute and a sampler that have no model: what it does when one of them ends.
+#include "actors/reply_channel.hpp"
+#include "actors/scheduler.hpp"
+#include "tests/support/stand_ins.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace tropilla;
+using testing::stand_in;
+using testing::stand_in_compute;
+using testing::stand_in_sampler;
+
+namespace {
+
+/// A scheduler and who it speaks to.
+class stage {
+public:
+  stage(std::shared_ptr<stand_in> computes, std::shared_ptr<stand_in> draws) {
+    hire_compute(std::move(computes));
+    hire_sampler(std::move(draws));
+    run_shape shape;
+    shape.context = shape.kv_tokens = 64;
+    shape.step_rows = 16;
+    shape.logit_rows = 4;
+    shape.sequences = 1;
+    queue_ = std::make_shared<batcher>(texts_, shape, 10);
+    cast::scheduler_setup setup{queue_, {stand_in_compute::vocabulary, 64, 64}, compute_, sampler_};
+    scheduler_.set(cast::spawn_scheduler(system_.get(), std::move(setup)));
+  }
+  ~stage() {
+    cast::end_role(system_.get(), scheduler_);
+    cast::end_role(system_.get(), *compute_);
+    cast::end_role(system_.get(), *sampler_);
+    queue_->fail_all(error(errc::cancelled, "the test is over"));
+  }
+
+  void hire_compute(std::shared_ptr<stand_in> play) {
+    compute_->set(cast::spawn<cast::compute_actor, stand_in_compute>(system_.get(), std::move(play)));
+  }
+  void hire_sampler(std::shared_ptr<stand_in> play) {
+    sampler_->set(cast::spawn<cast::sampler_actor, stand_in_sampler>(system_.get(), std::move(play)));
+  }
+  cast::compute_actor compute() const { return compute_->get(); }
+  cast::sampler_actor sampler() const { return sampler_->get(); }
+  template <class Handle>
+  void end(const Handle& who) {
+    cast::end_and_wait(system_.get(), who);
+    settle();
+  }
+  template <class Message>
+  void tell(Message m) {
+    cast::tell_from_outside(scheduler_.get(), std::move(m));
+    settle();
+  }
+  /// A reply of two tokens.
+  std::shared_ptr<reply_channel> ask() {
+    sequence_request r;
+    r.id = ++last_id_;
+    r.prompt = {1, 2, 3};
+    r.options.max_tokens = 2;
+    r.options.ignore_eos = true;
+    const auto channel = std::make_shared<reply_channel>();
+    r.sink = channel;
+    r.abandoned = std::make_shared<std::atomic<bool>>(false);
+    (void)cast::ask_role<cast::request_accepted>(system_.get(), scheduler_, cast::submit_request{std::move(r)});
+    return channel;
+  }
+
+private:
+  /// The scheduler has dealt with what was sent to it before.
+  void settle() { (void)cast::ask_role<cast::batch_state>(system_.get(), scheduler_, cast::query_batch{}); }
+
+  cast::system system_;
+  gguf_file file_ = gguf_file::open(testing::tiny_model());
+  tokenizer texts_{file_};
+  std::shared_ptr<cast::role<cast::compute_actor>> compute_ = std::make_shared<cast::role<cast::compute_actor>>();
+  std::shared_ptr<cast::role<cast::sampler_actor>> sampler_ = std::make_shared<cast::role<cast::sampler_actor>>();
+  cast::role<cast::scheduler_actor> scheduler_;
+  std::shared_ptr<batcher> queue_;
+  request_id last_id_ = 0;
+};
+
+std::size_t tokens_of(reply_channel& channel) {
+  std::size_t tokens = 0;
+  while (const auto p = channel.next_piece())
+    tokens += p->id >= 0 ? 1 : 0;
+  return tokens;
+}
+
+std::shared_ptr<stand_in> answering() {
+  return std::make_shared<stand_in>();
+}
+std::shared_ptr<stand_in> silent() {
+  return std::make_shared<stand_in>(false);
+}
+
+} // namespace
+
+TEST_CASE("a step whose sampler ends before it answers is computed again, and drawn by its successor") {
+  const bool replaced_first = GENERATE(false, true); // or the news of the end comes first
+  const auto computes = answering(), draws = silent(), successor = answering();
+  stage s(computes, draws);
+  const auto reply = s.ask();
+  draws->wait_until_asked();
+  const auto old = s.sampler();
+  if (!replaced_first)
+    s.end(old);
+  CHECK_FALSE(reply->ended());
+  s.hire_sampler(successor);
+  s.tell(cast::member_replaced{});
+  if (replaced_first)
+    s.end(old);
+  CHECK(tokens_of(*reply) == 2);
+  CHECK(computes->asked == 3);
+  CHECK(successor->asked == 2);
+}
+
+TEST_CASE("a step whose compute ends before it answers is sent to its successor") {
+  const bool replaced_first = GENERATE(false, true);
+  const auto computes = silent(), draws = answering(), successor = answering();
+  stage s(computes, draws);
+  const auto reply = s.ask();
+  computes->wait_until_asked();
+  const auto old = s.compute();
+  if (!replaced_first)
+    s.end(old);
+  CHECK_FALSE(reply->ended());
+  s.hire_compute(successor);
+  s.tell(cast::member_replaced{});
+  if (replaced_first)
+    s.end(old);
+  CHECK(tokens_of(*reply) == 2);
+  CHECK(computes->asked == 1);
+  CHECK(successor->asked == 2);
+}
+
+TEST_CASE("a member that is replaced while nobody waits for it sends no step twice") {
+  const auto computes = silent(), draws = answering();
+  stage s(computes, draws);
+  const auto reply = s.ask();
+  computes->wait_until_asked();
+  s.tell(cast::member_replaced{});
+  CHECK(computes->asked == 1);
+  CHECK_FALSE(reply->ended());
+}
+
+TEST_CASE("a member that is not replaced any more fails what is there and what comes, with its name and the reason") {
+  stage s(silent(), answering());
+  const auto reply = s.ask();
+  s.tell(cast::member_down{"sampler", "out of breath"});
+  CHECK_THROWS_WITH(tokens_of(*reply), "the sampler ended unexpectedly (out of breath); open the runtime again");
+  s.tell(cast::member_down{"compute", "later"}); // the first reason stays
+  CHECK_THROWS_WITH(s.ask(), "the sampler ended unexpectedly (out of breath); open the runtime again");
+}

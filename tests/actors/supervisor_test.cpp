@@ -1,0 +1,242 @@
+// The supervisor alone, over a cast that computes nothing: whom it replaces, whom it tells, and when it gives up.
+#include "actors/memory_manager.hpp"
+#include "actors/supervisor.hpp"
+#include "tests/support/stand_ins.hpp"
+
+#include <catch2/catch.hpp>
+#include <thread>
+
+using namespace tropilla;
+using testing::stand_in;
+using testing::stand_in_compute;
+using testing::stand_in_sampler;
+
+namespace {
+
+/// What the scheduler was told.
+struct told {
+  std::atomic<std::size_t> replaced = 0;
+  std::mutex mutex;
+  std::vector<std::string> down;
+};
+
+struct stand_in_scheduler {
+  static constexpr const char* actor_name = "scheduler";
+  stand_in_scheduler(cast::scheduler_actor::pointer, std::shared_ptr<told> t) : heard(std::move(t)) {}
+
+  cast::scheduler_actor::behavior_type behaviour() {
+    return {
+        [](const cast::submit_request& m) -> caf::result<cast::request_accepted> {
+          return cast::request_accepted{m.request.id};
+        },
+        [](const cast::cancel_request&) {},
+        [](const cast::logits_read& m) -> caf::result<cast::request_accepted> { return cast::request_accepted{m.id}; },
+        [](const cast::query_batch&) -> caf::result<cast::batch_state> { return cast::batch_state{}; },
+        [](const cast::borrow_pages&) -> caf::result<cast::pages_lent> { return cast::pages_lent{}; },
+        [](const cast::borrow_empty_pages&) -> caf::result<cast::pages_lent> { return cast::pages_lent{}; },
+        [](const cast::fill_pages&) -> caf::result<cast::pages_returned> { return cast::pages_returned{}; },
+        [](const cast::return_pages&) -> caf::result<cast::pages_returned> { return cast::pages_returned{}; },
+        [this](const cast::member_replaced&) { ++heard->replaced; },
+        [this](const cast::member_down& m) {
+          const std::lock_guard lock(heard->mutex);
+          heard->down.push_back(m.member);
+        },
+        [](const cast::supervisors_spawned&) {},
+        [](const cast::look_at_clock&) {},
+    };
+  }
+
+  std::shared_ptr<told> heard;
+};
+
+struct stand_in_loader {
+  static constexpr const char* actor_name = "loader";
+  explicit stand_in_loader(cast::loader_actor::pointer) {}
+
+  cast::loader_actor::behavior_type behaviour() {
+    return {
+        [](const cast::load_group& m) -> caf::result<cast::group_loaded> { return cast::group_loaded{m.group, {}}; },
+        [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
+        [](const cast::transfer_done&) {},
+    };
+  }
+};
+
+struct stand_in_prefetcher {
+  static constexpr const char* actor_name = "prefetcher";
+  explicit stand_in_prefetcher(cast::prefetcher_actor::pointer) {}
+
+  cast::prefetcher_actor::behavior_type behaviour() {
+    return {
+        [](const cast::need_group& m) -> caf::result<cast::group_ready> { return cast::group_ready{m.group, {}, {}}; },
+        [](const cast::release_group&) {},
+        [](const cast::begin_step&) {},
+        [](const cast::abandon_step&) {},
+        [](const cast::shrink_ring&) {},
+        [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
+    };
+  }
+};
+
+/// A supervisor and whom it watches.
+class stage {
+public:
+  stage() {
+    sampler_.set(spawn_sampler());
+    scheduler_->set(cast::spawn<cast::scheduler_actor, stand_in_scheduler>(system_.get(), heard));
+    compute_->set(spawn_compute());
+    crew_->set(hire(), weights_);
+    cast::supervisor_setup setup;
+    setup.members.push_back({"sampler", [this] { return caf::actor_cast<caf::actor>(sampler_.get()); },
+                             [this] {
+                               ++samplers_hired;
+                               sampler_.set(spawn_sampler());
+                               return caf::actor_cast<caf::actor>(sampler_.get());
+                             },
+                             [this](const error& why) { given_up = why.what(); }});
+    setup.scheduler = scheduler_;
+    setup.compute = compute_;
+    setup.crew = crew_;
+    setup.progress = progress_;
+    setup.hire = [this](const auto& weights, const auto&) {
+      ++crews_hired;
+      CHECK(weights == crew_->weights());
+      if (refuse_crews)
+        throw error(errc::over_budget, "there are no bytes for a crew");
+      return hire();
+    };
+    setup.hire_compute = [this] {
+      ++computes_hired;
+      compute_->set(spawn_compute());
+    };
+    setup.device = "host:0";
+    supervisor_.set(cast::spawn_supervisor(system_.get(), std::move(setup)));
+    (void)health();
+  }
+  ~stage() {
+    cast::end_role(system_.get(), supervisor_);
+    cast::end_role(system_.get(), sampler_);
+    cast::end_role(system_.get(), *scheduler_);
+    cast::end_role(system_.get(), *compute_);
+    const auto crew = crew_->get();
+    cast::end_and_wait(system_.get(), crew.prefetcher);
+    cast::end_and_wait(system_.get(), crew.loader);
+    cast::end_and_wait(system_.get(), crew.memory_manager);
+  }
+
+  [[nodiscard]] caf::actor sampler() const { return caf::actor_cast<caf::actor>(sampler_.get()); }
+  [[nodiscard]] caf::actor compute() const { return caf::actor_cast<caf::actor>(compute_->get()); }
+  [[nodiscard]] cast::weight_crew crew() const { return crew_->get(); }
+
+  /// Ends an actor, and waits until `done` is true.
+  template <class Done>
+  void kill(const caf::actor& who, const Done& done) {
+    caf::scoped_actor self(system_.get());
+    caf::anon_send_exit(who, caf::exit_reason::kill);
+    self->wait_for(who);
+    while (!done())
+      std::this_thread::yield();
+    (void)health(); // what the supervisor was about is done, and the scheduler has heard of it
+    (void)cast::ask_role<cast::batch_state>(system_.get(), *scheduler_, cast::query_batch{});
+  }
+  void compute_something() { ++*progress_; }
+  cast::cast_health health() {
+    return cast::ask_role<cast::cast_health>(system_.get(), supervisor_, cast::query_health{});
+  }
+
+  std::shared_ptr<told> heard = std::make_shared<told>();
+  std::shared_ptr<stand_in> computes = std::make_shared<stand_in>();
+  std::atomic<std::size_t> samplers_hired = 0, crews_hired = 0, computes_hired = 0;
+  std::atomic<bool> refuse_crews = false;
+  std::string given_up;
+
+private:
+  cast::sampler_actor spawn_sampler() {
+    return cast::spawn<cast::sampler_actor, stand_in_sampler>(system_.get(), std::make_shared<stand_in>());
+  }
+  cast::compute_actor spawn_compute() {
+    return cast::spawn<cast::compute_actor, stand_in_compute>(system_.get(), computes);
+  }
+  cast::weight_crew hire() {
+    return {cast::spawn_memory_manager(system_.get(), ledger_),
+            cast::spawn<cast::loader_actor, stand_in_loader>(system_.get()),
+            cast::spawn<cast::prefetcher_actor, stand_in_prefetcher>(system_.get())};
+  }
+
+  cast::system system_;
+  std::shared_ptr<arbiter> ledger_ = arbiter::make();
+  std::shared_ptr<const weight_arrangement> weights_ = std::make_shared<weight_arrangement>();
+  std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
+  cast::role<cast::sampler_actor> sampler_;
+  std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler_ =
+      std::make_shared<cast::role<cast::scheduler_actor>>();
+  std::shared_ptr<cast::role<cast::compute_actor>> compute_ = std::make_shared<cast::role<cast::compute_actor>>();
+  std::shared_ptr<cast::crew_on_duty> crew_ = std::make_shared<cast::crew_on_duty>();
+  cast::role<cast::supervisor_actor> supervisor_;
+};
+
+constexpr std::size_t most_restarts = 8;
+
+} // namespace
+
+TEST_CASE("a sampler that ends is replaced, and the scheduler told") {
+  stage s;
+  s.kill(s.sampler(), [&] { return s.samplers_hired == 1; });
+  CHECK(s.heard->replaced == 1);
+  CHECK(s.heard->down.empty());
+  CHECK(s.crews_hired == 0);
+  CHECK(s.health().restarts == 1);
+}
+
+TEST_CASE("a member that ends eight times is replaced each time, and not a ninth time before something is computed") {
+  stage s;
+  const auto kill_sampler = [&](std::size_t so_far) {
+    s.kill(s.sampler(), [&] { return s.samplers_hired == so_far + 1; });
+  };
+  for (std::size_t i = 0; i < most_restarts; ++i)
+    kill_sampler(i);
+  s.compute_something();
+  for (std::size_t i = 0; i < most_restarts; ++i)
+    kill_sampler(most_restarts + i);
+  CHECK(s.heard->replaced == 2 * most_restarts);
+  CHECK(s.health().down.empty());
+  s.kill(s.sampler(), [&] { return !s.health().down.empty(); });
+  CHECK(s.samplers_hired == 2 * most_restarts);
+  CHECK(s.heard->down == std::vector<std::string>{"sampler"});
+  CHECK_THAT(s.given_up, Catch::StartsWith("the sampler ended unexpectedly") && Catch::Contains("again and again"));
+}
+
+TEST_CASE("whoever of those who bring weights ends, all three are replaced while compute stands still") {
+  stage s;
+  const auto before = s.crew();
+  const auto who = GENERATE(0, 1, 2);
+  const caf::actor victims[] = {caf::actor_cast<caf::actor>(before.memory_manager),
+                                caf::actor_cast<caf::actor>(before.loader),
+                                caf::actor_cast<caf::actor>(before.prefetcher)};
+  s.kill(victims[who], [&] { return s.computes->resumed == 1; });
+  const auto now = s.crew();
+  CHECK(now.memory_manager != before.memory_manager);
+  CHECK(now.loader != before.loader);
+  CHECK(now.prefetcher != before.prefetcher);
+  CHECK(s.crews_hired == 1);
+  CHECK(s.computes->suspended == 1);
+  CHECK(s.computes_hired == 0);
+  CHECK(s.health().restarts == 1);
+}
+
+TEST_CASE("a compute that ends is replaced with those who bring weights, and the scheduler told") {
+  stage s;
+  s.kill(s.compute(), [&] { return s.computes_hired == 1; });
+  CHECK(s.crews_hired == 1);
+  CHECK(s.computes->suspended == 0);
+  CHECK(s.heard->replaced == 1);
+  CHECK(s.health().restarts == 1);
+}
+
+TEST_CASE("a crew that can't be hired is given up, and the scheduler told why") {
+  stage s;
+  s.refuse_crews = true;
+  s.kill(s.compute(), [&] { return !s.health().down.empty(); });
+  CHECK(s.health().down == std::vector<std::string>{"weight crew: there are no bytes for a crew"});
+  CHECK(s.heard->down == std::vector<std::string>{"weight crew"});
+}

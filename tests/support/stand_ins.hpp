@@ -1,0 +1,97 @@
+/// Members of the cast that have no model, for tests of one member alone.
+#pragma once
+
+#include "actors/messages.hpp"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace tropilla::testing {
+
+/// What a stand-in was asked, and whether it answers.
+struct stand_in {
+  explicit stand_in(bool does_answer = true) : answers(does_answer) {}
+  const bool answers;
+  std::atomic<std::size_t> asked = 0; ///< to compute, or to draw
+  std::atomic<std::size_t> suspended = 0, resumed = 0;
+
+  void wait_until_asked() const { asked.wait(0); }
+  void count() {
+    ++asked;
+    asked.notify_all();
+  }
+};
+
+/// Keeps questions that it does not answer, and answers them when it ends as the cast does.
+template <class Answer>
+class unanswered {
+public:
+  ~unanswered() {
+    for (auto& p : promises_)
+      p.deliver(cast::gone());
+  }
+  caf::typed_response_promise<Answer> keep(caf::typed_response_promise<Answer> p) {
+    promises_.push_back(p);
+    return p;
+  }
+
+private:
+  std::vector<caf::typed_response_promise<Answer>> promises_;
+};
+
+struct stand_in_compute {
+  static constexpr const char* actor_name = "compute";
+  stand_in_compute(cast::compute_actor::pointer s, std::shared_ptr<stand_in> of) : self(s), play(std::move(of)) {}
+
+  cast::compute_actor::behavior_type behaviour() {
+    return {
+        [this](const cast::run_step& m) -> caf::result<cast::step_computed> {
+          play->count();
+          if (!play->answers)
+            return kept.keep(self->make_response_promise<cast::step_computed>());
+          logits.assign(m.work->logit_rows.size() * vocabulary, 0);
+          cast::step_computed out;
+          out.logits = logits.data();
+          return out;
+        },
+        [](const cast::segment_done&) {},
+        [](const cast::await_weights&) -> caf::result<cast::weights_resident> { return cast::weights_resident{}; },
+        [](const cast::share_weights&) -> caf::result<cast::weights_shared> { return cast::weights_shared{}; },
+        [this](const cast::suspend_weights& m) -> caf::result<cast::weights_suspended> {
+          ++play->suspended;
+          return cast::weights_suspended{m.next, {}};
+        },
+        [this](const cast::resume_weights&) { ++play->resumed; },
+    };
+  }
+
+  static constexpr std::size_t vocabulary = 300;
+  cast::compute_actor::pointer self;
+  std::shared_ptr<stand_in> play;
+  std::vector<float> logits;
+  unanswered<cast::step_computed> kept;
+};
+
+struct stand_in_sampler {
+  static constexpr const char* actor_name = "sampler";
+  stand_in_sampler(cast::sampler_actor::pointer s, std::shared_ptr<stand_in> of) : self(s), play(std::move(of)) {}
+
+  cast::sampler_actor::behavior_type behaviour() {
+    return {
+        [this](const cast::draw_tokens& m) -> caf::result<cast::tokens_drawn> {
+          play->count();
+          if (!play->answers)
+            return kept.keep(self->make_response_promise<cast::tokens_drawn>());
+          return cast::tokens_drawn{std::vector<drawn_token>(m.jobs.size(), {token_id{65}, {}})};
+        },
+    };
+  }
+
+  cast::sampler_actor::pointer self;
+  std::shared_ptr<stand_in> play;
+  unanswered<cast::tokens_drawn> kept;
+};
+
+} // namespace tropilla::testing
