@@ -55,7 +55,9 @@ struct stand_in_loader {
 
   cast::loader_actor::behavior_type behaviour() {
     return {
-        [](const cast::load_group& m) -> caf::result<cast::group_loaded> { return cast::group_loaded{m.group, {}}; },
+        [](const cast::load_group& m) -> caf::result<cast::group_loaded> {
+          return cast::group_loaded{m.group, {}};
+        },
         [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
         [](const cast::transfer_done&) {},
     };
@@ -68,7 +70,9 @@ struct stand_in_prefetcher {
 
   cast::prefetcher_actor::behavior_type behaviour() {
     return {
-        [](const cast::need_group& m) -> caf::result<cast::group_ready> { return cast::group_ready{m.group, {}, {}}; },
+        [](const cast::need_group& m) -> caf::result<cast::group_ready> {
+          return cast::group_ready{m.group, {}, {}};
+        },
         [](const cast::release_group&) {},
         [](const cast::begin_step&) {},
         [](const cast::abandon_step&) {},
@@ -168,8 +172,7 @@ private:
   std::shared_ptr<const weight_arrangement> weights_ = std::make_shared<weight_arrangement>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   cast::role<cast::sampler_actor> sampler_;
-  std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler_ =
-      std::make_shared<cast::role<cast::scheduler_actor>>();
+  std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler_ = std::make_shared<cast::role<cast::scheduler_actor>>();
   std::shared_ptr<cast::role<cast::compute_actor>> compute_ = std::make_shared<cast::role<cast::compute_actor>>();
   std::shared_ptr<cast::crew_on_duty> crew_ = std::make_shared<cast::crew_on_duty>();
   cast::role<cast::supervisor_actor> supervisor_;

@@ -8,8 +8,41 @@ Times are not looked at. Run by ctest (label scripts).
 import json
 import subprocess
 import sys
+import unittest
 
 import benchmarks
+
+sys.path.insert(0, str(benchmarks.ROOT / "bench"))
+sys.dont_write_bytecode = True
+
+import ablation  # noqa: E402
+
+
+class Arithmetic(unittest.TestCase):
+    def run_of(self, memory, seconds):
+        return {"peak_bytes": memory, "rss_peak_bytes": 2 * memory, "pss_bytes": 3 * memory, "elapsed_s": seconds,
+                "first_token_s": seconds / 2, "decode_tok_s": 1 / seconds, "weight_copies": 1, "page_faults": 0,
+                "prefill_load_s": 0, "prefill_compute_s": 0, "busy": False}
+
+    def test_a_change_is_the_median_of_the_rounds_changes(self):
+        rounds = [{"baseline": self.run_of(100, 10), "all": self.run_of(60, seconds)} for seconds in (9, 12, 5)]
+        row = ablation.summarise(rounds, "whole", "all", 120, 7.5)
+        self.assertAlmostEqual(row["memory_change"], -0.4)
+        self.assertAlmostEqual(row["time_change"], -0.1)
+        self.assertEqual([round(c, 3) for c in row["time_change_range"]], [-0.5, 0.2])
+        self.assertAlmostEqual(row["memory_change_to_whole"], -0.5)
+        self.assertEqual((row["peak_bytes"], row["resident_bytes"], row["elapsed_s"]), (60, 120, 9))
+        self.assertEqual(ablation.ranged(row, "time"), "\u221210% (\u221250% to +20%)")
+
+    def test_replicas_are_compared_by_what_they_do_not_share(self):
+        rounds = [{"baseline": self.run_of(100, 10), "sharing": self.run_of(60, 10)}]
+        self.assertEqual(ablation.summarise(rounds, "replicas", "sharing", 100, 7.5)["resident_bytes"], 180)
+
+    def test_tokens_are_the_same_in_all_rounds_or_not(self):
+        rounds = [{"baseline": {"tokens": [1, 2]}, "all": {"tokens": [1, 2]}}, {"baseline": {"tokens": [1, 2]}}]
+        self.assertTrue(ablation.same_tokens(rounds))
+        rounds[1]["baseline"]["tokens"] = [1, 3]
+        self.assertFalse(ablation.same_tokens(rounds))
 
 
 class Ablation(benchmarks.Benchmark):

@@ -15,6 +15,31 @@ import unittest
 
 import benchmarks
 
+sys.path.insert(0, str(benchmarks.ROOT / "bench"))
+sys.dont_write_bytecode = True
+
+import throughput  # noqa: E402
+
+
+class Arithmetic(unittest.TestCase):
+    def test_a_percentile_is_a_value_that_so_many_do_not_exceed(self):
+        values = [3, 1, 2, 5, 4, 6, 8, 7, 10, 9]
+        self.assertEqual([throughput.percentile(values, p) for p in (1, 50, 51, 95, 99, 100)], [1, 5, 6, 10, 10, 10])
+        self.assertEqual(throughput.percentile([7], 99), 7)
+
+    def test_a_request_waits_for_its_first_token_and_then_for_each(self):
+        answer = {"wall_s": 2, "requests": [{"failure": "", "submitted": 1, "times": [1.5, 1.75, 2.0]},
+                                            {"failure": "", "submitted": 0, "times": [0.25]}]}
+        found = throughput.figures(answer, [{"tokens": 3}, {"tokens": 1}])
+        self.assertEqual((found["requests_s"], found["tok_s"]), (1, 2))
+        self.assertEqual((found["first_all"], found["each_all"]), ([0.5, 0.25], [0.25]))
+        self.assertEqual((found["first"][50], found["first"][99]), (0.25, 0.5))
+
+    def test_a_reply_that_is_too_short_is_no_figure(self):
+        answer = {"wall_s": 2, "requests": [{"failure": "", "submitted": 1, "times": [1.5]}]}
+        with self.assertRaises(SystemExit):
+            throughput.figures(answer, [{"tokens": 2}])
+
 
 class Throughput(benchmarks.Benchmark):
     MARK = "throughput"

@@ -21,6 +21,16 @@ json record_of(std::size_t outputs) {
 
 } // namespace
 
+TEST_CASE("log-probabilities are those of the token that was drawn, and behind it of the likeliest") {
+  batch_request request;
+  request.options.logprobs = request.shown_logprobs = 2;
+  batch_output output{"a", {5}, {{{5, -1.5F}, {7, -0.25F}, {5, -1.5F}}, {{9, -2.0F}}}, finish_reason::length};
+  const json list = json::parse(result_record(request, std::vector{output}, {}, {})).at("logprobs");
+  CHECK(list == json::parse(R"([{"id": 5, "logprob": -1.5,
+                                 "top": [{"id": 7, "logprob": -0.25}, {"id": 5, "logprob": -1.5}]},
+                                {"id": 9, "logprob": -2.0, "top": []}])"));
+}
+
 TEST_CASE("one reply is a text, and several are lists") {
   const json one = record_of(1);
   CHECK(one.at("id") == "a");

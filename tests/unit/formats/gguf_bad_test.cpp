@@ -193,8 +193,11 @@ TEST_CASE("tensors of types that tropilla does not run are refused by name") {
     m.at("blk.0.attn_q.weight").type = number;
     check_refused(m, errc::unsupported, std::string(name) + "), which was ggml's once");
   }
-  m.at("blk.0.attn_q.weight").type = 26;
-  check_refused(m, errc::unsupported, "I32), which is no type of weights");
+  for (const auto& [number, name] : {std::pair{24U, "I8"}, std::pair{25U, "I16"}, std::pair{26U, "I32"},
+                                     std::pair{27U, "I64"}, std::pair{28U, "F64"}}) {
+    m.at("blk.0.attn_q.weight").type = number;
+    check_refused(m, errc::unsupported, "(" + std::string(name) + "), which is no type of weights");
+  }
   m.at("blk.0.attn_q.weight").type = 0xFFFFFFFF;
   check_refused(m, errc::unsupported, "4294967295");
 }
@@ -234,6 +237,7 @@ TEST_CASE("files of other kinds and versions are refused, each with its own sent
        std::initializer_list<std::pair<std::uint32_t, std::string_view>>{{1, "version 1"},
                                                                          {0, "version 0"},
                                                                          {4, "version 4"},
+                                                                         {0x00010001, "version 65537"},
                                                                          {0x03000000, "big-endian"},
                                                                          {0x02000000, "big-endian"}}) {
     std::memcpy(header.data() + 4, &version, sizeof(version));

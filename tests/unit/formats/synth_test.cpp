@@ -2,6 +2,7 @@
 #include "src/model/synth.hpp"
 
 #include "src/model/llama_config.hpp"
+#include "src/model/tokenizer.hpp"
 #include "tests/unit/formats/support.hpp"
 
 #include <catch2/catch.hpp>
@@ -80,6 +81,19 @@ TEST_CASE("weights are spread so that they keep the variance of what passes thro
     firsts.insert(values[w->columns * (w->rows - 1)]);
   }
   CHECK(firsts.size() == 6);
+}
+
+TEST_CASE("texts of any bytes come back from the vocabulary, whose prompts begin with BOS") {
+  const temporary_folder folder;
+  write_synthetic_model(folder / "m.gguf", {.shape = "mini"}, {});
+  const auto file = gguf_file::open(folder / "m.gguf");
+  const tokenizer tok(file);
+  CHECK(tok.add_bos());
+  std::string text = "a b, c";
+  for (int i = 0; i < 256; ++i) // in UTF-8, which has all bytes that a text can have
+    text += i < 128 ? std::string{static_cast<char>(i)}
+                    : std::string{static_cast<char>(0xC2 + (i - 128) / 64), static_cast<char>(0x80 + i % 64)};
+  CHECK(tok.decode(tok.encode(text)) == text);
 }
 
 TEST_CASE("the same seed gives the same file, another seed another") {

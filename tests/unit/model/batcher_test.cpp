@@ -286,6 +286,39 @@ TEST_CASE("a prompt that begins as another sequence did reuses its pages") {
   CHECK(same->ids() == expected(table_top::some_prompt(30), 1));
 }
 
+TEST_CASE("pages that a prompt shares with an active sequence are not asked for again when it is admitted") {
+  constexpr std::size_t prompt = 3 * kv_page_tokens + 1; // four pages, of which three are shared
+  table_top t(shape_of(4 * kv_page_tokens, prompt, 2, 6 * kv_page_tokens));
+  t.submit(1, prompt, tokens(5));
+  CHECK(t.step() == prompt);
+  t.draw();
+  const auto same = t.submit(2, prompt, tokens(1));
+  CHECK(t.step() == 1 + 1);
+  t.draw();
+  REQUIRE(same->end);
+  CHECK(same->end->reused_tokens == prompt - 1);
+}
+
+TEST_CASE("a step asks for as many of the likeliest logits as who needs most of them, and for all where one does") {
+  const auto asked_by = [](std::size_t first, std::size_t second) {
+    const auto at = [](std::size_t k) {
+      auto o = tokens(2);
+      o.sampling.temperature = 1;
+      o.sampling.top_k = k;
+      return o;
+    };
+    table_top t(shape_of(64, 16, 2, 128));
+    t.submit(1, table_top::some_prompt(3, 1), at(first));
+    t.submit(2, table_top::some_prompt(3, 50), at(second));
+    CHECK(t.step() == 6);
+    return t.work->likeliest;
+  };
+  CHECK(asked_by(5, 40) == 40);
+  CHECK(asked_by(40, 5) == 40);
+  CHECK(asked_by(0, 5) == 0);
+  CHECK(asked_by(5, 0) == 0);
+}
+
 TEST_CASE("sequences join and leave between steps, and share each with the prompts that arrive") {
   table_top t(shape_of(128, 16, 4, 512));
   const auto a = t.submit(1, table_top::some_prompt(10, 1), tokens(6));
@@ -526,6 +559,8 @@ TEST_CASE("when all fails, everybody is told") {
   CHECK(a->failure);
   CHECK(b->failure);
   CHECK(t.queue.idle());
+  CHECK(t.queue.step_at_hand() == nullptr); // whoever takes over computes nothing of it
+  CHECK(t.queue.next_step(t.now) == nullptr);
 }
 
 TEST_CASE("a reply does not depend on what else is in the batch, on chunks, on pages or on who leaves") {

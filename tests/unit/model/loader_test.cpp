@@ -2,6 +2,7 @@
 #include "src/io/packed_weights.hpp"
 #include "src/io/weight_loader.hpp"
 
+#include "tests/support/log_keeper.hpp"
 #include "tests/support/tiny_model.hpp"
 
 #include <catch2/catch.hpp>
@@ -74,6 +75,29 @@ TEST_CASE("a group gives the same bytes however it is cut into chunks") {
     CHECK(m.load(g, b, cut).empty());
     CHECK(a == b);
   }
+}
+
+TEST_CASE("a group that stays is told of at debug, and one that is streamed at trace") {
+  loaded_model m(testing::tiny_model(tensor_type::q4_1));
+  const auto said = [&](std::function<bool(std::size_t)> streams, log_level level) {
+    testing::log_keeper kept;
+    {
+      logs all({.sink = kept.sink(), .level = level});
+      weight_loader_setup setup;
+      setup.shape = loader_shape::for_model(m.layout, 1);
+      setup.keeps = std::move(streams);
+      setup.log = all.of(log_component::loader);
+      std::vector<std::byte> memory;
+      CHECK(m.load_with(setup, 1, memory).empty());
+    }
+    return kept.messages("loader", m.layout.groups[1].name + " is read for host:0").size();
+  };
+  const auto streamed = [](std::size_t) { return true; };
+  const auto stays = [](std::size_t) { return false; };
+  CHECK(said(stays, log_level::debug) == 1);
+  CHECK(said(nullptr, log_level::debug) == 1);
+  CHECK(said(streamed, log_level::debug) == 0);
+  CHECK(said(streamed, log_level::trace) == 1);
 }
 
 TEST_CASE("a NaN in a block's scale is an error that names the tensor") {

@@ -229,6 +229,7 @@ TEST_CASE("entries are listed with what they are, and removed") {
   CHECK_THAT(packed_cache::remove(folder.path, key_of(4)), Catch::Contains("is being built"));
   building = packed_refusal{};
   CHECK(packed_cache::list(folder.path).size() == 1); // the pipe
+  CHECK_THROWS_WITH(packed_cache::list(folder.path / "README"), Catch::Contains("Not a directory"));
 }
 
 TEST_CASE("keys are written and read as 32 digits") {

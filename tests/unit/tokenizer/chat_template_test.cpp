@@ -156,7 +156,8 @@ TEST_CASE("what looks special in a message stays text") {
 
 TEST_CASE("templates that are unknown or missing say what to do instead") {
   for (const std::string remedy : {"name llama3 or chatml", "a raw prompt"}) {
-    check_refused(with_template(smollm(), "{{ '[INST]' }}"), "", remedy);
+    for (const char* jinja : {"{{ '[INST]' }}", "{{ '<|im_start|>' }}", "{{ '<|im_end|>' }}", "{{ '<|eot_id|>' }}"})
+      check_refused(with_template(smollm(), jinja), "", remedy);
     check_refused(with_template(smollm(), ""), "", remedy);
     check_refused(recorded_vocabulary("smollm", "smollm"), "", remedy);
   }
