@@ -66,7 +66,8 @@ bool is_better(const weight_arrangement& a, const weight_arrangement& b, std::si
 
 std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget) {
   auto a = try_form(input, weight_form::whole, budget);
-  if (a->plan.ring_slots > 0) {
+  // Few groups may be too much for a budget and nothing that a ring could help with: the embedding and a layer.
+  if (a->plan.ring_slots > 0 || a->plan.total > a->budget) {
     auto tiled = try_form(input, weight_form::tiled, budget);
     if (is_better(*tiled, *a, budget))
       a = std::move(tiled);

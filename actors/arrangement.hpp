@@ -34,9 +34,12 @@ struct weight_arrangement {
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
     return to_group_alignment(layout.groups[group].bytes);
   }
-  /// Groups of the same index have the same contents in every form up to the norm; behind it only in the same one.
+  /// Groups of the same index have the same contents in every form up to the norm, and behind it in the same one. The
+  /// embedding is empty where its rows are gathered, also on a device whose head is elsewhere and has no tiles.
   [[nodiscard]] bool same_group(const weight_arrangement& other, std::size_t group) const {
-    return layout.tile_rows == other.layout.tile_rows || (group > 0 && group <= layout.norm_group());
+    if (group > layout.norm_group() && layout.tile_rows != other.layout.tile_rows)
+      return false;
+    return layout.groups[group].bytes == other.layout.groups[group].bytes;
   }
 };
 

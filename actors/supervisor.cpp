@@ -169,19 +169,33 @@ struct supervisor_state {
       suspend(changes.front().next);
   }
 
-  void go_on(const weights_suspended& then) {
+  void go_on(weights_suspended then) {
     const bool changed = !changes.empty() && changes.front().next == then.next;
-    const auto weights = changed ? then.next : with.crew->weights();
-    // A suspension that was overtaken by a change may answer for an arrangement that is no more.
-    const auto kept = then.next == weights ? then.kept : std::vector<lease>{};
-    hire(weights, kept);
-    const auto there = std::ranges::count_if(kept, [](const lease& l) { return static_cast<bool>(l); });
+    auto weights = changed ? then.next : with.crew->weights();
+    if (then.next != weights) // a suspension that was overtaken by a change
+      then.kept.clear();
+    std::optional<error> refusal;
+    try {
+      hire(weights, then.kept);
+    } catch (const error& e) {
+      if (!changed)
+        throw;
+      refusal = e;
+      with.log.warning("{}: the budget stays as it was: {}", with.device, e.what());
+      weights = with.crew->weights();
+      then.kept.clear();
+      hire(weights, {});
+    }
+    const auto there = std::ranges::count_if(then.kept, [](const lease& l) { return static_cast<bool>(l); });
     with.log.debug("{}: {} of {} weight groups are kept, the others are read", with.device, there,
                    weights->layout.groups.size());
-    tell(self, with.compute->get(), resume_weights{weights, with.crew->get().prefetcher, kept});
+    tell(self, with.compute->get(), resume_weights{weights, with.crew->get().prefetcher, std::move(then.kept)});
     if (!changed)
       return;
-    changes.front().promise.deliver(weights_changed{});
+    if (refusal)
+      changes.front().promise.deliver(to_caf(*refusal));
+    else
+      changes.front().promise.deliver(weights_changed{});
     changes.pop_front();
     if (!changes.empty())
       suspend(changes.front().next);

@@ -104,8 +104,7 @@ public:
     setup.progress = progress_;
     setup.hire = [this](const auto& weights, const auto&) {
       ++crews_hired;
-      CHECK(weights == crew_->weights());
-      if (refuse_crews)
+      if (refuse_crews || weights == refused)
         throw error(errc::over_budget, "there are no bytes for a crew");
       return hire();
     };
@@ -144,6 +143,11 @@ public:
     (void)cast::ask_role<cast::batch_state>(system_.get(), *scheduler_, cast::query_batch{});
   }
   void compute_something() { ++*progress_; }
+  void change(const std::shared_ptr<const weight_arrangement>& next) {
+    (void)cast::ask_role<cast::weights_changed>(system_.get(), supervisor_, cast::change_weights{next});
+    (void)cast::ask_role<cast::weights_resident>(system_.get(), *compute_, cast::await_weights{}); // it has resumed
+  }
+  [[nodiscard]] std::shared_ptr<const weight_arrangement> weights() const { return crew_->weights(); }
   cast::cast_health health() {
     return cast::ask_role<cast::cast_health>(system_.get(), supervisor_, cast::query_health{});
   }
@@ -152,6 +156,7 @@ public:
   std::shared_ptr<stand_in> computes = std::make_shared<stand_in>();
   std::atomic<std::size_t> samplers_hired = 0, crews_hired = 0, computes_hired = 0;
   std::atomic<bool> refuse_crews = false;
+  std::shared_ptr<const weight_arrangement> refused; ///< no crew is there for it
   std::string given_up;
 
 private:
@@ -242,4 +247,22 @@ TEST_CASE("a crew that can't be hired is given up, and the scheduler told why") 
   s.kill(s.compute(), [&] { return !s.health().down.empty(); });
   CHECK(s.health().down == std::vector<std::string>{"weight crew: there are no bytes for a crew"});
   CHECK(s.heard->down == std::vector<std::string>{"weight crew"});
+}
+
+TEST_CASE("other weights get another crew, and where there is none all is as it was") {
+  stage s;
+  const auto opened = s.weights();
+  const auto first = std::make_shared<weight_arrangement>(), second = std::make_shared<weight_arrangement>();
+  s.change(first);
+  CHECK(s.weights() == first);
+  CHECK(s.computes->resumed == 1);
+  s.refused = second;
+  CHECK_THROWS_WITH(s.change(second), "there are no bytes for a crew");
+  CHECK(s.weights() == first);
+  CHECK(s.computes->resumed == 2);
+  CHECK(s.crews_hired == 3);
+  CHECK(s.health().down.empty());
+  CHECK(s.health().restarts == 0);
+  s.change(opened);
+  CHECK(s.weights() == opened);
 }

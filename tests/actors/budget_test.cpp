@@ -1,0 +1,110 @@
+// Budgets that change at random on one of several devices while many replies are computed.
+#include "actors/reply_channel.hpp"
+#include "actors/runtime_impl.hpp"
+#include "tests/support/tiny_runtime.hpp"
+
+#include <catch2/catch.hpp>
+#include <random>
+#include <string>
+
+using namespace tropilla;
+
+namespace {
+
+constexpr std::size_t replies = 16;
+
+/// So many changes; TROPILLA_TEST_CHANGES=300 takes half a minute.
+std::size_t changes() {
+  const char* wanted = std::getenv("TROPILLA_TEST_CHANGES");
+  return wanted != nullptr ? std::stoul(wanted) : 12;
+}
+
+std::vector<token_id> read(reply_channel& channel) {
+  std::vector<token_id> ids;
+  while (const auto p = channel.next_piece())
+    if (p->id >= 0)
+      ids.push_back(p->id);
+  return ids;
+}
+
+std::shared_ptr<reply_channel> ask(runtime_access::parts& rt, std::size_t i) {
+  std::vector<token_id> prompt;
+  for (std::size_t n = 0; n < 3 + i; ++n)
+    prompt.push_back(static_cast<token_id>(1 + (n * 7 + i * 13) % 900));
+  generation_options o;
+  o.max_tokens = 10 + i;
+  o.ignore_eos = true;
+  o.sampling.temperature = i % 2 ? 0.7 : 0;
+  o.sampling.seed = i;
+  const auto channel = std::make_shared<reply_channel>();
+  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
+  return channel;
+}
+
+/// By device: bytes of a plan.
+std::vector<std::size_t> bytes_of(const plan_report& plan, const std::vector<device_budget>& devices) {
+  std::vector<std::size_t> out;
+  for (const auto& d : devices) {
+    out.push_back(0);
+    for (const auto& line : plan.lines)
+      out.back() += line.device == d.name ? line.bytes : 0;
+  }
+  return out;
+}
+
+} // namespace
+
+TEST_CASE("budgets that change on any device, in the middle of replies, change no text") {
+  const std::size_t devices = GENERATE(1, 2, 3);
+  const auto* const shape = GENERATE("mini", "mini-untied", "mini-vocabulary");
+  const bool cached = GENERATE(false, true);
+  INFO(devices << " devices"
+               << ", " << shape << (cached ? ", cached" : ""));
+  auto config = testing::tiny_config(1, 96);
+  config.model = testing::model_of_shape(shape, tensor_type::q4_0);
+  config.sequences = replies;
+  config.kv_tokens = replies * 64;
+  if (cached)
+    config.packed_cache = testing::scratch() / "packed-budgets";
+  for (std::size_t d = 0; d < devices; ++d)
+    config.devices.push_back({"host:" + std::to_string(d), 1});
+  const auto least = bytes_of(runtime::plan(config), config.devices);
+  for (auto& d : config.devices)
+    d.bytes = std::size_t{1} << 30;
+  const auto most = bytes_of(runtime::plan(config), config.devices);
+
+  runtime_access::parts rt(config, nullptr);
+  std::vector<std::vector<token_id>> expected;
+  for (std::size_t i = 0; i < replies; ++i)
+    expected.push_back(read(*ask(rt, i)));
+  std::mt19937 random(static_cast<std::mt19937::result_type>(devices * 2 + cached));
+  std::vector<std::shared_ptr<reply_channel>> running;
+  for (std::size_t i = 0; i < replies; ++i)
+    running.push_back(ask(rt, i));
+  const auto in_use_fits = [&] {
+    for (const auto& u : rt.ledger->usage())
+      CHECK(u.in_use <= u.budget);
+  };
+  for (std::size_t n = 0; n < changes(); ++n) {
+    const std::size_t d = random() % devices;
+    const std::size_t budget = random() % 5 == 0 ? least[d] : least[d] + random() % (most[d] - least[d] + 4096);
+    INFO("change " << n << ": " << config.devices[d].name << " gets " << budget << " of " << least[d] << " to "
+                   << most[d]);
+    CHECK_NOTHROW(rt.set_budget(budget, config.devices[d].name));
+    CHECK(rt.ledger->usage(config.devices[d].name).budget == budget);
+    in_use_fits();
+    const std::size_t i = random() % replies;
+    CHECK(read(*running[i]) == expected[i]);
+    running[i] = ask(rt, i);
+  }
+  for (std::size_t i = 0; i < replies; ++i)
+    CHECK(read(*running[i]) == expected[i]);
+  in_use_fits();
+}
+
+TEST_CASE("what a device needs at the least leaves the embedding in the file, also with a single layer") {
+  auto config = testing::tiny_config(1, 96);
+  config.model = testing::model_of_shape("mini-vocabulary", tensor_type::q4_0);
+  config.devices = {{"host:0", 1}, {"host:1", 1}, {"host:2", 1}, {"host:3", 1}};
+  CHECK_THAT(runtime::plan(config).residency, Catch::StartsWith("GR "));
+}
