@@ -112,13 +112,13 @@ TEST_CASE("the shapes have the parameters that were published") {
     const std::size_t layer = s.width * (2 * s.heads * s.head_size + 2 * kv + 3 * s.ffn_width + 2);
     return s.layers * layer + (s.tied ? 1 : 2) * s.vocabulary * s.width + s.width;
   };
-  REQUIRE(model_shapes().size() == 6);
-  CHECK(model_shapes()[3].name == "llama-3.2-1b");
-  CHECK(parameters(model_shapes()[3]) == 1235814400);
-  CHECK(model_shapes()[4].name == "llama-3.2-3b");
-  CHECK(parameters(model_shapes()[4]) == 3212749824);
-  CHECK(model_shapes()[5].name == "llama-3-8b");
-  CHECK(parameters(model_shapes()[5]) == 8030261248);
+  REQUIRE(model_shapes().size() == 7);
+  CHECK(model_shapes()[4].name == "llama-3.2-1b");
+  CHECK(parameters(model_shapes()[4]) == 1235814400);
+  CHECK(model_shapes()[5].name == "llama-3.2-3b");
+  CHECK(parameters(model_shapes()[5]) == 3212749824);
+  CHECK(model_shapes()[6].name == "llama-3-8b");
+  CHECK(parameters(model_shapes()[6]) == 8030261248);
 }
 
 TEST_CASE("rows that are no whole blocks fall back as llama.cpp's do") {
