@@ -4,7 +4,7 @@
 #include "actors/messages.hpp"
 #include "tropilla/actors.hpp"
 
-#include <deque>
+#include <vector>
 
 namespace tropilla::cast {
 namespace {
@@ -39,6 +39,22 @@ error from_caf(const caf::error& e) {
           static_cast<remedy>(e.context().get_as<std::uint8_t>(1))};
 }
 
+error error_of(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::bad_alloc&) {
+    return {errc::over_budget,
+            "the system refused memory, though the budget is not exceeded; close something else that "
+            "takes memory, or raise the limit of this process"};
+  } catch (const error& e) {
+    return e;
+  } catch (const std::exception& e) {
+    return {errc::internal, e.what()};
+  } catch (...) {
+    return {errc::internal, "something was thrown that is no exception"};
+  }
+}
+
 std::string render(const caf::error& reason) {
   return is_gone(reason) ? caf::to_string(reason) : std::string(from_caf(reason).what());
 }
@@ -47,37 +63,42 @@ std::string render(const caf::error& reason) {
 
 struct conductor::impl final : caf::execution_unit {
   // Actors that go on and on (somebody floods them) are the scheduler's, so that the thread gets back to its own work.
-  static constexpr int most_turns = 64;
+  static constexpr std::size_t most_turns = 64;
   static constexpr std::size_t messages_per_turn = 16;
 
-  explicit impl(caf::actor_system& system) : caf::execution_unit(&system) {}
+  explicit impl(caf::actor_system& system) : caf::execution_unit(&system) {
+    ready.reserve(2 * most_turns); // whoever is in the middle of a message can't be told that there is no memory
+  }
 
-  void exec_later(caf::resumable* r) override { ready.push_back(r); }
+  void exec_later(caf::resumable* r) override {
+    if (ready.size() < ready.capacity())
+      ready.push_back(r);
+    else
+      system().scheduler().enqueue(r);
+  }
 
   void run() {
-    for (int turn = 0; !ready.empty(); ++turn) {
-      caf::resumable* const r = ready.front();
-      ready.pop_front();
-      if (turn >= most_turns) {
+    for (std::size_t turn = 0; turn < ready.size(); ++turn) {
+      caf::resumable* const r = ready[turn];
+      if (turn >= most_turns)
         system().scheduler().enqueue(r);
-        continue;
-      }
-      if (r->resume(this, messages_per_turn) == caf::resumable::resume_later)
-        ready.push_back(r);
+      else if (r->resume(this, messages_per_turn) == caf::resumable::resume_later)
+        exec_later(r);
       else
         caf::intrusive_ptr_release(r);
     }
+    ready.clear();
   }
 
-  std::deque<caf::resumable*> ready; ///< each holds a reference
+  std::vector<caf::resumable*> ready; ///< each holds a reference; those before the turn's have had it
 };
 
 conductor::conductor(caf::actor_system& system) : impl_(std::make_unique<impl>(system)) {}
 
-void conductor::send(const caf::strong_actor_ptr& to, caf::message m) {
+void conductor::send(const caf::strong_actor_ptr& to, const caf::message& m) {
   if (!to)
     return;
-  to->enqueue(nullptr, caf::make_message_id(), std::move(m), impl_.get());
+  insist([&] { to->enqueue(nullptr, caf::make_message_id(), m, impl_.get()); });
   impl_->run();
 }
 
@@ -85,7 +106,7 @@ void conductor::send(const caf::strong_actor_ptr& to, caf::message m) {
 
 struct conductor::impl {};
 conductor::conductor(caf::actor_system&) {}
-void conductor::send(const caf::strong_actor_ptr&, caf::message) {}
+void conductor::send(const caf::strong_actor_ptr&, const caf::message&) {}
 
 #endif
 

@@ -9,11 +9,14 @@
 #include "tropilla/typed_actor.hpp"
 
 #include <chrono>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -21,26 +24,48 @@
 namespace tropilla::cast {
 
 using tropilla::send_exit;
-using tropilla::tell_from_outside;
 using tropilla::typed_actor;
 
-/// Sends a question and returns what `.then(on_answer, on_error)` is called on. No timeout unless given.
+/// Does what must not be left undone, though it needs a little memory: an answer that others wait for, the end of an
+/// actor. Where the system refuses memory it tries again for a second, then throws `std::bad_alloc` as `f` does. `f`
+/// may be called again after it threw. Any thread.
+template <class F>
+auto insist(const F& f) {
+  for (std::chrono::milliseconds pause{1}, waited{0};; waited += pause) {
+    try {
+      return f();
+    } catch (const std::bad_alloc&) {
+      if (waited >= std::chrono::seconds(1))
+        throw;
+    }
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+/// As `tropilla::tell_from_outside`, and insists on it.
+template <class Handle, class Message>
+void tell_from_outside(const Handle& to, const Message& m) {
+  insist([&] { tropilla::tell_from_outside(to, Message(m)); });
+}
+
+/// Sends a question, insisting on it, and returns what `.then(on_answer, on_error)` is called on. No timeout unless
+/// given. Here and below a message keeps what it has where sending it throws: memory is asked for first.
 template <class Self, class Handle, class Message>
 auto ask(Self* self, const Handle& to, Message&& m) {
 #if CAF_MAJOR_VERSION < 1
-  return self->request(to, caf::infinite, std::forward<Message>(m));
+  return insist([&] { return self->request(to, caf::infinite, std::forward<Message>(m)); });
 #else
-  return self->mail(std::forward<Message>(m)).request(to, caf::infinite);
+  return insist([&] { return self->mail(std::forward<Message>(m)).request(to, caf::infinite); });
 #endif
 }
 
-/// Sends a notice from an actor.
+/// Sends a notice from an actor, insisting on it.
 template <class Self, class Handle, class Message>
 void tell(Self* self, const Handle& to, Message&& m) {
 #if CAF_MAJOR_VERSION < 1
-  self->send(to, std::forward<Message>(m));
+  insist([&] { self->send(to, std::forward<Message>(m)); });
 #else
-  self->mail(std::forward<Message>(m)).send(to);
+  insist([&] { self->mail(std::forward<Message>(m)).send(to); });
 #endif
 }
 
@@ -62,18 +87,18 @@ public:
   explicit conductor(caf::actor_system& system);
   ~conductor();
 
-  /// Sends a notice, and runs what follows from it here.
+  /// Sends a notice, insisting on it, and runs what follows from it here.
   template <class Handle, class Message>
-  void tell(const Handle& to, Message&& m) {
+  void tell(const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-    send(caf::actor_cast<caf::strong_actor_ptr>(to), caf::make_message(std::forward<Message>(m)));
+    send(caf::actor_cast<caf::strong_actor_ptr>(to), insist([&] { return caf::make_message(m); }));
 #else
-    tell_from_outside(to, std::forward<Message>(m));
+    tell_from_outside(to, m);
 #endif
   }
 
 private:
-  void send(const caf::strong_actor_ptr& to, caf::message m);
+  void send(const caf::strong_actor_ptr& to, const caf::message& m);
   struct impl;
   std::unique_ptr<impl> impl_;
 };
@@ -83,10 +108,48 @@ private:
 [[nodiscard]] error from_caf(const caf::error& e);
 /// No answer of an actor, but the news that it has ended.
 [[nodiscard]] bool is_gone(const caf::error& e);
-/// What an actor that ends answers to what it had not answered yet: CAF 0.17 would leave those who asked waiting.
+/// What an actor that ends answers to what it had not answered yet.
 [[nodiscard]] inline caf::error gone() {
   return caf::sec::request_receiver_down;
 }
+
+/// An answer that an actor owes, to the message at hand. Whoever asked hears that the actor is gone where it is never
+/// given: because its state ended, or because an exception passed. CAF 0.17 would leave them waiting.
+template <class Answer>
+class owed {
+public:
+  /// @pre in a handler of `self`'s, and the only one for its message
+  template <class Self>
+  explicit owed(Self* self) : promise_(self->template make_response_promise<Answer>()) {}
+  owed(owed&&) noexcept = default;
+  owed& operator=(owed&& other) noexcept {
+    withdraw();
+    promise_ = std::move(other.promise_);
+    return *this;
+  }
+  ~owed() { withdraw(); }
+
+  /// What the handler returns.
+  [[nodiscard]] caf::typed_response_promise<Answer> later() const { return promise_; }
+  /// Once.
+  void give(const Answer& answer) {
+    insist([&] { promise_.deliver(Answer(answer)); });
+  }
+  void give(const caf::error& failure) {
+    insist([&] { promise_.deliver(caf::error(failure)); });
+  }
+
+private:
+  void withdraw() noexcept {
+    try {
+      if (promise_.pending())
+        give(gone());
+    } catch (...) { // no memory for a second: there is nothing left to try
+    }
+  }
+
+  caf::typed_response_promise<Answer> promise_;
+};
 
 /// Thrown by `ask_and_wait` when whoever was asked has ended.
 class member_gone : public error {
@@ -97,8 +160,14 @@ public:
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
 
+/// What was thrown: over_budget where the system refused memory, else internal.
+[[nodiscard]] error error_of(const std::exception_ptr& thrown);
+
 /// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
 /// it holds (leases first) goes back even while handles to the actor live on.
+///
+/// An exception in a handler ends the actor, whose supervisor replaces it: whoever waits for an answer to the message
+/// at hand hears that the actor is gone. A state whose work outlives it has `broken_off(error)`, which is called then.
 template <class Handle, class State>
 class hosted final : public Handle::base {
 public:
@@ -108,7 +177,11 @@ public:
   explicit hosted(caf::actor_config& config, Ts&&... arguments)
       : super(config), make_([this, args = std::make_tuple(std::forward<Ts>(arguments)...)]() mutable {
           return std::apply([this](auto&... as) { return std::make_unique<State>(this, std::move(as)...); }, args);
-        }) {}
+        }) {
+    // CAF would print it to standard output, and answer nobody.
+    this->set_exception_handler(
+        [this](caf::scheduled_actor*, std::exception_ptr& thrown) { return break_off(thrown); });
+  }
 
   const char* name() const override { return State::actor_name; }
 
@@ -124,6 +197,25 @@ public:
   }
 
 private:
+  caf::error break_off(const std::exception_ptr& thrown) {
+    const error why = insist([&] { return error_of(thrown); });
+    if constexpr (requires(State & s) { s.broken_off(why); })
+      if (state_)
+        state_->broken_off(why);
+#if CAF_MAJOR_VERSION < 1
+    // Where the handler owes the answer, the message has no sender any more.
+    const auto* const at_hand = this->current_mailbox_element();
+    if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request()) {
+      const auto asked = at_hand->mid.integer_value() & ~caf::message_id::answered_flag_mask;
+      insist([&] {
+        at_hand->sender->enqueue(this->ctrl(), caf::make_message_id(asked).response_id(), caf::make_message(gone()),
+                                 this->context());
+      });
+    }
+#endif
+    return insist([&] { return to_caf(why); });
+  }
+
   std::function<std::unique_ptr<State>()> make_;
   std::unique_ptr<State> state_;
 };
@@ -137,7 +229,7 @@ Handle spawn(caf::actor_system& system, Ts&&... arguments) {
 /// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.
 template <class Answer, class Handle, class Message>
 Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
-  caf::scoped_actor self{system};
+  const auto self = insist([&] { return caf::scoped_actor{system}; });
   std::optional<Answer> answer;
   std::optional<error> failure;
   bool gone = false;
@@ -163,9 +255,11 @@ template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)
     return;
-  caf::scoped_actor self{system};
-  send_exit(to);
-  self->wait_for(to);
+  insist([&] {
+    caf::scoped_actor self{system};
+    send_exit(to);
+    self->wait_for(to);
+  });
 }
 
 /// Calls `f` once `of` ended (at once when it had ended already), on a thread of the actor system: it must be quick and

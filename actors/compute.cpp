@@ -50,27 +50,15 @@ struct compute_state {
     follow(with.weights, std::exchange(with.kept, {}));
   }
 
-  ~compute_state() {
-    if (promise)
-      promise->deliver(gone());
-    for (auto& s : in_line)
-      s.promise.deliver(gone());
-    for (auto& p : awaiting)
-      p.deliver(gone());
-    for (auto& p : sharing)
-      p.deliver(gone());
-    for (auto& s : suspensions)
-      s.promise.deliver(gone());
-  }
-
   compute_actor::behavior_type behaviour() {
     need_groups();
     return {
         [this](const run_step& m) -> caf::result<step_computed> {
-          auto wanted = self->make_response_promise<step_computed>();
-          in_line.push_back({m, wanted});
+          owed<step_computed> wanted(self);
+          const auto later = wanted.later();
+          in_line.push_back({m, std::move(wanted)});
           begin_next();
-          return wanted;
+          return later;
         },
         [this](const segment_done& m) {
           busy = false;
@@ -81,24 +69,23 @@ struct compute_state {
             advance();
         },
         [this](const await_weights&) -> caf::result<weights_resident> {
-          auto waiting = self->make_response_promise<weights_resident>();
-          awaiting.push_back(waiting);
+          const auto later = awaiting.emplace_back(self).later();
           need_groups(); // what failed before is tried again
           answer_awaiting();
-          return waiting;
+          return later;
         },
         [this](const share_weights&) -> caf::result<weights_shared> {
-          auto waiting = self->make_response_promise<weights_shared>();
-          sharing.push_back(waiting);
+          const auto later = sharing.emplace_back(self).later();
           need_groups();
           answer_awaiting();
-          return waiting;
+          return later;
         },
         [this](const suspend_weights& m) -> caf::result<weights_suspended> {
-          auto waiting = self->make_response_promise<weights_suspended>();
-          suspensions.push_back({m.next, waiting});
+          owed<weights_suspended> wanted(self);
+          const auto later = wanted.later();
+          suspensions.push_back({m.next, std::move(wanted)});
           (void)suspend_if_wanted();
-          return waiting;
+          return later;
         },
         [this](const resume_weights& m) { resume(m); },
     };
@@ -165,9 +152,9 @@ struct compute_state {
     if (current && !failure)
       failure = why;
     for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.deliver(to_caf(why));
+      waiting.give(to_caf(why));
     for (auto& waiting : std::exchange(sharing, {}))
-      waiting.deliver(to_caf(why));
+      waiting.give(to_caf(why));
     advance();
   }
 
@@ -176,13 +163,13 @@ struct compute_state {
       if (!there[g] && !weights->arrangement->streams(g))
         return;
     for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.deliver(weights_resident{});
+      waiting.give(weights_resident{});
     for (auto& waiting : std::exchange(sharing, {})) {
       weights_shared answer{weights->arrangement, weights->leases};
       for (std::size_t g = 0; g < answer.leases.size(); ++g)
         if (weights->arrangement->streams(g))
           answer.leases[g].reset();
-      waiting.deliver(std::move(answer));
+      waiting.give(answer);
     }
   }
 
@@ -216,7 +203,7 @@ struct compute_state {
       return false;
     if (suspended) { // by a supervisor that ended, with the leases that it got
       for (auto& s : std::exchange(suspensions, {}))
-        s.promise.deliver(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
+        s.promise.give(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
       return true;
     }
     auto it = std::find_if(suspensions.begin(), suspensions.end(),
@@ -230,7 +217,7 @@ struct compute_state {
     const weights_suspended answer{wanted, leases_for(*wanted)};
     std::erase_if(suspensions, [&](suspension& s) { // also a supervisor that followed one that ended
       if (s.next == wanted)
-        s.promise.deliver(answer);
+        s.promise.give(answer);
       return s.next == wanted;
     });
     return true;
@@ -343,7 +330,7 @@ struct compute_state {
       const step_computed answer = computed();
       with.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", with.dev->name(),
                      current->ids.size(), current->sequences.size(), times.compute);
-      return settle([&](auto& p) { p.deliver(answer); });
+      return settle([&](auto& p) { p.give(answer); });
     }
     if (failure)
       return give_up(*failure);
@@ -364,7 +351,7 @@ struct compute_state {
                  "{}: a step of {} tokens is given up: {}", with.dev->name(), current->ids.size(), why.what());
     drop_streamed();
     tell(self, with.prefetcher, abandon_step{});
-    settle([&](auto& p) { p.deliver(to_caf(why)); });
+    settle([&](auto& p) { p.give(to_caf(why)); });
   }
 
   /// A buffer's first values where the processor reads them: where they are, or copied. `copy` has room for `most`.
@@ -411,10 +398,10 @@ struct compute_state {
               settle([&](auto& p) {
                 step_computed all = m;
                 all.times = {times.compute + m.times.compute, m.times.load + load_since_last()};
-                p.deliver(all);
+                p.give(all);
               });
             },
-            [this](const caf::error& e) { settle([&](auto& p) { p.deliver(e); }); });
+            [this](const caf::error& e) { settle([&](auto& p) { p.give(e); }); });
   }
 
   const float* hidden_rows() {
@@ -493,24 +480,24 @@ struct compute_state {
   std::vector<bool> asked; ///< by group: an answer is on its way
   std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
   std::size_t steps = 0;   ///< that ended
-  std::vector<caf::typed_response_promise<weights_resident>> awaiting;
-  std::vector<caf::typed_response_promise<weights_shared>> sharing;
+  std::vector<owed<weights_resident>> awaiting;
+  std::vector<owed<weights_shared>> sharing;
 
   struct suspension {
     std::shared_ptr<const weight_arrangement> next;
-    caf::typed_response_promise<weights_suspended> promise;
+    owed<weights_suspended> promise;
   };
   std::vector<suspension> suspensions;
   bool suspended = false;
 
   struct step_in_line {
     run_step asked;
-    caf::typed_response_promise<step_computed> promise;
+    owed<step_computed> promise;
   };
   std::deque<step_in_line> in_line;
   std::shared_ptr<const step> current;
   std::shared_ptr<step> last_bound; ///< current, or to be used again
-  std::optional<caf::typed_response_promise<step_computed>> promise;
+  std::optional<owed<step_computed>> promise;
   std::optional<error> failure;  ///< of the current step
   const float* hidden = nullptr; ///< of the device before
   const device* hidden_on = nullptr;

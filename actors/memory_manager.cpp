@@ -12,7 +12,7 @@ struct memory_manager_state {
   using clock = std::chrono::steady_clock;
 
   struct pending_request {
-    caf::typed_response_promise<memory_granted> promise;
+    owed<memory_granted> promise;
     std::uint64_t ticket = 0;
     clock::time_point waits_since{}; ///< where the log wants to know
   };
@@ -37,8 +37,9 @@ struct memory_manager_state {
   /// The ledger may answer on any thread, so its answer comes back as a message: a promise belongs to its actor.
   caf::typed_response_promise<memory_granted> acquire(const memory_request& request) {
     const auto id = next_id++;
-    auto promise = self->make_response_promise<memory_granted>();
-    pending.emplace(id, pending_request{promise, {}});
+    owed<memory_granted> promise(self);
+    auto later = promise.later();
+    pending.emplace(id, pending_request{std::move(promise)});
     const memory_manager_actor me = self;
     const auto answered = std::make_shared<std::atomic<bool>>(false);
     pending.at(id).ticket = ledger->acquire(request, [me, id, answered](arbiter::grant answer) {
@@ -52,7 +53,7 @@ struct memory_manager_state {
     });
     if (!*answered && log.wants(log_level::debug))
       log_wait(request, pending.at(id));
-    return promise;
+    return later;
   }
 
   void log_wait(const memory_request& request, pending_request& p) {
@@ -73,9 +74,9 @@ struct memory_manager_state {
     if (!m.granted)
       log.warning("{}", m.refused);
     if (m.granted)
-      it->second.promise.deliver(memory_granted{m.granted});
+      it->second.promise.give(memory_granted{m.granted});
     else
-      it->second.promise.deliver(to_caf(error(errc::over_budget, m.refused)));
+      it->second.promise.give(to_caf(error(errc::over_budget, m.refused)));
     pending.erase(it);
   }
 

@@ -23,7 +23,7 @@ struct prefetcher_state {
     lease weights; ///< of a group that stays
     bool ready = false;
     bool asked = false; ///< of the loader
-    std::vector<caf::typed_response_promise<group_ready>> waiting;
+    std::vector<owed<group_ready>> waiting;
   };
 
   /// Of the ring. A slot is filled, handed out, and free again when compute says so.
@@ -68,13 +68,14 @@ struct prefetcher_state {
   }
 
   caf::typed_response_promise<group_ready> need(std::size_t index) {
-    auto promise = self->make_response_promise<group_ready>();
+    owed<group_ready> promise(self);
+    auto later = promise.later();
     auto& g = groups[index];
     if (g.ready) {
       deliver(promise, index);
-      return promise;
+      return later;
     }
-    g.waiting.push_back(promise);
+    g.waiting.push_back(std::move(promise));
     if (with.weights->streams(index)) {
       for (; slots_refused > 0; --slots_refused)
         add_slot();
@@ -84,18 +85,18 @@ struct prefetcher_state {
       staying.push_back(index); // it failed before: once more
       fetch_staying();
     }
-    return promise;
+    return later;
   }
 
-  void deliver(caf::typed_response_promise<group_ready>& promise, std::size_t index) {
+  void deliver(owed<group_ready>& promise, std::size_t index) {
     if (with.weights->streams(index)) {
       const auto s = slot_of(index);
       if (!s->held)
         s->delivered = depth_clock::now();
       s->held = true;
-      promise.deliver(group_ready{index, slot_of(index)->memory, event{}});
+      promise.give(group_ready{index, slot_of(index)->memory, event{}});
     } else {
-      promise.deliver(group_ready{index, groups[index].weights, event{}});
+      promise.give(group_ready{index, groups[index].weights, event{}});
     }
   }
 
@@ -153,7 +154,7 @@ struct prefetcher_state {
     g.ready = !failure;
     for (auto& promise : std::exchange(g.waiting, {})) {
       if (failure)
-        promise.deliver(to_caf(*failure));
+        promise.give(to_caf(*failure));
       else
         deliver(promise, index);
     }
@@ -298,7 +299,7 @@ struct prefetcher_state {
     const error why(errc::cancelled, "the step was given up");
     for (const auto g : circle)
       for (auto& promise : std::exchange(groups[g].waiting, {}))
-        promise.deliver(to_caf(why));
+        promise.give(to_caf(why));
     start_over(0, true);
   }
 
@@ -342,11 +343,11 @@ struct prefetcher_state {
   // -- the rest ----
 
   caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) const {
-    auto promise = self->make_response_promise<rows_gathered>();
+    const auto promise = std::make_shared<owed<rows_gathered>>(self);
     ask(self, with.loader, m)
-        .then([promise](const rows_gathered& done) mutable { promise.deliver(done); },
-              [promise](caf::error& e) mutable { promise.deliver(std::move(e)); });
-    return promise;
+        .then([promise](const rows_gathered& done) { promise->give(done); },
+              [promise](const caf::error& e) { promise->give(e); });
+    return promise->later();
   }
 
   prefetcher_actor::pointer self;

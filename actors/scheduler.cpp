@@ -61,6 +61,11 @@ struct scheduler_state {
     };
   }
 
+  /// Where the batcher stopped in the middle nobody knows.
+  void broken_off(const error& why) {
+    insist([&] { queue.fail_all(why); });
+  }
+
   void watch_supervisors() {
     for (const auto& s : with.supervisors)
       if (const auto supervisor = s.get())

@@ -18,11 +18,6 @@ struct supervisor_state {
 
   supervisor_state(supervisor_actor::pointer s, supervisor_setup setup) : self(s), with(std::move(setup)) {}
 
-  ~supervisor_state() {
-    for (auto& c : changes)
-      c.promise.deliver(gone());
-  }
-
   supervisor_actor::behavior_type behaviour() {
     for (const auto& m : with.members)
       watch(m, m.get());
@@ -111,11 +106,12 @@ struct supervisor_state {
   }
 
   caf::typed_response_promise<weights_changed> change(std::shared_ptr<const weight_arrangement> next) {
-    auto promise = self->make_response_promise<weights_changed>();
-    changes.push_back({std::move(next), promise});
+    owed<weights_changed> promise(self);
+    auto later = promise.later();
+    changes.push_back({std::move(next), std::move(promise)});
     if (changes.size() == 1 && !rebuilding)
       suspend(changes.front().next);
-    return promise;
+    return later;
   }
 
   void suspend(const std::shared_ptr<const weight_arrangement>& next) {
@@ -151,7 +147,7 @@ struct supervisor_state {
     } catch (const error& e) {
       report("weight crew", e.what());
       for (auto& c : std::exchange(changes, {}))
-        c.promise.deliver(to_caf(e));
+        c.promise.give(to_caf(e));
     }
   }
 
@@ -193,9 +189,9 @@ struct supervisor_state {
     if (!changed)
       return;
     if (refusal)
-      changes.front().promise.deliver(to_caf(*refusal));
+      changes.front().promise.give(to_caf(*refusal));
     else
-      changes.front().promise.deliver(weights_changed{});
+      changes.front().promise.give(weights_changed{});
     changes.pop_front();
     if (!changes.empty())
       suspend(changes.front().next);
@@ -203,7 +199,7 @@ struct supervisor_state {
 
   struct change_in_line {
     std::shared_ptr<const weight_arrangement> next;
-    caf::typed_response_promise<weights_changed> promise;
+    owed<weights_changed> promise;
   };
 
   supervisor_actor::pointer self;

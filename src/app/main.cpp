@@ -1,12 +1,16 @@
 // The program: sets the process up, then hands over to the commands.
 #include "src/app/command.hpp"
 
+#include <chrono>
 #include <clocale>
 #include <csignal>
 #include <cstring>
 #include <exception>
 #include <fmt/format.h>
 #include <langinfo.h>
+#include <new>
+#include <thread>
+#include <utility>
 
 namespace {
 
@@ -17,10 +21,27 @@ void choose_locale() {
     std::setlocale(LC_CTYPE, "C.UTF-8");
 }
 
+/// What `new` calls where the system refuses memory: tries again for a second, for others may give some back; then, and
+/// as long as it goes on like that, `std::bad_alloc` is thrown. Libraries that are not made for that are spared most of
+/// it.
+void wait_for_memory() {
+  using clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds patience{1};
+  constexpr std::chrono::milliseconds pause{1};
+  thread_local clock::time_point began, last;
+  const auto now = clock::now();
+  if (now - std::exchange(last, now) > 50 * pause)
+    began = now; // another allocation, after others that succeeded
+  if (now - began > patience)
+    throw std::bad_alloc();
+  std::this_thread::sleep_for(pause);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
   const tropilla::app::process_clock clock;
+  std::set_new_handler(wait_for_memory);
   try {
     choose_locale();
     std::signal(SIGPIPE, SIG_IGN); // writes report it, and the command ends in order

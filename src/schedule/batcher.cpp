@@ -69,9 +69,11 @@ void batcher::cancel(request_id id, clock::time_point now) {
 
 void batcher::fail_all(const error& why) {
   log_.all_failed(requests_.size(), why);
-  for (auto& [id, r] : std::exchange(requests_, {})) {
+  while (!requests_.empty()) { // one after another, so that who is called again goes on where memory was refused
+    const auto r = requests_.begin()->second;
     r->outputs.clear(); // they refer to each other
     r->request.sink->failed(why);
+    requests_.erase(requests_.begin());
   }
   for (const auto& s : active_)
     pages_.release(s->path);

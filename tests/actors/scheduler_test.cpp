@@ -5,6 +5,7 @@
 #include "tests/support/tiny_model.hpp"
 
 #include <catch2/catch.hpp>
+#include <future>
 
 using namespace tropilla;
 using testing::stand_in;
@@ -55,16 +56,19 @@ public:
   }
   /// A reply of two tokens.
   std::shared_ptr<reply_channel> ask() {
+    auto channel = std::make_shared<reply_channel>();
+    ask(channel);
+    return channel;
+  }
+  void ask(const std::shared_ptr<reply_sink>& sink) {
     sequence_request r;
     r.id = ++last_id_;
     r.prompt = {1, 2, 3};
     r.options.max_tokens = 2;
     r.options.ignore_eos = true;
-    const auto channel = std::make_shared<reply_channel>();
-    r.sink = channel;
+    r.sink = sink;
     r.abandoned = std::make_shared<std::atomic<bool>>(false);
     (void)cast::ask_role<cast::request_accepted>(system_.get(), scheduler_, cast::submit_request{std::move(r)});
-    return channel;
   }
 
 private:
@@ -152,4 +156,21 @@ TEST_CASE("a member that is not replaced any more fails what is there and what c
   CHECK_THROWS_WITH(tokens_of(*reply), "the sampler ended unexpectedly (out of breath); open the runtime again");
   s.tell(cast::member_down{"compute", "later"}); // the first reason stays
   CHECK_THROWS_WITH(s.ask(), "the sampler ended unexpectedly (out of breath); open the runtime again");
+}
+
+TEST_CASE("where memory is refused in the middle of the batch every reply fails, for nobody knows how far it came") {
+  struct refused_sink final : reply_sink {
+    client_wants token(piece) override { throw std::bad_alloc(); }
+    void logits(std::size_t, std::size_t, std::span<const float>) override {}
+    void finished(const generation_statistics&) override {}
+    void failed(const error& why) override { failure.set_value(why); }
+    std::promise<error> failure;
+  };
+  const auto sink = std::make_shared<refused_sink>();
+  const auto computes = answering();
+  stage s(computes, answering());
+  s.ask(sink);
+  const auto failure = sink->failure.get_future().get();
+  CHECK(failure.code() == errc::over_budget);
+  CHECK_THAT(failure.what(), Catch::StartsWith("the system refused memory"));
 }

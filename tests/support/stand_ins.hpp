@@ -24,23 +24,6 @@ struct stand_in {
   }
 };
 
-/// Keeps questions that it does not answer, and answers them when it ends as the cast does.
-template <class Answer>
-class unanswered {
-public:
-  ~unanswered() {
-    for (auto& p : promises_)
-      p.deliver(cast::gone());
-  }
-  caf::typed_response_promise<Answer> keep(caf::typed_response_promise<Answer> p) {
-    promises_.push_back(p);
-    return p;
-  }
-
-private:
-  std::vector<caf::typed_response_promise<Answer>> promises_;
-};
-
 struct stand_in_compute {
   static constexpr const char* actor_name = "compute";
   stand_in_compute(cast::compute_actor::pointer s, std::shared_ptr<stand_in> of) : self(s), play(std::move(of)) {}
@@ -50,7 +33,7 @@ struct stand_in_compute {
         [this](const cast::run_step& m) -> caf::result<cast::step_computed> {
           play->count();
           if (!play->answers)
-            return kept.keep(self->make_response_promise<cast::step_computed>());
+            return kept.emplace_back(self).later();
           logits.assign(m.work->logit_rows.size() * vocabulary, 0);
           cast::step_computed out;
           out.logits = logits.data();
@@ -71,7 +54,7 @@ struct stand_in_compute {
   cast::compute_actor::pointer self;
   std::shared_ptr<stand_in> play;
   std::vector<float> logits;
-  unanswered<cast::step_computed> kept;
+  std::vector<cast::owed<cast::step_computed>> kept; ///< answers that it never gives
 };
 
 struct stand_in_sampler {
@@ -83,7 +66,7 @@ struct stand_in_sampler {
         [this](const cast::draw_tokens& m) -> caf::result<cast::tokens_drawn> {
           play->count();
           if (!play->answers)
-            return kept.keep(self->make_response_promise<cast::tokens_drawn>());
+            return kept.emplace_back(self).later();
           return cast::tokens_drawn{std::vector<drawn_token>(m.jobs.size(), {token_id{65}, {}})};
         },
     };
@@ -91,7 +74,7 @@ struct stand_in_sampler {
 
   cast::sampler_actor::pointer self;
   std::shared_ptr<stand_in> play;
-  unanswered<cast::tokens_drawn> kept;
+  std::vector<cast::owed<cast::tokens_drawn>> kept; ///< answers that it never gives
 };
 
 } // namespace tropilla::testing
