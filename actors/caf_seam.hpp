@@ -49,23 +49,23 @@ void tell_from_outside(const Handle& to, const Message& m) {
 }
 
 /// Sends a question, insisting on it, and returns what `.then(on_answer, on_error)` is called on. No timeout unless
-/// given. Here and below a message keeps what it has where sending it throws: memory is asked for first.
+/// given.
 template <class Self, class Handle, class Message>
-auto ask(Self* self, const Handle& to, Message&& m) {
+auto ask(Self* self, const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-  return insist([&] { return self->request(to, caf::infinite, std::forward<Message>(m)); });
+  return insist([&] { return self->request(to, caf::infinite, Message(m)); });
 #else
-  return insist([&] { return self->mail(std::forward<Message>(m)).request(to, caf::infinite); });
+  return insist([&] { return self->mail(Message(m)).request(to, caf::infinite); });
 #endif
 }
 
 /// Sends a notice from an actor, insisting on it.
 template <class Self, class Handle, class Message>
-void tell(Self* self, const Handle& to, Message&& m) {
+void tell(Self* self, const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-  insist([&] { self->send(to, std::forward<Message>(m)); });
+  insist([&] { self->send(to, Message(m)); });
 #else
-  insist([&] { self->mail(std::forward<Message>(m)).send(to); });
+  insist([&] { self->mail(Message(m)).send(to); });
 #endif
 }
 

@@ -6,6 +6,7 @@
 #include <deque>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 namespace tropilla::cast {
 

@@ -49,7 +49,7 @@ struct memory_manager_state {
         m.granted = std::move(*granted);
       else
         m.refused = std::get<refusal>(answer).message;
-      tell_from_outside(me, std::move(m));
+      tell_from_outside(me, m);
     });
     if (!*answered && log.wants(log_level::debug))
       log_wait(request, pending.at(id));
