@@ -159,11 +159,17 @@ std::string suggestion(std::string_view unknown, const CLI::App& app, std::strin
   if (begin == std::string_view::npos)
     return "";
   const std::string name = dashed(unknown.substr(begin, unknown.find('=') - begin));
-  std::vector<std::string> names = keys_of(app);
+  const std::vector<std::string> own = keys_of(app);
+  std::vector<std::string> names = own;
   for (const auto& more : {foreign_names(names, command), explained_names(command)})
     names.insert(names.end(), more.begin(), more.end());
   const std::string near = closest(name, names);
-  return near.empty() ? "" : fmt::format("did you mean --{}?", near);
+  if (near.empty())
+    return "";
+  const foreign_option* foreign = find_foreign_option("--" + near, command);
+  if (foreign && foreign->what == foreign_option::fate::refused && std::ranges::find(own, near) == own.end())
+    return fmt::format("--{} {}", near, foreign->sentence); // and not only when it is typed rightly
+  return fmt::format("did you mean --{}?", near);
 }
 
 } // namespace tropilla::app

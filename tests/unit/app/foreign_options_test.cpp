@@ -130,6 +130,8 @@ TEST_CASE("options that nobody knows are met with the nearest that there is") {
   for (const std::string typed : {"-max-tokens", "-max_tokens", "-model", "-prompt", "-temp", "-threads"})
     CHECK_THAT(sentence_of({typed, "5"}), Catch::Contains("did you mean --"));
   CHECK_THAT(sentence_of({"-max-tokens", "5"}), Catch::Contains("did you mean --max-tokens?"));
+  CHECK_THAT(sentence_of({"--devices", "2"}),
+             Catch::Contains("\"--devices\"; --device is not supported: --budget names"));
   CHECK_THAT(sentence_of({"-ctx-size", "5"}), Catch::Contains("did you mean --ctx?"));
   CHECK_THAT(sentence_of({"-tempreture", "5"}), Catch::Contains("did you mean --temperature?"));
   CHECK_THROWS_AS(parse({"-help"}), help_requested);
