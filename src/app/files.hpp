@@ -7,11 +7,15 @@
 
 namespace tropilla::app {
 
-/// All bytes of a file. Throws `error` (io_error).
-[[nodiscard]] std::string read_file(const std::filesystem::path& path);
+inline constexpr std::size_t most_settings = std::size_t{1} << 20; ///< bytes of a file with settings
+inline constexpr std::size_t most_prompt = std::size_t{16} << 20;  ///< of a prompt: some million tokens
+inline constexpr std::size_t most_text = std::size_t{256} << 20;   ///< of a text that is only looked at
 
-/// All bytes of standard input. Throws `error` (io_error).
-[[nodiscard]] std::string read_standard_input();
+/// All bytes of a file, of which there may be `most`: a device has no end. Throws `error` (io_error).
+[[nodiscard]] std::string read_file(const std::filesystem::path& path, std::size_t most);
+
+/// All bytes of standard input, likewise. Throws `error` (io_error).
+[[nodiscard]] std::string read_standard_input(std::size_t most);
 
 /// Replaces a file, or leaves it as it was: written beside it and renamed. Throws `error` (io_error).
 void write_file(const std::filesystem::path& path, std::string_view bytes);

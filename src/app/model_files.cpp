@@ -142,12 +142,8 @@ private:
   }
 
   void manifest(const fs::path& path, const fs::path& blobs) {
-    constexpr std::uintmax_t most = std::uintmax_t{1} << 20;
-    std::error_code ignored;
-    if (fs::file_size(path, ignored) > most || ignored)
-      return;
     try {
-      const auto json = nlohmann::json::parse(read_file(path));
+      const auto json = nlohmann::json::parse(read_file(path, most_settings));
       for (const auto& layer : json.at("layers")) {
         if (layer.at("mediaType") != "application/vnd.ollama.image.model")
           continue;

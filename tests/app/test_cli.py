@@ -67,6 +67,10 @@ class Mistakes(Program):
         self.refuse("run", "-max-tokens", "1", says=r"did you mean --max-tokens\?")
         self.refuse("run", "-m", self.model, "--template", "alpaca", says="one of llama3, chatml")
 
+    def test_inputs_without_an_end_are_refused(self):
+        self.refuse("run", "-m", self.model, "--config", "/dev/zero", "hi", says="/dev/zero has more than 1.0 MiB")
+        self.refuse("run", "-m", self.model, "-f", "/dev/zero", says="/dev/zero has more than 16.0 MiB")
+
     def test_what_other_programs_know_works_or_is_explained(self):
         reply = self.call("run", "-m", self.model, "-ngl", 99, "--ctx-size", 128, "--n-predict", 3, "--ignore-eos", "hi")
         self.assertEqual(reply.returncode, 0)
