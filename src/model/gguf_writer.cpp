@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 
 namespace tropilla {
 namespace {
@@ -160,27 +161,40 @@ pending_file::pending_file(std::filesystem::path path, std::uint64_t bytes)
   std::error_code ignored;
   if (std::filesystem::is_directory(path_, ignored))
     throw error(errc::io_error, fmt::format("{} is a folder; name a file to write", path_.string()));
-  constexpr mode_t readable_by_all = 0666; // the process's umask takes away what it should
   temporary_ += fmt::format(".{}.part", ::getpid());
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, readable_by_all);
-  if (fd_ < 0)
-    fail("created", errno);
+  create();
   // Where the file system can't reserve, writing finds out.
   const auto length = static_cast<off_t>(bytes);
   const bool refused = ::fallocate(fd_, 0, 0, length) != 0 && (errno == ENOSPC || errno == EFBIG || errno == EDQUOT);
   if (refused || ::ftruncate(fd_, length) != 0) {
     const int reason = errno;
-    ::close(fd_);
-    ::unlink(temporary_.c_str());
+    give_up();
     fail("written", reason);
   }
 }
 
 pending_file::~pending_file() {
-  if (fd_ < 0)
+  give_up();
+}
+
+void pending_file::create() {
+  constexpr mode_t readable_by_all = 0666; // the process's umask takes away what it should
+  const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+  if (::access("/proc/self/fd", X_OK) == 0) // what gives it a name
+    fd_ = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, readable_by_all);
+  if (fd_ >= 0)
     return;
-  ::close(fd_);
-  ::unlink(temporary_.c_str());
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, readable_by_all);
+  if (fd_ < 0)
+    fail("created", errno);
+  named_ = true;
+}
+
+void pending_file::give_up() noexcept {
+  if (fd_ >= 0)
+    ::close(std::exchange(fd_, -1));
+  if (std::exchange(named_, false))
+    ::unlink(temporary_.c_str());
 }
 
 void pending_file::fail(std::string_view doing, int reason) const {
@@ -205,13 +219,18 @@ void pending_file::write(std::span<const std::byte> bytes, std::uint64_t offset)
 }
 
 void pending_file::commit() {
-  // A network file system reports a failed write only here.
-  const int closed = ::close(fd_);
-  fd_ = -1;
-  if (closed == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0)
+  // A name that is free first: links replace nothing.
+  if (!named_) {
+    const std::string here = fmt::format("/proc/self/fd/{}", fd_);
+    named_ = ::linkat(AT_FDCWD, here.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  }
+  // A network file system reports a failed write only at the end.
+  if (named_ && ::close(std::exchange(fd_, -1)) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0) {
+    named_ = false;
     return;
+  }
   const int reason = errno;
-  ::unlink(temporary_.c_str());
+  give_up();
   fail("written", reason);
 }
 

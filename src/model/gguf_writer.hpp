@@ -58,7 +58,8 @@ private:
   std::string infos_;
 };
 
-/// A file that exists under its name only once it is complete. Until `commit` the bytes are in a temporary file
+/// A file that exists under its name only once it is complete. Until `commit` the bytes are in a file without a name,
+/// of which nothing is left however the process ends; where the file system knows no such files, in a temporary one
 /// beside it, which the destructor removes.
 class pending_file {
 public:
@@ -76,9 +77,12 @@ public:
 
 private:
   [[noreturn]] void fail(std::string_view doing, int reason) const;
+  void create();
+  void give_up() noexcept;
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::filesystem::path temporary_; ///< beside `path_`
+  bool named_ = false;              ///< `temporary_` is there
   std::uint64_t bytes_;
   int fd_ = -1;
 };

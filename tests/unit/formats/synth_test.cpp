@@ -3,15 +3,19 @@
 
 #include "src/model/llama_config.hpp"
 #include "src/model/tokenizer.hpp"
+#include "tests/support/skipped.hpp"
 #include "tests/unit/formats/support.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <csignal>
+#include <fcntl.h>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <unordered_map>
 
 using namespace tropilla;
@@ -189,6 +193,27 @@ TEST_CASE("a writer that fails leaves what was there and nothing else") {
   CHECK(shapeless.code == errc::invalid_argument);
   CHECK(shapeless.message.find("llama-3.2-1b") != std::string::npos);
   CHECK(folder.entries() == 1);
+}
+
+TEST_CASE("a writer that is killed leaves nothing, where files may be without a name") {
+  const temporary_folder folder;
+  const int nameless = ::open((folder / "").c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+  if (nameless < 0)
+    return testing::skipped("the file system of " + (folder / "").string() + " gives every file a name");
+  ::close(nameless);
+  const pid_t writer = ::fork();
+  REQUIRE(writer >= 0);
+  if (writer == 0) {
+    write_synthetic_model(folder / "m.gguf", {}, [](std::uint64_t done, std::uint64_t) {
+      if (done > 0)
+        ::kill(::getpid(), SIGKILL);
+    });
+    ::_exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(writer, &status, 0) == writer);
+  CHECK(WIFSIGNALED(status));
+  CHECK(folder.entries() == 0);
 }
 
 TEST_CASE("a full disk is found out before the work and leaves nothing behind") {
