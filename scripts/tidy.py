@@ -111,7 +111,7 @@ def sources_for(lines, known, includes):
 
 
 def for_clang(command):
-    """A compiler's arguments without what only GCC knows: its warnings, precompiled headers, and a launcher before it."""
+    """A compiler's arguments without what only GCC knows: its warnings and parameters, precompiled headers, and a launcher."""
     arguments = shlex.split(command)
     compiler = next((i for i, word in enumerate(arguments) if re.search(r"(\+\+|cc|clang)(-\d+)?$", word)
                      and not word.endswith("ccache")), 0)
@@ -122,6 +122,8 @@ def for_clang(command):
             header = next(words, "")
             if "cmake_pch" not in header:
                 kept += [word, header]
+        elif word == "--param":
+            next(words, "")
         elif not word.startswith("-W") and not word.startswith("-fno-sanitize") and word != "-fpch-preprocess":
             kept.append(word)
     return kept

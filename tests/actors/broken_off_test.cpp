@@ -4,7 +4,9 @@
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <future>
+#include <stdexcept>
 #include <unistd.h>
+#include <utility>
 
 using namespace tropilla;
 

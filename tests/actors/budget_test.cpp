@@ -36,7 +36,7 @@ std::shared_ptr<reply_channel> ask(runtime_access::parts& rt, std::size_t i) {
   o.ignore_eos = true;
   o.sampling.temperature = i % 2 ? 0.7 : 0;
   o.sampling.seed = i;
-  const auto channel = std::make_shared<reply_channel>();
+  auto channel = std::make_shared<reply_channel>();
   (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
   return channel;
 }

@@ -10,21 +10,24 @@
 #include <unistd.h>
 
 extern "C" {
-// glibc's own, under which it goes on when these are replaced.
+// NOLINTBEGIN(readability-identifier-naming): glibc's own, by which it goes on when these are replaced.
 void* __libc_malloc(std::size_t bytes);
 void* __libc_calloc(std::size_t count, std::size_t bytes);
 void* __libc_realloc(void* old, std::size_t bytes);
+// NOLINTEND(readability-identifier-naming)
 }
 
 namespace {
 
+// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): what is preloaded has nobody who hands it anything.
 std::atomic<bool> speaking = false;
 std::atomic<long> allocations = 0;
 long refused = -1;
+// NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
 [[gnu::constructor]] void begin() {
   if (const char* which = std::getenv("TROPILLA_REFUSE"))
-    refused = std::atol(which);
+    refused = std::strtol(which, nullptr, 10);
 }
 
 [[gnu::destructor]] void end() {

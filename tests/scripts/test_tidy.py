@@ -107,7 +107,7 @@ class Choice(Repository):
 
 class Arguments(unittest.TestCase):
     def test_what_only_gcc_knows_is_left_out(self):
-        command = ("env CCACHE_DIR=/c ccache /usr/bin/c++ -DX=\\\"a\\\" -I/s -Werror -Wno-restrict -Winvalid-pch -include "
+        command = ("env CCACHE_DIR=/c ccache /usr/bin/c++ -DX=\\\"a\\\" -I/s -Werror -Wno-restrict --param a=1 -Winvalid-pch -include "
                    "/b/cmake_pch.hxx -include own.hpp -fno-sanitize-address-use-after-scope -mavx2 -std=c++20 -o a.o -c a.cpp")
         self.assertEqual(tidy.for_clang(command), ["/usr/bin/c++", '-DX="a"', "-I/s", "-include", "own.hpp", "-mavx2",
                                                    "-std=c++20", "-o", "a.o", "-c", "a.cpp"])

@@ -1,0 +1,174 @@
+/// A batcher that is driven by hand: no device, no actors, and a clock that a test moves.
+#pragma once
+
+#include "src/schedule/batcher.hpp"
+#include "tests/support/tiny_model.hpp"
+
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace tropilla::testing {
+
+struct recording_sink final : reply_sink {
+  client_wants token(piece p) override {
+    pieces.push_back(std::move(p));
+    return pieces.size() < most ? client_wants::more : client_wants::room_for_pieces;
+  }
+  void logits(std::size_t first, std::size_t rows, std::span<const float>) override {
+    scored.emplace_back(first, rows);
+  }
+  void finished(const generation_statistics& s) override {
+    CHECK_FALSE(ended());
+    end = s;
+  }
+  void failed(const error& why) override {
+    CHECK_FALSE(ended());
+    failure = why;
+  }
+  [[nodiscard]] bool ended() const { return end || failure; }
+  [[nodiscard]] std::vector<token_id> ids(std::size_t output = 0) const {
+    std::vector<token_id> out;
+    for (const auto& p : pieces)
+      if (p.output == output && p.id >= 0)
+        out.push_back(p.id);
+    return out;
+  }
+
+  std::vector<piece> pieces;
+  std::vector<std::pair<std::size_t, std::size_t>> scored;
+  std::optional<generation_statistics> end;
+  std::optional<error> failure;
+  std::size_t most = 1000000;
+};
+
+/// What the model of these tests says after some tokens: any function of all of them will do.
+inline token_id model_says(std::span<const token_id> tokens, std::uint64_t seed) {
+  std::uint64_t h = seed + 17;
+  for (const auto t : tokens)
+    h = (h ^ static_cast<std::uint64_t>(t)) * 0x9E3779B97F4A7C15ULL + 1;
+  return static_cast<token_id>(65 + (h >> 33) % 26);
+}
+
+inline run_shape shape_of(std::size_t context, std::size_t step_rows, std::size_t sequences, std::size_t kv_tokens) {
+  run_shape s;
+  s.context = context;
+  s.step_rows = step_rows;
+  s.logit_rows = std::max<std::size_t>(sequences, 4);
+  s.sequences = sequences;
+  s.kv_tokens = kv_tokens;
+  return s;
+}
+
+/// A batcher with a device made of vectors, and a clock that it moves by hand.
+struct table_top {
+  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t most_waiting = 1000)
+      : shape(s), queue(tok, shape, most_waiting), pages(s.kv_tokens / kv_page_tokens) {}
+
+  std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
+                                         bool score = false) {
+    sequence_request r;
+    r.id = id;
+    r.prompt = std::move(prompt);
+    r.options = std::move(options);
+    r.score = score;
+    auto sink = std::make_shared<recording_sink>();
+    r.sink = sink;
+    r.submitted = now;
+    queue.submit(std::move(r));
+    return sink;
+  }
+  std::shared_ptr<recording_sink> submit(request_id id, std::size_t prompt, generation_options options = {},
+                                         bool score = false) {
+    return submit(id, some_prompt(prompt), std::move(options), score);
+  }
+  static std::vector<token_id> some_prompt(std::size_t n, token_id first = 1) {
+    std::vector<token_id> out;
+    for (std::size_t i = 0; i < n; ++i)
+      out.push_back(first + static_cast<token_id>(i % 200));
+    return out;
+  }
+
+  /// Computes a step as a device does: copies, then rows, then what the model says behind the rows that are asked.
+  void compute(const tropilla::step& one) {
+    for (const auto& c : one.copies)
+      pages[c.to] = pages[c.from];
+    said.clear();
+    auto page = one.pages.begin();
+    for (const auto& rows : one.sequences) {
+      const std::span mine(page, kv_pages_for(rows.position + rows.rows));
+      page += static_cast<std::ptrdiff_t>(mine.size());
+      for (std::size_t r = 0; r < rows.rows; ++r) {
+        const std::size_t at = rows.position + r;
+        pages[mine[at / kv_page_tokens]][at % kv_page_tokens] = one.ids[rows.first_row + r];
+        if (std::ranges::find(one.logit_rows, rows.first_row + r) == one.logit_rows.end())
+          continue;
+        std::vector<token_id> seen;
+        for (std::size_t t = 0; t <= at; ++t)
+          seen.push_back(pages[mine[t / kv_page_tokens]][t % kv_page_tokens]);
+        said.push_back(std::move(seen));
+      }
+    }
+    CHECK(page == one.pages.end());
+    CHECK(one.ids.size() <= shape.step_rows);
+    CHECK(one.logit_rows.size() <= shape.logit_rows);
+  }
+
+  /// One step: its rows, 0 when there is none. The clock moves by a second. Tokens are still to be drawn.
+  std::size_t step() {
+    work = queue.next_step(now);
+    if (!work)
+      return 0;
+    compute(*work);
+    now += std::chrono::seconds(1);
+    jobs = queue.step_done({}, {0.75, 0.5}, now);
+    return work->ids.size();
+  }
+  void draw(token_id token) { queue.drawn(std::vector<drawn_token>(jobs.size(), {token, {}}), now); }
+  /// What the model says.
+  void draw() {
+    if (jobs.empty())
+      return;
+    std::vector<drawn_token> tokens;
+    for (const auto& job : jobs)
+      tokens.push_back({model_says(said.at(job.row), job.of->sampling.seed), {}});
+    queue.drawn(tokens, now);
+  }
+  /// Until nothing is left to do.
+  void run() {
+    while (step() > 0)
+      draw();
+  }
+
+  gguf_file file = gguf_file::open(testing::tiny_model());
+  tokenizer tok{file};
+  run_shape shape;
+  batcher queue;
+  std::vector<std::array<token_id, kv_page_tokens>> pages;
+  batcher::clock::time_point now{};
+  std::shared_ptr<const tropilla::step> work;
+  std::vector<draw_job> jobs;
+  std::vector<std::vector<token_id>> said; ///< by row of logits, the tokens that the row sees
+};
+
+inline generation_options tokens(std::size_t n) {
+  generation_options o;
+  o.max_tokens = n;
+  o.ignore_eos = true;
+  return o;
+}
+
+/// What a reply is, whatever else happens.
+inline std::vector<token_id> expected(std::vector<token_id> prompt, std::size_t n, std::uint64_t seed = 0) {
+  std::vector<token_id> out;
+  for (; n > 0; --n) {
+    out.push_back(model_says(prompt, seed));
+    prompt.push_back(out.back());
+  }
+  return out;
+}
+
+} // namespace tropilla::testing
