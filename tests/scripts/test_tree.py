@@ -14,6 +14,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCES = {".cpp", ".hpp", ".cu", ".py", ".sh", ".txt", ".cmake", ".toml"}
 LONGEST = 600  # lines of a C++ file
+LARGEST = 1 << 20  # bytes of any file: a dump or a model that was taken along
 # Spelled in pieces, so that this file does not match itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK"]) + r")\b")
 PLACES = re.compile(r"(?<![\w$}.~-])/(" + "|".join(["wo" + "rk/", "ho" + "me/", "Us" + "ers/", "ro" + "ot/", "tm" + "p/"])
@@ -91,6 +92,8 @@ def problems():
     yield from never_run()
     for path in files():
         name = path.relative_to(ROOT)
+        if path.is_file() and path.stat().st_size > LARGEST:
+            yield f"{name}: {path.stat().st_size} bytes, more than {LARGEST}"
         lines = lines_of(path)
         checked = path.suffix in SOURCES | {".md"} and name.parts[0] != "LICENSE"
         in_data = name.parts[:2] == ("tests", "data")
