@@ -105,7 +105,7 @@ std::vector<std::pair<std::string, config_value>> read_config_file(const std::st
                                                                    const option_context& context) {
   toml::table root;
   try {
-    root = toml::parse(read_file(path, most_settings), path);
+    root = toml::parse(read_file(path, max_settings_bytes), path);
   } catch (const toml::parse_error& e) {
     throw error(errc::malformed_file,
                 fmt::format("{}:{}:{}: {}", path, e.source().begin.line, e.source().begin.column, e.description()));

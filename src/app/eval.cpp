@@ -189,7 +189,7 @@ json as_json(const totals& t, const eval_options& options, const runtime& rt) {
 
 /// The ids of as many full windows as the text has.
 std::vector<token_id> windows_of(const eval_options& options, const runtime& rt) {
-  auto ids = rt.tokenize(read_file(expand_home(options.file), most_text));
+  auto ids = rt.tokenize(read_file(expand_home(options.file), max_text_bytes));
   std::size_t windows = ids.size() / options.window;
   if (windows == 0)
     throw error(errc::invalid_argument,

@@ -30,7 +30,7 @@ private:
   int fd_;
 };
 
-std::string read_all(int fd, std::string_view name, std::size_t most) {
+std::string read_all(int fd, std::string_view name, std::size_t max_bytes) {
   std::string bytes;
   std::string block(std::size_t{1} << 16, '\0');
   for (;;) {
@@ -41,9 +41,9 @@ std::string read_all(int fd, std::string_view name, std::size_t most) {
       throw_system_error("read", name, errno);
     if (n == 0)
       return bytes;
-    if (static_cast<std::size_t>(n) > most - bytes.size())
-      throw error(errc::io_error,
-                  fmt::format("{} has more than {}, which is the most that is read here", name, format_bytes(most)));
+    if (static_cast<std::size_t>(n) > max_bytes - bytes.size())
+      throw error(errc::io_error, fmt::format("{} has more than {}, which is the most that is read here", name,
+                                              format_bytes(max_bytes)));
     bytes.append(block.data(), static_cast<std::size_t>(n));
   }
 }
@@ -65,15 +65,15 @@ void throw_system_error(std::string_view verb, std::string_view path, int number
   throw error(errc::io_error, fmt::format("can't {} {}: {}", verb, path, std::generic_category().message(number)));
 }
 
-std::string read_file(const std::filesystem::path& path, std::size_t most) {
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {
   const descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0)
     throw_system_error("read", path.string(), errno);
-  return read_all(file.get(), path.string(), most);
+  return read_all(file.get(), path.string(), max_bytes);
 }
 
-std::string read_standard_input(std::size_t most) {
-  return read_all(STDIN_FILENO, "standard input", most);
+std::string read_standard_input(std::size_t max_bytes) {
+  return read_all(STDIN_FILENO, "standard input", max_bytes);
 }
 
 void write_file(const std::filesystem::path& path, std::string_view bytes) {

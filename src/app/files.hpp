@@ -7,15 +7,15 @@
 
 namespace tropilla::app {
 
-inline constexpr std::size_t most_settings = std::size_t{1} << 20; ///< bytes of a file with settings
-inline constexpr std::size_t most_prompt = std::size_t{16} << 20;  ///< of a prompt: some million tokens
-inline constexpr std::size_t most_text = std::size_t{256} << 20;   ///< of a text that is only looked at
+inline constexpr std::size_t max_settings_bytes = std::size_t{1} << 20; ///< bytes of a file with settings
+inline constexpr std::size_t max_prompt_bytes = std::size_t{16} << 20;  ///< of a prompt: some million tokens
+inline constexpr std::size_t max_text_bytes = std::size_t{256} << 20;   ///< of a text that is only looked at
 
-/// All bytes of a file, of which there may be `most`: a device has no end. Throws `error` (io_error).
-[[nodiscard]] std::string read_file(const std::filesystem::path& path, std::size_t most);
+/// All bytes of a file, of which there may be `max_bytes`: a device has no end. Throws `error` (io_error).
+[[nodiscard]] std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);
 
 /// All bytes of standard input, likewise. Throws `error` (io_error).
-[[nodiscard]] std::string read_standard_input(std::size_t most);
+[[nodiscard]] std::string read_standard_input(std::size_t max_bytes);
 
 /// Replaces a file, or leaves it as it was: written beside it and renamed. Throws `error` (io_error).
 void write_file(const std::filesystem::path& path, std::string_view bytes);

@@ -143,7 +143,7 @@ private:
 
   void manifest(const fs::path& path, const fs::path& blobs) {
     try {
-      const auto json = nlohmann::json::parse(read_file(path, most_settings));
+      const auto json = nlohmann::json::parse(read_file(path, max_settings_bytes));
       for (const auto& layer : json.at("layers")) {
         if (layer.at("mediaType") != "application/vnd.ollama.image.model")
           continue;

@@ -60,9 +60,9 @@ std::string read_prompt(const run_options& options) {
   else if (options.prompt_given)
     text = options.prompt;
   else if (!options.file.empty())
-    text = without_byte_order_mark(read_file(expand_home(options.file), most_prompt));
+    text = without_byte_order_mark(read_file(expand_home(options.file), max_prompt_bytes));
   else if (::isatty(STDIN_FILENO) == 0)
-    text = without_byte_order_mark(read_standard_input(most_prompt));
+    text = without_byte_order_mark(read_standard_input(max_prompt_bytes));
   else
     throw error(errc::invalid_argument, "no prompt: give words, -p TEXT, -f FILE or standard input, or use "
                                         "tropilla chat");

@@ -62,8 +62,8 @@ void tokenize(const tokenize_options& options, surroundings& around) {
     throw error(errc::invalid_argument, "more than one text: give --text TEXT or -f FILE");
   const tokenizer vocabulary = open_tokenizer(options.model, around);
   const std::string text = options.text_given      ? options.text
-                           : !options.file.empty() ? read_file(expand_home(options.file), most_text)
-                                                   : read_standard_input(most_text);
+                           : !options.file.empty() ? read_file(expand_home(options.file), max_text_bytes)
+                                                   : read_standard_input(max_text_bytes);
   const auto ids = vocabulary.encode(text, {.bos = options.bos, .special = options.special});
   if (options.json) {
     around.out.write(nlohmann::json(ids).dump() + "\n");
@@ -80,7 +80,7 @@ void detokenize(const detokenize_options& options, surroundings& around) {
   std::string text;
   for (const std::string& word : options.ids)
     text += word + "\n";
-  const auto ids = parse_ids(options.ids.empty() ? read_standard_input(most_text) : text);
+  const auto ids = parse_ids(options.ids.empty() ? read_standard_input(max_text_bytes) : text);
   const std::string bytes = vocabulary.decode(ids, options.special);
   if (options.json)
     around.out.write(nlohmann::json{{"text", bytes}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
