@@ -98,7 +98,7 @@ conductor::conductor(caf::actor_system& system) : impl_(std::make_unique<impl>(s
 void conductor::send(const caf::strong_actor_ptr& to, const caf::message& m) {
   if (!to)
     return;
-  insist([&] { to->enqueue(nullptr, caf::make_message_id(), m, impl_.get()); });
+  retry_on_bad_alloc([&] { to->enqueue(nullptr, caf::make_message_id(), m, impl_.get()); });
   impl_->run();
 }
 

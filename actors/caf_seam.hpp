@@ -30,7 +30,7 @@ using tropilla::typed_actor;
 /// actor. Where the system refuses memory it tries again for a second, then throws `std::bad_alloc` as `f` does. `f`
 /// may be called again after it threw. Any thread.
 template <class F>
-auto insist(const F& f) {
+auto retry_on_bad_alloc(const F& f) {
   for (std::chrono::milliseconds pause{1}, waited{0};; waited += pause) {
     try {
       return f();
@@ -42,30 +42,30 @@ auto insist(const F& f) {
   }
 }
 
-/// As `tropilla::tell_from_outside`, and insists on it.
+/// As `tropilla::tell_from_outside`, retried on bad_alloc.
 template <class Handle, class Message>
 void tell_from_outside(const Handle& to, const Message& m) {
-  insist([&] { tropilla::tell_from_outside(to, Message(m)); });
+  retry_on_bad_alloc([&] { tropilla::tell_from_outside(to, Message(m)); });
 }
 
-/// Sends a question, insisting on it, and returns what `.then(on_answer, on_error)` is called on. No timeout unless
-/// given.
+/// Sends a question, retried on bad_alloc, and returns what `.then(on_answer, on_error)` is called on. No timeout
+/// unless given.
 template <class Self, class Handle, class Message>
 auto ask(Self* self, const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-  return insist([&] { return self->request(to, caf::infinite, Message(m)); });
+  return retry_on_bad_alloc([&] { return self->request(to, caf::infinite, Message(m)); });
 #else
-  return insist([&] { return self->mail(Message(m)).request(to, caf::infinite); });
+  return retry_on_bad_alloc([&] { return self->mail(Message(m)).request(to, caf::infinite); });
 #endif
 }
 
-/// Sends a notice from an actor, insisting on it.
+/// Sends a notice from an actor, retried on bad_alloc.
 template <class Self, class Handle, class Message>
 void tell(Self* self, const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-  insist([&] { self->send(to, Message(m)); });
+  retry_on_bad_alloc([&] { self->send(to, Message(m)); });
 #else
-  insist([&] { self->mail(Message(m)).send(to); });
+  retry_on_bad_alloc([&] { self->mail(Message(m)).send(to); });
 #endif
 }
 
@@ -87,11 +87,11 @@ public:
   explicit conductor(caf::actor_system& system);
   ~conductor();
 
-  /// Sends a notice, insisting on it, and runs what follows from it here.
+  /// Sends a notice, retried on bad_alloc, and runs what follows from it here.
   template <class Handle, class Message>
   void tell(const Handle& to, const Message& m) {
 #if CAF_MAJOR_VERSION < 1
-    send(caf::actor_cast<caf::strong_actor_ptr>(to), insist([&] { return caf::make_message(m); }));
+    send(caf::actor_cast<caf::strong_actor_ptr>(to), retry_on_bad_alloc([&] { return caf::make_message(m); }));
 #else
     tell_from_outside(to, m);
 #endif
@@ -116,34 +116,34 @@ private:
 /// An answer that an actor owes, to the message at hand. Whoever asked hears that the actor is gone where it is never
 /// given: because its state ended, or because an exception passed. CAF 0.17 would leave them waiting.
 template <class Answer>
-class owed {
+class pending_response {
 public:
   /// @pre in a handler of `self`'s, and the only one for its message
   template <class Self>
-  explicit owed(Self* self) : promise_(self->template make_response_promise<Answer>()) {}
-  owed(owed&&) noexcept = default;
-  owed& operator=(owed&& other) noexcept {
-    withdraw();
+  explicit pending_response(Self* self) : promise_(self->template make_response_promise<Answer>()) {}
+  pending_response(pending_response&&) noexcept = default;
+  pending_response& operator=(pending_response&& other) noexcept {
+    break_promise();
     promise_ = std::move(other.promise_);
     return *this;
   }
-  ~owed() { withdraw(); }
+  ~pending_response() { break_promise(); }
 
   /// What the handler returns.
-  [[nodiscard]] caf::typed_response_promise<Answer> later() const { return promise_; }
+  [[nodiscard]] caf::typed_response_promise<Answer> promise() const { return promise_; }
   /// Once.
-  void give(const Answer& answer) {
-    insist([&] { promise_.deliver(Answer(answer)); });
+  void deliver(const Answer& answer) {
+    retry_on_bad_alloc([&] { promise_.deliver(Answer(answer)); });
   }
-  void give(const caf::error& failure) {
-    insist([&] { promise_.deliver(caf::error(failure)); });
+  void deliver(const caf::error& failure) {
+    retry_on_bad_alloc([&] { promise_.deliver(caf::error(failure)); });
   }
 
 private:
-  void withdraw() noexcept {
+  void break_promise() noexcept {
     try {
       if (promise_.pending())
-        give(gone());
+        deliver(gone());
     } catch (...) { // no memory for a second: there is nothing left to try
     }
   }
@@ -167,7 +167,8 @@ public:
 /// it holds (leases first) goes back even while handles to the actor live on.
 ///
 /// An exception in a handler ends the actor, whose supervisor replaces it: whoever waits for an answer to the message
-/// at hand hears that the actor is gone. A state whose work outlives it has `broken_off(error)`, which is called then.
+/// at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is called
+/// then.
 template <class Handle, class State>
 class hosted final : public Handle::base {
 public:
@@ -180,7 +181,7 @@ public:
         }) {
     // CAF would print it to standard output, and answer nobody.
     this->set_exception_handler(
-        [this](caf::scheduled_actor*, std::exception_ptr& thrown) { return break_off(thrown); });
+        [this](caf::scheduled_actor*, std::exception_ptr& thrown) { return handle_exception(thrown); });
   }
 
   const char* name() const override { return State::actor_name; }
@@ -197,23 +198,20 @@ public:
   }
 
 private:
-  caf::error break_off(const std::exception_ptr& thrown) {
-    const error why = insist([&] { return error_of(thrown); });
-    if constexpr (requires(State & s) { s.broken_off(why); })
+  caf::error handle_exception(const std::exception_ptr& thrown) {
+    const error why = retry_on_bad_alloc([&] { return error_of(thrown); });
+    if constexpr (requires(State & s) { s.on_exception(why); })
       if (state_)
-        state_->broken_off(why);
+        state_->on_exception(why);
 #if CAF_MAJOR_VERSION < 1
     // Where the handler owes the answer, the message has no sender any more.
     const auto* const at_hand = this->current_mailbox_element();
-    if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request()) {
-      const auto asked = at_hand->mid.integer_value() & ~caf::message_id::answered_flag_mask;
-      insist([&] {
-        at_hand->sender->enqueue(this->ctrl(), caf::make_message_id(asked).response_id(), caf::make_message(gone()),
-                                 this->context());
+    if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request())
+      retry_on_bad_alloc([&] {
+        at_hand->sender->enqueue(this->ctrl(), at_hand->mid.response_id(), caf::make_message(gone()), this->context());
       });
-    }
 #endif
-    return insist([&] { return to_caf(why); });
+    return retry_on_bad_alloc([&] { return to_caf(why); });
   }
 
   std::function<std::unique_ptr<State>()> make_;
@@ -229,7 +227,7 @@ Handle spawn(caf::actor_system& system, Ts&&... arguments) {
 /// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.
 template <class Answer, class Handle, class Message>
 Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
-  const auto self = insist([&] { return caf::scoped_actor{system}; });
+  const auto self = retry_on_bad_alloc([&] { return caf::scoped_actor{system}; });
   std::optional<Answer> answer;
   std::optional<error> failure;
   bool gone = false;
@@ -255,7 +253,7 @@ template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)
     return;
-  insist([&] {
+  retry_on_bad_alloc([&] {
     caf::scoped_actor self{system};
     send_exit(to);
     self->wait_for(to);

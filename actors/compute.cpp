@@ -55,8 +55,8 @@ struct compute_state {
     need_groups();
     return {
         [this](const run_step& m) -> caf::result<step_computed> {
-          owed<step_computed> wanted(self);
-          const auto later = wanted.later();
+          pending_response<step_computed> wanted(self);
+          const auto later = wanted.promise();
           in_line.push_back({m, std::move(wanted)});
           begin_next();
           return later;
@@ -70,20 +70,20 @@ struct compute_state {
             advance();
         },
         [this](const await_weights&) -> caf::result<weights_resident> {
-          const auto later = awaiting.emplace_back(self).later();
+          const auto later = awaiting.emplace_back(self).promise();
           need_groups(); // what failed before is tried again
           answer_awaiting();
           return later;
         },
         [this](const share_weights&) -> caf::result<weights_shared> {
-          const auto later = sharing.emplace_back(self).later();
+          const auto later = sharing.emplace_back(self).promise();
           need_groups();
           answer_awaiting();
           return later;
         },
         [this](const suspend_weights& m) -> caf::result<weights_suspended> {
-          owed<weights_suspended> wanted(self);
-          const auto later = wanted.later();
+          pending_response<weights_suspended> wanted(self);
+          const auto later = wanted.promise();
           suspensions.push_back({m.next, std::move(wanted)});
           (void)suspend_if_wanted();
           return later;
@@ -153,9 +153,9 @@ struct compute_state {
     if (current && !failure)
       failure = why;
     for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.give(to_caf(why));
+      waiting.deliver(to_caf(why));
     for (auto& waiting : std::exchange(sharing, {}))
-      waiting.give(to_caf(why));
+      waiting.deliver(to_caf(why));
     advance();
   }
 
@@ -164,13 +164,13 @@ struct compute_state {
       if (!there[g] && !weights->arrangement->streams(g))
         return;
     for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.give(weights_resident{});
+      waiting.deliver(weights_resident{});
     for (auto& waiting : std::exchange(sharing, {})) {
       weights_shared answer{weights->arrangement, weights->leases};
       for (std::size_t g = 0; g < answer.leases.size(); ++g)
         if (weights->arrangement->streams(g))
           answer.leases[g].reset();
-      waiting.give(answer);
+      waiting.deliver(answer);
     }
   }
 
@@ -204,7 +204,7 @@ struct compute_state {
       return false;
     if (suspended) { // by a supervisor that ended, with the leases that it got
       for (auto& s : std::exchange(suspensions, {}))
-        s.promise.give(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
+        s.promise.deliver(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
       return true;
     }
     auto it = std::find_if(suspensions.begin(), suspensions.end(),
@@ -218,7 +218,7 @@ struct compute_state {
     const weights_suspended answer{wanted, leases_for(*wanted)};
     std::erase_if(suspensions, [&](suspension& s) { // also a supervisor that followed one that ended
       if (s.next == wanted)
-        s.promise.give(answer);
+        s.promise.deliver(answer);
       return s.next == wanted;
     });
     return true;
@@ -331,7 +331,7 @@ struct compute_state {
       const step_computed answer = computed();
       with.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", with.dev->name(),
                      current->ids.size(), current->sequences.size(), times.compute);
-      return settle([&](auto& p) { p.give(answer); });
+      return settle([&](auto& p) { p.deliver(answer); });
     }
     if (failure)
       return give_up(*failure);
@@ -352,7 +352,7 @@ struct compute_state {
                  "{}: a step of {} tokens is given up: {}", with.dev->name(), current->ids.size(), why.what());
     drop_streamed();
     tell(self, with.prefetcher, abandon_step{});
-    settle([&](auto& p) { p.give(to_caf(why)); });
+    settle([&](auto& p) { p.deliver(to_caf(why)); });
   }
 
   /// A buffer's first values where the processor reads them: where they are, or copied. `copy` has room for `most`.
@@ -399,10 +399,10 @@ struct compute_state {
               settle([&](auto& p) {
                 step_computed all = m;
                 all.times = {times.compute + m.times.compute, m.times.load + load_since_last()};
-                p.give(all);
+                p.deliver(all);
               });
             },
-            [this](const caf::error& e) { settle([&](auto& p) { p.give(e); }); });
+            [this](const caf::error& e) { settle([&](auto& p) { p.deliver(e); }); });
   }
 
   const float* hidden_rows() {
@@ -481,24 +481,24 @@ struct compute_state {
   std::vector<bool> asked; ///< by group: an answer is on its way
   std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
   std::size_t steps = 0;   ///< that ended
-  std::vector<owed<weights_resident>> awaiting;
-  std::vector<owed<weights_shared>> sharing;
+  std::vector<pending_response<weights_resident>> awaiting;
+  std::vector<pending_response<weights_shared>> sharing;
 
   struct suspension {
     std::shared_ptr<const weight_arrangement> next;
-    owed<weights_suspended> promise;
+    pending_response<weights_suspended> promise;
   };
   std::vector<suspension> suspensions;
   bool suspended = false;
 
   struct step_in_line {
     run_step asked;
-    owed<step_computed> promise;
+    pending_response<step_computed> promise;
   };
   std::deque<step_in_line> in_line;
   std::shared_ptr<const step> current;
   std::shared_ptr<step> last_bound; ///< current, or to be used again
-  std::optional<owed<step_computed>> promise;
+  std::optional<pending_response<step_computed>> promise;
   std::optional<error> failure;  ///< of the current step
   const float* hidden = nullptr; ///< of the device before
   const device* hidden_on = nullptr;

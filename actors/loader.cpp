@@ -11,11 +11,11 @@ struct loader_state {
   static constexpr const char* actor_name = "loader";
 
   struct group_flight {
-    owed<group_loaded> promise;
+    pending_response<group_loaded> promise;
     load_group what; ///< its destination is held while it is written to, whatever happens to the one who asked
   };
   struct row_flight {
-    owed<rows_gathered> promise;
+    pending_response<rows_gathered> promise;
     std::shared_ptr<const step> work;
   };
 
@@ -45,8 +45,8 @@ struct loader_state {
 
   caf::typed_response_promise<group_loaded> load(const load_group& m) {
     const trace_span span(with.loader.trace, row, "load_group", "group", static_cast<std::int64_t>(m.group));
-    owed<group_loaded> promise(self);
-    auto later = promise.later();
+    pending_response<group_loaded> promise(self);
+    auto later = promise.promise();
     const auto id = next_id++;
     flights.emplace(id, group_flight{std::move(promise), m});
     if (with.weights->mapping)
@@ -58,8 +58,8 @@ struct loader_state {
 
   caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
     const trace_span span(with.loader.trace, row, "gather_rows", "rows", static_cast<std::int64_t>(m.work->ids.size()));
-    owed<rows_gathered> promise(self);
-    auto later = promise.later();
+    pending_response<rows_gathered> promise(self);
+    auto later = promise.promise();
     const auto id = next_id++;
     flights.emplace(id, row_flight{std::move(promise), m.work});
     loader->gather(m.work->ids, m.rows, answer_to(id));
@@ -96,7 +96,7 @@ struct loader_state {
   void fail(auto& flight, const error& why) {
     with.loader.log.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "weights of {}: {}",
                         with.loader.dev->name(), why.what());
-    flight.promise.give(to_caf(why));
+    flight.promise.deliver(to_caf(why));
   }
 
   void succeed(group_flight& flight) {
@@ -108,9 +108,9 @@ struct loader_state {
                            std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     if (with.on_progress && counted_bytes(group) > 0)
       with.on_progress(progress);
-    flight.promise.give(group_loaded{group, event{}}); // packed: an empty event is done
+    flight.promise.deliver(group_loaded{group, event{}}); // packed: an empty event is done
   }
-  void succeed(row_flight& flight) { flight.promise.give(rows_gathered{}); }
+  void succeed(row_flight& flight) { flight.promise.deliver(rows_gathered{}); }
 
   loader_actor::pointer self;
   loader_setup with;

@@ -12,7 +12,7 @@ struct memory_manager_state {
   using clock = std::chrono::steady_clock;
 
   struct pending_request {
-    owed<memory_granted> promise;
+    pending_response<memory_granted> promise;
     std::uint64_t ticket = 0;
     clock::time_point waits_since{}; ///< where the log wants to know
   };
@@ -37,8 +37,8 @@ struct memory_manager_state {
   /// The ledger may answer on any thread, so its answer comes back as a message: a promise belongs to its actor.
   caf::typed_response_promise<memory_granted> acquire(const memory_request& request) {
     const auto id = next_id++;
-    owed<memory_granted> promise(self);
-    auto later = promise.later();
+    pending_response<memory_granted> promise(self);
+    auto later = promise.promise();
     pending.emplace(id, pending_request{std::move(promise)});
     const memory_manager_actor me = self;
     const auto answered = std::make_shared<std::atomic<bool>>(false);
@@ -74,9 +74,9 @@ struct memory_manager_state {
     if (!m.granted)
       log.warning("{}", m.refused);
     if (m.granted)
-      it->second.promise.give(memory_granted{m.granted});
+      it->second.promise.deliver(memory_granted{m.granted});
     else
-      it->second.promise.give(to_caf(error(errc::over_budget, m.refused)));
+      it->second.promise.deliver(to_caf(error(errc::over_budget, m.refused)));
     pending.erase(it);
   }
 

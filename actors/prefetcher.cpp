@@ -23,7 +23,7 @@ struct prefetcher_state {
     lease weights; ///< of a group that stays
     bool ready = false;
     bool asked = false; ///< of the loader
-    std::vector<owed<group_ready>> waiting;
+    std::vector<pending_response<group_ready>> waiting;
   };
 
   /// Of the ring. A slot is filled, handed out, and free again when compute says so.
@@ -68,8 +68,8 @@ struct prefetcher_state {
   }
 
   caf::typed_response_promise<group_ready> need(std::size_t index) {
-    owed<group_ready> promise(self);
-    auto later = promise.later();
+    pending_response<group_ready> promise(self);
+    auto later = promise.promise();
     auto& g = groups[index];
     if (g.ready) {
       deliver(promise, index);
@@ -88,15 +88,15 @@ struct prefetcher_state {
     return later;
   }
 
-  void deliver(owed<group_ready>& promise, std::size_t index) {
+  void deliver(pending_response<group_ready>& promise, std::size_t index) {
     if (with.weights->streams(index)) {
       const auto s = slot_of(index);
       if (!s->held)
         s->delivered = depth_clock::now();
       s->held = true;
-      promise.give(group_ready{index, slot_of(index)->memory, event{}});
+      promise.deliver(group_ready{index, slot_of(index)->memory, event{}});
     } else {
-      promise.give(group_ready{index, groups[index].weights, event{}});
+      promise.deliver(group_ready{index, groups[index].weights, event{}});
     }
   }
 
@@ -154,7 +154,7 @@ struct prefetcher_state {
     g.ready = !failure;
     for (auto& promise : std::exchange(g.waiting, {})) {
       if (failure)
-        promise.give(to_caf(*failure));
+        promise.deliver(to_caf(*failure));
       else
         deliver(promise, index);
     }
@@ -299,7 +299,7 @@ struct prefetcher_state {
     const error why(errc::cancelled, "the step was given up");
     for (const auto g : circle)
       for (auto& promise : std::exchange(groups[g].waiting, {}))
-        promise.give(to_caf(why));
+        promise.deliver(to_caf(why));
     start_over(0, true);
   }
 
@@ -343,11 +343,11 @@ struct prefetcher_state {
   // -- the rest ----
 
   caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) const {
-    const auto promise = std::make_shared<owed<rows_gathered>>(self);
+    const auto promise = std::make_shared<pending_response<rows_gathered>>(self);
     ask(self, with.loader, m)
-        .then([promise](const rows_gathered& done) { promise->give(done); },
-              [promise](const caf::error& e) { promise->give(e); });
-    return promise->later();
+        .then([promise](const rows_gathered& done) { promise->deliver(done); },
+              [promise](const caf::error& e) { promise->deliver(e); });
+    return promise->promise();
   }
 
   prefetcher_actor::pointer self;

@@ -62,8 +62,8 @@ struct scheduler_state {
   }
 
   /// Where the batcher stopped in the middle nobody knows.
-  void broken_off(const error& why) {
-    insist([&] { queue.fail_all(why); });
+  void on_exception(const error& why) {
+    retry_on_bad_alloc([&] { queue.fail_all(why); });
   }
 
   void watch_supervisors() {

@@ -106,8 +106,8 @@ struct supervisor_state {
   }
 
   caf::typed_response_promise<weights_changed> change(std::shared_ptr<const weight_arrangement> next) {
-    owed<weights_changed> promise(self);
-    auto later = promise.later();
+    pending_response<weights_changed> promise(self);
+    auto later = promise.promise();
     changes.push_back({std::move(next), std::move(promise)});
     if (changes.size() == 1 && !rebuilding)
       suspend(changes.front().next);
@@ -147,7 +147,7 @@ struct supervisor_state {
     } catch (const error& e) {
       report("weight crew", e.what());
       for (auto& c : std::exchange(changes, {}))
-        c.promise.give(to_caf(e));
+        c.promise.deliver(to_caf(e));
     }
   }
 
@@ -189,9 +189,9 @@ struct supervisor_state {
     if (!changed)
       return;
     if (refusal)
-      changes.front().promise.give(to_caf(*refusal));
+      changes.front().promise.deliver(to_caf(*refusal));
     else
-      changes.front().promise.give(weights_changed{});
+      changes.front().promise.deliver(weights_changed{});
     changes.pop_front();
     if (!changes.empty())
       suspend(changes.front().next);
@@ -199,7 +199,7 @@ struct supervisor_state {
 
   struct change_in_line {
     std::shared_ptr<const weight_arrangement> next;
-    owed<weights_changed> promise;
+    pending_response<weights_changed> promise;
   };
 
   supervisor_actor::pointer self;

@@ -1,5 +1,4 @@
 // Budgets that change at random on one of several devices while many replies are computed.
-#include "actors/reply_channel.hpp"
 #include "actors/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
@@ -19,14 +18,6 @@ std::size_t changes() {
   return wanted != nullptr ? std::stoul(wanted) : 12;
 }
 
-std::vector<token_id> read(reply_channel& channel) {
-  std::vector<token_id> ids;
-  while (const auto p = channel.next_piece())
-    if (p->id >= 0)
-      ids.push_back(p->id);
-  return ids;
-}
-
 std::shared_ptr<reply_channel> ask(runtime_access::parts& rt, std::size_t i) {
   std::vector<token_id> prompt;
   for (std::size_t n = 0; n < 3 + i; ++n)
@@ -41,14 +32,11 @@ std::shared_ptr<reply_channel> ask(runtime_access::parts& rt, std::size_t i) {
   return channel;
 }
 
-/// By device: bytes of a plan.
-std::vector<std::size_t> bytes_of(const plan_report& plan, const std::vector<device_budget>& devices) {
+std::vector<std::size_t> planned_bytes(const runtime_config& config) {
+  const auto plan = runtime::plan(config);
   std::vector<std::size_t> out;
-  for (const auto& d : devices) {
-    out.push_back(0);
-    for (const auto& line : plan.lines)
-      out.back() += line.device == d.name ? line.bytes : 0;
-  }
+  for (const auto& d : config.devices)
+    out.push_back(testing::planned_bytes(plan, d.name));
   return out;
 }
 
@@ -68,15 +56,15 @@ TEST_CASE("budgets that change on any device, in the middle of replies, change n
     config.packed_cache = testing::scratch() / "packed-budgets";
   for (std::size_t d = 0; d < devices; ++d)
     config.devices.push_back({"host:" + std::to_string(d), 1});
-  const auto least = bytes_of(runtime::plan(config), config.devices);
+  const auto least = planned_bytes(config);
   for (auto& d : config.devices)
     d.bytes = std::size_t{1} << 30;
-  const auto most = bytes_of(runtime::plan(config), config.devices);
+  const auto most = planned_bytes(config);
 
   runtime_access::parts rt(config, nullptr);
   std::vector<std::vector<token_id>> expected;
   for (std::size_t i = 0; i < replies; ++i)
-    expected.push_back(read(*ask(rt, i)));
+    expected.push_back(testing::ids_of(*ask(rt, i)));
   std::mt19937 random(static_cast<std::mt19937::result_type>(devices * 2 + cached));
   std::vector<std::shared_ptr<reply_channel>> running;
   for (std::size_t i = 0; i < replies; ++i)
@@ -94,11 +82,11 @@ TEST_CASE("budgets that change on any device, in the middle of replies, change n
     CHECK(rt.ledger->usage(config.devices[d].name).budget == budget);
     in_use_fits();
     const std::size_t i = random() % replies;
-    CHECK(read(*running[i]) == expected[i]);
+    CHECK(testing::ids_of(*running[i]) == expected[i]);
     running[i] = ask(rt, i);
   }
   for (std::size_t i = 0; i < replies; ++i)
-    CHECK(read(*running[i]) == expected[i]);
+    CHECK(testing::ids_of(*running[i]) == expected[i]);
   in_use_fits();
 }
 

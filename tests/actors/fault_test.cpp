@@ -2,7 +2,7 @@
 // says why, and afterwards everything as it was.
 #include "actors/runtime_impl.hpp"
 #include "tests/support/faulty_reader.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 #include <random>
@@ -39,15 +39,7 @@ struct open_runtime {
     (void)parts->submit(parts->make_request({5, 6, 7, 8}, o, false, channel));
     return channel;
   }
-  /// The ids of what is left of a reply. Throws what it failed with.
-  static std::vector<token_id> rest(reply_channel& channel) {
-    std::vector<token_id> ids;
-    while (const auto p = channel.next_piece())
-      if (p->id >= 0)
-        ids.push_back(p->id);
-    return ids;
-  }
-  [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return rest(*start(tokens)); }
+  [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return testing::ids_of(*start(tokens)); }
   /// All groups that stay are there, and so is the ring: the level that the ledger has to return to.
   [[nodiscard]] std::size_t level() const {
     (void)cast::ask_role<cast::weights_resident>(*parts->system, *parts->parts.front()->compute, cast::await_weights{});
@@ -94,7 +86,7 @@ TEST_CASE("who brings weights may be killed in the middle of a reply, which goes
     caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
     if (random() % 3 == 0)
       caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
-    const auto left = open_runtime::rest(*channel);
+    const auto left = testing::ids_of(*channel);
     got.insert(got.end(), left.begin(), left.end());
     CHECK(got == expected);
     CHECK(rt.reply() == expected);
@@ -164,7 +156,7 @@ TEST_CASE("a read that hangs holds its reply up, and nothing else") {
   script.wait_until_hanging();
   CHECK(rt.parts->memory().front().in_use_bytes <= config.budget_bytes);
   script.release();
-  CHECK(open_runtime::rest(*channel) == expected);
+  CHECK(testing::ids_of(*channel) == expected);
 }
 
 TEST_CASE("a runtime closes while a read hangs as soon as that returns") {
@@ -176,7 +168,7 @@ TEST_CASE("a runtime closes while a read hangs as soon as that returns") {
   std::thread closing([&] { rt->parts->shut_down(); });
   script.release();
   closing.join();
-  CHECK_THROWS_AS(open_runtime::rest(*channel), error);
+  CHECK_THROWS_AS(testing::ids_of(*channel), error);
 }
 
 TEST_CASE("whichever acquisition is refused, the error says so and nothing is lost") {
@@ -223,7 +215,7 @@ TEST_CASE("a model that is replaced while it streams goes on being read as it wa
   const auto other = testing::scratch() / "other.gguf";
   std::filesystem::copy_file(testing::tiny_model(tensor_type::q8_0), other);
   std::filesystem::rename(other, path);
-  auto got = open_runtime::rest(*channel);
+  auto got = testing::ids_of(*channel);
   CHECK(std::equal(got.begin(), got.end(), expected.begin() + 1, expected.end()));
 
   std::filesystem::copy_file(testing::tiny_model(), path, std::filesystem::copy_options::overwrite_existing);
@@ -232,7 +224,7 @@ TEST_CASE("a model that is replaced while it streams goes on being read as it wa
   REQUIRE(channel->next_piece());
   std::filesystem::resize_file(path, std::filesystem::file_size(path) / 4);
   try {
-    (void)open_runtime::rest(*channel);
+    (void)testing::ids_of(*channel);
     FAIL("it read what is not there");
   } catch (const error& e) {
     CHECK(e.code() == errc::io_error);

@@ -1,16 +1,13 @@
 // What a runtime logs of its life, its requests and its faults.
 #include "actors/runtime_impl.hpp"
+#include "tests/support/caught_output.hpp"
 #include "tests/support/log_keeper.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <atomic>
 #include <catch2/catch.hpp>
-#include <fcntl.h>
-#include <fstream>
 #include <optional>
-#include <sstream>
 #include <thread>
-#include <unistd.h>
 
 using namespace tropilla;
 using testing::log_keeper;
@@ -27,42 +24,6 @@ generation_options tokens(std::size_t n) {
   o.ignore_eos = true;
   return o;
 }
-
-std::vector<token_id> read(reply_channel& channel) {
-  std::vector<token_id> ids;
-  while (const auto p = channel.next_piece())
-    if (p->id >= 0)
-      ids.push_back(p->id);
-  return ids;
-}
-
-/// Standard output and standard error in a file, while it lives.
-class caught_output {
-public:
-  caught_output() : path_(testing::scratch() / "output") {
-    const int fd = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    for (int i = 0; i < 2; ++i) {
-      saved_[i] = ::dup(i + 1);
-      ::dup2(fd, i + 1);
-    }
-    ::close(fd);
-  }
-  ~caught_output() { (void)text(); }
-  std::string text() {
-    for (int i = 0; i < 2; ++i)
-      if (saved_[i] >= 0) {
-        ::dup2(saved_[i], i + 1);
-        ::close(std::exchange(saved_[i], -1));
-      }
-    std::ostringstream out;
-    out << std::ifstream(path_).rdbuf();
-    return out.str();
-  }
-
-private:
-  std::filesystem::path path_;
-  int saved_[2] = {-1, -1};
-};
 
 std::size_t threads_of_process() {
   const std::filesystem::directory_iterator it("/proc/self/task");
@@ -120,7 +81,7 @@ TEST_CASE("a member of the cast that is killed leaves a warning with its name an
   const auto reply = [&] {
     const auto channel = std::make_shared<reply_channel>();
     (void)parts->submit(parts->make_request(some_prompt(), tokens(4), false, channel));
-    return read(*channel);
+    return testing::ids_of(*channel);
   };
   const auto expected = reply();
   const auto kill = [&](const auto& who, const std::string& name) {
@@ -228,7 +189,7 @@ TEST_CASE("without a sink nothing is written anywhere, and no thread is there fo
   std::size_t threads = 0;
   std::string written;
   {
-    caught_output output;
+    testing::caught_output output;
     {
       runtime rt(config);
       rt.wait_until_loaded();

@@ -479,11 +479,8 @@ TEST_CASE("layers on several devices give the text of one, each within its budge
       for (auto& d : config.devices)
         d.bytes = 1;
       const auto plan = runtime::plan(config);
-      for (auto& d : config.devices) {
-        d.bytes = 0;
-        for (const auto& line : plan.lines)
-          d.bytes += line.device == d.name ? line.bytes : 0;
-      }
+      for (auto& d : config.devices)
+        d.bytes = testing::planned_bytes(plan, d.name);
     }
     runtime rt(config);
     CHECK(rt.threads() == devices);

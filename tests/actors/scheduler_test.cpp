@@ -1,23 +1,22 @@
 // The scheduler alone, with a compute and a sampler that have no model: what it does when one of them ends.
-#include "actors/reply_channel.hpp"
 #include "actors/scheduler.hpp"
-#include "tests/support/stand_ins.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/fake_actors.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 #include <future>
 
 using namespace tropilla;
-using testing::stand_in;
-using testing::stand_in_compute;
-using testing::stand_in_sampler;
+using testing::fake_compute;
+using testing::fake_sampler;
+using testing::fake_script;
 
 namespace {
 
 /// A scheduler and who it speaks to.
-class stage {
+class scheduler_fixture {
 public:
-  stage(std::shared_ptr<stand_in> computes, std::shared_ptr<stand_in> draws) {
+  scheduler_fixture(std::shared_ptr<fake_script> computes, std::shared_ptr<fake_script> draws) {
     hire_compute(std::move(computes));
     hire_sampler(std::move(draws));
     run_shape shape;
@@ -26,21 +25,21 @@ public:
     shape.logit_rows = 4;
     shape.sequences = 1;
     queue_ = std::make_shared<batcher>(texts_, shape, 10);
-    cast::scheduler_setup setup{queue_, {stand_in_compute::vocabulary, 64, 64}, compute_, sampler_};
+    cast::scheduler_setup setup{queue_, {fake_compute::vocabulary, 64, 64}, compute_, sampler_};
     scheduler_.set(cast::spawn_scheduler(system_.get(), std::move(setup)));
   }
-  ~stage() {
+  ~scheduler_fixture() {
     cast::end_role(system_.get(), scheduler_);
     cast::end_role(system_.get(), *compute_);
     cast::end_role(system_.get(), *sampler_);
     queue_->fail_all(error(errc::cancelled, "the test is over"));
   }
 
-  void hire_compute(std::shared_ptr<stand_in> play) {
-    compute_->set(cast::spawn<cast::compute_actor, stand_in_compute>(system_.get(), std::move(play)));
+  void hire_compute(std::shared_ptr<fake_script> play) {
+    compute_->set(cast::spawn<cast::compute_actor, fake_compute>(system_.get(), std::move(play)));
   }
-  void hire_sampler(std::shared_ptr<stand_in> play) {
-    sampler_->set(cast::spawn<cast::sampler_actor, stand_in_sampler>(system_.get(), std::move(play)));
+  void hire_sampler(std::shared_ptr<fake_script> play) {
+    sampler_->set(cast::spawn<cast::sampler_actor, fake_sampler>(system_.get(), std::move(play)));
   }
   cast::compute_actor compute() const { return compute_->get(); }
   cast::sampler_actor sampler() const { return sampler_->get(); }
@@ -85,18 +84,11 @@ private:
   request_id last_id_ = 0;
 };
 
-std::size_t tokens_of(reply_channel& channel) {
-  std::size_t tokens = 0;
-  while (const auto p = channel.next_piece())
-    tokens += p->id >= 0 ? 1 : 0;
-  return tokens;
+std::shared_ptr<fake_script> answering() {
+  return std::make_shared<fake_script>();
 }
-
-std::shared_ptr<stand_in> answering() {
-  return std::make_shared<stand_in>();
-}
-std::shared_ptr<stand_in> silent() {
-  return std::make_shared<stand_in>(false);
+std::shared_ptr<fake_script> silent() {
+  return std::make_shared<fake_script>(false);
 }
 
 } // namespace
@@ -104,7 +96,7 @@ std::shared_ptr<stand_in> silent() {
 TEST_CASE("a step whose sampler ends before it answers is computed again, and drawn by its successor") {
   const bool replaced_first = GENERATE(false, true); // or the news of the end comes first
   const auto computes = answering(), draws = silent(), successor = answering();
-  stage s(computes, draws);
+  scheduler_fixture s(computes, draws);
   const auto reply = s.ask();
   draws->wait_until_asked();
   const auto old = s.sampler();
@@ -115,7 +107,7 @@ TEST_CASE("a step whose sampler ends before it answers is computed again, and dr
   s.tell(cast::member_replaced{});
   if (replaced_first)
     s.end(old);
-  CHECK(tokens_of(*reply) == 2);
+  CHECK(testing::ids_of(*reply).size() == 2);
   CHECK(computes->asked == 3);
   CHECK(successor->asked == 2);
 }
@@ -123,7 +115,7 @@ TEST_CASE("a step whose sampler ends before it answers is computed again, and dr
 TEST_CASE("a step whose compute ends before it answers is sent to its successor") {
   const bool replaced_first = GENERATE(false, true);
   const auto computes = silent(), draws = answering(), successor = answering();
-  stage s(computes, draws);
+  scheduler_fixture s(computes, draws);
   const auto reply = s.ask();
   computes->wait_until_asked();
   const auto old = s.compute();
@@ -134,14 +126,14 @@ TEST_CASE("a step whose compute ends before it answers is sent to its successor"
   s.tell(cast::member_replaced{});
   if (replaced_first)
     s.end(old);
-  CHECK(tokens_of(*reply) == 2);
+  CHECK(testing::ids_of(*reply).size() == 2);
   CHECK(computes->asked == 1);
   CHECK(successor->asked == 2);
 }
 
 TEST_CASE("a member that is replaced while nobody waits for it sends no step twice") {
   const auto computes = silent(), draws = answering();
-  stage s(computes, draws);
+  scheduler_fixture s(computes, draws);
   const auto reply = s.ask();
   computes->wait_until_asked();
   s.tell(cast::member_replaced{});
@@ -150,10 +142,10 @@ TEST_CASE("a member that is replaced while nobody waits for it sends no step twi
 }
 
 TEST_CASE("a member that is not replaced any more fails what is there and what comes, with its name and the reason") {
-  stage s(silent(), answering());
+  scheduler_fixture s(silent(), answering());
   const auto reply = s.ask();
   s.tell(cast::member_down{"sampler", "out of breath"});
-  CHECK_THROWS_WITH(tokens_of(*reply), "the sampler ended unexpectedly (out of breath); open the runtime again");
+  CHECK_THROWS_WITH(testing::ids_of(*reply), "the sampler ended unexpectedly (out of breath); open the runtime again");
   s.tell(cast::member_down{"compute", "later"}); // the first reason stays
   CHECK_THROWS_WITH(s.ask(), "the sampler ended unexpectedly (out of breath); open the runtime again");
 }
@@ -168,7 +160,7 @@ TEST_CASE("where memory is refused in the middle of the batch every reply fails,
   };
   const auto sink = std::make_shared<refused_sink>();
   const auto computes = answering();
-  stage s(computes, answering());
+  scheduler_fixture s(computes, answering());
   s.ask(sink);
   const auto failure = sink->failure.get_future().get();
   CHECK(failure.code() == errc::over_budget);

@@ -1,6 +1,6 @@
 // Members of the cast are killed while many replies stream: each ends with its text or with an error that says why.
 #include "actors/runtime_impl.hpp"
-#include "tests/support/tiny_model.hpp"
+#include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
 #include <fstream>
@@ -47,14 +47,6 @@ std::vector<stream_of_replies> streams(std::size_t count) {
   return out;
 }
 
-std::vector<token_id> read(reply_channel& channel) {
-  std::vector<token_id> ids;
-  while (const auto p = channel.next_piece())
-    if (p->id >= 0)
-      ids.push_back(p->id);
-  return ids;
-}
-
 } // namespace
 
 TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with its text or an error") {
@@ -92,7 +84,7 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
   };
   std::vector<std::vector<token_id>> expected;
   for (std::size_t i = 0; i < wanted.size(); ++i)
-    expected.push_back(read(*start(i)));
+    expected.push_back(testing::ids_of(*start(i)));
 
   std::mt19937 random(7);
   const auto victim = [&]() -> caf::actor {
@@ -124,7 +116,7 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
     for (std::size_t n = 0; n < 4; ++n) {
       const std::size_t i = random() % wanted.size();
       try {
-        const auto got = read(*channels[i]);
+        const auto got = testing::ids_of(*channels[i]);
         CHECK(got == expected[i]);
         ++replies;
       } catch (const error& e) {
@@ -141,7 +133,7 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
     }
   }
   for (std::size_t i = 0; i < wanted.size(); ++i)
-    CHECK(read(*channels[i]) == expected[i]);
+    CHECK(testing::ids_of(*channels[i]) == expected[i]);
   CHECK(failures == 0);
   CHECK(replies == 4 * kills);
   for (const auto& part : parts->parts)

@@ -1,15 +1,15 @@
 // The supervisor alone, over a cast that computes nothing: whom it replaces, whom it tells, and when it gives up.
 #include "actors/memory_manager.hpp"
 #include "actors/supervisor.hpp"
-#include "tests/support/stand_ins.hpp"
+#include "tests/support/fake_actors.hpp"
 
 #include <catch2/catch.hpp>
 #include <thread>
 
 using namespace tropilla;
-using testing::stand_in;
-using testing::stand_in_compute;
-using testing::stand_in_sampler;
+using testing::fake_compute;
+using testing::fake_sampler;
+using testing::fake_script;
 
 namespace {
 
@@ -20,9 +20,9 @@ struct told {
   std::vector<std::string> down;
 };
 
-struct stand_in_scheduler {
+struct fake_scheduler {
   static constexpr const char* actor_name = "scheduler";
-  stand_in_scheduler(cast::scheduler_actor::pointer, std::shared_ptr<told> t) : heard(std::move(t)) {}
+  fake_scheduler(cast::scheduler_actor::pointer, std::shared_ptr<told> t) : heard(std::move(t)) {}
 
   cast::scheduler_actor::behavior_type behaviour() {
     return {
@@ -49,9 +49,9 @@ struct stand_in_scheduler {
   std::shared_ptr<told> heard;
 };
 
-struct stand_in_loader {
+struct fake_loader {
   static constexpr const char* actor_name = "loader";
-  explicit stand_in_loader(cast::loader_actor::pointer) {}
+  explicit fake_loader(cast::loader_actor::pointer) {}
 
   cast::loader_actor::behavior_type behaviour() {
     return {
@@ -64,9 +64,9 @@ struct stand_in_loader {
   }
 };
 
-struct stand_in_prefetcher {
+struct fake_prefetcher {
   static constexpr const char* actor_name = "prefetcher";
-  explicit stand_in_prefetcher(cast::prefetcher_actor::pointer) {}
+  explicit fake_prefetcher(cast::prefetcher_actor::pointer) {}
 
   cast::prefetcher_actor::behavior_type behaviour() {
     return {
@@ -83,11 +83,11 @@ struct stand_in_prefetcher {
 };
 
 /// A supervisor and whom it watches.
-class stage {
+class supervisor_fixture {
 public:
-  stage() {
+  supervisor_fixture() {
     sampler_.set(spawn_sampler());
-    scheduler_->set(cast::spawn<cast::scheduler_actor, stand_in_scheduler>(system_.get(), heard));
+    scheduler_->set(cast::spawn<cast::scheduler_actor, fake_scheduler>(system_.get(), heard));
     compute_->set(spawn_compute());
     crew_->set(hire(), weights_);
     cast::supervisor_setup setup;
@@ -116,7 +116,7 @@ public:
     supervisor_.set(cast::spawn_supervisor(system_.get(), std::move(setup)));
     (void)health();
   }
-  ~stage() {
+  ~supervisor_fixture() {
     cast::end_role(system_.get(), supervisor_);
     cast::end_role(system_.get(), sampler_);
     cast::end_role(system_.get(), *scheduler_);
@@ -157,7 +157,7 @@ public:
   }
 
   std::shared_ptr<told> heard = std::make_shared<told>();
-  std::shared_ptr<stand_in> computes = std::make_shared<stand_in>();
+  std::shared_ptr<fake_script> computes = std::make_shared<fake_script>();
   std::atomic<std::size_t> samplers_hired = 0, crews_hired = 0, computes_hired = 0;
   std::atomic<bool> refuse_crews = false;
   std::shared_ptr<const weight_arrangement> refused; ///< no crew is there for it
@@ -165,15 +165,15 @@ public:
 
 private:
   cast::sampler_actor spawn_sampler() {
-    return cast::spawn<cast::sampler_actor, stand_in_sampler>(system_.get(), std::make_shared<stand_in>());
+    return cast::spawn<cast::sampler_actor, fake_sampler>(system_.get(), std::make_shared<fake_script>());
   }
   cast::compute_actor spawn_compute() {
-    return cast::spawn<cast::compute_actor, stand_in_compute>(system_.get(), computes);
+    return cast::spawn<cast::compute_actor, fake_compute>(system_.get(), computes);
   }
   cast::weight_crew hire() {
     return {cast::spawn_memory_manager(system_.get(), ledger_),
-            cast::spawn<cast::loader_actor, stand_in_loader>(system_.get()),
-            cast::spawn<cast::prefetcher_actor, stand_in_prefetcher>(system_.get())};
+            cast::spawn<cast::loader_actor, fake_loader>(system_.get()),
+            cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get())};
   }
 
   cast::system system_;
@@ -192,7 +192,7 @@ constexpr std::size_t most_restarts = 8;
 } // namespace
 
 TEST_CASE("a sampler that ends is replaced, and the scheduler told") {
-  stage s;
+  supervisor_fixture s;
   s.kill(s.sampler(), [&] { return s.samplers_hired == 1; });
   CHECK(s.heard->replaced == 1);
   CHECK(s.heard->down.empty());
@@ -201,7 +201,7 @@ TEST_CASE("a sampler that ends is replaced, and the scheduler told") {
 }
 
 TEST_CASE("a member that ends eight times is replaced each time, and not a ninth time before something is computed") {
-  stage s;
+  supervisor_fixture s;
   const auto kill_sampler = [&](std::size_t so_far) {
     s.kill(s.sampler(), [&] { return s.samplers_hired == so_far + 1; });
   };
@@ -219,7 +219,7 @@ TEST_CASE("a member that ends eight times is replaced each time, and not a ninth
 }
 
 TEST_CASE("whoever of those who bring weights ends, all three are replaced while compute stands still") {
-  stage s;
+  supervisor_fixture s;
   const auto before = s.crew();
   const auto who = GENERATE(0, 1, 2);
   const caf::actor victims[] = {caf::actor_cast<caf::actor>(before.memory_manager),
@@ -237,7 +237,7 @@ TEST_CASE("whoever of those who bring weights ends, all three are replaced while
 }
 
 TEST_CASE("a compute that ends is replaced with those who bring weights, and the scheduler told") {
-  stage s;
+  supervisor_fixture s;
   s.kill(s.compute(), [&] { return s.computes_hired == 1; });
   CHECK(s.crews_hired == 1);
   CHECK(s.computes->suspended == 0);
@@ -246,7 +246,7 @@ TEST_CASE("a compute that ends is replaced with those who bring weights, and the
 }
 
 TEST_CASE("a crew that can't be hired is given up, and the scheduler told why") {
-  stage s;
+  supervisor_fixture s;
   s.refuse_crews = true;
   s.kill(s.compute(), [&] { return !s.health().down.empty(); });
   CHECK(s.health().down == std::vector<std::string>{"weight crew: there are no bytes for a crew"});
@@ -254,7 +254,7 @@ TEST_CASE("a crew that can't be hired is given up, and the scheduler told why") 
 }
 
 TEST_CASE("other weights get another crew, and where there is none all is as it was") {
-  stage s;
+  supervisor_fixture s;
   const auto opened = s.weights();
   const auto first = std::make_shared<weight_arrangement>(), second = std::make_shared<weight_arrangement>();
   s.change(first);

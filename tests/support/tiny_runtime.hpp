@@ -1,9 +1,11 @@
 /// A runtime over the tiny model, and its replies.
 #pragma once
 
+#include "actors/reply_channel.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "tropilla/runtime.hpp"
 
+#include <string>
 #include <vector>
 
 namespace tropilla::testing {
@@ -23,6 +25,23 @@ inline std::vector<token_id> ids_of(generation g) {
     if (p.id >= 0)
       ids.push_back(p.id);
   return ids;
+}
+
+/// As above, of a reply whose client is a channel.
+inline std::vector<token_id> ids_of(reply_channel& channel) {
+  std::vector<token_id> ids;
+  while (const auto p = channel.next_piece())
+    if (p->id >= 0)
+      ids.push_back(p->id);
+  return ids;
+}
+
+/// Bytes that a plan has for a device.
+inline std::size_t planned_bytes(const plan_report& plan, const std::string& device) {
+  std::size_t bytes = 0;
+  for (const auto& line : plan.lines)
+    bytes += line.device == device ? line.bytes : 0;
+  return bytes;
 }
 
 } // namespace tropilla::testing

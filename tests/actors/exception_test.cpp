@@ -1,12 +1,10 @@
 // Exceptions in an actor's handlers: who asked hears of it, whoever watches gets the reason, and nothing is printed.
-#include "tests/support/stand_ins.hpp"
+#include "tests/support/caught_output.hpp"
+#include "tests/support/fake_actors.hpp"
 
 #include <catch2/catch.hpp>
-#include <cstdio>
 #include <future>
 #include <stdexcept>
-#include <unistd.h>
-#include <utility>
 
 using namespace tropilla;
 
@@ -18,7 +16,7 @@ enum class way { throws, promises_and_throws, throws_in_a_continuation, refuses_
 /// What became of its state.
 struct record {
   std::atomic<bool> destroyed = false;
-  std::string broken_off;
+  std::string on_exception;
 };
 
 struct faulty_sampler {
@@ -27,7 +25,7 @@ struct faulty_sampler {
       : self(s), how(w), next(std::move(n)), seen(std::move(r)) {}
   ~faulty_sampler() { seen->destroyed = true; }
 
-  void broken_off(const error& why) const { seen->broken_off = why.what(); }
+  void on_exception(const error& why) const { seen->on_exception = why.what(); }
 
   cast::sampler_actor::behavior_type behaviour() {
     return {
@@ -38,7 +36,7 @@ struct faulty_sampler {
           case way::refuses_memory:
             throw std::bad_alloc();
           case way::promises_and_throws: {
-            const cast::owed<cast::tokens_drawn> lost(self);
+            const cast::pending_response<cast::tokens_drawn> lost(self);
             throw std::runtime_error("out of breath");
           }
           case way::throws_in_a_continuation:
@@ -46,7 +44,7 @@ struct faulty_sampler {
             cast::ask(self, next, m)
                 .then([](const cast::tokens_drawn&) { throw std::runtime_error("out of breath"); },
                       [](const caf::error&) {});
-            return kept.back().later();
+            return kept.back().promise();
           }
           return cast::tokens_drawn{};
         },
@@ -57,35 +55,7 @@ struct faulty_sampler {
   way how;
   cast::sampler_actor next;
   std::shared_ptr<record> seen;
-  std::vector<cast::owed<cast::tokens_drawn>> kept;
-};
-
-/// What goes to standard output while it lives.
-class caught_output {
-public:
-  caught_output() : file_(std::tmpfile()), saved_(::dup(STDOUT_FILENO)) {
-    std::fflush(stdout);
-    ::dup2(::fileno(file_), STDOUT_FILENO);
-  }
-  ~caught_output() {
-    end();
-    std::fclose(file_);
-  }
-  std::size_t bytes() {
-    end();
-    std::fseek(file_, 0, SEEK_END);
-    return static_cast<std::size_t>(std::ftell(file_));
-  }
-
-private:
-  void end() {
-    if (saved_ < 0)
-      return;
-    std::fflush(stdout);
-    ::dup2(std::exchange(saved_, -1), STDOUT_FILENO);
-  }
-  std::FILE* file_;
-  int saved_;
+  std::vector<cast::pending_response<cast::tokens_drawn>> kept;
 };
 
 } // namespace
@@ -94,14 +64,14 @@ TEST_CASE("a handler that throws ends its actor, and whoever asked hears that it
   const auto how = GENERATE(way::throws, way::promises_and_throws, way::throws_in_a_continuation, way::refuses_memory);
   std::string reason;
   const auto seen = std::make_shared<record>();
-  std::size_t printed = 0;
+  std::string printed;
   bool gone = false;
   {
-    caught_output output;
+    testing::caught_output output;
     {
       cast::system system;
-      const auto sound = cast::spawn<cast::sampler_actor, testing::stand_in_sampler>(
-          system.get(), std::make_shared<testing::stand_in>());
+      const auto sound = cast::spawn<cast::sampler_actor, testing::fake_sampler>(
+          system.get(), std::make_shared<testing::fake_script>());
       const auto faulty = cast::spawn<cast::sampler_actor, faulty_sampler>(system.get(), how, sound, seen);
       std::promise<std::string> ended;
       caf::actor_cast<caf::actor>(faulty)->attach_functor(
@@ -114,25 +84,25 @@ TEST_CASE("a handler that throws ends its actor, and whoever asked hears that it
       reason = ended.get_future().get();
       cast::end_and_wait(system.get(), sound);
     }
-    printed = output.bytes();
+    printed = output.text();
   }
   CHECK(gone);
-  CHECK(printed == 0);
+  CHECK(printed.empty());
   CHECK(seen->destroyed);
-  CHECK(seen->broken_off == reason);
+  CHECK(seen->on_exception == reason);
   if (how == way::refuses_memory)
     CHECK_THAT(reason, Catch::StartsWith("the system refused memory"));
   else
     CHECK(reason == "out of breath");
 }
 
-TEST_CASE("what is insisted on is tried again while memory is refused, and for a second") {
+TEST_CASE("a call is retried while memory is refused, for a second") {
   std::size_t tries = 0;
-  CHECK(cast::insist([&] {
+  CHECK(cast::retry_on_bad_alloc([&] {
           if (++tries < 5)
             throw std::bad_alloc();
           return tries;
         }) == 5);
-  CHECK_THROWS_AS(cast::insist([]() -> int { throw std::runtime_error("no"); }), std::runtime_error);
-  CHECK_THROWS_AS(cast::insist([]() -> int { throw std::bad_alloc(); }), std::bad_alloc);
+  CHECK_THROWS_AS(cast::retry_on_bad_alloc([]() -> int { throw std::runtime_error("no"); }), std::runtime_error);
+  CHECK_THROWS_AS(cast::retry_on_bad_alloc([]() -> int { throw std::bad_alloc(); }), std::bad_alloc);
 }

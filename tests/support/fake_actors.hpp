@@ -1,4 +1,4 @@
-/// Members of the cast that have no model, for tests of one member alone.
+/// Fakes of members of the cast that have no model, for tests of one member alone.
 #pragma once
 
 #include "actors/messages.hpp"
@@ -10,9 +10,9 @@
 
 namespace tropilla::testing {
 
-/// What a stand-in was asked, and whether it answers.
-struct stand_in {
-  explicit stand_in(bool does_answer = true) : answers(does_answer) {}
+/// What a fake was asked, and whether it answers.
+struct fake_script {
+  explicit fake_script(bool does_answer = true) : answers(does_answer) {}
   const bool answers;
   std::atomic<std::size_t> asked = 0; ///< to compute, or to draw
   std::atomic<std::size_t> suspended = 0, resumed = 0;
@@ -24,16 +24,16 @@ struct stand_in {
   }
 };
 
-struct stand_in_compute {
+struct fake_compute {
   static constexpr const char* actor_name = "compute";
-  stand_in_compute(cast::compute_actor::pointer s, std::shared_ptr<stand_in> of) : self(s), play(std::move(of)) {}
+  fake_compute(cast::compute_actor::pointer s, std::shared_ptr<fake_script> of) : self(s), play(std::move(of)) {}
 
   cast::compute_actor::behavior_type behaviour() {
     return {
         [this](const cast::run_step& m) -> caf::result<cast::step_computed> {
           play->count();
           if (!play->answers)
-            return kept.emplace_back(self).later();
+            return kept.emplace_back(self).promise();
           logits.assign(m.work->logit_rows.size() * vocabulary, 0);
           cast::step_computed out;
           out.logits = logits.data();
@@ -52,29 +52,29 @@ struct stand_in_compute {
 
   static constexpr std::size_t vocabulary = 300;
   cast::compute_actor::pointer self;
-  std::shared_ptr<stand_in> play;
+  std::shared_ptr<fake_script> play;
   std::vector<float> logits;
-  std::vector<cast::owed<cast::step_computed>> kept; ///< answers that it never gives
+  std::vector<cast::pending_response<cast::step_computed>> kept; ///< answers that it never gives
 };
 
-struct stand_in_sampler {
+struct fake_sampler {
   static constexpr const char* actor_name = "sampler";
-  stand_in_sampler(cast::sampler_actor::pointer s, std::shared_ptr<stand_in> of) : self(s), play(std::move(of)) {}
+  fake_sampler(cast::sampler_actor::pointer s, std::shared_ptr<fake_script> of) : self(s), play(std::move(of)) {}
 
   cast::sampler_actor::behavior_type behaviour() {
     return {
         [this](const cast::draw_tokens& m) -> caf::result<cast::tokens_drawn> {
           play->count();
           if (!play->answers)
-            return kept.emplace_back(self).later();
+            return kept.emplace_back(self).promise();
           return cast::tokens_drawn{std::vector<drawn_token>(m.jobs.size(), {token_id{65}, {}})};
         },
     };
   }
 
   cast::sampler_actor::pointer self;
-  std::shared_ptr<stand_in> play;
-  std::vector<cast::owed<cast::tokens_drawn>> kept; ///< answers that it never gives
+  std::shared_ptr<fake_script> play;
+  std::vector<cast::pending_response<cast::tokens_drawn>> kept; ///< answers that it never gives
 };
 
 } // namespace tropilla::testing
