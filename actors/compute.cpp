@@ -52,6 +52,9 @@ struct compute_state {
   }
 
   compute_actor::behavior_type behaviour() {
+    // A job of the compute before this one may still write to the buffers that a step begins with.
+    with.dev->compute_stream().record().then(
+        [me = compute_actor(self), on = here] { on->tell(me, segment_done{}); });
     need_groups();
     return {
         [this](const run_step& m) -> caf::result<step_computed> {
@@ -63,6 +66,11 @@ struct compute_state {
         },
         [this](const segment_done& m) {
           busy = false;
+          if (std::exchange(inherits, false)) {
+            if (!suspend_if_wanted())
+              begin_next();
+            return;
+          }
           ++*with.progress;
           times.compute += m.seconds;
           release_before(next);
@@ -254,7 +262,7 @@ struct compute_state {
   // -- steps ----
 
   void begin_next() {
-    if (current || in_line.empty())
+    if (current || inherits || in_line.empty())
       return;
     const run_step m = std::move(in_line.front().asked);
     promise = std::move(in_line.front().promise);
@@ -506,7 +514,8 @@ struct compute_state {
   bool rows_there = false;  ///< of the embedding
   std::size_t step_end = 0; ///< of the groups that the current step needs
   std::size_t next = 0;     ///< first group of the step that is not enqueued
-  bool busy = false;        ///< a job is out
+  bool busy = true;         ///< a job is out
+  bool inherits = true;     ///< that job is of the compute before this one, if there was one
   step_times times;
   std::int64_t load_seen = 0;
   tracer::row row = 0, stream_row = 0;

@@ -126,7 +126,8 @@ struct step_computed {
   step_times times;
 };
 
-/// Compute to itself, from the compute stream's thread: a run of groups is done.
+/// Compute to itself, from the compute stream's thread: a run of groups is done, or first of all what the compute before
+/// it had out.
 struct segment_done {
   double seconds = 0;
 };

@@ -8,6 +8,7 @@
 
 using namespace tropilla;
 using testing::fake_compute;
+using testing::fake_prefetcher;
 using testing::fake_sampler;
 using testing::fake_script;
 
@@ -60,24 +61,6 @@ struct fake_loader {
         },
         [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
         [](const cast::transfer_done&) {},
-    };
-  }
-};
-
-struct fake_prefetcher {
-  static constexpr const char* actor_name = "prefetcher";
-  explicit fake_prefetcher(cast::prefetcher_actor::pointer) {}
-
-  cast::prefetcher_actor::behavior_type behaviour() {
-    return {
-        [](const cast::need_group& m) -> caf::result<cast::group_ready> {
-          return cast::group_ready{m.group, {}, {}};
-        },
-        [](const cast::release_group&) {},
-        [](const cast::begin_step&) {},
-        [](const cast::abandon_step&) {},
-        [](const cast::shrink_ring&) {},
-        [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
     };
   }
 };
@@ -173,7 +156,7 @@ private:
   cast::weight_crew hire() {
     return {cast::spawn_memory_manager(system_.get(), ledger_),
             cast::spawn<cast::loader_actor, fake_loader>(system_.get()),
-            cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get())};
+            cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get(), std::make_shared<fake_script>())};
   }
 
   cast::system system_;

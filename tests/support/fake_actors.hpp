@@ -14,7 +14,7 @@ namespace tropilla::testing {
 struct fake_script {
   explicit fake_script(bool does_answer = true) : answers(does_answer) {}
   const bool answers;
-  std::atomic<std::size_t> asked = 0; ///< to compute, or to draw
+  std::atomic<std::size_t> asked = 0; ///< to compute, to draw, or to gather rows
   std::atomic<std::size_t> suspended = 0, resumed = 0;
 
   void wait_until_asked() const { asked.wait(0); }
@@ -75,6 +75,34 @@ struct fake_sampler {
   cast::sampler_actor::pointer self;
   std::shared_ptr<fake_script> play;
   std::vector<cast::pending_response<cast::tokens_drawn>> kept; ///< answers that it never gives
+};
+
+/// Whether its script answers is said of rows; groups are always there, and empty.
+struct fake_prefetcher {
+  static constexpr const char* actor_name = "prefetcher";
+  fake_prefetcher(cast::prefetcher_actor::pointer s, std::shared_ptr<fake_script> of) : self(s), play(std::move(of)) {}
+
+  cast::prefetcher_actor::behavior_type behaviour() {
+    return {
+        [](const cast::need_group& m) -> caf::result<cast::group_ready> {
+          return cast::group_ready{m.group, {}, {}};
+        },
+        [](const cast::release_group&) {},
+        [](const cast::begin_step&) {},
+        [](const cast::abandon_step&) {},
+        [](const cast::shrink_ring&) {},
+        [this](const cast::gather_rows&) -> caf::result<cast::rows_gathered> {
+          play->count();
+          if (!play->answers)
+            return rows.emplace_back(self).promise();
+          return cast::rows_gathered{};
+        },
+    };
+  }
+
+  cast::prefetcher_actor::pointer self;
+  std::shared_ptr<fake_script> play;
+  std::vector<cast::pending_response<cast::rows_gathered>> rows; ///< answers that it never gives
 };
 
 } // namespace tropilla::testing

@@ -1,0 +1,86 @@
+// Compute alone, over a prefetcher that brings nothing: what it asks for, and when.
+#include "actors/compute.hpp"
+#include "actors/runtime_impl.hpp"
+#include "tests/support/fake_actors.hpp"
+#include "tests/support/tiny_runtime.hpp"
+
+#include <catch2/catch.hpp>
+#include <future>
+
+using namespace tropilla;
+using testing::fake_prefetcher;
+using testing::fake_script;
+
+namespace {
+
+/// A device, and the least memory that a step on it needs: rows of the embedding are gathered.
+struct small_device {
+  small_device() : model(prepared_model::open(smallest())) {
+    const auto& weights = *part().weights;
+    REQUIRE(weights.layout.gathers_embedding());
+    activations.resize(weights.plan.activations.bytes + group_alignment);
+    workspace.resize(workspace_bytes(weights.layout, model.shape, *part().dev) + group_alignment);
+    space = std::make_unique<llama_workspace>(weights.layout, model.shape, *part().dev, aligned(activations),
+                                              weights.plan.activations.offsets, aligned(workspace));
+  }
+
+  static runtime_config smallest() {
+    auto c = testing::tiny_config(1, 128);
+    c.budget_bytes = 1;
+    return c;
+  }
+  static std::byte* aligned(std::vector<std::byte>& memory) {
+    void* at = memory.data();
+    std::size_t bytes = memory.size();
+    return static_cast<std::byte*>(std::align(group_alignment, 1, at, bytes));
+  }
+  [[nodiscard]] const prepared_model::part& part() const { return model.parts.front(); }
+
+  [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::prefetcher_actor& prefetcher) const {
+    cast::compute_setup setup;
+    setup.weights = part().weights;
+    setup.space = space.get();
+    setup.dev = part().dev.get();
+    setup.prefetcher = prefetcher;
+    setup.meter = std::make_shared<transfer_meter>();
+    setup.progress = std::make_shared<std::atomic<std::uint64_t>>();
+    setup.copies = std::make_shared<cast::host_copies>();
+    setup.pages.assign(1, nullptr);
+    return cast::spawn_compute(system, std::move(setup));
+  }
+
+  prepared_model model;
+  std::vector<std::byte> activations, workspace;
+  std::unique_ptr<llama_workspace> space;
+};
+
+} // namespace
+
+TEST_CASE("a new compute brings nothing to its place before the job of the one before it is done") {
+  const small_device device;
+  cast::system system;
+  const auto script = std::make_shared<fake_script>(false);
+  const auto prefetcher = cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system.get(), script);
+  std::promise<void> done;
+  device.part().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
+  const auto compute = device.spawn(system.get(), prefetcher);
+
+  const auto work = std::make_shared<step>();
+  work->ids = {1};
+  work->sequences = {{0, 1, 0}};
+  work->pages = {0};
+  work->logit_rows = {0};
+  caf::scoped_actor self(system.get());
+  (void)cast::ask(self.ptr(), compute, cast::run_step{work});
+  // These stand behind the step, and behind what it makes compute ask for: who answers them knows of it.
+  cast::ask(self.ptr(), compute, cast::await_weights{}).receive([](cast::weights_resident) {}, [](caf::error&) {
+    FAIL("there are no weights");
+  });
+  (void)cast::ask_and_wait<cast::group_ready>(system.get(), prefetcher, cast::need_group{0});
+  CHECK(script->asked == 0);
+  done.set_value();
+  script->wait_until_asked();
+  cast::end_and_wait(system.get(), compute);
+  cast::end_and_wait(system.get(), prefetcher);
+  device.part().dev->compute_stream().synchronize();
+}
