@@ -2,6 +2,7 @@
 #include "actors/caf_seam.hpp"
 
 #include "actors/messages.hpp"
+#include "kernels/threads.hpp"
 #include "tropilla/actors.hpp"
 
 #include <vector>
@@ -37,22 +38,6 @@ error from_caf(const caf::error& e) {
     return {errc::device_failed, "an actor of the runtime ended while it was asked; open the runtime again"};
   return {static_cast<errc>(e.code()), e.context().get_as<std::string>(0),
           static_cast<remedy>(e.context().get_as<std::uint8_t>(1))};
-}
-
-error error_of(const std::exception_ptr& thrown) {
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const std::bad_alloc&) {
-    return {errc::over_budget,
-            "the system refused memory, though the budget is not exceeded; close something else that "
-            "takes memory, or raise the limit of this process"};
-  } catch (const error& e) {
-    return e;
-  } catch (const std::exception& e) {
-    return {errc::internal, e.what()};
-  } catch (...) {
-    return {errc::internal, "something was thrown that is no exception"};
-  }
 }
 
 std::string render(const caf::error& reason) {
@@ -130,6 +115,8 @@ struct system::impl {
 };
 
 system::system() {
+  // CAF 0.17 starts two workers, a clock and a printer, and does not survive the refusal of one.
+  require_threads(4, "actors");
   register_messages();
   impl_ = std::make_unique<impl>();
 }

@@ -5,6 +5,7 @@
 /// `behaviour()`. Messages stay in the process: none is serialised.
 #pragma once
 
+#include "memory/error_of.hpp"
 #include "tropilla/error.hpp"
 #include "tropilla/typed_actor.hpp"
 
@@ -159,9 +160,6 @@ public:
 
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
-
-/// What was thrown: over_budget where the system refused memory, else internal.
-[[nodiscard]] error error_of(const std::exception_ptr& thrown);
 
 /// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
 /// it holds (leases first) goes back even while handles to the actor live on.

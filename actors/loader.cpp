@@ -1,6 +1,8 @@
 // A shell around weight_loader: promises for what its threads do.
 #include "actors/loader.hpp"
 
+#include "kernels/threads.hpp"
+
 #include <chrono>
 #include <unordered_map>
 #include <variant>
@@ -123,7 +125,8 @@ struct loader_state {
 };
 
 loader_actor spawn_loader(caf::actor_system& system, loader_setup setup) {
-  // Detached: its end waits for reads.
+  // Detached: its end waits for reads. CAF does not survive the refusal of its thread.
+  require_threads(1, "reading weights");
   return spawn<loader_actor, loader_state, caf::detached>(system, std::move(setup));
 }
 

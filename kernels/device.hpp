@@ -106,6 +106,8 @@ public:
                                                   std::size_t pages) const noexcept = 0;
   /// Hands over the scratch (64-byte aligned) before the first job.
   virtual void set_scratch(std::byte* scratch, std::size_t bytes) = 0;
+  /// Counts up in the middle of a job, too, where that can be seen (on the host). Any thread.
+  [[nodiscard]] virtual std::uint64_t beats() const noexcept { return 0; }
   /// What made the device unusable: jobs from then on compute nothing that counts. Any thread.
   [[nodiscard]] virtual std::optional<error> failure() const { return std::nullopt; }
 };

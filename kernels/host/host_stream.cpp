@@ -2,6 +2,7 @@
 #include "kernels/host/host_stream.hpp"
 
 #include "kernels/host/spin.hpp"
+#include "kernels/threads.hpp"
 
 #include <atomic>
 #include <deque>
@@ -39,7 +40,10 @@ struct host_stream::impl {
         stop = stopping;
       }
       for (; !taken.empty(); taken.pop_front())
-        taken.front()();
+        try {
+          taken.front()();
+        } catch (...) { // the job is over where it threw: see the header
+        }
       const auto news = [&] { return changes.load(std::memory_order_acquire) != seen; };
       if (news())
         continue;
@@ -53,7 +57,7 @@ struct host_stream::impl {
 
 host_stream::host_stream(std::string name, std::chrono::nanoseconds spin)
     : impl_(std::make_unique<impl>(std::move(name), spin)) {
-  impl_->thread = std::jthread([i = impl_.get()] { i->work(); });
+  impl_->thread = start_thread(impl_->name, [i = impl_.get()] { i->work(); });
   pthread_setname_np(impl_->thread.native_handle(), impl_->name.substr(0, 15).c_str());
 }
 

@@ -9,6 +9,7 @@
 
 namespace tropilla::host {
 
+/// A job must not throw: one that does is over where it threw, and nobody hears of it but by what does not come.
 class host_stream final : public stream {
 public:
   /// The thread is named after the stream. It looks for the next job for `spin` before it parks.

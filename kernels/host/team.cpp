@@ -2,6 +2,7 @@
 #include "kernels/host/team.hpp"
 
 #include "kernels/host/spin.hpp"
+#include "kernels/threads.hpp"
 
 #include <array>
 #include <bit>
@@ -63,10 +64,17 @@ struct team::impl {
   int looks; ///< at a flag before yielding
   std::array<padded_counter, share_counters> counters;
   alignas(line_bytes) std::atomic<std::uint32_t> jobs = 0; ///< published so far
+  alignas(line_bytes) std::atomic<std::uint64_t> beats = 0;
   alignas(line_bytes) const std::function<void(lane_context&)>* job = nullptr;
   bool stopping = false; ///< guarded by `jobs`, as `job`
   int first_unit = -1;   ///< of lane 0; -1: not pinned
   std::vector<std::jthread> workers;
+
+  ~impl() {
+    stopping = true;
+    publish();
+    workers.clear(); // joins, also those that were made before another was refused
+  }
 
   void barrier(std::size_t lane) noexcept {
     auto& own = lanes[lane];
@@ -98,6 +106,10 @@ struct team::impl {
 };
 
 void lane_context::barrier() noexcept {
+  if (lane_ == 0) {
+    auto& beats = team_->impl_->beats; // lane 0 alone writes it
+    beats.store(beats.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   if (lanes_ > 1)
     team_->impl_->barrier(lane_);
 }
@@ -116,7 +128,7 @@ team::team(std::size_t threads, std::string name, const topology& cpus) {
   if (pinned)
     impl_->first_unit = cpus.units.front();
   for (std::size_t lane = 1; lane < threads; ++lane) {
-    impl_->workers.emplace_back([this, lane] {
+    impl_->workers.push_back(start_thread("computing", [this, lane] {
       for (std::uint32_t seen = 0;;) {
         seen = impl_->next_job(seen);
         if (impl_->stopping)
@@ -125,7 +137,7 @@ team::team(std::size_t threads, std::string name, const topology& cpus) {
         (*impl_->job)(context);
         context.barrier();
       }
-    });
+    }));
     const auto handle = impl_->workers.back().native_handle();
     pthread_setname_np(handle, fmt::format("{:.11}/{}", name, lane).substr(0, 15).c_str());
     if (pinned)
@@ -133,14 +145,14 @@ team::team(std::size_t threads, std::string name, const topology& cpus) {
   }
 }
 
-team::~team() {
-  impl_->stopping = true;
-  impl_->publish();
-  impl_->workers.clear(); // joins
-}
+team::~team() = default;
 
 std::size_t team::lanes() const noexcept {
   return impl_->lanes.size();
+}
+
+std::uint64_t team::beats() const noexcept {
+  return impl_->beats.load(std::memory_order_relaxed);
 }
 
 void team::pin_caller() const {

@@ -54,6 +54,8 @@ public:
   team& operator=(const team&) = delete;
 
   [[nodiscard]] std::size_t lanes() const noexcept;
+  /// How often lane 0 came to a barrier. Any thread.
+  [[nodiscard]] std::uint64_t beats() const noexcept;
   /// Pins the calling thread to lane 0's core: for a thread that does little but call `run`.
   void pin_caller() const;
   /// Runs `job` on every lane and returns when all are done. One caller at a time.

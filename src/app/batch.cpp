@@ -230,11 +230,14 @@ void execute(const batch_options& options, surroundings& around) {
   bool complete = false;
   model.check_interrupt();
   {
-    const interrupts::scope on_interrupt(around.signals, [&](int press) {
-      if (press > 1)
-        interrupts::quit();
-      loop.stop();
-    });
+    const interrupts::scope on_interrupt(
+        around.signals,
+        [&](int press) {
+          if (press > 1)
+            interrupts::quit();
+          loop.stop();
+        },
+        interrupts::patience);
     complete = loop.run();
   }
   if (journal)

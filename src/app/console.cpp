@@ -149,7 +149,7 @@ finished_reply console::read(generation& reply) {
                     line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
                                            .closed = [&] { leave_meanwhile(reply); }});
   finished_reply done = read_reply(
-      reply, dialogue_.options(), context_, [&](const piece& p) { screen_.show(p.text); }, [] {});
+      reply, dialogue_.options(), context_, [&](const piece& p) { screen_.show(p.text); }, unanswered::stays);
   watcher.reset();
   screen_.end_line();
   if (leaving_)

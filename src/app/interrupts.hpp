@@ -2,6 +2,7 @@
 /// command line's.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 
@@ -18,11 +19,14 @@ public:
   interrupts(const interrupts&) = delete;
   interrupts& operator=(const interrupts&) = delete;
 
-  /// While it lives, Ctrl-C calls `h` instead of ending the program with status 130. Nests; once destroyed, its
-  /// handler runs no more.
+  /// How long Ctrl-C may go unanswered where all that is left to do is to end.
+  static constexpr std::chrono::seconds patience{5};
+
+  /// While it lives, Ctrl-C calls `h` instead of ending the program with status 130. Where it still lives
+  /// `quits_after` a press (0: never), the program says so and ends. Nests; once destroyed, its handler runs no more.
   class scope {
   public:
-    scope(interrupts& owner, handler h);
+    scope(interrupts& owner, handler h, std::chrono::seconds quits_after = {});
     ~scope();
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
@@ -31,6 +35,7 @@ public:
     interrupts& owner_;
     std::shared_ptr<handler> previous_;
     int previous_presses_;
+    std::chrono::seconds previous_patience_;
   };
 
   /// Ends the program at once with status 130, as shells expect after Ctrl-C.

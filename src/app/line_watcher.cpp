@@ -1,6 +1,7 @@
 // A thread that polls the terminal and an eventfd that ends it.
 #include "src/app/line_watcher.hpp"
 
+#include "kernels/threads.hpp"
 #include "src/app/files.hpp"
 #include "src/app/terminal_session.hpp"
 
@@ -25,7 +26,12 @@ line_watcher::line_watcher(int terminal, std::string keys, unseen_line& unfinish
     : terminal_(terminal), unfinished_(unfinished), handlers_(std::move(h)), stop_(::eventfd(0, EFD_CLOEXEC)) {
   if (stop_ < 0)
     throw_system_error("watch", "standard input", errno);
-  thread_ = std::thread([this, typed = std::move(keys)] { watch(typed); });
+  try {
+    thread_ = start_thread("the keyboard", [this, typed = std::move(keys)] { watch(typed); });
+  } catch (...) {
+    ::close(stop_);
+    throw;
+  }
 }
 
 line_watcher::~line_watcher() {

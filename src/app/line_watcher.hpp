@@ -38,7 +38,7 @@ private:
   unseen_line& unfinished_;
   handlers handlers_;
   int stop_;
-  std::thread thread_;
+  std::jthread thread_;
 };
 
 } // namespace tropilla::app

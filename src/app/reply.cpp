@@ -45,14 +45,17 @@ json output_json(const reply_output& output, const runtime& rt) {
 } // namespace
 
 finished_reply read_reply(generation& reply, const reply_options& options, surroundings& around,
-                          const std::function<void(const piece&)>& show,
-                          const std::function<void()>& second_interrupt) {
-  const interrupts::scope on_interrupt(around.signals, [&](int press) {
-    if (press == 1)
-      reply.cancel();
-    else
-      second_interrupt();
-  });
+                          const std::function<void(const piece&)>& show, unanswered program) {
+  const bool quits = program == unanswered::quits;
+  const interrupts::scope on_interrupt(
+      around.signals,
+      [&](int press) {
+        if (press == 1)
+          reply.cancel();
+        else if (quits)
+          interrupts::quit();
+      },
+      quits ? interrupts::patience : std::chrono::seconds{});
   finished_reply result;
   result.outputs.resize(options.generation.outputs);
   result.seed = options.generation.sampling.seed;

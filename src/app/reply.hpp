@@ -26,11 +26,13 @@ struct finished_reply {
   bool seed_drawn = false; ///< nobody knows it yet
 };
 
-/// Reads the reply to a request with these options to its end. `show` gets each piece as it comes; Ctrl-C cancels, and
-/// a second one calls `second_interrupt`. Throws what the reply throws.
+/// What becomes of the program when Ctrl-C goes unanswered, or is pressed twice.
+enum class unanswered : std::uint8_t { stays, quits };
+
+/// Reads the reply to a request with these options to its end. `show` gets each piece as it comes; Ctrl-C cancels.
+/// Throws what the reply throws.
 [[nodiscard]] finished_reply read_reply(generation& reply, const reply_options& options, surroundings& around,
-                                        const std::function<void(const piece&)>& show,
-                                        const std::function<void()>& second_interrupt);
+                                        const std::function<void(const piece&)>& show, unanswered program);
 
 /// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,
 /// 118.2 MiB peak", without rates that were not measured, and with a seed that was drawn.

@@ -165,7 +165,7 @@ void execute(const run_options& options, surroundings& around) {
   {
     generation stream = start(rt, options, prompt);
     model.check_interrupt();
-    reply = read_reply(stream, options.reply, around, show, [] { interrupts::quit(); });
+    reply = read_reply(stream, options.reply, around, show, unanswered::quits);
   }
   model.end_progress();
   if (options.json) {

@@ -1,6 +1,8 @@
 // Keys of models, and entries that are written on the side.
 #include "src/io/packed_weights.hpp"
 
+#include "kernels/threads.hpp"
+
 #include <algorithm>
 #include <fmt/format.h>
 
@@ -54,10 +56,7 @@ packed_weights::packed_weights(std::filesystem::path folder, const llama_layout&
   open_or_build();
 }
 
-packed_weights::~packed_weights() {
-  if (committer_.joinable())
-    committer_.join();
-}
+packed_weights::~packed_weights() = default;
 
 void packed_weights::open_or_build() {
   busy_ = false;
@@ -112,9 +111,16 @@ void packed_weights::store(std::size_t index, const std::byte* memory) {
   }
   const auto& g = layout_.groups[index];
   (void)builder_->write(g.section, g.section_offset, {memory, g.bytes}); // a failure is kept, and told by `commit`
-  const std::lock_guard lock(mutex_);
-  if (--missing_ == 0)
-    committer_ = std::thread([this] { commit(); });
+  {
+    const std::lock_guard lock(mutex_);
+    if (--missing_ > 0)
+      return;
+  }
+  try {
+    committer_ = start_thread("writing packed weights", [this] { commit(); });
+  } catch (const error&) {
+    commit(); // packing waits meanwhile
+  }
 }
 
 void packed_weights::commit() {

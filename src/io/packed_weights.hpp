@@ -65,7 +65,7 @@ private:
   std::size_t missing_ = 0;  ///< groups that are not written
   bool busy_ = false;        ///< another process builds it
   std::chrono::steady_clock::time_point looked_{};
-  std::thread committer_;
+  std::jthread committer_; ///< last: it uses the others
 };
 
 } // namespace tropilla

@@ -1,6 +1,9 @@
 // Reads by a few threads that block: where io_uring is refused, and from mappings.
 #include "src/io/open_files.hpp"
 
+#include "kernels/threads.hpp"
+#include "tropilla/error.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
@@ -112,7 +115,13 @@ public:
     else
       call_ = [this](const read_request& r) { return call_pread(*files_, r); };
     for (std::size_t i = 0; i < std::min(depth, pool_threads); ++i)
-      workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+      try {
+        workers_.push_back(start_thread("reading files", [this](const std::stop_token& stop) { work(stop); }));
+      } catch (const error&) {
+        if (workers_.empty())
+          throw;
+        break; // with fewer it is only slower
+      }
   }
 
   void submit_all(std::span<const read_request> requests) override {

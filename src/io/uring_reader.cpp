@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fmt/format.h>
 #include <liburing.h>
+#include <thread>
 #include <vector>
 
 namespace tropilla {
@@ -46,8 +48,7 @@ public:
 
   read_completion wait() override {
     for (;;) {
-      if (io_uring_sq_ready(&ring_) > 0)
-        io_uring_submit(&ring_);
+      submit_the_rest();
       io_uring_cqe* cqe = nullptr;
       const int rc = io_uring_wait_cqe(&ring_, &cqe);
       if (rc == -EINTR || rc == -EAGAIN)
@@ -72,6 +73,19 @@ public:
   [[nodiscard]] std::size_t alignment() const noexcept override { return files_->alignment(); }
 
 private:
+  /// Where the kernel has none of the reads, there is nothing to wait for: it is asked again, for a second.
+  void submit_the_rest() {
+    constexpr std::chrono::milliseconds pause{1};
+    for (std::chrono::milliseconds waited{0}; io_uring_sq_ready(&ring_) > 0; waited += pause) {
+      const int rc = io_uring_submit(&ring_);
+      if (rc >= 0 || in_flight() > io_uring_sq_ready(&ring_))
+        return;
+      if (waited >= std::chrono::seconds(1))
+        throw error(errc::io_error, fmt::format("the kernel takes no reads from io_uring: {}", std::strerror(-rc)));
+      std::this_thread::sleep_for(pause);
+    }
+  }
+
   void prepare(std::size_t slot) {
     const auto r = reads_[slot].rest();
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_); // never null: as many entries as slots

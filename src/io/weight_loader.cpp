@@ -1,6 +1,8 @@
 // One thread that keeps reads in flight, and streams that pack what arrived.
 #include "src/io/weight_loader.hpp"
 
+#include "kernels/threads.hpp"
+#include "memory/error_of.hpp"
 #include "src/io/embedding_rows.hpp"
 #include "src/io/landings.hpp"
 #include "src/io/packed_weights.hpp"
@@ -74,8 +76,9 @@ struct job {
   std::shared_ptr<flight> answer;
   origin from = origin::model;
   std::vector<part> parts;
-  std::size_t next = 0; ///< part to submit
-  std::size_t read = 0; ///< parts that were read, or given up
+  std::size_t next = 0;  ///< part to submit
+  std::size_t read = 0;  ///< parts that were read, or given up
+  bool expected = false; ///< its answer counts the parts
   clock::time_point began{};
 };
 
@@ -111,6 +114,7 @@ struct weight_loader::impl {
   explicit impl(weight_loader_setup s) : with(std::move(s)) {
     for (std::size_t i = 0; i < with.shape.slots; ++i)
       free_slots.push_back(i);
+    reads.reserve(std::max(with.shape.slots, packed_depth));
     for (std::size_t i = 0; i < with.shape.pack_streams; ++i)
       streams.push_back(with.dev->make_stream("pack " + std::to_string(i)));
     if (!with.dev->host_memory())
@@ -123,7 +127,7 @@ struct weight_loader::impl {
       for (const auto& st : streams)
         pack_rows.push_back(with.trace->make_row("stream " + device + " " + std::string(st->name())));
     }
-    reading = std::thread([this] { run(); });
+    reading = start_thread("reading weights", [this] { run(); });
   }
 
   ~impl() {
@@ -161,12 +165,32 @@ struct weight_loader::impl {
   // -- the reading thread ---------------------------------------------------------------------------------------------
 
   void run() {
-    for (;;) {
-      if (!take_jobs())
-        return;
-      submit_parts();
-      if (in_flight() > 0)
-        complete(reader->wait());
+    for (;;)
+      try {
+        if (!take_jobs())
+          return;
+        submit_parts();
+        if (in_flight() > 0)
+          complete(reader->wait());
+      } catch (...) {
+        fail_all(error_of(std::current_exception()));
+      }
+  }
+
+  /// How far what is under way came nobody knows: it ends, and who comes next begins with another reader.
+  void fail_all(const error& why) {
+    reader.reset(); // waits for its reads
+    for (const auto& r : reads)
+      if (r.of && !r.of->parts[r.part].destination)
+        give_back(r.slot);
+    reads.clear();
+    while (!jobs.empty()) {
+      const job& j = jobs.front();
+      const auto answer = j.answer;
+      answer->fail(why);
+      if (!j.expected || answer->finish(j.parts.size() - j.read)) // else somebody still packs, and concludes
+        conclude(answer);
+      jobs.pop_front();
     }
   }
 
@@ -256,7 +280,8 @@ struct weight_loader::impl {
   bool prepare(job& j) {
     const auto& group = with.layout->groups[j.group];
     if (j.from == origin::mapping) {
-      j.began = clock::now();
+      j.parts.resize(1);
+      expect(j);
       touch_pages(j);
       return true;
     }
@@ -265,8 +290,7 @@ struct weight_loader::impl {
     if (j.answer->landing && j.answer->landing->has == landings::place::content::complete) {
       j.from = origin::kept;
       j.parts.resize(1);
-      j.answer->expect(1);
-      j.began = clock::now();
+      expect(j);
       return true;
     }
     try {
@@ -284,9 +308,14 @@ struct weight_loader::impl {
       j.answer->fail(e);
       j.parts.resize(1); // to be counted down
     }
-    j.answer->expect(j.parts.size());
-    j.began = clock::now();
+    expect(j);
     return true;
+  }
+
+  static void expect(job& j) {
+    j.answer->expect(j.parts.size());
+    j.expected = true;
+    j.began = clock::now();
   }
 
   std::shared_ptr<const packed_file> packed_file_now() {
@@ -432,8 +461,6 @@ struct weight_loader::impl {
 
   void touch_pages(job& j) const {
     const auto& group = with.layout->groups[j.group];
-    j.parts.resize(1);
-    j.answer->expect(1);
 #ifndef MADV_POPULATE_READ
     constexpr int MADV_POPULATE_READ = 22;
 #endif
@@ -480,23 +507,34 @@ struct weight_loader::impl {
 
   void pack(const job& j, const weight_chunk& chunk, std::size_t slot, std::size_t skip) {
     const std::size_t s = next_stream++ % streams.size();
-    streams[s]->enqueue([this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip, s] {
-      const auto& group = with.layout->groups[index];
-      std::string failure;
-      {
-        const trace_span span(with.trace, with.trace ? pack_rows[s] : 0, group.name, "bytes",
-                              static_cast<std::int64_t>(chunk.bytes));
-        failure = place_chunk(group, chunk, {slot_memory(slot) + skip, chunk.bytes}, memory);
-      }
+    try {
+      streams[s]->enqueue([this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip, s] {
+        place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, s);
+        give_back(slot);
+        if (!answer->finish(1))
+          return;
+        if (packed && !answer->failed())
+          packed->store(index, memory);
+        conclude(answer);
+      });
+    } catch (...) {
       give_back(slot);
-      if (!failure.empty())
-        answer->fail(error(errc::malformed_file, failure));
-      if (!answer->finish(1))
-        return;
-      if (packed && !answer->failed())
-        packed->store(index, memory);
-      conclude(answer);
-    });
+      throw;
+    }
+  }
+
+  /// On a packing stream.
+  void place(std::size_t index, std::byte* memory, flight& answer, const weight_chunk& chunk,
+             std::span<const std::byte> bytes, std::size_t stream_number) const {
+    const auto& group = with.layout->groups[index];
+    try {
+      const trace_span span(with.trace, with.trace ? pack_rows[stream_number] : 0, group.name, "bytes",
+                            static_cast<std::int64_t>(chunk.bytes));
+      if (const auto failure = place_chunk(group, chunk, bytes, memory); !failure.empty())
+        throw error(errc::malformed_file, failure);
+    } catch (...) {
+      answer.fail(error_of(std::current_exception()));
+    }
   }
 
   // -- rows ----
@@ -518,8 +556,8 @@ struct weight_loader::impl {
           with.dev->upload(reinterpret_cast<const std::byte*>(widened.data()), reinterpret_cast<std::byte*>(out),
                            widened.size() * sizeof(float));
       }
-    } catch (const error& e) {
-      failure = e;
+    } catch (...) {
+      failure = error_of(std::current_exception());
     }
     done(failure ? &*failure : nullptr);
   }
@@ -550,7 +588,7 @@ struct weight_loader::impl {
   std::unique_ptr<landings> places;             ///< null: the processor writes where groups stay
   std::vector<std::unique_ptr<stream>> streams; ///< their jobs use the above
   std::unique_ptr<stream> row_stream;
-  std::thread reading;
+  std::jthread reading;
 };
 
 weight_loader::weight_loader(weight_loader_setup setup) : impl_(std::make_unique<impl>(std::move(setup))) {}

@@ -295,7 +295,11 @@ public:
     {
       std::vector<std::jthread> threads;
       for (std::size_t i = 0; i < helpers; ++i)
-        threads.emplace_back([this] { work({}); });
+        try {
+          threads.emplace_back([this] { work({}); });
+        } catch (const std::system_error&) {
+          break; // with fewer it is only slower
+        }
       work(progress);
     }
     if (failure_)

@@ -1,51 +1,119 @@
 #!/usr/bin/env python3
-"""Memory that is refused once, in the middle of a reply: the run ends with the same text, or with one sentence.
+"""Calls that the system refuses, at the start or in the middle of a reply: memory, threads, mappings, reads, eventfds,
+io_uring; once, or from then on. The run ends with the same text, or with one sentence and status 2.
 
     tests/app/test_refused.py [--bin build/release/bin/tropilla] [Class[.test]...]
 
-A sample of the allocations; TROPILLA_TEST_EACH=1 refuses each of them (minutes). The library that refuses lies beside the
-program. Run by ctest (label app).
+A sample of the calls, chosen by TROPILLA_TEST_SEED; TROPILLA_TEST_EACH=1 refuses each of them (an hour). The library
+that refuses lies beside the program. Run by ctest (label app).
 """
+import json
 import os
 import pathlib
+import random
 
 from program import Program, main, program
 
-SAMPLES = 30  # of each way to run
+SAMPLES = 24  # of each kind of call and way to run
+EACH = os.environ.get("TROPILLA_TEST_EACH")
+CHANCE = random.Random(int(os.environ.get("TROPILLA_TEST_SEED", "1")))
+
+
+def sample(calls):
+    """The numbers of some of the calls; of all, where that is asked for."""
+    everyone = range(1, calls + 1)
+    return everyone if EACH else sorted(CHANCE.sample(everyone, min(calls, SAMPLES)))
 
 
 class Refused(Program):
-    def run_it(self, more, **environment):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
         library = pathlib.Path(program()).with_name("libtropilla_refuse.so")
-        return self.call("run", "-m", self.model, "-q", "-n", 60, "-c", 256, "--temp", 0, "--no-cache", *more, "hello",
-                         LD_PRELOAD=str(library), **environment)
+        cls.environment["LD_PRELOAD"] = str(library)
+        cls.options = ["-m", cls.model, "-q", "-c", 256, "--temp", 0]
+        cls.ways = {
+            "in memory": ["--no-cache"],
+            "streamed": ["--no-cache", "--budget", cls.least_budget(cls)],
+            "two devices": ["--no-cache", "--budget", "host:0=64MiB,host:1=64MiB", "-t", 2],
+        }
 
-    def refuse_each(self, *more):
+    def least_budget(self):
+        plan = self.call(self, "plan", "-m", self.model, "-c", 256, "--budget", "1MiB", LD_PRELOAD="")
+        return plan.stderr.decode().split("the smallest budget that works is ")[1].split(",")[0].replace(" ", "")
+
+    def run_it(self, *more, **environment):
+        return self.call("run", *self.options, "-n", 60, *more, "hello", **environment)
+
+    def check(self, ran, sound, what):
+        with self.subTest(**what):
+            self.assertIn(ran.returncode, (0, 2), ran.stderr)
+            if ran.returncode == 0:
+                self.assertEqual(ran.stdout, sound.stdout, ran.stderr)
+            else:
+                self.assertTrue(sound.stdout.startswith(ran.stdout.rstrip(b"\n")), ran.stdout)
+                self.assertRegex(ran.stderr.decode(), r"\A(tropilla: [^\n]+\n)+\Z")
+
+    def refuse(self, call, *, ways=("in memory", "streamed", "two devices"), least=1, **environment):
+        """Refuses each call, or a sample of them; every way to run makes at least `least`."""
+        environment["TROPILLA_REFUSE_CALL"] = call
         count = self.folder / "count"
-        sound = self.run_it(more, TROPILLA_REFUSE_COUNT=str(count))
+        for way in ways:
+            sound = self.run_it(*self.ways[way], TROPILLA_REFUSE_COUNT=str(count), **environment)
+            self.assertEqual(sound.returncode, 0, sound.stderr)
+            calls = int(count.read_text())
+            self.assertGreaterEqual(calls, least, way)
+            for n in sample(calls):
+                ran = self.run_it(*self.ways[way], TROPILLA_REFUSE=str(n), **environment)
+                self.check(ran, sound, {"call": call, "number": n, "of": calls, "way": way, **environment})
+
+    def test_memory_once(self):
+        self.refuse("malloc", least=SAMPLES)
+
+    def test_memory_from_then_on(self):
+        self.refuse("malloc", least=SAMPLES, TROPILLA_REFUSE_ON="1")
+
+    def test_threads_once(self):  # for those that never come see test_threads.py
+        self.refuse("thread", least=8, TROPILLA_REFUSE_START="1")
+
+    def test_mappings(self):
+        for more in ({}, {"TROPILLA_REFUSE_ON": "1"}):
+            self.refuse("mmap", TROPILLA_REFUSE_START="1", **more)
+
+    def test_reads(self):
+        self.ways["io_uring refused"] = ["--no-cache", "--io", "buffered", *self.ways["streamed"][1:]]
+        for more in ({}, {"TROPILLA_REFUSE_ON": "1"}):
+            self.refuse("read", ways=("in memory", "streamed"), TROPILLA_REFUSE_START="1", **more)
+
+    def test_events_and_queues(self):
+        for call in ("eventfd", "uring"):
+            for more in ({}, {"TROPILLA_REFUSE_ON": "1"}):
+                self.refuse(call, ways=("in memory", "streamed"), TROPILLA_REFUSE_START="1", **more)
+
+    def test_a_batch(self):
+        requests = self.folder / "requests.jsonl"
+        requests.write_text("".join(json.dumps({"id": str(i), "prompt": "hello", "max_tokens": 20}) + "\n"
+                                    for i in range(8)))
+        count = self.folder / "count"
+
+        def batch(**environment):
+            return self.call("batch", requests, *self.options, "--no-cache", **environment)
+
+        def texts(done):
+            records = [json.loads(line) for line in done.stdout.decode().splitlines()]
+            return {r["id"]: r.get("text") for r in records if r.get("text") is not None and not r.get("error")}
+
+        sound = batch(TROPILLA_REFUSE_CALL="malloc", TROPILLA_REFUSE_COUNT=str(count))
         self.assertEqual(sound.returncode, 0, sound.stderr)
-        allocations = int(count.read_text())
-        self.assertGreater(allocations, SAMPLES)
-        for n in range(1, allocations + 1, 1 if os.environ.get("TROPILLA_TEST_EACH") else allocations // SAMPLES):
-            with self.subTest(allocation=n, of=allocations, options=more):
-                ran = self.run_it(more, TROPILLA_REFUSE=str(n))
-                self.assertIn(ran.returncode, (0, 2), ran.stderr)
-                if ran.returncode == 0:
-                    self.assertEqual(ran.stdout, sound.stdout)
-                else:
-                    self.assertTrue(sound.stdout.startswith(ran.stdout.rstrip(b"\n")), ran.stdout)
-                    self.assertEqual(ran.stderr.count(b"tropilla: "), 1, ran.stderr)
-
-    def test_with_all_weights_in_memory(self):
-        self.refuse_each()
-
-    def test_with_weights_that_are_streamed(self):
-        plan = self.call("plan", "-m", self.model, "-c", 256, "--budget", "1MiB")
-        least = plan.stderr.decode().split("the smallest budget that works is ")[1].split(",")[0].replace(" ", "")
-        self.refuse_each("--budget", least)
-
-    def test_on_two_devices(self):
-        self.refuse_each("--budget", "host:0=64MiB,host:1=64MiB", "-t", "2")
+        wanted = texts(sound)
+        self.assertEqual(len(wanted), 8, sound.stdout)
+        calls = int(count.read_text())
+        for more in ({}, {"TROPILLA_REFUSE_ON": "1"}):
+            for n in sample(calls):
+                ran = batch(TROPILLA_REFUSE_CALL="malloc", TROPILLA_REFUSE=str(n), **more)
+                with self.subTest(allocation=n, of=calls, **more):
+                    self.assertIn(ran.returncode, (0, 2, 3), ran.stderr)
+                    self.assertLessEqual(texts(ran).items(), wanted.items())
 
 
 if __name__ == "__main__":

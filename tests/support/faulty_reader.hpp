@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@ enum class read_fault : std::uint8_t {
   short_read, ///< half of its bytes arrive, then the file ends
   io_failure, ///< EIO; nothing arrives
   hang,       ///< it completes only after `release`
+  no_memory,  ///< who waits gets std::bad_alloc instead of it
 };
 
 /// Faults by the number of the read, counted from 0 over the reader's life. Shared by the test and the reader, which
@@ -75,6 +77,7 @@ public:
   faulty_reader(std::unique_ptr<file_reader> inner, fault_script& script) : inner_(std::move(inner)), script_(script) {}
   ~faulty_reader() override {
     script_.release();
+    refused_ = 0;
     while (in_flight() > 0)
       (void)wait();
   }
@@ -85,12 +88,18 @@ public:
         inner_->submit(r);
       else if (*fault == read_fault::hang)
         hung_.push_back(r);
+      else if (*fault == read_fault::no_memory)
+        ++refused_;
       else
         spoil(r, *fault);
   }
 
   /// Completions of sound reads come first, so that a hanging read blocks only who has nothing else to wait for.
   read_completion wait() override {
+    if (refused_ > 0) {
+      --refused_;
+      throw std::bad_alloc();
+    }
     if (!failed_.empty()) {
       auto c = std::move(failed_.front());
       failed_.pop_front();
@@ -105,7 +114,7 @@ public:
   }
 
   [[nodiscard]] std::size_t in_flight() const noexcept override {
-    return inner_->in_flight() + failed_.size() + hung_.size();
+    return inner_->in_flight() + failed_.size() + hung_.size() + refused_;
   }
   [[nodiscard]] std::size_t depth() const noexcept override { return inner_->depth(); }
   [[nodiscard]] std::string_view name() const noexcept override { return "faulty"; }
@@ -128,6 +137,7 @@ private:
   fault_script& script_;
   std::deque<read_completion> failed_;
   std::deque<read_request> hung_;
+  std::size_t refused_ = 0;
 };
 
 } // namespace tropilla::testing

@@ -2,6 +2,7 @@
 #include "src/io/packed_weights.hpp"
 #include "src/io/weight_loader.hpp"
 
+#include "tests/support/faulty_reader.hpp"
 #include "tests/support/log_keeper.hpp"
 #include "tests/support/tiny_model.hpp"
 
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <future>
+#include <optional>
 
 using namespace tropilla;
 
@@ -170,4 +172,39 @@ TEST_CASE("packed weights hold the bytes that packing gives, whatever the form o
       CHECK(packed_here == packed_before);
     }
   }
+}
+
+TEST_CASE("memory that is refused to the reading thread fails what it reads, and nothing after it") {
+  loaded_model m(testing::tiny_model());
+  auto shape = loader_shape::for_model(m.layout, 2);
+  shape.slot_bytes = slot_bytes_for(m.layout, 1) + 2 * group_alignment; // many reads for a group
+  std::vector<std::byte> sound;
+  REQUIRE(m.load(0, sound, shape).empty());
+  testing::fault_script script;
+  for (const std::size_t read : {0, 1, 5})
+    script.at(read, testing::read_fault::no_memory);
+  std::vector<std::byte> staging(shape.staging_bytes() + 4096), memory(m.layout.groups[0].bytes + 2 * group_alignment);
+  weight_loader_setup setup;
+  setup.shape = shape;
+  setup.layout = &m.layout;
+  setup.dev = m.dev.get();
+  setup.files = m.file.files;
+  setup.staging = loaded_model::aligned(staging);
+  setup.make_reader = [&](std::span<const std::filesystem::path> files, const reader_options& options) {
+    return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), script);
+  };
+  auto* const target = loaded_model::aligned(memory);
+  weight_loader loader(setup);
+  std::size_t refused = 0;
+  for (;;) {
+    std::promise<std::optional<error>> done;
+    loader.load(0, target, [&](const error* why) { done.set_value(why ? std::optional(*why) : std::nullopt); });
+    const auto failure = done.get_future().get();
+    if (!failure)
+      break;
+    CHECK(failure->code() == errc::over_budget);
+    REQUIRE(++refused <= 3);
+  }
+  CHECK(refused > 0);
+  CHECK(std::memcmp(target, sound.data(), sound.size()) == 0);
 }

@@ -1,0 +1,14 @@
+/// What was thrown, as the library's own exception: for the places where exceptions stop, so that they become answers.
+#pragma once
+
+#include "tropilla/error.hpp"
+
+#include <exception>
+
+namespace tropilla {
+
+/// An `error` as it is, over_budget where the system refused memory, else internal. May throw `std::bad_alloc` for its
+/// sentence.
+[[nodiscard]] error error_of(const std::exception_ptr& thrown);
+
+} // namespace tropilla
