@@ -33,10 +33,8 @@ struct compute_state {
   };
 
   /// Copies what the device before computed.
-  static void take_over(ops& o, const loaded_weights& w, const llama_workspace& space, const step& work,
-                        const float* from) {
-    std::vector<std::size_t> rows(work.ids.size());
-    std::iota(rows.begin(), rows.end(), std::size_t{0});
+  static void take_over(ops& o, const loaded_weights& w, const llama_workspace& space,
+                        const std::vector<std::size_t>& rows, const float* from) {
     o.gather_rows(from, w.arrangement->layout.config.width, rows, space.floats(buffer::hidden));
   }
 
@@ -53,8 +51,7 @@ struct compute_state {
 
   compute_actor::behavior_type behaviour() {
     // A job of the compute before this one may still write to the buffers that a step begins with.
-    with.dev->compute_stream().record().then(
-        [me = compute_actor(self), on = here] { on->tell(me, segment_done{}); });
+    with.dev->compute_stream().record().then([me = compute_actor(self), on = here] { on->tell(me, segment_done{}); });
     need_groups();
     return {
         [this](const run_step& m) -> caf::result<step_computed> {
@@ -436,9 +433,11 @@ struct compute_state {
         with.dev->upload(bytes, with.space->at(buffer::hidden), count);
       from = nullptr;
     }
+    std::vector<std::size_t> rows(from != nullptr ? current->ids.size() : 0);
+    std::iota(rows.begin(), rows.end(), std::size_t{0});
     busy = true;
-    with.dev->enqueue([held, first, last, from, chooses = last == step_end && !with.next && likeliest() > 0,
-                       copied = begins ? pages : nullptr,
+    with.dev->enqueue([held, first, last, from, rows = std::move(rows),
+                       chooses = last == step_end && !with.next && likeliest() > 0, copied = begins ? pages : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, with.space->shape().kv))](ops& o) {
       const auto& [space, work, w, _] = *held;
       if (o.lane() == 0)
@@ -446,7 +445,7 @@ struct compute_state {
       if (copied)
         copy_pages(o, *work, *copied, page_bytes);
       if (from)
-        take_over(o, *w, *space, *work, from);
+        take_over(o, *w, *space, rows, from);
       forward_groups(o, w->arrangement->layout, *space, *work, w->memory, first, last);
       if (chooses)
         keep_likeliest(o, w->arrangement->layout, *space, *work);

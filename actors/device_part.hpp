@@ -9,6 +9,7 @@
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -22,6 +23,7 @@ struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
   gpu_factory open_gpu = cuda::open_gpu;
   std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
+  std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
 };
 
 /// What the parts of a runtime share. Outlives them.
@@ -60,6 +62,8 @@ public:
   void set_budget(std::size_t bytes);
   [[nodiscard]] plan_report report() const;
   [[nodiscard]] std::string name() const { return std::string(dev->name()); }
+  /// Counts up while weights come or something is computed. Any thread.
+  [[nodiscard]] std::uint64_t progress() const { return *progress_ + meter_->bytes + dev->beats(); }
 
   /// Ends the supervisor; then, when nobody asks any more, compute; then the crew.
   void end_supervisor();

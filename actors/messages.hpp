@@ -126,8 +126,8 @@ struct step_computed {
   step_times times;
 };
 
-/// Compute to itself, from the compute stream's thread: a run of groups is done, or first of all what the compute before
-/// it had out.
+/// Compute to itself, from the compute stream's thread: a run of groups is done, or first of all what the compute
+/// before it had out.
 struct segment_done {
   double seconds = 0;
 };
@@ -249,12 +249,16 @@ struct supervisors_spawned {};
 /// The scheduler to itself: a request's time may be over.
 struct look_at_clock {};
 
+/// The scheduler to itself: whether anything has happened since the last look.
+struct look_at_progress {};
+
 using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
                                     caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
                                     caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
                                     caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
                                     caf::result<void>(member_replaced), caf::result<void>(member_down),
-                                    caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock)>;
+                                    caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock),
+                                    caf::result<void>(look_at_progress)>;
 
 // -- supervision ------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@
   X(member_down)                                                                                                       \
   X(supervisors_spawned)                                                                                               \
   X(look_at_clock)                                                                                                     \
+  X(look_at_progress)                                                                                                  \
   X(query_health)                                                                                                      \
   X(cast_health)                                                                                                       \
   X(reply_over)                                                                                                        \

@@ -1,10 +1,19 @@
 // A shell around the batcher: it says what to compute, the actor sends it.
 #include "actors/scheduler.hpp"
 
+#include "src/schedule/stall_watch.hpp"
+
+#include <fmt/format.h>
 #include <optional>
 #include <set>
 
 namespace tropilla::cast {
+namespace {
+
+/// Looks without progress before what is waited for is given up.
+constexpr std::size_t patience = 6;
+
+} // namespace
 
 struct scheduler_state {
   static constexpr const char* actor_name = "scheduler";
@@ -44,7 +53,7 @@ struct scheduler_state {
         },
         [this](const member_replaced&) {
           ++replacements;
-          if (std::exchange(waiting_for_member, false))
+          if (waiting_for_member)
             resume();
         },
         [this](const member_down& m) {
@@ -52,12 +61,14 @@ struct scheduler_state {
             down = error(errc::device_failed,
                          "the " + m.member + " ended unexpectedly (" + m.reason + "); open the runtime again");
           queue.fail_all(*down);
+          waits_for = {};
         },
         [this](const supervisors_spawned&) { watch_supervisors(); },
         [this](const look_at_clock&) {
           alarm.reset();
           proceed();
         },
+        [this](const look_at_progress&) { look(); },
     };
   }
 
@@ -114,6 +125,7 @@ struct scheduler_state {
 
   /// Sends the step that is at hand again, or the next one.
   void resume() {
+    waiting_for_member = false;
     if (const auto work = queue.step_at_hand())
       send(work);
     else
@@ -129,9 +141,17 @@ struct scheduler_state {
 
   void send(const std::shared_ptr<const step>& work) {
     const std::size_t logits = work->logit_rows.size() * with.limits.vocabulary;
+    const auto number = begin_wait("compute");
     ask(self, with.compute->get(), run_step{work})
-        .then([this, logits](const step_computed& m) { computed(m, logits); },
-              [this, known = replacements](const caf::error& e) { not_computed(e, known); });
+        .then(
+            [this, logits, number](const step_computed& m) {
+              if (end_wait(number))
+                computed(m, logits);
+            },
+            [this, number, known = replacements](const caf::error& e) {
+              if (end_wait(number))
+                not_computed(e, known);
+            });
   }
 
   void computed(const step_computed& m, std::size_t logits) {
@@ -139,15 +159,20 @@ struct scheduler_state {
     const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
+    const auto number = begin_wait("the sampler");
     ask(self, with.sampler->get(), draw_tokens{m, with.limits.vocabulary, jobs})
         .then(
-            [this](const tokens_drawn& answer) {
+            [this, number](const tokens_drawn& answer) {
+              if (!end_wait(number))
+                return;
               const trace_span emitted(with.trace, row, "tokens_drawn", "tokens",
                                        static_cast<std::int64_t>(answer.tokens.size()));
               queue.drawn(answer.tokens, clock::now());
               proceed();
             },
-            [this, known = replacements](const caf::error& e) {
+            [this, number, known = replacements](const caf::error& e) {
+              if (!end_wait(number))
+                return;
               queue.logits_lost();
               not_computed(e, known);
             });
@@ -162,6 +187,49 @@ struct scheduler_state {
     if (replacements != known_replacements)
       return resume();
     waiting_for_member = true;
+    begin_wait("a member that ended to be replaced");
+  }
+
+  // -- what is waited for ----
+
+  /// The number of the wait, by which its answer is told from that of one which was given up.
+  std::uint64_t begin_wait(std::string_view whom) {
+    waits_for = whom;
+    if (!std::exchange(looks, true))
+      tell_later(self, with.between_looks, look_at_progress{});
+    return ++wait_number;
+  }
+
+  /// False: it was given up.
+  bool end_wait(std::uint64_t number) {
+    if (number != wait_number)
+      return false;
+    waits_for = {};
+    return true;
+  }
+
+  void look() {
+    looks = false;
+    if (waits_for.empty())
+      return;
+    if (stall.look(wait_number, with.progress()))
+      return give_up_wait();
+    looks = true;
+    tell_later(self, with.between_looks, look_at_progress{});
+  }
+
+  void give_up_wait() {
+    const std::chrono::duration<double> each = with.between_looks;
+    const error why(errc::device_failed,
+                    fmt::format("nothing was read or computed for {:.0f} seconds while the reply waited for {}; what "
+                                "was waited for is started anew, and the request may be made again",
+                                each.count() * patience, waits_for));
+    with.supervisor_log.error("{}", why.what());
+    ++wait_number;
+    waits_for = {};
+    waiting_for_member = false;
+    queue.fail_all(why);
+    with.end_members();
   }
 
   void set_alarm() {
@@ -180,6 +248,10 @@ struct scheduler_state {
   std::set<caf::actor_addr> watched; ///< supervisors
   std::optional<error> down;
   bool waiting_for_member = false;
+  std::string_view waits_for;    ///< whose answer; empty: nobody's
+  std::uint64_t wait_number = 0; ///< how many there were
+  bool looks = false;            ///< will look at the progress
+  stall_watch stall{patience};
   std::size_t replacements = 0;
   std::optional<clock::time_point> alarm; ///< when this looks at the clock
   tracer::row row = 0;

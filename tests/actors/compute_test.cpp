@@ -73,9 +73,8 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   caf::scoped_actor self(system.get());
   (void)cast::ask(self.ptr(), compute, cast::run_step{work});
   // These stand behind the step, and behind what it makes compute ask for: who answers them knows of it.
-  cast::ask(self.ptr(), compute, cast::await_weights{}).receive([](cast::weights_resident) {}, [](caf::error&) {
-    FAIL("there are no weights");
-  });
+  cast::ask(self.ptr(), compute, cast::await_weights{})
+      .receive([](cast::weights_resident) {}, [](caf::error&) { FAIL("there are no weights"); });
   (void)cast::ask_and_wait<cast::group_ready>(system.get(), prefetcher, cast::need_group{0});
   CHECK(script->asked == 0);
   done.set_value();

@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 #include <future>
+#include <thread>
 
 using namespace tropilla;
 using testing::fake_compute;
@@ -16,7 +17,8 @@ namespace {
 /// A scheduler and who it speaks to.
 class scheduler_fixture {
 public:
-  scheduler_fixture(std::shared_ptr<fake_script> computes, std::shared_ptr<fake_script> draws) {
+  scheduler_fixture(std::shared_ptr<fake_script> computes, std::shared_ptr<fake_script> draws,
+                    const std::function<void(cast::scheduler_setup&)>& change = {}) {
     hire_compute(std::move(computes));
     hire_sampler(std::move(draws));
     run_shape shape;
@@ -26,6 +28,8 @@ public:
     shape.sequences = 1;
     queue_ = std::make_shared<batcher>(texts_, shape, 10);
     cast::scheduler_setup setup{queue_, {fake_compute::vocabulary, 64, 64}, compute_, sampler_};
+    if (change)
+      change(setup);
     scheduler_.set(cast::spawn_scheduler(system_.get(), std::move(setup)));
   }
   ~scheduler_fixture() {
@@ -165,4 +169,46 @@ TEST_CASE("where memory is refused in the middle of the batch every reply fails,
   const auto failure = sink->failure.get_future().get();
   CHECK(failure.code() == errc::over_budget);
   CHECK_THAT(failure.what(), Catch::StartsWith("the system refused memory"));
+}
+
+TEST_CASE("who never answers is given up with a sentence, and ended") {
+  const bool computed = GENERATE(false, true); // then it is the sampler that never answers
+  const auto computes = computed ? answering() : silent(), draws = silent();
+  std::promise<void> ended;
+  scheduler_fixture s(computes, draws, [&](cast::scheduler_setup& setup) {
+    setup.between_looks = std::chrono::milliseconds(1);
+    setup.end_members = [&] { ended.set_value(); };
+  });
+  const auto reply = s.ask();
+  try {
+    (void)testing::ids_of(*reply);
+    FAIL("nobody answered");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::device_failed);
+    CHECK_THAT(e.what(), Catch::Contains(computed ? "waited for the sampler" : "waited for compute"));
+  }
+  ended.get_future().wait();
+}
+
+TEST_CASE("who takes long is waited for while there is progress, and what comes after all counts for nothing") {
+  const auto computes = silent();
+  std::atomic<std::uint64_t> looks = 0;
+  std::atomic<bool> moves = true;
+  scheduler_fixture s(computes, answering(), [&](cast::scheduler_setup& setup) {
+    setup.between_looks = std::chrono::milliseconds(1);
+    setup.progress = [&] { return moves ? ++looks : 0; };
+  });
+  const auto reply = s.ask();
+  while (looks < 30)
+    std::this_thread::yield();
+  CHECK_FALSE(reply->ended());
+  moves = false;
+  CHECK_THROWS_AS(testing::ids_of(*reply), error);
+  // The step that was given up fails now; the next request's is another, and is not mistaken for it.
+  const auto next = answering();
+  const auto old = s.compute();
+  s.hire_compute(next);
+  const auto second = s.ask();
+  s.end(old);
+  CHECK(testing::ids_of(*second).size() == 2);
 }

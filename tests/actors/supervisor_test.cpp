@@ -44,6 +44,7 @@ struct fake_scheduler {
         },
         [](const cast::supervisors_spawned&) {},
         [](const cast::look_at_clock&) {},
+        [](const cast::look_at_progress&) {},
     };
   }
 
