@@ -1,6 +1,7 @@
 // The public interface over the cast.
 #include "tropilla/runtime.hpp"
 
+#include "actors/callback_sink.hpp"
 #include "actors/runtime_impl.hpp"
 
 #include <cerrno>
@@ -115,56 +116,14 @@ void reply_ticket::cancel() const noexcept {
     owner->cancel(impl_->id);
 }
 
-namespace {
-
-/// Calls the client. What its callbacks throw ends its own reply, and reaches nobody else.
-class callback_sink final : public reply_sink {
-public:
-  explicit callback_sink(reply_callbacks c) : callbacks_(std::move(c)) {}
-
-  client_wants token(piece p) override {
-    if (failure_ || !callbacks_.on_piece)
-      return failure_ ? client_wants::nothing : client_wants::more;
-    try {
-      return callbacks_.on_piece(std::move(p)) ? client_wants::more : client_wants::nothing;
-    } catch (const std::exception& e) {
-      failure_.emplace(errc::client_failed, std::string("the client's on_piece threw: ") + e.what());
-    } catch (...) {
-      failure_.emplace(errc::client_failed, "the client's on_piece threw something that is no std::exception");
-    }
-    return client_wants::nothing;
-  }
-  void logits(std::size_t, std::size_t, std::span<const float>) override {} // nobody scores into callbacks
-  void finished(const generation_statistics& s) override {
-    if (failure_)
-      return failed(*failure_);
-    call_last(callbacks_.on_finished, s);
-  }
-  void failed(const error& why) override { call_last(callbacks_.on_failed, failure_ ? *failure_ : why); }
-
-private:
-  /// The reply is over, and its client has heard so: there is nothing left that an exception could end.
-  template <class Callback, class Argument>
-  static void call_last(const Callback& callback, const Argument& argument) noexcept {
-    try {
-      if (callback)
-        callback(argument);
-    } catch (...) { // documented at `reply_callbacks`
-    }
-  }
-
-  reply_callbacks callbacks_;
-  std::optional<error> failure_; ///< what `on_piece` threw
-};
-
-} // namespace
-
 reply_ticket runtime::submit(std::vector<token_id> prompt, const generation_options& options,
                              reply_callbacks callbacks) {
   auto ticket = std::make_shared<reply_ticket::impl>();
   ticket->owner = impl_;
+  auto* const threads = callbacks.quick ? nullptr : &impl_->client_threads;
   auto request =
-      impl_->make_request(std::move(prompt), options, false, std::make_shared<callback_sink>(std::move(callbacks)));
+      impl_->make_request(std::move(prompt), options, false,
+                          std::make_shared<callback_sink>(std::move(callbacks), threads, impl_->config.unread_pieces));
   ticket->abandoned = request.abandoned;
   ticket->id = impl_->submit(std::move(request));
   return reply_ticket(std::move(ticket));

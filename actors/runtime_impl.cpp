@@ -192,6 +192,18 @@ void runtime::impl::hire_scheduler() {
     const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
   }
+  setup.progress = [this] {
+    std::uint64_t all = 0;
+    for (const auto& part : parts)
+      all += part->progress();
+    return all;
+  };
+  setup.end_members = [this] {
+    for (const auto& part : parts)
+      cast::send_exit(part->compute->get());
+    cast::send_exit(sampler->get());
+  };
+  setup.between_looks = hooks_.between_looks;
   setup.log = log->of(log_component::scheduler);
   setup.supervisor_log = log->of(log_component::supervisor);
   scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));
@@ -227,6 +239,7 @@ bool runtime::impl::supervise(std::size_t part) {
 void runtime::impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
+  reserve_.reset();
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
   {
     const std::lock_guard lock(supervising_); // whoever was spawning one is done now, and nobody begins

@@ -1,6 +1,7 @@
 /// What a runtime is made of, from the file's header to the cast. Internal: shared by `runtime` and the engine actor.
 #pragma once
 
+#include "actors/callback_threads.hpp"
 #include "actors/device_part.hpp"
 #include "actors/messages.hpp"
 #include "actors/reply_channel.hpp"
@@ -99,6 +100,7 @@ struct TROPILLA_HIDDEN runtime::impl {
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
 
+  callback_threads client_threads; ///< outlives the scheduler, which posts to it
   std::atomic<request_id> next_request = 1;
   std::atomic<bool> closed = false;
 
@@ -117,6 +119,8 @@ private:
   /// Spawns a supervisor for a part; the first part's watches sampler and scheduler, too. False: the runtime is closed.
   bool supervise(std::size_t part);
 
+  /// Given back first when it closes: what ends actors and fails requests takes a little memory.
+  std::unique_ptr<std::byte[]> reserve_ = std::make_unique<std::byte[]>(std::size_t{64} << 10);
   runtime_hooks hooks_;
   std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   mutable std::once_flag told_of_template_, told_of_bos_;

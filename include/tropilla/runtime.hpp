@@ -113,7 +113,10 @@ private:
   std::optional<piece> current_;
 };
 
-/// Callbacks for one reply. The runtime calls them on a thread of its own: they must be quick and must not wait.
+/// Callbacks for one reply, called one after the other on a thread that the runtime has for its clients. One that takes
+/// long, or waits, holds up its own reply only: while it does, up to `runtime_config::unread_pieces` of that reply are
+/// kept, and other clients are called on other threads (at most 64). Closing the runtime waits until they return: none
+/// of them may close it.
 struct reply_callbacks {
   /// False ends the reply, as `reply_ticket::cancel` does. An exception ends it with `on_failed` (errc::client_failed);
   /// the other replies go on.
@@ -122,6 +125,9 @@ struct reply_callbacks {
   /// cancelled. What they throw is dropped: the reply is over.
   std::function<void(const generation_statistics&)> on_finished;
   std::function<void(const error&)> on_failed;
+  /// They return within microseconds and never wait: then they are called without a change of threads, by the runtime's
+  /// own. Where that is not so, all replies wait for them.
+  bool quick = false;
 };
 
 /// A reply that callbacks receive. Copyable; letting it go changes nothing.

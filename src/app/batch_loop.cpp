@@ -184,7 +184,8 @@ private:
                   if (!j->failure)
                     j->failure = why;
                   prompt_over(j, *to);
-                }};
+                },
+            .quick = true};
   }
 
   static void prompt_over(const std::shared_ptr<job>& j, inbox& to) {

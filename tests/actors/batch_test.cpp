@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <future>
 #include <limits>
 #include <mutex>
 #include <random>
@@ -294,6 +295,69 @@ TEST_CASE("a callback that throws ends its own reply with what it said, and no o
   CHECK(ids_of(rt.generate(std::vector<token_id>{9, 9}, o)) == expected);
   CHECK(rt.load().restarts == 0); // nobody of the cast noticed
   CHECK(rt.load().pages_in_use == 0);
+}
+
+TEST_CASE("a client that waits in its callback holds up no other reply") {
+  runtime rt(testing::tiny_config());
+  const auto o = long_reply();
+  const auto expected = ids_of(rt.generate(std::vector<token_id>{9, 9}, o));
+  constexpr std::size_t waiters = 5, all = 8;
+  gathering slow(waiters), quick(all - waiters);
+  std::promise<void> go_on;
+  const auto until = go_on.get_future().share();
+  for (std::size_t i = 0; i < all; ++i) {
+    auto callbacks = i < waiters ? slow.callbacks(i) : quick.callbacks(i - waiters);
+    if (i < waiters)
+      callbacks.on_piece = [until, next = std::move(callbacks.on_piece)](piece p) {
+        until.wait();
+        return next(std::move(p));
+      };
+    (void)rt.submit({9, 9}, o, std::move(callbacks));
+  }
+  CHECK(quick.wait_for_all());
+  for (std::size_t i = 0; i < all - waiters; ++i)
+    CHECK(quick.ids[i] == expected);
+  CHECK(ids_of(rt.generate(std::vector<token_id>{9, 9}, o)) == expected);
+  for (const auto& finish : slow.finishes)
+    CHECK_FALSE(finish);
+  go_on.set_value();
+  CHECK(slow.wait_for_all());
+  for (const auto& ids : slow.ids)
+    CHECK(ids == expected);
+}
+
+TEST_CASE("a client that is called by the runtime's own thread hears the same") {
+  runtime rt(testing::tiny_config());
+  const auto o = long_reply();
+  gathering got(2);
+  for (const std::size_t i : {0, 1}) {
+    auto callbacks = got.callbacks(i);
+    callbacks.quick = i == 1;
+    (void)rt.submit({9, 9}, o, std::move(callbacks));
+  }
+  REQUIRE(got.wait_for_all());
+  CHECK(got.ids[0] == got.ids[1]);
+  CHECK(got.finishes[0] == got.finishes[1]);
+}
+
+TEST_CASE("a client that has enough hears of nothing more, however much is ready") {
+  runtime rt(testing::tiny_config());
+  gathering got(1);
+  std::promise<void> go_on;
+  auto callbacks = got.callbacks(0);
+  std::size_t calls = 0;
+  callbacks.on_piece = [&, until = go_on.get_future().share()](const piece&) {
+    ++calls;
+    until.wait();
+    return false;
+  };
+  (void)rt.submit({9, 9}, long_reply(), std::move(callbacks));
+  (void)ids_of(
+      rt.generate(std::vector<token_id>{9, 9}, long_reply())); // meanwhile the other one is computed to its end
+  go_on.set_value();
+  REQUIRE(got.wait_for_all());
+  CHECK(calls == 1);
+  CHECK(got.finishes[0] == finish_reason::cancelled);
 }
 
 TEST_CASE("progress and notices that throw don't keep a runtime from opening") {
