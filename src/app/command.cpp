@@ -150,6 +150,8 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
     return 130;
   } catch (const output_closed&) {
     return 141;
+  } catch (const already_said&) {
+    return 2;
   } catch (const partial_failure& e) {
     (void)fail(e.sentence);
     return 3;

@@ -40,6 +40,9 @@ struct help_page {
   std::string_view example; ///< its lines begin with two blanks
 };
 
+/// Thrown when what went wrong has been said, and the rest was done: status 2.
+struct already_said {};
+
 /// Thrown when all was done that could be, and some of it failed: a sentence on standard error, and status 3.
 struct partial_failure {
   std::string sentence;
@@ -51,7 +54,7 @@ struct command {
   std::string_view summary; ///< for the overview
   help_page help;
   option_declaration bind;
-  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`, `partial_failure`
+  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`, and those above
 };
 
 [[nodiscard]] command make_run();

@@ -59,8 +59,14 @@ console::console(const chat_options& options, chat_model& model, terminal_sessio
               [this](std::string_view before) { return complete_chat_line(before, dialogue_.names_of_settings()); }),
       model_(model) {}
 
-void console::run() try {
+void console::run() {
   greet();
+  take_lines();
+  if (complained_ && !screen_.person())
+    throw already_said{};
+}
+
+void console::take_lines() try {
   std::string line;
   for (;;) {
     switch (next_line(line)) {
@@ -125,7 +131,7 @@ void console::end_input() {
     static_cast<void>(take(joiner_.rest(), true));
 }
 
-/// False: leave. A mistake of one line ends the line; from a script, the program.
+/// False: leave. A mistake of one line ends the line.
 bool console::take(const std::string& text, bool block) {
   try {
     const chat_input input = block ? chat_input{chat_command::message, text} : parse_chat_input(text);
@@ -135,9 +141,10 @@ bool console::take(const std::string& text, bool block) {
       dialogue_.obey(input);
     return input.command != chat_command::quit;
   } catch (const error& e) {
-    if (!screen_.person() || !model_.is_open())
+    if (!model_.is_open() || (e.code() == errc::cancelled && !screen_.person()))
       throw;
     screen_.complain(e);
+    complained_ = true;
     return true;
   }
 }

@@ -22,11 +22,14 @@ public:
   /// `terminal`: null where lines are not edited.
   console(const chat_options& options, chat_model& model, terminal_session* terminal, surroundings& context);
 
-  /// Returns when the person left. Throws `output_closed`, and from a pipe `error` for the first mistake.
+  /// Returns when the person left. A line that can't be obeyed, or answered, is complained of and changes nothing;
+  /// lines of a pipe of which there was one end with `already_said`. Throws `output_closed`, and `error` where there is
+  /// no model any more.
   void run();
 
 private:
   void greet();
+  void take_lines();
   [[nodiscard]] std::string prompt() const;
   [[nodiscard]] std::string sign() const;
   [[nodiscard]] line_end next_line(std::string& line);
@@ -48,6 +51,7 @@ private:
   typeahead ahead_;
   unseen_line unfinished_; ///< typed during an answer
   bool leaving_ = false;
+  bool complained_ = false;
 };
 
 } // namespace tropilla::app

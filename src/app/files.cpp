@@ -2,12 +2,14 @@
 #include "src/app/files.hpp"
 
 #include "memory/arbiter.hpp"
+#include "src/io/whole_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <cerrno>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <span>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
@@ -86,18 +88,9 @@ void write_file(const std::filesystem::path& path, std::string_view bytes) {
     write_all(file.get(), bytes, path.string());
     return;
   }
-  const std::filesystem::path beside = path.string() + fmt::format(".{}.part", ::getpid());
-  try {
-    const descriptor file(::open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-    if (file.get() < 0)
-      throw_system_error("write", path.string(), errno);
-    write_all(file.get(), bytes, path.string());
-    if (::rename(beside.c_str(), path.c_str()) != 0)
-      throw_system_error("write", path.string(), errno);
-  } catch (...) {
-    ::unlink(beside.c_str());
-    throw;
-  }
+  file_in_place file(path, file_in_place::usual);
+  file.write(std::as_bytes(std::span(bytes)));
+  file.commit();
 }
 
 std::filesystem::path expand_home(const std::string& path) {

@@ -1,5 +1,6 @@
 // The program: sets the process up, then hands over to the commands.
 #include "src/app/command.hpp"
+#include "src/app/process.hpp"
 
 #include <chrono>
 #include <clocale>
@@ -43,8 +44,11 @@ int main(int argc, char** argv) {
   const tropilla::app::process_clock clock;
   std::set_new_handler(wait_for_memory);
   try {
+    tropilla::app::check_stack_limit();
     choose_locale();
-    std::signal(SIGPIPE, SIG_IGN); // writes report it, and the command ends in order
+    // Writes report these, and the command ends in order.
+    std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);
     tropilla::app::output out;
     out.claim_standard_streams(); // before anything is opened
     tropilla::app::interrupts signals;

@@ -1,8 +1,12 @@
 // Reads /proc.
 #include "src/app/process.hpp"
 
+#include "tropilla/error.hpp"
+
 #include <ctime>
+#include <fmt/format.h>
 #include <fstream>
+#include <pthread.h>
 #include <sstream>
 #include <string>
 #include <sys/resource.h>
@@ -10,6 +14,12 @@
 
 namespace tropilla::app {
 namespace {
+
+constexpr std::size_t kib = 1024;
+/// 232 KiB were used, for a TOML file as deep as one may be; arguments and variables take up to 128.
+constexpr std::size_t min_main_stack = 512 * kib;
+/// Address space: what is not used is not resident.
+constexpr std::size_t min_thread_stack = 1024 * kib;
 
 /// Seconds since the process was made, or 0 when unknown.
 double age_of_process() {
@@ -49,13 +59,29 @@ std::size_t peak_resident_bytes() {
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);)
     if (line.starts_with("VmHWM:")) {
-      std::size_t kib = 0;
-      if (std::istringstream(line.substr(6)) >> kib)
-        return kib * 1024;
+      std::size_t size = 0;
+      if (std::istringstream(line.substr(6)) >> size)
+        return size * kib;
     }
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+  return static_cast<std::size_t>(usage.ru_maxrss) * kib;
+}
+
+void check_stack_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= min_thread_stack)
+    return;
+  if (limit.rlim_cur < min_main_stack)
+    throw error(errc::invalid_argument,
+                fmt::format("the stack is limited to {} KiB, and {} KiB are needed; raise the limit: ulimit -s {}",
+                            limit.rlim_cur / kib, min_main_stack / kib, min_thread_stack / kib));
+  // glibc gives a thread as much as the limit says, also those of libraries.
+  pthread_attr_t attributes{};
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setstacksize(&attributes, min_thread_stack);
+  ::pthread_setattr_default_np(&attributes);
+  ::pthread_attr_destroy(&attributes);
 }
 
 } // namespace tropilla::app

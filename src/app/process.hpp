@@ -25,4 +25,8 @@ private:
 /// The peak resident set in bytes (VmHWM).
 [[nodiscard]] std::size_t peak_resident_bytes();
 
+/// Call before deep calls and before any thread is made. Throws `error` (invalid_argument) where the stack's limit is
+/// too small for this program; threads that are made from now on have stacks that are large enough, whatever the limit.
+void check_stack_limit();
+
 } // namespace tropilla::app

@@ -21,9 +21,10 @@ std::uint64_t position_bytes(std::uint64_t vocabulary) {
   return sizeof(token_id) + 2 * sizeof(float) + vocabulary * sizeof(std::uint16_t);
 }
 
-template <class T>
-void put(std::ofstream& out, const T& value) {
-  out.write(reinterpret_cast<const char*>(&value), sizeof value);
+template <class T, std::size_t N>
+void put(std::vector<std::byte>& out, std::span<T, N> values) {
+  const auto bytes = std::as_bytes(values);
+  out.insert(out.end(), bytes.begin(), bytes.end());
 }
 template <class T>
 void get(std::ifstream& in, T& value) {
@@ -40,48 +41,35 @@ double log_sum_exp(std::span<const float> logits) {
   return top + std::log(sum);
 }
 
-logits_writer::logits_writer(std::filesystem::path path, const saved_logits_header& header)
-    : path_(std::move(path)), partial_(path_.string() + ".partial"), out_(partial_, std::ios::binary) {
-  if (!out_)
-    throw_system_error("write", partial_.string(), errno);
-  out_.write(magic.data(), magic.size());
-  put(out_, header.vocabulary);
-  put(out_, header.window);
-  put(out_, header.positions);
-}
-
-logits_writer::~logits_writer() {
-  if (!out_.is_open())
-    return;
-  out_.close();
-  std::error_code ignored;
-  std::filesystem::remove(partial_, ignored);
+logits_writer::logits_writer(const std::filesystem::path& path, const saved_logits_header& header)
+    : file_(path, file_in_place::usual) {
+  std::vector<std::byte> begin;
+  put(begin, std::span(magic));
+  put(begin, std::span(&header.vocabulary, 1));
+  put(begin, std::span(&header.window, 1));
+  put(begin, std::span(&header.positions, 1));
+  file_.write(begin);
 }
 
 void logits_writer::add(token_id id, std::span<const float> logits) {
   const double total = log_sum_exp(logits);
   const double top = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
   const auto step = static_cast<float>(range / 65535);
-  levels_.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    levels_[i] = static_cast<std::uint16_t>(
-        std::lround(std::clamp((top - static_cast<double>(logits[i])) / static_cast<double>(step), 0.0, 65535.0)));
-  put(out_, id);
-  put(out_, static_cast<float>(top - total));
-  put(out_, step);
-  out_.write(reinterpret_cast<const char*>(levels_.data()), static_cast<std::streamsize>(levels_.size() * 2));
-  if (!out_)
-    throw_system_error("write", partial_.string(), errno);
+  const auto largest = static_cast<float>(top - total);
+  position_.clear();
+  put(position_, std::span(&id, 1));
+  put(position_, std::span(&largest, 1));
+  put(position_, std::span(&step, 1));
+  for (const float l : logits) {
+    const auto level = static_cast<std::uint16_t>(
+        std::lround(std::clamp((top - static_cast<double>(l)) / static_cast<double>(step), 0.0, 65535.0)));
+    put(position_, std::span(&level, 1));
+  }
+  file_.write(position_);
 }
 
 void logits_writer::finish() {
-  out_.close();
-  if (!out_)
-    throw_system_error("write", partial_.string(), errno);
-  std::error_code failure;
-  std::filesystem::rename(partial_, path_, failure);
-  if (failure)
-    throw_system_error("write", path_.string(), failure.value());
+  file_.commit();
 }
 
 logits_reader::logits_reader(const std::filesystem::path& path) : name_(path.string()), in_(path, std::ios::binary) {

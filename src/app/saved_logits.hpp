@@ -6,6 +6,7 @@
 /// than 24 below the largest (e^-24) is kept at that; the error is at most 24 / 65535 / 2 otherwise.
 #pragma once
 
+#include "src/io/whole_file.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstdint>
@@ -27,18 +28,13 @@ struct saved_logits_header {
 class logits_writer {
 public:
   /// Throws `error` (io_error), as the others do.
-  logits_writer(std::filesystem::path path, const saved_logits_header& header);
-  ~logits_writer();
-  logits_writer(const logits_writer&) = delete;
-  logits_writer& operator=(const logits_writer&) = delete;
-
+  logits_writer(const std::filesystem::path& path, const saved_logits_header& header);
   void add(token_id id, std::span<const float> logits);
   void finish();
 
 private:
-  std::filesystem::path path_, partial_;
-  std::ofstream out_;
-  std::vector<std::uint16_t> levels_;
+  file_in_place file_;
+  std::vector<std::byte> position_; ///< as it lies in the file
 };
 
 /// Reads positions in order.

@@ -3,8 +3,8 @@
 
 #include "tropilla/error.hpp"
 
+#include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -60,20 +60,55 @@ void whole_file::read(std::uint64_t offset, std::span<std::byte> into) const {
   }
 }
 
-file_in_place::file_in_place(const std::filesystem::path& path) : path_(path), beside_(path.string() + ".XXXXXX") {
+int open_unnamed(const std::filesystem::path& folder, mode_t mode) noexcept {
+  if (::access("/proc/self/fd", X_OK) != 0) // what gives it a name
+    return -1;
+  return ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+}
+
+bool give_name(int descriptor, const std::filesystem::path& name) noexcept {
+  std::array<char, 32> here{};
+  *fmt::format_to_n(here.data(), here.size() - 1, "/proc/self/fd/{}", descriptor).out = '\0';
+  return ::linkat(AT_FDCWD, here.data(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+file_in_place::file_in_place(const std::filesystem::path& path, mode_t mode) : path_(path) {
   struct stat facts {};
   if (::stat(path.c_str(), &facts) == 0 && !S_ISREG(facts.st_mode))
     throw error(errc::io_error, fmt::format("can't write {}: it is no regular file", path.string()));
-  descriptor_ = ::mkostemp(beside_.data(), O_CLOEXEC);
+  descriptor_ = open_unnamed(path.parent_path(), mode);
+  if (descriptor_ >= 0)
+    return;
+  const std::filesystem::path beside = path.string() + fmt::format(".{}.part", ::getpid());
+  descriptor_ = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   if (descriptor_ < 0)
     fail("write", path_, errno);
+  beside_ = beside;
 }
 
 file_in_place::~file_in_place() {
+  close();
+}
+
+void file_in_place::close() noexcept {
   if (descriptor_ < 0)
     return;
-  ::close(descriptor_);
-  ::unlink(beside_.c_str());
+  ::close(std::exchange(descriptor_, -1));
+  if (!beside_.empty())
+    ::unlink(beside_.c_str());
+}
+
+/// Links replace nothing: a name first that is free, which no two files that are open can both have.
+void file_in_place::name_beside() {
+  if (!beside_.empty())
+    return;
+  struct stat facts {};
+  if (::fstat(descriptor_, &facts) != 0)
+    fail("write", path_, errno);
+  const std::filesystem::path beside = path_.string() + fmt::format(".{:x}.part", facts.st_ino);
+  if (!give_name(descriptor_, beside))
+    fail("write", path_, errno);
+  beside_ = beside;
 }
 
 void file_in_place::write(std::span<const std::byte> bytes) {
@@ -88,9 +123,13 @@ void file_in_place::write(std::span<const std::byte> bytes) {
 }
 
 void file_in_place::commit() {
-  if (::fsync(descriptor_) != 0 || ::rename(beside_.c_str(), path_.c_str()) != 0)
+  if (::fsync(descriptor_) != 0)
     fail("write", path_, errno);
-  ::close(std::exchange(descriptor_, -1));
+  name_beside();
+  if (::rename(beside_.c_str(), path_.c_str()) != 0)
+    fail("write", path_, errno);
+  beside_.clear();
+  close();
 }
 
 } // namespace tropilla

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <sys/types.h>
 
 namespace tropilla {
 
@@ -28,11 +29,20 @@ private:
   std::uint64_t bytes_ = 0;
 };
 
-/// A file on its way: it takes the place of `path` when it is complete, or leaves everything as it was. Only its owner
-/// may read it. Throws `error` (io_error).
+/// A descriptor for writing a file without a name in a folder, of which nothing is left however the process ends; -1
+/// with errno where the file system knows no such files.
+[[nodiscard]] int open_unnamed(const std::filesystem::path& folder, mode_t mode) noexcept;
+/// Names such a file; false with errno, also where the name is taken.
+[[nodiscard]] bool give_name(int descriptor, const std::filesystem::path& name) noexcept;
+
+/// A file on its way: it takes the place of `path` when it is complete, or leaves everything as it was, also when the
+/// process is killed. Throws `error` (io_error).
 class file_in_place {
 public:
-  explicit file_in_place(const std::filesystem::path& path);
+  static constexpr mode_t owner_only = 0600;
+  static constexpr mode_t usual = 0666; ///< less what the process's umask takes away
+
+  explicit file_in_place(const std::filesystem::path& path, mode_t mode = owner_only);
   ~file_in_place();
   file_in_place(const file_in_place&) = delete;
   file_in_place& operator=(const file_in_place&) = delete;
@@ -43,8 +53,11 @@ public:
   void commit();
 
 private:
+  void name_beside();
+  void close() noexcept;
+
   std::filesystem::path path_;
-  std::string beside_;
+  std::filesystem::path beside_; ///< the name that the file has until it takes the place; empty: none yet
   int descriptor_ = -1;
 };
 

@@ -2,6 +2,7 @@
 #include "src/model/gguf_writer.hpp"
 
 #include "memory/arbiter.hpp"
+#include "src/io/whole_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <cassert>
@@ -178,13 +179,10 @@ pending_file::~pending_file() {
 }
 
 void pending_file::create() {
-  constexpr mode_t readable_by_all = 0666; // the process's umask takes away what it should
-  const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-  if (::access("/proc/self/fd", X_OK) == 0) // what gives it a name
-    fd_ = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, readable_by_all);
+  fd_ = open_unnamed(path_.parent_path(), file_in_place::usual);
   if (fd_ >= 0)
     return;
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, readable_by_all);
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, file_in_place::usual);
   if (fd_ < 0)
     fail("created", errno);
   named_ = true;
@@ -220,10 +218,8 @@ void pending_file::write(std::span<const std::byte> bytes, std::uint64_t offset)
 
 void pending_file::commit() {
   // A name that is free first: links replace nothing.
-  if (!named_) {
-    const std::string here = fmt::format("/proc/self/fd/{}", fd_);
-    named_ = ::linkat(AT_FDCWD, here.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) == 0;
-  }
+  if (!named_)
+    named_ = give_name(fd_, temporary_);
   // A network file system reports a failed write only at the end.
   if (named_ && ::close(std::exchange(fd_, -1)) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0) {
     named_ = false;

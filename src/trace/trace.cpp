@@ -81,8 +81,13 @@ void tracer::write(const std::filesystem::path& path) const {
   }
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out << nlohmann::json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() << '\n';
-  if (!out.flush())
-    throw error(errc::io_error, fmt::format("can't write the trace to {}: {}", path.string(), std::strerror(errno)));
+  if (!out.flush()) {
+    const int reason = errno;
+    std::error_code ignored;
+    if (std::filesystem::is_regular_file(path, ignored)) // half of one is of no use
+      std::filesystem::remove(path, ignored);
+    throw error(errc::io_error, fmt::format("can't write the trace to {}: {}", path.string(), std::strerror(reason)));
+  }
 }
 
 } // namespace tropilla

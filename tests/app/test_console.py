@@ -202,6 +202,18 @@ class Console(Conversation):
         self.refuse("chat", "-m", self.model, "-q", stdin=b"/budget lots\n", says='"lots" is no number of bytes')
         self.refuse("chat", "-m", self.model, "-q", stdin=b"/budget 1KiB\n", says=r"1\.0 KiB")
 
+    def test_what_is_refused_does_not_end_the_conversation_of_a_pipe(self):
+        wrong = (b"/budget lots", b"/budget 1KiB", b"/nonsense", b"\xff", b"/load absent", b"/save no/such/folder", b"/model absent",
+                 b"/set temp many", b"/undo", b"/retry", b"word " * 5000)
+        for lines, status in ((b"/memory\nhello\n", 0), (b"\n".join(wrong) + b"\nhello\n", 2),
+                              (b"hello\n" + b"\n".join(wrong[:8]) + b"\n/stats\n", 2)):
+            done = self.call("chat", "-m", self.model, "-n", 4, "-q", "--temp", 0, stdin=lines)
+            self.assertEqual(done.returncode, status, done.stderr.decode())
+            self.assertEqual(done.stdout, self.call("chat", "-m", self.model, "-n", 4, "-q", "--temp", 0,
+                                                    stdin=b"hello\n").stdout)
+            complaints = [line for line in done.stderr.decode().splitlines() if line.startswith("tropilla: ")]
+            self.assertEqual(len(complaints), sum(line in wrong for line in lines.split(b"\n")), complaints)
+
     def test_colours_obey_no_color(self):
         t = self.open(NO_COLOR="")
         self.assertIn("\x1b[", t.read_until(r"> \S*$"))
