@@ -21,7 +21,8 @@ caf::error to_caf(const error& e) {
   return {static_cast<std::uint8_t>(e.code()), category,
           caf::make_message(std::string(e.what()), static_cast<std::uint8_t>(e.change()))};
 #else
-  return caf::error{static_cast<caf_code>(e.code()), std::string(e.what()), static_cast<std::uint8_t>(e.change())};
+  return {static_cast<caf_code>(e.code()),
+          caf::make_message(std::string(e.what()), static_cast<std::uint8_t>(e.change()))};
 #endif
 }
 
@@ -29,7 +30,7 @@ bool is_gone(const caf::error& e) {
 #if CAF_MAJOR_VERSION < 1
   return e.category() != category || !e.context().match_elements<std::string, std::uint8_t>();
 #else
-  return e.category() != caf::type_id_v<caf_code> || !e.context().match_elements<std::string, std::uint8_t>();
+  return !e || e.category() != caf::type_id_v<caf_code> || !e.context().match_elements<std::string, std::uint8_t>();
 #endif
 }
 
@@ -133,9 +134,12 @@ namespace tropilla {
 
 void register_messages() {
 #if CAF_MAJOR_VERSION >= 1
-  caf::core::init_global_meta_objects();
-  caf::init_global_meta_objects<caf::id_block::tropilla_engine>();
-  caf::init_global_meta_objects<caf::id_block::tropilla>();
+  [[maybe_unused]] static const bool once = [] { // CAF's table is not guarded, and threads may open runtimes
+    caf::core::init_global_meta_objects();
+    caf::init_global_meta_objects<caf::id_block::tropilla_engine>();
+    caf::init_global_meta_objects<caf::id_block::tropilla>();
+    return true;
+  }();
 #endif
 }
 

@@ -41,8 +41,8 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
   const auto usage = cast::ask_and_wait<cast::memory_usage>(system.get(), manager, cast::query_memory{});
   CHECK(usage.devices.front().waiters == 1);
   first.bytes = {};
-  pending.receive([&](cast::memory_granted& m) { granted = m.bytes.bytes() == 512; },
-                  [](caf::error&) { FAIL("refused"); });
+  std::move(pending).receive([&](cast::memory_granted& m) { granted = m.bytes.bytes() == 512; },
+                             [](caf::error&) { FAIL("refused"); });
   CHECK(granted);
 
   cast::end_and_wait(system.get(), manager);

@@ -47,8 +47,11 @@ engine_client spawn_client(caf::actor_system& system, inbox& to) {
   return system.spawn(behaviour, &to);
 }
 
-struct own_program {
-  own_program() { register_messages(); }
+struct registered_messages {
+  registered_messages() { register_messages(); }
+};
+
+struct own_program : registered_messages { // before the system is made
   caf::actor_system_config config;
   caf::actor_system system{config};
   inbox box; ///< goes after the actors that write to it: see the destructor
