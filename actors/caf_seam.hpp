@@ -5,10 +5,12 @@
 /// `behaviour()`. Messages stay in the process: none is serialised.
 #pragma once
 
+#include "kernels/device.hpp"
 #include "memory/error_of.hpp"
 #include "tropilla/error.hpp"
 #include "tropilla/typed_actor.hpp"
 
+#include <caf/actor_registry.hpp>
 #include <chrono>
 #include <exception>
 #include <functional>
@@ -161,14 +163,38 @@ public:
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
 
+/// The part of a hosted actor that those who wait for its end need. CAF 1.x reports the end of an actor before it calls
+/// `on_exit`, so when the state still holds its leases.
+class state_host {
+public:
+  /// Done when the state is destroyed.
+  [[nodiscard]] const event& state_gone() const noexcept { return state_gone_; }
+
+protected:
+  ~state_host() = default;
+
+private:
+  template <class, class>
+  friend class hosted;
+  event state_gone_ = event::make();
+};
+
+/// Done when the state of an actor is destroyed, at once for actors that are not `hosted`.
+template <class Handle>
+[[nodiscard]] event state_gone(const Handle& of) {
+  const auto* const host = dynamic_cast<const state_host*>(caf::actor_cast<caf::abstract_actor*>(of));
+  return host ? host->state_gone() : event{};
+}
+
 /// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
-/// it holds (leases first) goes back even while handles to the actor live on.
+/// it holds (leases first) goes back even while handles to the actor live on. `end_and_wait`, `when_ended` and
+/// `watcher` count an actor as ended when its state is destroyed, and its system waits for that, too.
 ///
 /// An exception in a handler ends the actor, whose supervisor replaces it: whoever waits for an answer to the message
 /// at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is called
 /// then.
 template <class Handle, class State>
-class hosted final : public Handle::base {
+class hosted final : public Handle::base, public state_host {
 public:
   using super = typename Handle::base;
 
@@ -187,12 +213,21 @@ public:
   typename super::behavior_type make_behavior() override {
     state_ = make_();
     make_ = nullptr;
+#if CAF_MAJOR_VERSION >= 1
+    this->home_system().registry().inc_running(); // the system would not wait for `on_exit`
+#endif
     return state_->behaviour();
   }
 
   void on_exit() override {
+    [[maybe_unused]] const bool had_state = state_ != nullptr;
     state_.reset();
+    state_gone_.complete();
     super::on_exit();
+#if CAF_MAJOR_VERSION >= 1
+    if (had_state)
+      this->home_system().registry().dec_running();
+#endif
   }
 
 private:
@@ -201,13 +236,16 @@ private:
     if constexpr (requires(State & s) { s.on_exception(why); })
       if (state_)
         state_->on_exception(why);
+        // Where the handler owes the answer, the message has no sender any more.
 #if CAF_MAJOR_VERSION < 1
-    // Where the handler owes the answer, the message has no sender any more.
     const auto* const at_hand = this->current_mailbox_element();
     if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request())
       retry_on_bad_alloc([&] {
         at_hand->sender->enqueue(this->ctrl(), at_hand->mid.response_id(), caf::make_message(gone()), this->context());
       });
+#else
+    auto at_hand = this->make_response_promise(); // else CAF answers with what this returns
+    retry_on_bad_alloc([&] { at_hand.deliver(gone()); });
 #endif
     return retry_on_bad_alloc([&] { return to_caf(why); });
   }
@@ -246,7 +284,8 @@ Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
   return std::move(*answer);
 }
 
-/// Asks an actor to end, from a thread that is no actor, and blocks until it has. Does nothing for an empty handle.
+/// Asks an actor to end, from a thread that is no actor, and blocks until it has, and its state is destroyed. Does
+/// nothing for an empty handle.
 template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)
@@ -256,13 +295,15 @@ void end_and_wait(caf::actor_system& system, const Handle& to) {
     send_exit(to);
     self->wait_for(to);
   });
+  state_gone(to).wait();
 }
 
-/// Calls `f` once `of` ended (at once when it had ended already), on a thread of the actor system: it must be quick and
-/// must not throw. For clients that are no actors.
+/// Calls `f` once `of` ended and its state is destroyed (at once when it had ended already), on a thread of the actor
+/// system: it must be quick and must not throw. For clients that are no actors.
 template <class Handle, class F>
 void when_ended(const Handle& of, F f) {
-  caf::actor_cast<caf::actor>(of)->attach_functor([f = std::move(f)](const caf::error&) { f(); });
+  caf::actor_cast<caf::actor>(of)->attach_functor(
+      [gone = state_gone(of), f = std::move(f)](const caf::error&) { gone.then(f); });
 }
 
 /// Tells an actor when others end. Lives in the state of the actor that watches; calls come as its messages do.
@@ -270,7 +311,8 @@ class watcher {
 public:
   using gone_callback = std::function<void(const caf::error& reason)>;
 
-  /// Calls `gone` in `self` once `other` ended: at once when it had ended already. Once per call.
+  /// Calls `gone` in `self` once `other` ended and its state is destroyed: at once when it had ended already. Once per
+  /// call.
   template <class Self>
   void watch(Self* self, const caf::actor& other, gone_callback gone) {
 #if CAF_MAJOR_VERSION < 1
@@ -289,7 +331,19 @@ public:
     if (is_new)
       self->monitor(other);
 #else
-    self->monitor(other, std::move(gone));
+    const auto call = std::make_shared<gone_callback>(std::move(gone));
+    self->monitor(other, [self, call, state = state_gone(other)](const caf::error& reason) {
+      if (state.done())
+        return (*call)(reason);
+      state.then([me = caf::weak_actor_ptr(self->ctrl()), call, reason] {
+        if (const auto watching = me.lock())
+          retry_on_bad_alloc([&] {
+            caf::anon_mail(caf::make_action([call, reason] {
+              (*call)(reason);
+            })).send(caf::actor_cast<caf::actor>(watching));
+          });
+      });
+    });
 #endif
   }
 

@@ -1,0 +1,209 @@
+// When an actor counts as ended: not before its state is destroyed, and with it whatever still reads and writes.
+#include "actors/loader.hpp"
+#include "actors/runtime_impl.hpp"
+#include "tests/support/faulty_reader.hpp"
+#include "tests/support/tiny_runtime.hpp"
+
+#include <catch2/catch.hpp>
+#include <future>
+#include <stdexcept>
+#include <thread>
+
+using namespace tropilla;
+
+namespace {
+
+/// Lets whoever is wrong go first.
+void yield_often() {
+  for (int i = 0; i < 10'000; ++i)
+    std::this_thread::yield();
+}
+
+/// How an actor ends.
+enum class way { asked, killed, throws };
+
+struct record {
+  std::atomic<std::size_t> told = 0; ///< how many counted the actor as ended
+  std::size_t told_too_early = 0;    ///< of them, before its state was destroyed
+  std::atomic<bool> destroyed = false;
+
+  void tell() {
+    ++told;
+    told.notify_all();
+  }
+  void wait_until_told(std::size_t count) const {
+    for (auto now = told.load(); now < count; now = told.load())
+      told.wait(now);
+  }
+};
+
+struct slow_sampler {
+  static constexpr const char* actor_name = "sampler";
+  slow_sampler(cast::sampler_actor::pointer, std::shared_ptr<record> r) : seen(std::move(r)) {}
+  slow_sampler(const slow_sampler&) = delete;
+  slow_sampler& operator=(const slow_sampler&) = delete;
+  ~slow_sampler() {
+    yield_often();
+    seen->told_too_early = seen->told;
+    seen->destroyed = true;
+  }
+
+  cast::sampler_actor::behavior_type behaviour() {
+    return {
+        [](const cast::draw_tokens&) -> caf::result<cast::tokens_drawn> { throw std::runtime_error("out of breath"); },
+    };
+  }
+
+  std::shared_ptr<record> seen;
+};
+
+struct watching_sampler {
+  static constexpr const char* actor_name = "sampler";
+  watching_sampler(cast::sampler_actor::pointer s, caf::actor o, std::shared_ptr<record> r)
+      : self(s), other(std::move(o)), seen(std::move(r)) {}
+
+  cast::sampler_actor::behavior_type behaviour() {
+    others.watch(self, other, [this](const caf::error&) { seen->tell(); });
+    return {
+        [](const cast::draw_tokens&) -> caf::result<cast::tokens_drawn> { return cast::tokens_drawn{}; },
+    };
+  }
+
+  cast::sampler_actor::pointer self;
+  caf::actor other;
+  std::shared_ptr<record> seen;
+  cast::watcher others;
+};
+
+runtime_hooks spoiled(testing::fault_script& script) {
+  runtime_hooks hooks;
+  hooks.make_reader = [&script](std::span<const std::filesystem::path> files, const reader_options& options) {
+    return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), script);
+  };
+  return hooks;
+}
+
+/// A loader over a device and a ledger that nobody else uses.
+class lone_loader {
+public:
+  explicit lone_loader(const runtime_hooks& hooks = {}) {
+    auto prepared = prepared_model::open(testing::tiny_config());
+    dev_ = std::move(prepared.parts.front().dev);
+    weights_ = std::move(prepared.parts.front().weights);
+    constexpr std::size_t everything = std::size_t{64} << 20;
+    device_setup setup;
+    setup.name = "host:0";
+    setup.base = dev_->reserve(everything);
+    setup.reservation_bytes = setup.budget = everything;
+    setup.alignment = group_alignment;
+    setup.host_memory = true;
+    ledger_->add_device(setup);
+    weight_loader_setup loading;
+    loading.dev = dev_.get();
+    loading.files = prepared.parts.front().input.files;
+    loading.make_reader = hooks.make_reader;
+    loader_ = cast::spawn_loader(
+        system_.get(),
+        {weights_, take(weights_->loading.staging_bytes(), purpose::staging), std::move(loading), {}, {}});
+  }
+
+  /// Nobody but the loader holds the bytes that it writes to.
+  void load(std::size_t group) {
+    (void)cast::ask(client_.ptr(), loader_,
+                    cast::load_group{group, take(weights_->block_bytes(group), purpose::weights)});
+  }
+  /// Ends the loader; the bytes that are in use at that moment.
+  [[nodiscard]] std::size_t end() {
+    cast::end_and_wait(system_.get(), loader_);
+    return in_use();
+  }
+  [[nodiscard]] std::size_t in_use() const { return ledger_->usage("host:0").in_use; }
+  [[nodiscard]] std::size_t groups() const { return weights_->layout.groups.size(); }
+
+private:
+  [[nodiscard]] lease take(std::size_t bytes, purpose why) {
+    return std::get<lease>(ledger_->try_acquire({"host:0", bytes, why}));
+  }
+
+  std::shared_ptr<device> dev_;
+  std::shared_ptr<const weight_arrangement> weights_;
+  std::shared_ptr<arbiter> ledger_ = arbiter::make();
+  cast::system system_;
+  caf::scoped_actor client_{system_.get()};
+  cast::loader_actor loader_;
+};
+
+} // namespace
+
+TEST_CASE("an actor counts as ended when its state is destroyed, for everybody who waits for it") {
+  const auto how = GENERATE(way::asked, way::killed, way::throws);
+  const auto seen = std::make_shared<record>();
+  cast::system system;
+  const auto slow = cast::spawn<cast::sampler_actor, slow_sampler>(system.get(), seen);
+  const auto watching =
+      cast::spawn<cast::sampler_actor, watching_sampler>(system.get(), caf::actor_cast<caf::actor>(slow), seen);
+  (void)cast::ask_and_wait<cast::tokens_drawn>(system.get(), watching, cast::draw_tokens{}); // it watches by now
+  cast::when_ended(slow, [seen] { seen->tell(); });
+  if (how == way::killed)
+    caf::anon_send_exit(slow, caf::exit_reason::kill);
+  if (how == way::throws)
+    CHECK_THROWS_AS(cast::ask_and_wait<cast::tokens_drawn>(system.get(), slow, cast::draw_tokens{}), cast::member_gone);
+  cast::end_and_wait(system.get(), slow);
+  CHECK(seen->destroyed);
+  seen->tell();
+  seen->wait_until_told(3);
+  CHECK(seen->told_too_early == 0);
+  cast::when_ended(slow, [seen] { seen->tell(); }); // who asks late hears at once
+  CHECK(seen->told == 4);
+  cast::end_and_wait(system.get(), watching);
+}
+
+TEST_CASE("a loader that ends holds its bytes until no read writes to them") {
+  testing::fault_script script;
+  script.at(0, testing::read_fault::hang);
+  lone_loader loader(spoiled(script));
+  loader.load(1);
+  script.wait_until_hanging();
+  const auto taken = loader.in_use();
+  auto left = std::async(std::launch::async, [&] { return loader.end(); });
+  yield_often();
+  CHECK(loader.in_use() == taken);
+  script.release();
+  CHECK(left.get() == 0);
+}
+
+TEST_CASE("a loader that ended has given every byte back, whatever it was about") {
+  for (int round = 0; round < 20; ++round) {
+    INFO("round " << round);
+    lone_loader loader;
+    for (std::size_t g = 0; g < loader.groups(); ++g)
+      loader.load(g);
+    CHECK(loader.end() == 0);
+  }
+}
+
+TEST_CASE("a loader is replaced when its last read is done, and not before") {
+  const auto expected = [] {
+    runtime rt(testing::tiny_config());
+    return testing::ids_of(rt.generate({5, 6, 7, 8}, {.max_tokens = 5}));
+  }();
+  testing::fault_script script;
+  script.at(5, testing::read_fault::hang);
+  runtime_access::parts parts(testing::tiny_config(), nullptr, spoiled(script));
+  auto& part = *parts.parts.front();
+  const auto restarts = [&] {
+    return cast::ask_role<cast::cast_health>(*parts.system, *part.supervisor, cast::query_health{}).restarts;
+  };
+  script.wait_until_hanging();
+  const auto loader = part.crew->get().loader;
+  caf::anon_send_exit(loader, caf::exit_reason::kill);
+  yield_often();
+  CHECK(restarts() == 0);
+  CHECK(part.crew->get().loader == loader);
+  script.release();
+  const auto channel = std::make_shared<reply_channel>();
+  (void)parts.submit(parts.make_request({5, 6, 7, 8}, {.max_tokens = 5}, false, channel));
+  CHECK(testing::ids_of(*channel) == expected);
+  CHECK(restarts() == 1);
+  CHECK(part.crew->get().loader != loader);
+}
