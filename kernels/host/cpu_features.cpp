@@ -10,31 +10,12 @@
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
-#include <sstream>
 #include <utility>
 
 namespace tropilla::host {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Where a control group's files are: the folder of the group, up to the mount point.
-struct group_folder {
-  fs::path mount;
-  fs::path group;
-};
-
-/// `path` of a membership line inside the mount that shows `root` of the hierarchy at `mount`.
-group_folder folder_of(const fs::path& mount, const std::string& root, const std::string& path) {
-  std::string inside = path;
-  if (root != "/" && inside.compare(0, root.size(), root) == 0)
-    inside.erase(0, root.size());
-  else if (root != "/")
-    inside.clear(); // a container that shows its own group as the mount's root
-  while (!inside.empty() && inside.front() == '/')
-    inside.erase(0, 1);
-  return {mount, inside.empty() ? mount : mount / inside};
-}
 
 std::optional<double> limit_v2(const fs::path& folder) {
   std::string quota;
@@ -54,69 +35,13 @@ std::optional<double> limit_v1(const fs::path& folder) {
   return quota > 0 && period > 0 ? std::optional(quota / period) : std::nullopt;
 }
 
-template <class Read>
-std::optional<double> least_up_to_mount(const group_folder& at, Read read) {
-  std::optional<double> least;
-  for (fs::path folder = at.group;; folder = folder.parent_path()) {
-    if (const auto limit = read(folder))
-      least = least ? std::min(*least, *limit) : *limit;
-    if (folder == at.mount || !folder.has_relative_path())
-      return least;
-  }
-}
-
-bool has_word(const std::string& list, std::string_view word) {
-  std::istringstream in(list);
-  for (std::string item; std::getline(in, item, ',');)
-    if (item == word)
-      return true;
-  return false;
-}
-
-/// The process's group of the unified hierarchy ("") and of v1's cpu controller, where it has one.
-struct memberships {
-  std::optional<std::string> unified, cpu;
-};
-
-memberships read_memberships(const fs::path& file) {
-  memberships out;
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) { // "4:cpu,cpuacct:/path", "0::/path"
-    const auto first = line.find(':');
-    const auto second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos)
-      continue;
-    const auto controllers = line.substr(first + 1, second - first - 1);
-    if (controllers.empty())
-      out.unified = line.substr(second + 1);
-    else if (has_word(controllers, "cpu"))
-      out.cpu = line.substr(second + 1);
-  }
-  return out;
-}
-
 } // namespace
 
-std::optional<double> cgroup_cpu_limit(const cgroup_source& source) {
-  const auto groups = read_memberships(source.membership);
+std::optional<double> cgroup_cpu_limit(const control_group_source& source) {
   std::optional<double> least;
-  std::ifstream in(source.mounts);
-  for (std::string line; std::getline(in, line);) {
-    // "36 35 98:0 /root /mount options [optional fields] - type source super-options"
-    std::istringstream words(line);
-    std::string id, parent, device, root, mount, word, type, origin, options;
-    words >> id >> parent >> device >> root >> mount;
-    while (words >> word && word != "-") {
-    }
-    words >> type >> origin >> options;
-    std::optional<double> limit;
-    if (type == "cgroup2" && groups.unified)
-      limit = least_up_to_mount(folder_of(mount, root, *groups.unified), limit_v2);
-    else if (type == "cgroup" && groups.cpu && has_word(options, "cpu"))
-      limit = least_up_to_mount(folder_of(mount, root, *groups.cpu), limit_v1);
-    if (limit)
+  for (const auto& group : control_groups_of("cpu", source))
+    if (const auto limit = group.version == 2 ? limit_v2(group.folder) : limit_v1(group.folder))
       least = least ? std::min(*least, *limit) : *limit;
-  }
   return least;
 }
 

@@ -2,24 +2,18 @@
 #pragma once
 
 #include "kernels/host/topology.hpp"
+#include "memory/control_groups.hpp"
 
 #include <cstddef>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
 
 namespace tropilla::host {
 
-/// Where control groups are described. Tests point it at files of their own.
-struct cgroup_source {
-  std::filesystem::path membership = "/proc/self/cgroup";
-  std::filesystem::path mounts = "/proc/self/mountinfo";
-};
-
 /// CPUs that the process's control groups (v1 and v2, ancestors included) let it use on average: 1.5 of
 /// `cpu.max` "150000 100000". Empty where nothing limits it or nothing can be read.
-[[nodiscard]] std::optional<double> cgroup_cpu_limit(const cgroup_source& source = {});
+[[nodiscard]] std::optional<double> cgroup_cpu_limit(const control_group_source& source = {});
 
 /// Cores of `cpus` that this process may keep busy under that limit, at least 1.
 [[nodiscard]] std::size_t usable_cores(const topology& cpus);

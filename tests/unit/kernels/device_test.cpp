@@ -1,6 +1,7 @@
 // Host devices as a whole, and what they find out about the machine.
 #include "kernels/device.hpp"
 #include "kernels/host/cpu_features.hpp"
+#include "tests/support/file_tree.hpp"
 #include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>
@@ -13,28 +14,9 @@
 #include <vector>
 
 using namespace tropilla;
-namespace fs = std::filesystem;
+using testing::file_tree;
 
 namespace {
-
-/// A folder of files, removed at the end.
-class file_tree {
-public:
-  explicit file_tree(const std::map<std::string, std::string>& files) {
-    std::string pattern = (fs::temp_directory_path() / "tropilla-test-XXXXXX").string();
-    root_ = mkdtemp(pattern.data());
-    for (const auto& [path, text] : files) {
-      fs::create_directories((root_ / path).parent_path());
-      std::ofstream(root_ / path) << text;
-    }
-  }
-  ~file_tree() { fs::remove_all(root_); }
-  [[nodiscard]] fs::path operator/(const std::string& path) const { return root_ / path; }
-  void write(const std::string& path, const std::string& text) const { std::ofstream(root_ / path) << text; }
-
-private:
-  fs::path root_;
-};
 
 std::optional<double> limit_of(const file_tree& tree, const std::string& membership, const std::string& mounts) {
   tree.write("cgroup", membership);
