@@ -23,9 +23,9 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
 
 } // namespace
 
-batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log)
-    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)),
-      pages_(kv_pages_for(shape.kv_tokens)) {}
+batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log, page_commit commit)
+    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)), commit_(std::move(commit)),
+      pages_(kv_pages_for(shape.kv_tokens), commit_) {}
 
 batcher::~batcher() {
   for (const auto& [id, r] : requests_)
@@ -85,7 +85,7 @@ void batcher::fail_all(const error& why) {
   computing_.reset();
   done_.reset();
   reading_.reset();
-  pages_ = kv_pages(pages_.size()); // a step may have been half done
+  pages_ = kv_pages(pages_.size(), commit_); // a step may have been half done
   void_loans();
 }
 
@@ -190,11 +190,22 @@ void batcher::preempt(const sequence_ptr& s) {
   waiting_.insert(s);
 }
 
+/// As `preempt`, but for the only one that is active: where there is no memory for a page, it would wait for ever.
+void batcher::make_way(const sequence_ptr& s) {
+  if (active_.size() > 1 || !pages_.refusal())
+    return preempt(s);
+  s->shared->failure =
+      error(errc::over_budget, fmt::format("there is no memory for another KV page: {}; end what holds "
+                                           "the rest, or ask for less",
+                                           *pages_.refusal()));
+  deactivate(s);
+}
+
 /// A page for the next token, if need be from who goes last. False: it was its own.
 bool batcher::make_room(const sequence_ptr& s) {
   while (s->path.tokens == s->path.pages.size() * kv_page_tokens && !pages_.extend(s->path)) {
     const auto last = active_.back();
-    preempt(last);
+    make_way(last);
     if (last == s)
       return false;
   }
@@ -215,13 +226,20 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   settle_endings(now);
   if (computing_ || done_ || reading_)
     return nullptr;
-  admit(now);
-  while (!active_.empty()) {
-    computing_ = compose();
-    if (computing_)
-      break;
-    preempt(active_.back()); // only prompts, each of which holds pages that another needs
-  }
+  const auto failed = [](const auto& r) { return r.second->failure.has_value(); };
+  do {
+    settle_endings(now); // of who found no memory
+    const bool short_of_memory = pages_.refusal().has_value();
+    if (active_.size() <= 1)
+      pages_.try_again();
+    if (active_.empty() || !short_of_memory) // who waits would take what the one that is active needs
+      admit(now);
+    while (!computing_ && !active_.empty()) {
+      computing_ = compose();
+      if (!computing_ && !active_.empty())
+        make_way(sequence_ptr(active_.back())); // only prompts, each of which holds pages that another needs
+    }
+  } while (!computing_ && std::ranges::any_of(requests_, failed));
   if (computing_)
     computing_->copies = copies_;
   return computing_;
@@ -233,7 +251,7 @@ std::shared_ptr<step> batcher::compose() {
   const bool others = std::ranges::any_of(active_, [](const sequence_ptr& s) { return !s->scored(); });
   if (scored != active_.end() && !(others && scored_last_)) {
     scored_last_ = true;
-    return compose_scored(*scored);
+    return compose_scored(sequence_ptr(*scored)); // which may be the last that is active, and have to leave
   }
   scored_last_ = false;
   auto work = blank_step(last_step_);

@@ -45,8 +45,11 @@ class batcher {
 public:
   using clock = sequence::clock;
 
-  /// `most_waiting`: requests in the queue, beyond which new ones are refused.
-  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log = {});
+  /// `most_waiting`: requests in the queue, beyond which new ones are refused. `commit`: asked before a KV page is
+  /// written to for the first time. Where it refuses, sequences share the pages that there are; a request that needs
+  /// more by itself fails with over_budget.
+  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log = {},
+          page_commit commit = {});
   ~batcher();
 
   /// @pre checked by `check_request`. Throws `error` (busy) when the queue is full.
@@ -77,7 +80,7 @@ public:
   /// the same.
   [[nodiscard]] page_loan lend(request_id borrower, std::span<const token_id> tokens);
   /// Lends pages on which nothing is, for the borrower to fill. Throws `error`: context_full when there never can be so
-  /// many, busy when there are too few now.
+  /// many, busy when there are too few now, over_budget when there is no memory for them.
   [[nodiscard]] page_loan lend_empty(request_id borrower, std::size_t tokens);
   /// The pages of `lend_empty` hold keys and values of `tokens`: prompts that begin with them find them from now on.
   /// Ends the loan. False: it was void, and nothing is to be found.
@@ -110,6 +113,7 @@ private:
   void activate(const sequence_ptr& s, clock::time_point now);
   void deactivate(const sequence_ptr& s);
   void preempt(const sequence_ptr& s);
+  void make_way(const sequence_ptr& s);
   [[nodiscard]] std::shared_ptr<step> compose();
   [[nodiscard]] std::shared_ptr<step> compose_scored(const sequence_ptr& s);
   [[nodiscard]] bool make_room(const sequence_ptr& s);
@@ -126,6 +130,7 @@ private:
   run_shape shape_;
   std::size_t most_waiting_;
   request_log log_;
+  page_commit commit_;
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;

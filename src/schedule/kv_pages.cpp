@@ -20,7 +20,8 @@ std::size_t common_beginning(std::span<const token_id> a, std::span<const token_
 
 } // namespace
 
-kv_pages::kv_pages(std::size_t pages) : nodes_(pages) {
+kv_pages::kv_pages(std::size_t pages, page_commit commit)
+    : nodes_(pages), uncommitted_(pages), commit_(std::move(commit)) {
   for (std::size_t n = pages; n-- > 0;) {
     nodes_[n].tokens.reserve(kv_page_tokens);
     free_.push_back(static_cast<std::uint32_t>(n));
@@ -87,7 +88,9 @@ void kv_pages::occupy(const path& p) {
     if (nodes_[n].uses++ > 0)
       continue;
     assert(nodes_[n].tokens.empty());
-    std::erase(free_, n);
+    const auto place = std::ranges::find(free_, n);
+    uncommitted_ -= static_cast<std::size_t>(place - free_.begin()) < uncommitted_ ? 1 : 0;
+    free_.erase(place);
     link(n, none);
   }
 }
@@ -198,10 +201,24 @@ void kv_pages::spoil(page_number n) {
   nodes_[n].tokens.clear();
 }
 
+/// Commits the free page that goes next, where nothing was written to it yet.
+bool kv_pages::commit_next() {
+  if (free_.size() > uncommitted_)
+    return true;
+  if (free_.empty() || refusal_)
+    return false;
+  if (commit_)
+    refusal_ = commit_(free_.back());
+  if (refusal_)
+    return false;
+  --uncommitted_;
+  return true;
+}
+
 std::uint32_t kv_pages::take() {
-  if (free_.empty() && oldest_ != none)
+  if (!commit_next() && oldest_ != none)
     forget(oldest_);
-  if (free_.empty())
+  if (free_.size() == uncommitted_)
     return none;
   const auto n = free_.back();
   free_.pop_back();

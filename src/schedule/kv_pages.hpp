@@ -15,16 +15,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
 namespace tropilla {
 
+/// Asked before anything is written to a page for the first time: empty, or why there is no memory for it.
+using page_commit = std::function<std::optional<std::string>(page_number)>;
+
 class kv_pages {
 public:
-  explicit kv_pages(std::size_t pages);
+  explicit kv_pages(std::size_t pages, page_commit commit = {});
 
   /// The pages of one sequence, in order of position. Movable handle: every use is given back by `release`.
   struct path {
@@ -55,7 +60,7 @@ public:
   };
   [[nodiscard]] beginning matching(std::span<const token_id> tokens) const;
 
-  /// Adds an empty page to a path's end; false when every page is in use.
+  /// Adds an empty page to a path's end; false when every page is in use, or there is no memory for another one.
   [[nodiscard]] bool extend(path& p);
   /// The next tokens of the path have been computed: they can be found from now on.
   /// @pre the path has pages for them. Where somebody else computed a page alike, the path goes on with that one.
@@ -65,9 +70,16 @@ public:
   /// Nobody knows what is on the page `n` of a path: its tokens are not to be found. @pre no other path uses it.
   void spoil(page_number n);
 
-  /// Pages that a new use could take: free ones and those that only wait to be found.
-  [[nodiscard]] std::size_t available() const noexcept { return free_.size() + idle_count_; }
-  [[nodiscard]] std::size_t in_use() const noexcept { return nodes_.size() - available(); }
+  /// Pages that a new use could take: free ones, without those that there is no memory for, and those that only wait to
+  /// be found.
+  [[nodiscard]] std::size_t available() const noexcept {
+    return free_.size() - (refusal_ ? uncommitted_ : 0) + idle_count_;
+  }
+  /// Why there is no memory for another page, since the last `try_again`.
+  [[nodiscard]] const std::optional<std::string>& refusal() const noexcept { return refusal_; }
+  /// There may be memory again.
+  void try_again() noexcept { refusal_.reset(); }
+  [[nodiscard]] std::size_t in_use() const noexcept { return nodes_.size() - free_.size() - idle_count_; }
   [[nodiscard]] std::size_t cached() const noexcept { return idle_count_; } ///< unused, but to be found
   [[nodiscard]] std::size_t size() const noexcept { return nodes_.size(); }
 
@@ -87,6 +99,7 @@ private:
                                                                     std::span<const token_id> tokens) const;
   std::uint32_t use_full_pages(path& p, std::span<const token_id> tokens);
   [[nodiscard]] std::uint32_t& children_of(std::uint32_t parent);
+  [[nodiscard]] bool commit_next();
   [[nodiscard]] std::uint32_t take();
   void use(std::uint32_t n);
   void unuse(std::uint32_t n);
@@ -95,8 +108,11 @@ private:
   void add_idle(std::uint32_t n);
   void remove_idle(std::uint32_t n);
 
-  std::vector<node> nodes_; ///< by page number
-  std::vector<std::uint32_t> free_;
+  std::vector<node> nodes_;         ///< by page number
+  std::vector<std::uint32_t> free_; ///< the last goes first; at the bottom those that nothing was written to yet
+  std::size_t uncommitted_ = 0;     ///< of `free_`
+  page_commit commit_;
+  std::optional<std::string> refusal_;
   std::uint32_t root_child_ = none;
   std::uint32_t oldest_ = none, newest_ = none; ///< of the idle ones
   std::size_t idle_count_ = 0;

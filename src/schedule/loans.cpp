@@ -2,7 +2,6 @@
 #include "src/schedule/batcher.hpp"
 
 #include <algorithm>
-#include <cassert>
 #include <fmt/format.h>
 
 namespace tropilla {
@@ -30,6 +29,7 @@ page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
         errc::context_full,
         fmt::format("{} tokens do not fit the context of {}; open the model with a longer one", tokens, shape_.context),
         remedy::context);
+  pages_.try_again();
   // A page for each that is active to grow on, as for whoever is admitted.
   if (wanted + active_.size() > pages_.available())
     throw error(errc::busy,
@@ -39,10 +39,12 @@ page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
                 remedy::kv_tokens);
   open_loan loan;
   loan.tokens = tokens;
-  while (loan.path.pages.size() < wanted) {
-    [[maybe_unused]] const bool there = pages_.extend(loan.path);
-    assert(there);
-  }
+  while (loan.path.pages.size() < wanted)
+    if (!pages_.extend(loan.path)) {
+      pages_.release(loan.path);
+      throw error(errc::over_budget, fmt::format("there is no memory for the KV pages of {} tokens: {}", tokens,
+                                                 pages_.refusal().value_or("all are in use")));
+    }
   return {loans_.emplace(borrower, std::move(loan)).first->second.path.pages, tokens};
 }
 

@@ -65,8 +65,9 @@ inline run_shape shape_of(std::size_t context, std::size_t step_rows, std::size_
 
 /// A batcher with a device made of vectors, and a clock that it moves by hand.
 struct table_top {
-  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t most_waiting = 1000)
-      : shape(s), queue(tok, shape, most_waiting), pages(s.kv_tokens / kv_page_tokens) {}
+  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t most_waiting = 1000,
+                     page_commit commit = {})
+      : shape(s), queue(tok, shape, most_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
 
   std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
                                          bool score = false) {

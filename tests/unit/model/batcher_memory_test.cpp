@@ -1,0 +1,157 @@
+// KV pages that there is no memory for: who shares what there is, and who fails.
+#include "tests/unit/model/table_top.hpp"
+
+#include <random>
+#include <set>
+
+using namespace tropilla;
+using testing::expected;
+using testing::recording_sink;
+using testing::shape_of;
+using testing::table_top;
+using testing::tokens;
+
+namespace {
+
+/// A system that has memory for so many pages.
+struct scarce_memory {
+  std::size_t most = 0;
+  std::set<page_number> committed{};
+
+  page_commit commit() {
+    return [this](page_number page) -> std::optional<std::string> {
+      CHECK_FALSE(committed.contains(page)); // each is asked for once
+      if (committed.size() == most)
+        return "the test has no more";
+      committed.insert(page);
+      return std::nullopt;
+    };
+  }
+};
+
+} // namespace
+
+TEST_CASE("a page without memory is not handed out, and pages that were written to are used again") {
+  scarce_memory memory{2};
+  kv_pages pages(4, memory.commit());
+  kv_pages::path a, b;
+  CHECK(pages.extend(a));
+  CHECK(pages.extend(a));
+  CHECK_FALSE(pages.extend(a));
+  CHECK(pages.refusal() == "the test has no more");
+  CHECK(pages.available() == 0);
+  CHECK(pages.in_use() == 2);
+  const std::vector<token_id> known(kv_page_tokens, 7);
+  pages.append(a, known);
+  pages.release(a); // one of them stays to be found
+  CHECK(pages.available() == 2);
+  CHECK(pages.cached() == 1);
+  CHECK(pages.extend(b));
+  CHECK(pages.extend(b)); // in the place of the one to be found
+  CHECK_FALSE(pages.extend(b));
+  memory.most = 3;
+  CHECK_FALSE(pages.extend(b)); // nobody was told
+  pages.try_again();
+  CHECK(pages.available() == 2);
+  CHECK(pages.extend(b));
+  CHECK_FALSE(pages.extend(b));
+}
+
+TEST_CASE("pages that are occupied after everything was forgotten are not asked for again") {
+  scarce_memory memory{4};
+  kv_pages pages(4, memory.commit());
+  pages.occupy({{0, 2}, 0});
+  kv_pages::path p;
+  CHECK(pages.extend(p));
+  CHECK(pages.extend(p));
+  CHECK_FALSE(pages.extend(p));
+  CHECK(memory.committed == std::set<page_number>{1, 3});
+}
+
+TEST_CASE("a reply that needs a page without memory fails with the reason, and others go on") {
+  scarce_memory memory{1};
+  table_top t(shape_of(128, 16, 1, 256), 1000, memory.commit());
+  const auto long_reply = t.submit(1, 20, tokens(60));
+  const auto long_prompt = t.submit(2, 90, tokens(1));
+  const auto scored = t.submit(3, 90, {}, true);
+  const auto fits = t.submit(4, 20, tokens(8));
+  t.run();
+  for (const auto& sink : {long_reply, long_prompt}) {
+    REQUIRE(sink->failure);
+    CHECK(sink->failure->code() == errc::over_budget);
+    CHECK_THAT(sink->failure->what(), Catch::Contains("no memory for another KV page: the test has no more"));
+  }
+  CHECK(long_reply->ids().size() == 13); // what fits the page came
+  for (std::size_t row = 0; row < 90 && !scored->failure; ++row) {
+    t.queue.logits_consumed(3, t.now);
+    t.run();
+  }
+  REQUIRE(scored->failure);
+  CHECK(scored->scored.size() == kv_page_tokens / t.shape.logit_rows);
+  REQUIRE(fits->end);
+  CHECK(fits->ids() == expected(table_top::some_prompt(20), 8));
+  CHECK(t.queue.idle());
+  CHECK(t.queue.usage().pages_in_use == 0);
+}
+
+TEST_CASE("sequences share the pages that there is memory for, and their text is the same") {
+  const std::size_t pages = GENERATE(3, 4, 5, 8);
+  scarce_memory memory{pages};
+  table_top t(shape_of(96, 24, 4, 384), 1000, memory.commit());
+  std::vector<std::shared_ptr<recording_sink>> sinks;
+  for (request_id id = 1; id <= 6; ++id)
+    sinks.push_back(t.submit(id, table_top::some_prompt(30, static_cast<token_id>(id)), tokens(50)));
+  t.run();
+  for (std::size_t i = 0; i < sinks.size(); ++i) {
+    INFO("request " << i + 1);
+    REQUIRE(sinks[i]->end);
+    CHECK(sinks[i]->ids() == expected(table_top::some_prompt(30, static_cast<token_id>(i + 1)), 50));
+  }
+  CHECK(t.queue.idle());
+}
+
+TEST_CASE("memory that comes back is asked for by the next request") {
+  scarce_memory memory{1};
+  table_top t(shape_of(128, 16, 2, 256), 1000, memory.commit());
+  const auto before = t.submit(1, 20, tokens(40));
+  t.run();
+  CHECK(before->failure);
+  memory.most = 8;
+  const auto after = t.submit(2, 20, tokens(40));
+  t.run();
+  CHECK(after->ids() == expected(table_top::some_prompt(20), 40));
+}
+
+TEST_CASE("whatever the memory is, every request ends, and right") {
+  std::mt19937 random(3);
+  for (int round = 0; round < 60; ++round) {
+    scarce_memory memory{1 + random() % 6};
+    table_top t(shape_of(96, 16 + random() % 32, 1 + random() % 4, 96 * (1 + random() % 4)), 1000, memory.commit());
+    INFO("round " << round << ", memory for " << memory.most << " pages");
+    std::vector<std::pair<std::vector<token_id>, std::shared_ptr<recording_sink>>> all;
+    for (request_id id = 1; id <= 8; ++id) {
+      const auto prompt = table_top::some_prompt(1 + random() % 60, static_cast<token_id>(1 + random() % 3));
+      all.emplace_back(prompt, t.submit(id, prompt, tokens(1 + random() % 30)));
+      for (std::size_t n = random() % 4; n > 0 && t.step() > 0; --n)
+        t.draw();
+    }
+    memory.most += random() % 2;
+    t.run();
+    for (const auto& [prompt, sink] : all) {
+      REQUIRE(sink->ended());
+      const auto ids = sink->ids();
+      CHECK(ids == expected(prompt, ids.size()));
+      if (sink->failure)
+        CHECK(kv_pages_for(prompt.size() + ids.size() + 1) > memory.most - 1);
+    }
+    CHECK(t.queue.idle());
+  }
+}
+
+TEST_CASE("a loan of pages without memory is refused with the reason") {
+  scarce_memory memory{2};
+  table_top t(shape_of(128, 16, 1, 256), 1000, memory.commit());
+  CHECK_THROWS_WITH(t.queue.lend_empty(1, 96), Catch::Contains("no memory") && Catch::Contains("the test has no more"));
+  CHECK(t.queue.usage().pages_in_use == 0);
+  CHECK(t.queue.lend_empty(1, 64).pages.size() == 2);
+}
