@@ -13,7 +13,7 @@ namespace tropilla {
 /// What kind of thing went wrong. Programs branch on this; people read `error::what()`.
 enum class errc : std::uint8_t {
   invalid_argument = 1, ///< an option or parameter is out of its range
-  io_error,             ///< the operating system refused a read, write or open
+  io_error,             ///< the operating system refused a read, write, open or thread
   malformed_file,       ///< a model, vocabulary or configuration file contradicts its format
   unsupported,          ///< well-formed, but not something tropilla runs
   over_budget,          ///< does not fit the byte budget; the sentence names the missing bytes
