@@ -1,6 +1,7 @@
 /// Where a model's weights live: what a budget decides, and what the actors that move them share.
 #pragma once
 
+#include "memory/memory_limit.hpp"
 #include "memory/plan.hpp"
 #include "src/io/packed_cache.hpp"
 #include "src/io/weight_loader.hpp"
@@ -53,6 +54,7 @@ struct arrangement_input {
   std::filesystem::path packed_folder;
   std::string io;               ///< as `runtime_config::io`
   std::size_t pinned_bytes = 0; ///< this device's part of `runtime_config::pinned_bytes`
+  memory_limit limit{};         ///< of all devices of this kind together; addresses: of this one
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in

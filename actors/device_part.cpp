@@ -10,6 +10,7 @@
 #include <chrono>
 #include <fmt/format.h>
 #include <future>
+#include <new>
 
 namespace tropilla {
 namespace {
@@ -19,8 +20,8 @@ std::size_t reservation_for(std::size_t budget) {
   return budget + budget / 4 + (std::size_t{64} << 20);
 }
 
-lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why) {
-  auto answer = ledger.try_acquire({std::string(device), bytes, why, priority::urgent});
+lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why, bool commits_later = false) {
+  auto answer = ledger.try_acquire({std::string(device), bytes, why, priority::urgent, std::nullopt, commits_later});
   if (auto* refused = std::get_if<refusal>(&answer))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(answer));
@@ -39,6 +40,15 @@ lease take_soon(arbiter& ledger, std::string_view device, std::size_t bytes, pur
   if (auto* refused = std::get_if<refusal>(&g))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(g));
+}
+
+/// As `committed_bytes::commit`; what it allocates for its question may be refused, too.
+std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, std::size_t bytes, bool planned) {
+  try {
+    return of.commit(offset, bytes, planned);
+  } catch (const std::bad_alloc&) {
+    return "memory is short"; // short enough to need none itself
+  }
 }
 
 /// Of what a replica adds: its weights are the original's, but for a ring.
@@ -61,18 +71,26 @@ memory_plan make_replica_plan(const weight_arrangement& weights, const plan_inpu
 
 } // namespace
 
+std::string above_limit(std::size_t budget, const memory_limit& limit) {
+  return fmt::format("the budget of {} is more than the {} that may be used, set by {}: what finds no memory when it "
+                     "is first written fails then",
+                     format_bytes(budget), format_bytes(limit.bytes), limit.set_by);
+}
+
 device_part::device_part(arrangement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_arrangement> w,
                          part_surroundings around)
     : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), ledger(around.ledger),
       around_(std::move(around)) {
   input.dev = dev.get();
   add_device();
+  promise_plan();
   take_leases();
   log_plan();
 }
 
 device_part::device_part(std::shared_ptr<device_part> from, std::size_t context, part_surroundings around)
-    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)), around_(std::move(around)),
+    : dev(from->dev), input(from->input), ledger(from->ledger), original_(std::move(from)),
+      committed_(original_->committed_), base_(original_->base_), around_(std::move(around)),
       replicas_(original_->replicas_) {
   const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
   if (context > 0)
@@ -96,23 +114,33 @@ device_part::~device_part() = default;
 std::size_t device_part::reservation(const arrangement_input& input, const weight_arrangement& weights) {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
   const std::size_t everything = weights.is_whole() ? weights.plan.total : arrange(input, 0)->plan.total;
-  return reservation_for(std::max(weights.budget, everything));
+  const std::size_t wanted = reservation_for(std::max(weights.budget, everything));
+  return std::min(wanted, std::max(least_reservation(weights.budget), input.limit.addresses));
 }
 
 void device_part::add_device() {
   reserved_ = reservation(input, *weights);
   device_setup setup;
   setup.name = dev->name();
-  setup.base = dev->reserve(reserved_);
+  setup.base = base_ = dev->reserve(reserved_);
   setup.reservation_bytes = reserved_;
   setup.budget = weights->budget;
   setup.alignment = group_alignment;
   setup.host_memory = dev->host_memory();
-  setup.commit = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
-    return d->commit(base + offset, bytes);
+  if (dev->host_memory())
+    committed_ = std::make_shared<committed_bytes>(around_.promises, reserved_);
+  setup.commit = [d = dev.get(), base = base_, on_host = committed_](std::size_t offset,
+                                                                     std::size_t bytes) -> std::optional<std::string> {
+    if (on_host)
+      return try_commit(*on_host, offset, bytes, true);
+    if (d->commit(base + offset, bytes))
+      return std::nullopt;
+    return "the device has no memory left";
   };
-  setup.trim = [d = dev.get(), base = setup.base](std::size_t offset, std::size_t bytes) {
+  setup.trim = [d = dev.get(), base = base_, on_host = committed_](std::size_t offset, std::size_t bytes) {
     d->trim(base + offset, bytes);
+    if (on_host)
+      on_host->trim(offset, bytes);
   };
   ledger->add_device(setup);
   ledger->refuse_acquisition(around_.hooks.refuse_acquisition);
@@ -120,7 +148,8 @@ void device_part::add_device() {
 
 void device_part::take_leases() {
   const auto& plan = weights->plan;
-  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv);
+  kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv,
+            committed_ != nullptr);
   activations_ = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);
   workspace_ = take(*ledger, dev->name(), workspace_bytes(weights->layout, input.shape, *dev), purpose::workspace);
   // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
@@ -129,6 +158,27 @@ void device_part::take_leases() {
   const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout, input.shape.kv));
   for (std::size_t i = 0; i < plan.kv_pages; ++i)
     pages.push_back(kv.data() + i * stride);
+}
+
+/// All that is written whatever is asked: a run that lacks it fails before it reads weights, and the system is asked
+/// once.
+void device_part::promise_plan() {
+  if (!committed_)
+    return;
+  const auto& of = weights->plan.by_purpose;
+  std::size_t elsewhere = of[static_cast<std::size_t>(purpose::kv)]; // page by page
+  if (weights->mapping)
+    elsewhere += of[static_cast<std::size_t>(purpose::weights)];
+  if (const auto refused = around_.promises->promise_ahead(weights->plan.total - elsewhere))
+    throw error(errc::over_budget,
+                fmt::format("the plan of {}: {}; end what holds the rest, or give a budget of less", name(), *refused));
+}
+
+std::optional<std::string> device_part::commit_page(page_number page) {
+  if (!committed_)
+    return std::nullopt;
+  return try_commit(*committed_, static_cast<std::size_t>(pages[page] - base_),
+                    kv_page_bytes(weights->layout, input.shape.kv), false);
 }
 
 void device_part::log_plan() const {
@@ -237,6 +287,8 @@ void device_part::set_budget(std::size_t bytes) {
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
                             format_bytes(reserved_), format_bytes(bytes)));
+  if (bytes > input.limit.bytes)
+    around_.on_notice(above_limit(bytes, input.limit));
   const auto log = around_.log_of(log_component::memory);
   log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
            human_bytes{bytes}, human_bytes{next->plan.total}, std::ranges::count(next->plan.streamed, true),

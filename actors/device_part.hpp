@@ -5,6 +5,7 @@
 #include "actors/messages.hpp"
 #include "actors/supervisor.hpp"
 #include "kernels/cuda/gpu_api.hpp"
+#include "memory/commitment.hpp"
 #include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
@@ -12,6 +13,8 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace tropilla {
@@ -24,6 +27,7 @@ struct runtime_hooks {
   gpu_factory open_gpu = cuda::open_gpu;
   std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
+  memory_promises::reading_function read_memory = [reader = memory_reader()] { return reader.read(); };
 };
 
 /// What the parts of a runtime share. Outlives them.
@@ -35,6 +39,7 @@ struct part_surroundings {
   std::function<void(const load_progress&)> on_progress; ///< of one part; may be empty
   std::function<void(std::string_view)> on_notice;
   std::shared_ptr<const logs> log;
+  std::shared_ptr<memory_promises> promises; ///< of the host's devices
 
   [[nodiscard]] logger log_of(log_component c) const { return log->of(c); }
 };
@@ -57,6 +62,9 @@ public:
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
+
+  /// The page is about to be written to for the first time: empty, or why there is no memory for it. Any thread.
+  [[nodiscard]] std::optional<std::string> commit_page(page_number page);
 
   /// As `runtime::set_budget`.
   void set_budget(std::size_t bytes);
@@ -83,13 +91,16 @@ public:
 
 private:
   void add_device();
+  void promise_plan();
   void take_leases();
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);
   void hire_compute(std::vector<lease> kept);
   void log_plan() const;
 
-  std::shared_ptr<device_part> original_; ///< of a replica's, else null
+  std::shared_ptr<device_part> original_;      ///< of a replica's, else null
+  std::shared_ptr<committed_bytes> committed_; ///< of the reservation; null where the device commits by itself
+  std::byte* base_ = nullptr;                  ///< of the reservation
   part_surroundings around_;
   lease activations_, workspace_;
   std::unique_ptr<llama_workspace> space_;
@@ -103,6 +114,9 @@ private:
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
   std::mutex changing_;                                                   ///< one change of the budget at a time
 };
+
+/// A notice for a budget that is above a limit.
+[[nodiscard]] std::string above_limit(std::size_t budget, const memory_limit& limit);
 
 /// An arrangement for people.
 [[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);

@@ -86,6 +86,10 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
     out.lines.push_back({plan.device, std::string(to_string(item.why)), item.name, item.bytes});
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
+  auto& device = out.devices.emplace_back();
+  device.name = plan.device;
+  device.total_bytes = plan.total;
+  device.budget_bytes = out.budget_bytes;
   out.context = shape.context;
   out.sequences = shape.sequences;
   out.kv_pages = plan.kv_pages;
@@ -103,6 +107,20 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   return out;
 }
 
+std::pair<std::size_t, std::string> prepared_model::part::bound() const {
+  const auto& limit = input.limit;
+  if (has_budget && weights->budget <= limit.machine)
+    return {weights->budget, ""};
+  return {std::min(weights->budget, limit.machine), has_budget ? "all memory that the machine has" : limit.set_by};
+}
+
+void prepared_model::require_fits() const {
+  for (const auto& p : parts) {
+    const auto [bytes, set_by] = p.bound();
+    tropilla::require_fits(p.weights->plan, bytes, set_by);
+  }
+}
+
 plan_report add_up(const std::vector<plan_report>& parts) {
   plan_report out = parts.front();
   for (std::size_t i = 1; i < parts.size(); ++i) {
@@ -115,6 +133,7 @@ plan_report add_up(const std::vector<plan_report>& parts) {
     out.streamed_bytes += p.streamed_bytes;
     out.ring_slots += p.ring_slots;
     out.slot_bytes = std::max(out.slot_bytes, p.slot_bytes);
+    out.devices.insert(out.devices.end(), p.devices.begin(), p.devices.end());
   }
   return out;
 }
@@ -125,7 +144,7 @@ namespace {
 std::vector<device_budget> devices_of(const runtime_config& config, const llama_config& model) {
   auto devices = config.devices;
   if (devices.empty())
-    devices.push_back({"host:0", config.budget_bytes});
+    devices.push_back({"host:0", config.budget_bytes, config.budget_percent});
   if (devices.size() > model.layers)
     throw error(errc::invalid_argument, fmt::format("{} devices can't share {} layers", devices.size(), model.layers));
   std::size_t hosts = 0;
@@ -137,7 +156,11 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
                               d - devices.begin() + 1, hosts - 1, d->name));
     if (std::any_of(devices.begin(), d, [&](const device_budget& before) { return before.name == d->name; }))
       throw error(errc::invalid_argument, fmt::format("{} is named twice", d->name));
-    if (devices.size() > 1 && d->bytes == 0)
+    if (d->percent != 0 && (d->bytes > 0 || !(d->percent > 0 && d->percent <= 100)))
+      throw error(errc::invalid_argument,
+                  fmt::format("the budget of {} is bytes or more than 0 and up to 100 percent, not {} bytes and {}%",
+                              d->name, d->bytes, d->percent));
+    if (devices.size() > 1 && d->bytes == 0 && d->percent == 0)
       throw error(errc::invalid_argument, fmt::format("{} needs a budget of its own", d->name));
   }
   return devices;
@@ -148,7 +171,7 @@ constexpr std::size_t memory_of_cuda = std::size_t{256} << 20;
 
 struct opened_device {
   std::shared_ptr<device> dev;
-  std::size_t most_bytes = 0; ///< as in `prepared_model::part`
+  memory_limit limit{}; ///< of a GPU
 };
 
 /// `cores` is this device's share of the cores of `cpus`.
@@ -177,7 +200,12 @@ opened_device make_device(const device_budget& wanted, const runtime_config& con
                               "kernels and graphs; lower the budget",
                               wanted.name, format_bytes(free), format_bytes(wanted.bytes),
                               format_bytes(memory_of_cuda)));
-    return {std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu)), free - std::min(free, memory_of_cuda)};
+    memory_limit limit;
+    if (free > memory_of_cuda) {
+      limit.bytes = free - memory_of_cuda;
+      limit.set_by = fmt::format("the {} that {} has free, less what CUDA takes", format_bytes(free), wanted.name);
+    }
+    return {std::make_unique<cuda::cuda_device>(wanted.name, std::move(gpu)), std::move(limit)};
   }
   host_options options;
   options.name = wanted.name;
@@ -217,9 +245,58 @@ void divide_pinned(auto& parts, std::size_t bytes) {
       p.input.pinned_bytes = bytes / count;
 }
 
+/// What all devices of the host may use together.
+memory_limit limit_of_host(const prepared_model& m, const memory_reading& now) {
+  auto limit = limit_of(now, m.needs);
+  const auto hosts =
+      static_cast<std::size_t>(std::ranges::count_if(m.parts, [](const auto& p) { return p.dev->host_memory(); }));
+  if (limit.addresses != unlimited)
+    limit.addresses /= std::max<std::size_t>(hosts, 1);
+  return limit;
+}
+
+/// Bytes in the place of percents.
+void resolve_percents(std::vector<device_budget>& devices, const prepared_model& m) {
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    auto& d = devices[i];
+    const auto& limit = m.parts[i].input.limit;
+    if (d.percent == 0)
+      continue;
+    if (limit.set_by.empty())
+      throw error(errc::invalid_argument,
+                  fmt::format("the system does not say what {} may use; give its budget in bytes", d.name));
+    d.bytes = std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(limit.bytes) * d.percent / 100));
+  }
+}
+
+/// What a limit changed, and budgets that are above it.
+std::vector<std::string> notices_of_limits(const std::vector<prepared_model::part>& parts) {
+  std::vector<std::string> out;
+  std::size_t given = 0;
+  for (const auto& p : parts) {
+    const auto& limit = p.input.limit;
+    const auto& plan = p.weights->plan;
+    if (p.dev->host_memory() && p.has_budget)
+      given += p.weights->budget;
+    if (p.has_budget || p.everything <= limit.bytes || !p.fits())
+      continue;
+    std::size_t streamed = 0;
+    for (std::size_t g = 0; g < p.weights->layout.groups.size(); ++g)
+      streamed += plan.streamed[g] ? p.weights->layout.groups[g].bytes : 0;
+    out.push_back(fmt::format("{} may use {}, set by {}, and everything would take {}: {}", plan.device,
+                              format_bytes(limit.bytes), limit.set_by, format_bytes(p.everything),
+                              streamed > 0 ? format_bytes(streamed) + " of weights are streamed for every step"
+                                           : fmt::format("{} tokens have KV pages", plan.kv_pages * kv_page_tokens)));
+  }
+  const auto host = std::ranges::find_if(parts, [](const auto& p) { return p.dev->host_memory(); });
+  if (host != parts.end() && given > host->input.limit.bytes)
+    out.push_back(above_limit(given, host->input.limit));
+  return out;
+}
+
 } // namespace
 
-prepared_model prepared_model::open(const runtime_config& config, const gpu_factory& open_gpu) {
+prepared_model prepared_model::open(const runtime_config& config, const runtime_hooks& hooks) {
   if (config.model.empty())
     throw error(errc::invalid_argument, "no model is named; give the path of a GGUF file");
   prepared_model m;
@@ -227,27 +304,38 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   m.model = llama_config::read(m.file);
   m.shape = choose_shape(config, m.model, default_step_rows(config));
   auto devices = devices_of(config, m.model);
-  const auto ranges = divide_layers(devices, m.model.layers);
   const auto cpus = host::read_topology();
   const auto cores = std::max<std::size_t>(1, host::usable_cores(cpus) / devices.size());
-  for (std::size_t i = 0; i < devices.size(); ++i) {
+  for (const auto& wanted : devices) {
     part p;
-    auto opened = make_device(devices[i], config, cpus, cores, m.model.attention, open_gpu);
+    auto opened = make_device(wanted, config, cpus, cores, m.model.attention, hooks.open_gpu);
     p.dev = std::move(opened.dev);
-    p.most_bytes = opened.most_bytes;
-    p.input = {m.model, m.shape, ranges[i], p.dev.get(), m.file.files, config.packed_cache, config.io};
+    p.input = {m.model, m.shape, {}, p.dev.get(), m.file.files, config.packed_cache, config.io};
+    p.input.limit = std::move(opened.limit);
+    p.has_budget = wanted.bytes > 0 || wanted.percent > 0;
     m.parts.push_back(std::move(p));
   }
+  const auto now = hooks.read_memory(); // after the devices' threads were made
+  m.needs = needs_of_runtime(m.model.vocabulary, now.thread_stack);
+  const auto host_limit = limit_of_host(m, now);
+  for (auto& p : m.parts)
+    if (p.dev->host_memory())
+      p.input.limit = host_limit;
+  resolve_percents(devices, m);
+  const auto ranges = divide_layers(devices, m.model.layers);
+  for (std::size_t i = 0; i < devices.size(); ++i)
+    m.parts[i].input.layers = ranges[i];
   divide_pinned(m.parts, config.pinned_bytes);
   const auto arrange_for = [&](std::size_t kv_tokens) {
     m.shape.kv_tokens = kv_tokens;
     for (std::size_t i = 0; i < devices.size(); ++i) {
-      m.parts[i].input.shape = m.shape;
       auto& p = m.parts[i];
+      p.input.shape = m.shape;
       p.weights = arrange(p.input, devices[i].bytes);
-      if (devices[i].bytes == 0 && p.most_bytes > 0 && p.weights->plan.total > p.most_bytes) {
-        devices[i].bytes = p.most_bytes;
-        p.weights = arrange(p.input, p.most_bytes);
+      p.everything = std::max(p.everything, p.weights->plan.total);
+      if (devices[i].bytes == 0 && p.weights->plan.total > p.input.limit.bytes) {
+        devices[i].bytes = std::max<std::size_t>(p.input.limit.bytes, 1);
+        p.weights = arrange(p.input, devices[i].bytes);
       }
     }
   };
@@ -261,7 +349,7 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
     }
   };
   arrange_all();
-  const auto exceeds = [](const part& p) { return p.weights->plan.total > p.weights->budget; };
+  const auto exceeds = [](const part& p) { return !p.fits(); };
   if (config.prefill_rows == 0 && m.shape.step_rows > host_step_rows && std::ranges::any_of(m.parts, exceeds)) {
     m.shape = choose_shape(config, m.model, host_step_rows);
     arrange_all();
@@ -278,6 +366,16 @@ prepared_model prepared_model::open(const runtime_config& config, const gpu_fact
   for (std::size_t i = 0; i < devices.size(); ++i)
     reports.push_back(describe(*m.parts[i].weights, m.shape, devices[i].bytes));
   m.report = add_up(reports);
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    m.report.devices[i].limit_bytes = m.parts[i].input.limit.bytes;
+    m.report.devices[i].limit_set_by = m.parts[i].input.limit.set_by;
+  }
+  m.notices = notices_of_limits(m.parts);
+  try {
+    m.require_fits();
+  } catch (const error& e) {
+    m.report.refusal = e.what();
+  }
   return m;
 }
 

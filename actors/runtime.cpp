@@ -78,12 +78,15 @@ void require_writable(const std::filesystem::path& trace) {
 
 plan_report runtime::plan(const runtime_config& config) {
   auto prepared = prepared_model::open(config);
+  if (config.on_notice)
+    for (const auto& sentence : prepared.notices)
+      config.on_notice(sentence);
   // What the constructor does besides, up to what a device has to hold.
   if (!config.trace.empty())
     require_writable(config.trace);
   static_cast<void>(model_texts::read(prepared.file, config.chat_template));
   for (const auto& part : prepared.parts)
-    if (part.dev->host_memory() && part.weights->plan.total <= part.weights->budget)
+    if (part.dev->host_memory() && part.fits())
       static_cast<void>(part.dev->reserve(device_part::reservation(part.input, *part.weights)));
   return std::move(prepared.report);
 }

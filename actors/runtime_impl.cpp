@@ -50,15 +50,16 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
     : config(std::move(c)), log(std::make_shared<logs>(config.log)), ledger(arbiter::make()), hooks_(std::move(h)) {
   config.on_progress = guarded(std::move(config.on_progress));
   config.on_notice = logged(guarded(std::move(config.on_notice)), log->of(log_component::runtime));
-  auto prepared = prepared_model::open(config, hooks_.open_gpu);
-  for (const auto& part : prepared.parts)
-    require_fits(part.weights->plan, part.weights->budget);
+  auto prepared = prepared_model::open(config, hooks_);
+  prepared.require_fits();
   if (!config.trace.empty()) {
     trace = std::make_unique<tracer>();
     trace->write(config.trace); // a path that can't be written should fail now, not at the end
   }
   report = std::move(prepared.report);
   notify(prepared.model.notices);
+  notify(prepared.notices);
+  promises = std::make_shared<memory_promises>(hooks_.read_memory, prepared.needs);
   facts = facts_of(prepared.file, prepared.model);
   vocabulary = prepared.model.vocabulary;
   log_opening();
@@ -77,8 +78,8 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
 
 runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
     : config(from->config), log(from->log), original(std::move(from)), facts(original->facts),
-      vocabulary(original->vocabulary), ledger(original->ledger), tok(original->tok), chat(original->chat),
-      chat_failure(original->chat_failure), hooks_(original->hooks_) {
+      vocabulary(original->vocabulary), ledger(original->ledger), promises(original->promises), tok(original->tok),
+      chat(original->chat), chat_failure(original->chat_failure), hooks_(original->hooks_) {
   config.trace.clear();
   config.on_progress = nullptr;
   own_system.emplace();
@@ -118,7 +119,7 @@ void runtime::impl::log_closing() const {
 }
 
 part_surroundings runtime::impl::surroundings(std::size_t part) {
-  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice, log};
+  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice, log, promises};
   if (config.on_progress)
     around.on_progress = [this, part](const load_progress& now) {
       const std::lock_guard lock(progress_mutex_);
@@ -166,7 +167,13 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
   meanwhile();
 
   batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length,
-                                    log->of(log_component::scheduler));
+                                    log->of(log_component::scheduler), [this](page_number page) {
+                                      std::optional<std::string> refused;
+                                      for (const auto& part : parts)
+                                        if (!refused)
+                                          refused = part->commit_page(page);
+                                      return refused;
+                                    });
   hire_sampler();
   hire_scheduler();
   for (std::size_t i = 0; i < parts.size(); ++i)

@@ -23,18 +23,27 @@ namespace tropilla {
 struct prepared_model {
   struct part {
     std::shared_ptr<device> dev;
-    std::size_t most_bytes = 0; ///< that the device has for a budget that nobody gave; 0: whatever is needed
     arrangement_input input;
     std::shared_ptr<const weight_arrangement> weights;
+    std::size_t everything = 0; ///< bytes, were there no limit
+    bool has_budget = false;    ///< that was given, and not by the limit
+
+    /// The most that it may hold, and who says so where it is not a budget that was given.
+    [[nodiscard]] std::pair<std::size_t, std::string> bound() const;
+    [[nodiscard]] bool fits() const { return weights->plan.total <= bound().first; }
   };
   gguf_file file;
   llama_config model;
   run_shape shape;
   std::vector<part> parts;
   plan_report report;
+  std::vector<std::string> notices;
+  program_needs needs; ///< besides the ledger
 
   /// Throws `error` as `runtime`'s constructor, but not over_budget.
-  [[nodiscard]] static prepared_model open(const runtime_config& config, const gpu_factory& open_gpu = cuda::open_gpu);
+  [[nodiscard]] static prepared_model open(const runtime_config& config, const runtime_hooks& hooks = {});
+  /// Throws `error` (over_budget) for the first device whose plan does not fit.
+  void require_fits() const;
 };
 
 /// One report of several devices'.
@@ -91,6 +100,7 @@ struct TROPILLA_HIDDEN runtime::impl {
   model_facts facts;
   std::size_t vocabulary = 0;
   std::shared_ptr<arbiter> ledger;
+  std::shared_ptr<memory_promises> promises;
   std::vector<std::shared_ptr<device_part>> parts; ///< in the order of the layers
   std::shared_ptr<const tokenizer> tok;
   std::optional<chat_template> chat;

@@ -37,7 +37,7 @@ std::size_t account::shortage() const noexcept {
   return wanted > usage.budget ? wanted - usage.budget : unplaced;
 }
 
-account::placing account::place(lease::block& b, const memory_request& r) {
+account::placing account::place(lease::block& b, const memory_request& r, std::string& why) {
   b.device = name;
   b.bytes = r.bytes;
   b.why = r.why;
@@ -50,10 +50,12 @@ account::placing account::place(lease::block& b, const memory_request& r) {
   const auto found = blocks.allocate(r.bytes, end_for(r.why));
   if (!found)
     return placing::no_place;
-  if (commit_ && !commit_(found->offset, r.bytes)) {
-    blocks.free(*found);
-    return placing::no_memory;
-  }
+  if (commit_ && !r.commits_later)
+    if (auto refused = commit_(found->offset, r.bytes)) {
+      blocks.free(*found);
+      why = std::move(*refused);
+      return placing::no_memory;
+    }
   b.place = *found;
   b.data = base ? base + found->offset : nullptr;
   return placing::done;

@@ -24,7 +24,8 @@ public:
   [[nodiscard]] std::size_t shortage() const noexcept;
 
   enum class placing : std::uint8_t { done, no_place, no_memory };
-  [[nodiscard]] placing place(lease::block& b, const memory_request& r);
+  /// `why`: of no_memory.
+  [[nodiscard]] placing place(lease::block& b, const memory_request& r, std::string& why);
   void unplace(const lease::block& b) noexcept;
   /// Counts a block that was placed.
   void enter(const lease::block& b);
@@ -47,7 +48,7 @@ public:
 private:
   void trim_all() noexcept;
 
-  std::function<bool(std::size_t, std::size_t)> commit_;
+  std::function<std::optional<std::string>(std::size_t, std::size_t)> commit_;
   std::function<void(std::size_t, std::size_t)> trim_;
   std::size_t most_budget_ = 0;
   bool trimming_ = false;  ///< the budget is lower than it was

@@ -105,11 +105,12 @@ struct arbiter::impl {
         return false;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       out[i] = lease(std::make_shared<lease::block>());
-      const auto placing = parts[i].on->place(*out[i].block_, parts[i].request);
+      std::string why;
+      const auto placing = parts[i].on->place(*out[i].block_, parts[i].request, why);
       if (placing == account::placing::done)
         continue;
       if (placing == account::placing::no_memory)
-        starved = no_memory(parts[i]);
+        starved = no_memory(parts[i], why);
       else
         parts[i].on->unplaced = parts[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
       out[i].reset();
@@ -126,11 +127,9 @@ struct arbiter::impl {
     return true;
   }
 
-  [[nodiscard]] static refusal no_memory(const part& p) {
-    return {0,
-            fmt::format("{}: the device has no memory left, though its budget of {} has {}; end what holds the rest, "
-                        "or lower the budget",
-                        needs(p.request), format_bytes(p.on->usage.budget), format_bytes(p.on->room()))};
+  [[nodiscard]] static refusal no_memory(const part& p, std::string_view why) {
+    return {0, fmt::format("{}: {}, though its budget of {} has {}; end what holds the rest, or lower the budget",
+                           needs(p.request), why, format_bytes(p.on->usage.budget), format_bytes(p.on->room()))};
   }
 
   void enqueue(waiter w) {

@@ -34,6 +34,7 @@ struct memory_request {
   purpose why{};
   priority rank = priority::normal;
   std::optional<outside_memory> outside = {}; ///< takes bytes from the budget, but no block from the pool
+  bool commits_later = false;                 ///< whoever writes to it first asks then; `device_setup::commit` is not
 };
 
 /// Why a request is not granted. `message` names the numbers.
@@ -52,9 +53,10 @@ struct device_setup {
   /// `base` is ordinary memory that reads as zeros until it is written and outlives the ledger: builds with assertions
   /// or AddressSanitizer poison what is free (`pool::poison`).
   bool host_memory = false;
-  /// The bytes [offset, offset + bytes) of the reservation are about to be used; false: the device has no memory for
-  /// them, and they are not. Called with the ledger's lock held: it must not call the ledger, and not throw.
-  std::function<bool(std::size_t offset, std::size_t bytes)> commit = {};
+  /// The bytes [offset, offset + bytes) of the reservation are about to be used. Empty: they may; else why the device
+  /// has no memory for them ("the device has no memory left"), and they are not. Called with the ledger's lock held: it
+  /// must not call the ledger.
+  std::function<std::optional<std::string>(std::size_t offset, std::size_t bytes)> commit = {};
   /// The free bytes [offset, offset + bytes) of the reservation need no pages: the budget is lower than it was, and
   /// what is in use and what lies free with pages would exceed it. May name bytes that have none. Called with the
   /// ledger's lock held, so that nobody gets the bytes meanwhile: it must not call the ledger, and not throw.

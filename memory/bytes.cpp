@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <fmt/format.h>
 #include <limits>
 
@@ -64,6 +65,20 @@ std::string format_bytes_up(std::size_t bytes) {
     ++i;
   }
   return fmt::format("{}.{} {}", tenths / 10, tenths % 10, unit_names[i]);
+}
+
+std::optional<double> parse_percent(std::string_view text) {
+  if (!text.ends_with('%'))
+    return std::nullopt;
+  double value = 0;
+  const char* const end = text.data() + text.size() - 1;
+  const auto found = std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  if (found.ec != std::errc{} || found.ptr != end || !(value > 0 && value <= 100)) // the negation also catches NaN
+    throw error(errc::invalid_argument,
+                fmt::format("\"{}\" is no share of the memory; write it like 80%: above 0%, up to 100%, and without a "
+                            "blank",
+                            text));
+  return value;
 }
 
 std::size_t parse_bytes(std::string_view text) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace tropilla {
@@ -78,6 +79,7 @@ struct memory_plan {
 [[nodiscard]] memory_plan make_plan(const plan_input& input);
 
 /// Throws `error` (over_budget) with the missing bytes, the largest purposes and the smallest budget that works.
-void require_fits(const memory_plan& plan, std::size_t budget);
+/// `set_by`: what limits the device, where nobody gave the budget.
+void require_fits(const memory_plan& plan, std::size_t budget, std::string_view set_by = {});
 
 } // namespace tropilla

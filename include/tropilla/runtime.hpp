@@ -32,7 +32,10 @@ struct runtime_config {
   std::size_t threads = 0;       ///< of each device; 0: the cores that this process may use, divided between them
   std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
   std::string kv_type{};         ///< how keys and values are stored: "f16", "bf16", "q8_0"; "": f16
-  std::size_t budget_bytes = 0;  ///< layers that don't fit are streamed for every step; 0: the plan's total
+  /// Layers that don't fit are streamed for every step. 0: the plan's total, or, if that is less, what the process may
+  /// use (`device_plan::limit_bytes`). One above that limit is obeyed, with a notice.
+  std::size_t budget_bytes = 0;
+  double budget_percent = 0; ///< above 0 to 100, in place of `budget_bytes`: of what the process may use
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
   /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
   std::vector<device_budget> devices{};
@@ -153,7 +156,8 @@ public:
   runtime(runtime&&) noexcept;
   runtime& operator=(runtime&&) noexcept;
 
-  /// What the runtime would hold, without reading weights. Throws as the constructor, but not over_budget.
+  /// What the runtime would hold, without reading weights. Throws as the constructor, but not over_budget. Notices go
+  /// to `runtime_config::on_notice`.
   [[nodiscard]] static plan_report plan(const runtime_config& config);
 
   /// Generates from token ids, as they are. Throws `error`: context_full when the prompt does not fit,

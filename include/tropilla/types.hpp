@@ -135,6 +135,18 @@ struct plan_line {
   std::size_t bytes = 0;
 };
 
+/// A device of a plan.
+struct device_plan {
+  std::string name; ///< "host:0"
+  std::size_t total_bytes = 0;
+  std::size_t budget_bytes = 0; ///< that was given or, where none was, the plan's total, or the limit if that is less
+  /// The most that devices of this kind may lease together, as the system has it when the plan is made; the largest
+  /// number where nothing is known. Of the host: its available memory, its control groups' limits, RLIMIT_AS and
+  /// RLIMIT_DATA, less what is used and what the program needs besides.
+  std::size_t limit_bytes = 0;
+  std::string limit_set_by; ///< "the memory limit of 200.0 MiB of the control group /sys/fs/cgroup/a"; empty: unknown
+};
+
 /// Every byte that a runtime will hold, before anything is read.
 struct plan_report {
   std::vector<plan_line> lines;
@@ -152,15 +164,18 @@ struct plan_report {
   /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
   /// anything is streamed, the output head is cut into tiles, a letter each.
   std::string residency;
-  std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads
-  std::size_t ring_slots = 0;     ///< that streamed groups pass through; 0: all stay
-  std::size_t slot_bytes = 0;     ///< of each: the largest streamed group
+  std::size_t streamed_bytes = 0;   ///< of weights, packed, that every step reads
+  std::size_t ring_slots = 0;       ///< that streamed groups pass through; 0: all stay
+  std::size_t slot_bytes = 0;       ///< of each: the largest streamed group
+  std::vector<device_plan> devices; ///< in the order of the layers
+  std::string refusal;              ///< what opening a runtime would say (over_budget); empty: the plan fits
 };
 
 /// What may be leased on a device.
 struct device_budget {
   std::string name;      ///< "host:0", "cuda:0"
-  std::size_t bytes = 0; ///< 0, of a device alone: what the plan needs, or all that a GPU has free, if that is less
+  std::size_t bytes = 0; ///< 0, of a device alone: what the plan needs, or its limit, if that is less
+  double percent = 0;    ///< above 0 to 100, in place of bytes: of the device's limit (`device_plan::limit_bytes`)
 };
 
 /// A device's bytes for one purpose at one moment.

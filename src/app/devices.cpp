@@ -6,15 +6,14 @@
 #include "kernels/host/cpu_features.hpp"
 #include "kernels/host/read_bandwidth.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/memory_limit.hpp"
 #include "src/app/figures.hpp"
-#include "src/app/machine_memory.hpp"
 #include "src/app/table.hpp"
 #include "src/app/text.hpp"
 #include "src/app/topology_report.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
@@ -32,31 +31,28 @@ struct devices_options {
 struct listed {
   std::string name, what;
   std::size_t memory = 0, free = 0;
+  memory_limit limit;   ///< of the host
   double bandwidth = 0; ///< bytes per second
   std::string problem;  ///< why tropilla can't use it
   std::vector<std::string> peers;
   json topology; ///< of the host
 };
 
-/// A control group's limit, version 2 or 1; the largest number where there is none.
-std::size_t group_limit() {
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    std::size_t bytes = 0;
-    if (std::ifstream in(path); in >> bytes)
-      return bytes;
-  }
-  return static_cast<std::size_t>(-1);
-}
-
 listed describe_host(const host::topology& cpus, std::size_t threads) {
   listed d;
   d.name = "host:0";
   d.what = fmt::format("{}, {} core{}, {}", cpus.processor.empty() ? "processor" : cpus.processor, cpus.cores,
                        cpus.cores == 1 ? "" : "s", host_isa());
-  d.memory = std::min(all_memory(), group_limit());
-  d.free = std::min(available_memory(), d.memory);
+  const auto now = memory_reader().read();
+  for (const auto& bound : now.bounds)
+    if (bound.what == memory_bound::counts::written) {
+      d.memory = d.memory == 0 ? bound.all : std::min(d.memory, bound.all);
+      d.free = d.free == 0 ? bound.left : std::min(d.free, bound.left);
+    }
+  d.limit = limit_of(now, needs_of_runtime(0, now.thread_stack));
   // A small machine is asked for an eighth of what it has left.
-  const std::size_t bytes = std::clamp<std::size_t>(d.free / 8, std::size_t{1} << 20, std::size_t{256} << 20);
+  const std::size_t left = std::min(d.free, d.limit.bytes);
+  const std::size_t bytes = std::clamp<std::size_t>(left / 8, std::size_t{1} << 20, std::size_t{256} << 20);
   d.bandwidth = host::read_bandwidth(threads, bytes, 5);
   d.topology = topology_json(cpus, threads);
   return d;
@@ -85,6 +81,10 @@ void show_json(const std::vector<listed>& devices, const std::string& none_becau
                               {"bandwidth_bytes_s", measured(d.bandwidth)},
                               {"usable", d.problem.empty()},
                               {"peers", d.peers}});
+    if (!d.limit.set_by.empty()) {
+      out["devices"].back()["limit_bytes"] = d.limit.bytes;
+      out["devices"].back()["limit_set_by"] = d.limit.set_by;
+    }
     if (!d.topology.is_null())
       out["devices"].back()["topology"] = d.topology;
     if (!d.problem.empty())
@@ -106,7 +106,11 @@ void show(const std::vector<listed>& devices, const std::string& host_lines, con
                       d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "-", remark});
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n" + host_lines);
+  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  for (const listed& d : devices)
+    if (!d.limit.set_by.empty())
+      around.out.write(fmt::format("{} may use {}, set by {}\n", d.name, format_bytes(d.limit.bytes), d.limit.set_by));
+  around.out.write(host_lines);
   if (!none_because.empty())
     around.out.write(fmt::format("no GPU: {}\n", none_because));
 }
@@ -123,7 +127,9 @@ command make_devices() {
                     "budgets take (host:0=1GiB, cuda:0=8GiB).",
            .usage = "tropilla devices [options]",
            .notes =
-               "memory is what the machine or its control group has, free what is left of it now. "
+               "memory is what the machine or its control group has, free what is left of it now; what a run may use "
+               "is less by what the program needs besides, and an address space that is limited (ulimit -v) counts, "
+               "too. "
                "Cores, caches and NUMA nodes are those that the process may use: taskset and cpusets "
                "count. The host's bandwidth is that of reading, measured in about 0.1 s; a GPU's is its memory's, by "
                "clock and width. One host device is all of the host: host:0=1GiB,host:1=1GiB makes two of "

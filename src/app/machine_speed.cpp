@@ -1,7 +1,6 @@
 // Three measurements, each bounded in time.
 #include "src/app/machine_speed.hpp"
 
-#include "src/app/machine_memory.hpp"
 #include "src/io/packed_weights.hpp"
 #include "src/io/read_speed.hpp"
 #include "src/model/layer_speed.hpp"
@@ -53,17 +52,23 @@ double reads_per_second(const runtime_config& config, const gguf_file& file, con
   return measure_reads(path, {.depth = 2 * best_read_depth, .mode = mode_of(config)}, trial).bytes_per_second();
 }
 
+/// A measurement may take a quarter of what a run may.
+std::size_t most_memory(const plan_report& plan) {
+  return plan.devices.front().limit_bytes / 4;
+}
+
 /// The weights are at most what the run would hold, because that much the machine is asked for anyway.
 double weights_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
   const std::size_t bytes = std::clamp(plan.total_bytes, 64 * mib, 256 * mib);
-  const std::size_t most = available_memory() / 4;
+  const std::size_t most = most_memory(plan);
   return std::max(64 * mib, layout.groups[1].bytes) > most ? 0
                                                            : measure_decode(layout, dev, std::min(bytes, most), 0.05);
 }
 
-double operations_per_second(const llama_layout& layout, device& dev, std::size_t rows) {
+double operations_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
+  const std::size_t rows = plan.prefill_rows;
   const auto buffers = assign_offsets(forward_buffers(layout, {rows, rows, 1}, dev), 64);
-  return buffers.bytes > available_memory() / 4 ? 0 : measure_prefill(layout, dev, rows, 0.08);
+  return buffers.bytes > most_memory(plan) ? 0 : measure_prefill(layout, dev, rows, 0.08);
 }
 
 } // namespace
@@ -78,8 +83,7 @@ machine_speed measure_machine(const runtime_config& config, const plan_report& p
   machine_speed out;
   out.read_bytes = or_zero([&] { return reads_per_second(config, file, layout); });
   out.memory_bytes = or_zero([&] { return weights_per_second(layout, *make_host_device(options), plan); });
-  out.operations =
-      or_zero([&] { return operations_per_second(layout, *make_host_device(options), plan.prefill_rows); });
+  out.operations = or_zero([&] { return operations_per_second(layout, *make_host_device(options), plan); });
   return out;
 }
 

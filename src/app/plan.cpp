@@ -2,7 +2,6 @@
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"
-#include "memory/plan.hpp"
 #include "src/app/figures.hpp"
 #include "src/app/machine_speed.hpp"
 #include "src/app/table.hpp"
@@ -61,33 +60,11 @@ struct forecast {
   prediction predicted;
 };
 
-/// The first device whose plan exceeds its budget, as memory/plan.hpp has it, and the budget.
-std::optional<std::pair<memory_plan, std::size_t>> too_little(const runtime_config& config, const plan_report& plan) {
-  std::vector<memory_plan> devices;
-  for (const plan_line& line : plan.lines) {
-    if (devices.empty() || devices.back().device != line.device)
-      devices.emplace_back().device = line.device;
-    for (std::size_t p = 0; p < purpose_count; ++p)
-      if (to_string(static_cast<purpose>(p)) == line.purpose)
-        devices.back().by_purpose[p] += line.bytes;
-    devices.back().total += line.bytes;
-  }
-  for (const memory_plan& device : devices) {
-    std::size_t budget = devices.size() == 1 ? plan.budget_bytes : 0;
-    for (const device_budget& given : config.devices)
-      if (given.name == device.device && given.bytes > 0)
-        budget = given.bytes;
-    if (budget > 0 && device.total > budget)
-      return std::pair{device, budget};
-  }
-  return std::nullopt;
-}
-
 /// Nothing for a plan that can't run.
 std::optional<forecast> look_ahead(const plan_options& options, const runtime_config& config, const plan_report& plan) {
   const bool on_host =
       std::ranges::none_of(plan.lines, [](const plan_line& l) { return l.device.starts_with("cuda:"); });
-  if (options.no_measure || too_little(config, plan) || !on_host) // what is measured is the host's
+  if (options.no_measure || !plan.refusal.empty() || !on_host) // what is measured is the host's
     return std::nullopt;
   forecast f;
   f.cost = cost_of(config, plan);
@@ -115,7 +92,17 @@ json as_json(const forecast& f) {
   return out;
 }
 
-json as_json(const plan_report& plan, bool fits, const std::optional<forecast>& ahead) {
+json as_json(const device_plan& d) {
+  const bool known = !d.limit_set_by.empty();
+  return {{"name", d.name},
+          {"total_bytes", d.total_bytes},
+          {"budget_bytes", d.budget_bytes},
+          {"limit_bytes", known ? json(d.limit_bytes) : json()},
+          {"limit_set_by", known ? json(d.limit_set_by) : json()}};
+}
+
+json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
+  const bool fits = plan.refusal.empty();
   json out = {{"total_bytes", plan.total_bytes},
               {"budget_bytes", plan.budget_bytes},
               {"fits", fits},
@@ -132,6 +119,9 @@ json as_json(const plan_report& plan, bool fits, const std::optional<forecast>& 
               {"ring_slots", plan.ring_slots},
               {"slot_bytes", plan.slot_bytes},
               {"predicted", ahead ? as_json(*ahead) : json()}};
+  out["devices"] = json::array();
+  for (const device_plan& d : plan.devices)
+    out["devices"].push_back(as_json(d));
   out["purposes"] = json::array();
   for (const purpose_sum& s : sums_of(plan))
     out["purposes"].push_back({{"device", s.device}, {"purpose", s.purpose}, {"parts", s.parts}, {"bytes", s.bytes}});
@@ -158,7 +148,23 @@ table as_table(const plan_report& plan, bool all) {
   return t;
 }
 
-std::string as_text(const plan_report& plan) {
+/// The limit of each kind of device: "host" for all of the host's.
+std::string limits_of(const plan_report& plan) {
+  std::string out;
+  std::string_view last;
+  for (const device_plan& d : plan.devices) {
+    const bool on_host = d.name.starts_with("host:");
+    const std::string_view who = on_host ? std::string_view("the host") : d.name;
+    if (d.limit_set_by.empty() || who == last)
+      continue;
+    last = who;
+    out += fmt::format("Of {}, {} may be used, set by {}.\n", who, format_bytes(d.limit_bytes), d.limit_set_by);
+  }
+  return out;
+}
+
+/// Without `limits`, the same text for the same plan every time.
+std::string as_text(const plan_report& plan, bool limits) {
   std::string out = fmt::format("\nContext of {} tokens", plan.context);
   if (plan.sequences > 1)
     out += fmt::format(", {} together in up to {} sequences at once", plan.kv_tokens, plan.sequences);
@@ -169,6 +175,8 @@ std::string as_text(const plan_report& plan) {
                        "through a ring of {} slots of {}).\n",
                        plan.residency, plan.residency.front() == 'G' ? "G: rows gathered, " : "",
                        format_bytes(plan.streamed_bytes), plan.ring_slots, format_bytes(plan.slot_bytes));
+  if (limits)
+    out += limits_of(plan);
   out += fmt::format("Budget {}", format_bytes(plan.budget_bytes));
   return out + (plan.total_bytes <= plan.budget_bytes
                     ? fmt::format(", of which {} are left.\n", format_bytes(plan.budget_bytes - plan.total_bytes))
@@ -176,22 +184,22 @@ std::string as_text(const plan_report& plan) {
 }
 
 void execute(const plan_options& options, surroundings& around) {
-  const runtime_config config = options.model.to_config(around);
+  runtime_config config = options.model.to_config(around);
+  config.on_notice = [&](std::string_view sentence) { around.note(sentence); };
   const plan_report plan = runtime::plan(config);
-  const auto problem = too_little(config, plan);
   if (options.json) {
     const auto ahead = look_ahead(options, config, plan);
-    around.out.write(as_json(plan, !problem, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    around.out.write(as_json(plan, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
     around.out.write(
         as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
-    around.out.write(as_text(plan));
+    around.out.write(as_text(plan, !options.no_measure));
     if (const auto ahead = look_ahead(options, config, plan)) // after the table, which needs no measuring
       around.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
   }
-  if (problem)
-    require_fits(problem->first, problem->second); // throws what a run throws
+  if (!plan.refusal.empty())
+    throw error(errc::over_budget, plan.refusal); // as a run does
 }
 
 } // namespace

@@ -49,14 +49,13 @@ bool names_the_call(const std::string& sentence) {
 TEST_CASE("CUDA: whichever allocation is refused, once or from then on, the runtime says so or does without") {
   auto config = cuda_config();
   SECTION("in memory") {
-    REQUIRE(prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.ring_slots == 0);
+    REQUIRE(prepared_model::open(config, on_emulated(large_granules())).report.ring_slots == 0);
   }
   SECTION("streamed, and pinned") {
     config = cuda_config(1);
-    config.devices.front().bytes =
-        prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.total_bytes;
+    config.devices.front().bytes = prepared_model::open(config, on_emulated(large_granules())).report.total_bytes;
     config.pinned_bytes = std::size_t{64} << 20;
-    REQUIRE(prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.ring_slots > 0);
+    REQUIRE(prepared_model::open(config, on_emulated(large_granules())).report.ring_slots > 0);
   }
   const auto sound = large_granules();
   const auto expected = run(config, sound);
@@ -98,13 +97,13 @@ TEST_CASE("CUDA: steps are large, but where a budget has room for smaller ones o
   auto config = cuda_config();
   config.context = config.kv_tokens = 2048;
   config.prefill_rows = 0;
-  CHECK(prepared_model::open(config, hooks.open_gpu).report.prefill_rows == 2048);
+  CHECK(prepared_model::open(config, hooks).report.prefill_rows == 2048);
   config.prefill_rows = 512;
   config.devices.front().bytes = 1;
-  const auto smallest = prepared_model::open(config, hooks.open_gpu).report.total_bytes;
+  const auto smallest = prepared_model::open(config, hooks).report.total_bytes;
   config.prefill_rows = 0;
   config.devices.front().bytes = smallest;
-  const auto report = prepared_model::open(config, hooks.open_gpu).report;
+  const auto report = prepared_model::open(config, hooks).report;
   CHECK(report.prefill_rows == 512);
   CHECK(report.total_bytes == smallest);
 }
@@ -113,8 +112,8 @@ TEST_CASE("CUDA: without a budget, a model that is larger than what a GPU has fr
   const auto script = std::make_shared<gpu_script>();
   const auto hooks = on_emulated(script);
   const auto whole = run(cuda_config(), script);
-  const std::size_t needed = prepared_model::open(cuda_config(), hooks.open_gpu).report.total_bytes;
-  const std::size_t smallest = prepared_model::open(cuda_config(1), hooks.open_gpu).report.total_bytes;
+  const std::size_t needed = prepared_model::open(cuda_config(), hooks).report.total_bytes;
+  const std::size_t smallest = prepared_model::open(cuda_config(1), hooks).report.total_bytes;
   REQUIRE(smallest < needed);
   script->memory_bytes = (std::size_t{256} << 20) + smallest; // CUDA's own part, and what is left for weights
   {
@@ -168,8 +167,7 @@ TEST_CASE("CUDA: of two GPUs that have a part of the layers each, whichever fail
 
 TEST_CASE("CUDA: whichever copy or kernel of a streamed step fails, the request that waits for it fails") {
   auto config = cuda_config(1);
-  config.devices.front().bytes =
-      prepared_model::open(config, on_emulated(large_granules()).open_gpu).report.total_bytes;
+  config.devices.front().bytes = prepared_model::open(config, on_emulated(large_granules())).report.total_bytes;
   for (const std::int64_t n : {1, 2, 3, 5}) {
     const auto script = large_granules();
     {

@@ -23,7 +23,7 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
   const auto script = std::make_shared<gpu_script>();
   const auto smallest = [&] {
     auto c = cuda_config(1);
-    return prepared_model::open(c, on_emulated(script).open_gpu).report.total_bytes;
+    return prepared_model::open(c, on_emulated(script)).report.total_bytes;
   }();
   auto half = cuda_config(std::size_t{64} << 20);
   half.devices.push_back({"host:0", std::size_t{64} << 20});
@@ -121,7 +121,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
     return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), reads);
   };
   auto config = cuda_config(1);
-  config.devices.front().bytes = prepared_model::open(config, hooks.open_gpu).report.total_bytes;
+  config.devices.front().bytes = prepared_model::open(config, hooks).report.total_bytes;
   const auto reads_of_second_reply = [&](std::size_t pinned, std::vector<token_id>& text) {
     config.pinned_bytes = pinned;
     std::size_t read = 0;
@@ -138,7 +138,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
   };
   std::vector<token_id> without, some, all;
   const std::size_t many = reads_of_second_reply(0, without);
-  const std::size_t layer = prepared_model::open(config, hooks.open_gpu).parts.front().weights->block_bytes(1);
+  const std::size_t layer = prepared_model::open(config, hooks).parts.front().weights->block_bytes(1);
   const std::size_t fewer = reads_of_second_reply(layer, some);
   const std::size_t rows = reads_of_second_reply(std::size_t{64} << 20, all); // of the embedding
   CHECK(some == without);
@@ -153,7 +153,7 @@ TEST_CASE("CUDA: memory comes and goes with the budget") {
   const auto script = std::make_shared<gpu_script>();
   auto config = cuda_config(1);
   config.kv_tokens = 192; // as many with either budget
-  const auto smallest = prepared_model::open(config, on_emulated(script).open_gpu).report.total_bytes;
+  const auto smallest = prepared_model::open(config, on_emulated(script)).report.total_bytes;
   config.devices.front().bytes = 0;
   {
     runtime_access::parts rt(config, nullptr, on_emulated(script));

@@ -1,5 +1,6 @@
 // Who gets bytes, who waits and who is refused; what is counted.
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>
@@ -228,7 +229,9 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   const auto a = arbiter::make();
   bool has_memory = false;
   device_setup setup{"cuda:0", nullptr, 4096, 4096};
-  setup.commit = [&](std::size_t, std::size_t) { return has_memory; };
+  setup.commit = [&](std::size_t, std::size_t) {
+    return has_memory ? std::nullopt : std::optional<std::string>("the device has no memory left");
+  };
   a->add_device(setup);
   const memory_request request{"cuda:0", 1024, purpose::weights, priority::normal};
   const auto sentence = Catch::Contains("1.0 KiB for weights on cuda:0: the device has no memory left");
@@ -239,8 +242,21 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   CHECK_THAT(std::get<refusal>(*answer).message, sentence);
   CHECK(a->usage("cuda:0").waiters == 0);
   CHECK(a->usage("cuda:0").in_use == 0);
+  auto later = request; // whoever writes asks
+  later.commits_later = true;
+  CHECK(std::holds_alternative<lease>(a->try_acquire(later)));
   has_memory = true;
   CHECK(std::holds_alternative<lease>(a->try_acquire(request)));
+}
+
+TEST_CASE("shares of the memory are read strictly") {
+  CHECK(parse_percent("80%") == 80);
+  CHECK(parse_percent("12.5%") == 12.5);
+  CHECK(parse_percent("100%") == 100);
+  CHECK(parse_percent("300MiB") == std::nullopt);
+  CHECK(parse_percent("") == std::nullopt);
+  for (const char* bad : {"%", "0%", "-1%", "100.1%", "101%", "80 %", " 80%", "80%%", "nan%", "inf%", "1e1%", "0x10%"})
+    CHECK_THROWS_WITH(parse_percent(bad), Catch::Contains("write it like 80%"));
 }
 
 TEST_CASE("sizes are read and written as people do", "[bytes]") {
