@@ -22,7 +22,7 @@ constexpr std::string_view help =
 /model NAME    goes on with another model, a GGUF file or its name. Alone: shows which it is
 /stats         what the last answer cost, and how full the context is
 /memory        each device's budget, bytes in use, peak, fragmentation and waiters; bytes by purpose
-/budget SIZE   gives the device another budget: /budget 500MiB. Alone: shows it
+/budget SIZE   gives the device another budget: /budget 500MiB or /budget 80%. Alone: shows it
 /save FILE     saves the conversation and its keys and values. FILE.json, FILE.md: its text alone
 /load FILE     goes on with a conversation that /save saved, at once
 /bye           leaves (also /quit, /exit and Ctrl-D)

@@ -2,6 +2,7 @@
 #include "src/app/dialogue.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/app/files.hpp"
 #include "src/app/memory_table.hpp"
 #include "src/app/settings.hpp"
@@ -16,6 +17,17 @@ namespace tropilla::app {
 namespace {
 
 constexpr std::size_t until_full = std::numeric_limits<std::size_t>::max(); // -n -1
+
+/// `text`: bytes, or a share of what the device could use when the model was opened.
+void change_budget(runtime& rt, const std::string& text) {
+  const auto percent = parse_percent(text);
+  if (!percent)
+    return rt.set_budget(parse_bytes(text));
+  const device_plan& device = rt.plan().devices.front();
+  if (device.limit_set_by.empty())
+    throw error(errc::invalid_argument, "the system does not say what may be used: give the budget in bytes");
+  rt.set_budget(static_cast<std::size_t>(static_cast<double>(device.limit_bytes) * *percent / 100));
+}
 
 } // namespace
 
@@ -189,7 +201,7 @@ std::string dialogue::figures(const chat_input& input) {
                  : "(no answer has ended yet)";
   if (input.command == chat_command::budget) {
     if (!input.text.empty())
-      rt.set_budget(parse_bytes(input.text));
+      change_budget(rt, input.text);
     return budget_lines(rt.memory());
   }
   std::string text = memory_table(rt.memory()).aligned();

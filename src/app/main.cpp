@@ -43,6 +43,7 @@ void wait_for_memory() {
 int main(int argc, char** argv) {
   const tropilla::app::process_clock clock;
   std::set_new_handler(wait_for_memory);
+  tropilla::app::spare_address_space();
   try {
     tropilla::app::check_stack_limit();
     choose_locale();

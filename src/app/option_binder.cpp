@@ -2,6 +2,7 @@
 #include "src/app/option_binder.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/app/log_output.hpp"
 #include "src/app/text.hpp"
 
@@ -55,6 +56,13 @@ std::string one_of(const std::vector<std::string>& words) {
   if (words.size() < 2)
     return fmt::format("{}", fmt::join(words, ""));
   return fmt::format("{} or {}", fmt::join(words.begin(), words.end() - 1, ", "), words.back());
+}
+
+/// "300MiB" or "80%".
+device_budget budget_of(const std::string& device, const std::string& text) {
+  if (const auto percent = parse_percent(text))
+    return {device, 0, *percent};
+  return {device, parse_bytes(text)};
 }
 
 } // namespace
@@ -152,13 +160,15 @@ void option_binder::device_bytes(const option_text& option, std::vector<device_b
       const std::size_t sign = one.find('=');
       try {
         if (sign != std::string::npos)
-          values.push_back({one.substr(0, sign), parse_bytes(one.substr(sign + 1))});
+          values.push_back(budget_of(one.substr(0, sign), one.substr(sign + 1)));
         else if (one.find(':') != std::string::npos)
-          values.push_back({one, 0});
+          values.push_back({one});
         else
-          values.push_back({"host:0", parse_bytes(one)});
+          values.push_back(budget_of("host:0", one));
       } catch (const error&) {
-        bad_value(title, "a size like 300MiB, a device like cuda:0, or a size per device: host:0=300MiB,host:1=1GiB",
+        bad_value(title,
+                  "a size like 300MiB, a share like 80% (above 0% and up to 100%), a device like cuda:0, or one for "
+                  "each device: host:0=300MiB,host:1=50%",
                   text);
       }
       at = end + 1;

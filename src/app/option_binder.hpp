@@ -56,7 +56,8 @@ public:
   void number(const option_text& option, double& value, double least, double most);
   /// A whole number, or -1: one that is drawn now, and `drawn` says so.
   void seed(const option_text& option, std::uint64_t& value, bool& drawn);
-  /// "300MiB", with devices "host:0=300MiB,host:1=1GiB", or a device alone, "cuda:0": 0 bytes, what the plan needs.
+  /// "300MiB" or "80%", with devices "host:0=300MiB,host:1=50%", or a device alone, "cuda:0": 0 bytes, what the plan
+  /// needs.
   void device_bytes(const option_text& option, std::vector<device_budget>& values);
   /// "300MiB".
   void bytes(const option_text& option, std::size_t& value);

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <fmt/format.h>
 #include <fstream>
+#include <malloc.h>
 #include <pthread.h>
 #include <sstream>
 #include <string>
@@ -52,6 +53,12 @@ process_clock::process_clock() : begin_(std::chrono::steady_clock::now()) {
 double process_clock::seconds() const {
   const std::chrono::duration<double> since = std::chrono::steady_clock::now() - begin_;
   return age_at_begin_ + since.count();
+}
+
+void spare_address_space() noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    ::mallopt(M_ARENA_MAX, 1);
 }
 
 std::size_t peak_resident_bytes() {

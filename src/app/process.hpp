@@ -22,6 +22,10 @@ private:
   double age_at_begin_ = 0;
 };
 
+/// Where the address space is limited (ulimit -v), threads share one heap: by itself each of them reserves 64 MiB.
+/// Call before there are threads.
+void spare_address_space() noexcept;
+
 /// The peak resident set in bytes (VmHWM).
 [[nodiscard]] std::size_t peak_resident_bytes();
 

@@ -22,9 +22,10 @@ void model_options::bind(option_binder& b) {
   b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, context,
           {.least = 1, .most = most_tokens});
   b.device_bytes({"--budget", "BYTES",
-                  "the most that may be leased, like 300MiB; what does not fit is streamed. cuda:0 alone is a GPU with "
-                  "what it has free; a size for each device (host:0=1GiB,cuda:0=6GiB) divides the layers between them",
-                  "what the plan needs"},
+                  "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
+                  "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
+                  "the layers between them",
+                  "what the plan needs, or may use"},
                  budget);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise}, parallel,
           {.least = 1, .most = 1024});
@@ -59,10 +60,7 @@ runtime_config model_options::to_config(const surroundings& around, std::size_t 
   config.sequences = parallel > 0 ? parallel : sequences;
   config.kv_tokens = kv_tokens;
   config.kv_type = kv_type;
-  if (budget.size() == 1 && budget.front().name == "host:0")
-    config.budget_bytes = budget.front().bytes;
-  else
-    config.devices = budget;
+  config.devices = budget;
   config.pinned_bytes = pinned;
   config.precise = precise;
   config.isa = isa;
