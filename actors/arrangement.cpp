@@ -28,6 +28,7 @@ std::shared_ptr<weight_arrangement> try_form(const arrangement_input& input, wei
   a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->lanes() : usable_cores());
   a->loading.model_mode = mode_for(input.io, false);
   auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
+  plan.request_bytes = input.request_bytes(plan.context);
   plan.budget = budget;
   a->plan = make_plan(plan);
   a->budget = budget > 0 ? budget : a->plan.total;
@@ -63,6 +64,10 @@ bool is_better(const weight_arrangement& a, const weight_arrangement& b, std::si
 }
 
 } // namespace
+
+std::size_t arrangement_input::request_bytes(std::size_t kv_tokens) const {
+  return holds_requests ? shape.request_bytes + kv_pages_for(kv_tokens) * kv_pages::bytes_per_page : 0;
+}
 
 std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget) {
   auto a = try_form(input, weight_form::whole, budget);

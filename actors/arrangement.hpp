@@ -6,6 +6,7 @@
 #include "src/io/packed_cache.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/model/llama_layout.hpp"
+#include "src/schedule/kv_pages.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -55,6 +56,10 @@ struct arrangement_input {
   std::string io;               ///< as `runtime_config::io`
   std::size_t pinned_bytes = 0; ///< this device's part of `runtime_config::pinned_bytes`
   memory_limit limit{};         ///< of all devices of this kind together; addresses: of this one
+  bool holds_requests = false;  ///< its budget is the processor's memory, and counts what requests hold, too
+
+  /// Bytes for requests and for the tables of this many tokens' KV pages.
+  [[nodiscard]] std::size_t request_bytes(std::size_t kv_tokens) const;
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in

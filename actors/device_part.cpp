@@ -5,12 +5,14 @@
 #include "actors/loader.hpp"
 #include "actors/memory_manager.hpp"
 #include "actors/prefetcher.hpp"
+#include "src/schedule/request_room.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
 #include <future>
 #include <new>
+#include <optional>
 
 namespace tropilla {
 namespace {
@@ -20,8 +22,10 @@ std::size_t reservation_for(std::size_t budget) {
   return budget + budget / 4 + (std::size_t{64} << 20);
 }
 
-lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why, bool commits_later = false) {
-  auto answer = ledger.try_acquire({std::string(device), bytes, why, priority::urgent, std::nullopt, commits_later});
+lease take(arbiter& ledger, std::string_view device, std::size_t bytes, purpose why, bool commits_later = false,
+           std::optional<outside_memory> outside = {}) {
+  auto answer =
+      ledger.try_acquire({std::string(device), bytes, why, priority::urgent, std::move(outside), commits_later});
   if (auto* refused = std::get_if<refusal>(&answer))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(answer));
@@ -100,8 +104,10 @@ device_part::device_part(std::shared_ptr<device_part> from, std::size_t context,
   auto shared =
       cast::ask_role<cast::weights_shared>(*original_->around_.system, *original_->compute, cast::share_weights{});
   auto mine = std::make_shared<weight_arrangement>(*shared.weights);
-  mine->plan = make_replica_plan(
-      *shared.weights, make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev)));
+  input.shape.request_bytes = default_request_bytes(input.shape.sequences, input.shape.context);
+  auto adds = make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev));
+  adds.request_bytes = input.request_bytes(adds.context);
+  mine->plan = make_replica_plan(*shared.weights, adds);
   mine->spare_bytes = 0;
   weights = std::move(mine);
   kept_ = std::move(shared.leases);
@@ -148,6 +154,8 @@ void device_part::add_device() {
 
 void device_part::take_leases() {
   const auto& plan = weights->plan;
+  if (const auto bytes = plan.by_purpose[static_cast<std::size_t>(purpose::requests)]; bytes > 0) // the allocator's
+    requests_ = take(*ledger, dev->name(), bytes, purpose::requests, false, outside_memory{});
   kv = take(*ledger, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv,
             committed_ != nullptr);
   activations_ = take(*ledger, dev->name(), plan.activations.bytes, purpose::activations);

@@ -102,7 +102,7 @@ private:
   std::shared_ptr<committed_bytes> committed_; ///< of the reservation; null where the device commits by itself
   std::byte* base_ = nullptr;                  ///< of the reservation
   part_surroundings around_;
-  lease activations_, workspace_;
+  lease activations_, workspace_, requests_;
   std::unique_ptr<llama_workspace> space_;
   std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();

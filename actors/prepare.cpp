@@ -5,6 +5,7 @@
 #include "kernels/host/cpu_features.hpp"
 #include "kernels/host/host_device.hpp"
 #include "kernels/host/topology.hpp"
+#include "src/schedule/request_room.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -15,6 +16,12 @@ namespace tropilla {
 namespace {
 
 constexpr std::size_t default_context = 4096;
+
+/// Measured as the resident set less what of the plan was touched.
+std::size_t outside_bytes(std::size_t vocabulary) {
+  constexpr std::size_t program = std::size_t{12} << 20, of_token = 64;
+  return program + vocabulary * of_token;
+}
 
 } // namespace
 
@@ -67,6 +74,7 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model, 
   s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : rows, s.kv_tokens);
   s.step_rows = std::max(s.step_rows, s.sequences);
   s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
+  s.request_bytes = std::max(config.request_bytes, default_request_bytes(s.sequences, s.context));
   if (!config.kv_type.empty()) {
     const auto type = kv_type_from_name(config.kv_type);
     if (!type)
@@ -97,6 +105,7 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.kv_page_tokens = kv_page_tokens;
   out.kv_type = to_string(shape.kv);
   out.prefill_rows = shape.step_rows;
+  out.request_bytes = shape.request_bytes;
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = weights.layout.decode_bytes();
@@ -313,6 +322,9 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
     p.input = {m.model, m.shape, {}, p.dev.get(), m.file.files, config.packed_cache, config.io};
     p.input.limit = std::move(opened.limit);
     p.has_budget = wanted.bytes > 0 || wanted.percent > 0;
+    p.input.holds_requests = p.dev->host_memory() && std::ranges::none_of(m.parts, [](const part& before) {
+                               return before.input.holds_requests;
+                             });
     m.parts.push_back(std::move(p));
   }
   const auto now = hooks.read_memory(); // after the devices' threads were made
@@ -357,8 +369,10 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   if (config.kv_tokens == 0 && std::ranges::none_of(m.parts, streams)) {
     std::size_t pages = m.shape.context * std::min(m.shape.sequences, default_contexts) / kv_page_tokens;
     for (const auto& p : m.parts)
-      pages = std::min(pages, p.weights->plan.kv_pages + p.weights->spare_bytes / to_group_alignment(kv_page_bytes(
-                                                                                      p.weights->layout, m.shape.kv)));
+      pages = std::min(
+          pages, p.weights->plan.kv_pages +
+                     p.weights->spare_bytes /
+                         (to_group_alignment(kv_page_bytes(p.weights->layout, m.shape.kv)) + kv_pages::bytes_per_page));
     if (pages > m.shape.kv_tokens / kv_page_tokens)
       arrange_for(pages * kv_page_tokens);
   }
@@ -366,6 +380,7 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   for (std::size_t i = 0; i < devices.size(); ++i)
     reports.push_back(describe(*m.parts[i].weights, m.shape, devices[i].bytes));
   m.report = add_up(reports);
+  m.report.outside_bytes = outside_bytes(m.model.vocabulary);
   for (std::size_t i = 0; i < devices.size(); ++i) {
     m.report.devices[i].limit_bytes = m.parts[i].input.limit.bytes;
     m.report.devices[i].limit_set_by = m.parts[i].input.limit.set_by;

@@ -166,6 +166,7 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
     parts[i]->start(i + 1 < parts.size() ? parts[i + 1].get() : nullptr);
   meanwhile();
 
+  make_room();
   batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length,
                                     log->of(log_component::scheduler), [this](page_number page) {
                                       std::optional<std::string> refused;
@@ -182,6 +183,19 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
 } catch (...) {
   shut_down();
   throw;
+}
+
+void runtime::impl::make_room() {
+  request_room::more_source more;
+  for (const auto& part : parts)
+    if (part->input.holds_requests)
+      more = [to = ledger, device = part->name()](std::size_t bytes) -> std::optional<lease> {
+        auto answer = to->try_acquire({device, bytes, purpose::requests, priority::background, outside_memory{}});
+        if (auto* granted = std::get_if<lease>(&answer))
+          return std::move(*granted);
+        return std::nullopt;
+      };
+  room = std::make_shared<request_room>(parts.front()->input.shape.request_bytes, std::move(more));
 }
 
 void runtime::impl::hire_sampler() {
@@ -282,11 +296,35 @@ std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messag
     throw error(errc::invalid_argument, "the conversation is empty; give at least one message");
   if (!chat)
     throw error(*chat_failure);
+  std::size_t bytes = 0, tokens = 0;
+  for (const auto& m : messages) {
+    constexpr std::string_view blanks = " \t\r\n\v\f"; // which templates may leave out
+    const auto first = std::min(m.content.find_first_not_of(blanks), m.content.size());
+    const auto behind = m.content.find_last_not_of(blanks) + 1;
+    const auto text = std::string_view(m.content).substr(first, behind > first ? behind - first : 0);
+    bytes += text.size();
+    tokens += tok->min_tokens(text);
+  }
+  require_may_fit(bytes, tokens);
   std::call_once(told_of_template_, [&] { notify(chat->notices()); });
   return chat->encode(*tok, messages);
 }
 
+/// Tokenising takes memory for each byte: a text that can't fit is refused before.
+void runtime::impl::require_may_fit(std::size_t bytes, std::size_t min_tokens) const {
+  const std::size_t context = parts.front()->input.shape.context;
+  constexpr std::size_t soon_counted = std::size_t{1} << 16; // with the true number for the sentence
+  if (bytes <= soon_counted || min_tokens <= context)
+    return;
+  const bool longer = bytes < facts.trained_context;
+  throw error(errc::context_full,
+              fmt::format("the prompt has {} bytes, at least {} tokens, and the context holds {}; shorten it{}", bytes,
+                          min_tokens, context, longer ? " or open the model with a longer context" : ""),
+              longer ? remedy::context : remedy::none);
+}
+
 std::vector<token_id> runtime::impl::encode(std::string_view text, bool special) const {
+  require_may_fit(text.size(), tok->min_tokens(text));
   if (special && tok->add_bos() && tok->begins_with_bos(text))
     std::call_once(told_of_bos_, [&] {
       const std::string once[] = {fmt::format("the prompt begins with {} itself: no second one is put before it",
@@ -333,6 +371,10 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   request.sink = std::move(sink);
   request.submitted = std::chrono::steady_clock::now();
   request.abandoned = std::make_shared<std::atomic<bool>>(false);
+  // What can't be right is refused with its own sentence.
+  check_request(request, {vocabulary, parts.front()->input.shape.context, facts.trained_context});
+  request.memory =
+      room->take(request_bytes(request.prompt.size(), request.options, parts.front()->input.shape.context));
   return request;
 }
 

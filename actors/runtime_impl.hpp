@@ -8,6 +8,7 @@
 #include "src/io/weight_loader.hpp"
 #include "src/log/log.hpp"
 #include "src/model/chat_template.hpp"
+#include "src/schedule/request_room.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -106,6 +107,7 @@ struct TROPILLA_HIDDEN runtime::impl {
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
+  std::shared_ptr<request_room> room; ///< for what requests hold
   std::shared_ptr<batcher> batch;
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
@@ -116,6 +118,8 @@ struct TROPILLA_HIDDEN runtime::impl {
 
 private:
   void log_opening() const;
+  /// Throws `error` (context_full).
+  void require_may_fit(std::size_t bytes, std::size_t min_tokens) const;
   void log_closing() const;
   void read_texts(const gguf_file& file);
   void notify(std::span<const std::string> sentences) const;
@@ -124,6 +128,7 @@ private:
   /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
   /// read.
   void spawn_cast(const std::function<void()>& meanwhile);
+  void make_room();
   void hire_sampler();
   void hire_scheduler();
   /// Spawns a supervisor for a part; the first part's watches sampler and scheduler, too. False: the runtime is closed.

@@ -17,6 +17,8 @@ std::string_view to_string(purpose p) noexcept {
     return "workspace";
   case purpose::staging:
     return "staging";
+  case purpose::requests:
+    return "requests";
   }
   return "unknown";
 }

@@ -12,10 +12,10 @@ class account;
 }
 
 /// What bytes are for. The ledger and the plan account by these.
-enum class purpose : std::uint8_t { weights, ring, kv, activations, workspace, staging };
-inline constexpr std::size_t purpose_count = 6;
+enum class purpose : std::uint8_t { weights, ring, kv, activations, workspace, staging, requests };
+inline constexpr std::size_t purpose_count = 7;
 
-/// "weights", "streaming ring", "KV pages", "activations", "workspace", "staging".
+/// "weights", "streaming ring", "KV pages", "activations", "workspace", "staging", "requests".
 [[nodiscard]] std::string_view to_string(purpose p) noexcept;
 
 /// Shared ownership of one block. Copying is cheap and thread-safe; an empty lease has no bytes.

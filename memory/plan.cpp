@@ -148,6 +148,7 @@ memory_plan make_plan(const plan_input& input) {
   add(purpose::activations, fmt::format("{} buffers", input.activations.size()), plan.activations.bytes);
   add(purpose::workspace, "tables and scratch", input.workspace_bytes);
   add(purpose::staging, "loader", input.staging_bytes);
+  add(purpose::requests, "prompts, replies, page tables", input.request_bytes);
 
   std::vector<std::size_t> bytes;
   for (const auto& g : input.groups)

@@ -48,6 +48,7 @@ struct plan_input {
   std::vector<buffer_lifetime> activations;
   std::size_t workspace_bytes = 0;
   std::size_t staging_bytes = 0;
+  std::size_t request_bytes = 0;
   std::size_t budget = 0; ///< what does not fit is streamed; 0: everything stays
 };
 

@@ -51,7 +51,11 @@ struct runtime_config {
   /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are
   /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
   std::size_t kv_tokens = 0;
-  std::size_t queue_length = 4096;  ///< requests that may wait; more are refused with `busy`
+  std::size_t queue_length = 4096; ///< requests that may wait; more are refused with `busy`
+  /// Of the processor's memory, planned for what requests hold: prompts, those of requests that wait included, and the
+  /// state of replies. What needs more takes it from what the budget has left, or is refused. Less than 16 bytes for
+  /// each token of the contexts of up to sixteen sequences, and 256 KiB (4 MiB where there are several), is made that.
+  std::size_t request_bytes = 0;
   std::size_t unread_pieces = 4096; ///< of a reply that its client does not read: then it is ended
   /// Folder of packed weights, made where needed: what one start packs, the next maps or reads. "": none.
   std::filesystem::path packed_cache{};
@@ -161,7 +165,8 @@ public:
   [[nodiscard]] static plan_report plan(const runtime_config& config);
 
   /// Generates from token ids, as they are. Throws `error`: context_full when the prompt does not fit,
-  /// invalid_argument for ids out of range, an empty prompt or impossible options.
+  /// invalid_argument for ids out of range, an empty prompt or impossible options, busy when others hold the memory for
+  /// requests, over_budget when there never is so much.
   [[nodiscard]] generation generate(std::vector<token_id> prompt, const generation_options& options = {});
   /// Raw text: with the model's BOS where it wants one; special tokens are recognised only when `special`.
   [[nodiscard]] generation generate(std::string_view prompt, const generation_options& options = {},
@@ -173,9 +178,10 @@ public:
   /// Generates without a thread that waits: the reply goes to callbacks. Throws as `generate`, and `busy` when the
   /// queue is full.
   reply_ticket submit(std::vector<token_id> prompt, const generation_options& options, reply_callbacks callbacks);
-  /// Ids of a conversation through the chat template, for `generate` and `submit`.
+  /// Ids of a conversation through the chat template, for `generate` and `submit`. Throws `error`: context_full for one
+  /// so long that its tokens need not be counted.
   [[nodiscard]] std::vector<token_id> encode(std::span<const chat_message> messages) const;
-  /// Ids of raw text as `generate` makes them: with the model's BOS where it wants one.
+  /// Ids of raw text as `generate` makes them: with the model's BOS where it wants one. Throws likewise.
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, bool special = false) const;
 
   /// Logits at every position of `ids`, in order: `row(position, logits)` on the calling thread; the span is valid

@@ -164,9 +164,12 @@ struct plan_report {
   /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
   /// anything is streamed, the output head is cut into tiles, a letter each.
   std::string residency;
-  std::size_t streamed_bytes = 0;   ///< of weights, packed, that every step reads
-  std::size_t ring_slots = 0;       ///< that streamed groups pass through; 0: all stay
-  std::size_t slot_bytes = 0;       ///< of each: the largest streamed group
+  std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads
+  std::size_t ring_slots = 0;     ///< that streamed groups pass through; 0: all stay
+  std::size_t slot_bytes = 0;     ///< of each: the largest streamed group
+  std::size_t request_bytes = 0;  ///< for what requests hold, of the processor's memory
+  /// Of the processor's memory besides, which no budget counts, about: code, stacks, vocabulary.
+  std::size_t outside_bytes = 0;
   std::vector<device_plan> devices; ///< in the order of the layers
   std::string refusal;              ///< what opening a runtime would say (over_budget); empty: the plan fits
 };

@@ -43,6 +43,20 @@ struct batch_options {
   }
 };
 
+constexpr std::size_t read_ahead_bytes = std::size_t{1} << 20;
+
+/// Bytes of a line: 128 prompts of a text that fills the context, or one with every character escaped.
+std::size_t max_line_of_batch(std::size_t context) {
+  constexpr std::size_t of_token = 512, least = std::size_t{1} << 20;
+  return std::clamp(context * of_token, least, longest_batch_line);
+}
+
+/// JSON values of a line: prompts that are ids, and what else there may be.
+std::size_t max_values_of_line(std::size_t context) {
+  constexpr std::size_t prompts = 8, others = std::size_t{1} << 17;
+  return context * prompts + others;
+}
+
 /// The input's descriptor, and what can be done with it.
 struct input_file {
   std::string name = "standard input";
@@ -212,12 +226,18 @@ void execute(const batch_options& options, surroundings& around) {
 
   batch_display display(input.bytes, options.model.quiet, around.status);
   batch_work work;
+  const std::size_t context = model.get().plan().context;
   work.queue = std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
                                                                    .name = input.name,
                                                                    .done = earlier.lines,
                                                                    .defaults = options.reply.generation,
-                                                                   .encode = encoder_of(model.get(), options.special)});
+                                                                   .encode = encoder_of(model.get(), options.special),
+                                                                   .most_bytes = read_ahead_bytes,
+                                                                   .longest_line = max_line_of_batch(context),
+                                                                   .max_values = max_values_of_line(context)});
   work.in_flight = in_flight;
+  work.context = context;
+  work.max_bytes = model.get().plan().request_bytes;
   work.ordered = options.ordered;
   work.write = [&](std::string_view record) {
     if (journal)

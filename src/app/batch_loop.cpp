@@ -2,14 +2,18 @@
 #include "src/app/batch_loop.hpp"
 
 #include "actors/feeder.hpp"
+#include "memory/arbiter.hpp"
 #include "src/batch/record.hpp"
+#include "src/schedule/request_room.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <ctime>
 #include <deque>
 #include <fmt/format.h>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -32,6 +36,7 @@ struct job {
   generation_statistics statistics;        ///< counts of all prompts
   std::optional<error> failure;            ///< of a reply
   std::optional<error> refused;            ///< of a prompt; the loop's alone
+  std::size_t bytes = 0;                   ///< that it holds, at most
   std::atomic<std::size_t> unfinished = 0; ///< prompts, and one while they are submitted
   std::vector<reply_ticket> tickets;       ///< the loop's alone
 
@@ -39,6 +44,13 @@ struct job {
     for (const auto& ticket : tickets)
       ticket.cancel();
   }
+};
+
+/// A line that was begun and is not written.
+struct ordered_record {
+  std::size_t line = 0;
+  std::optional<std::string> text;
+  std::size_t bytes = 0; ///< of its request, once that has ended
 };
 
 struct input_over {};
@@ -110,12 +122,12 @@ public:
 
 private:
   [[nodiscard]] bool stopping() const noexcept { return stopped_ || failure_; }
-  [[nodiscard]] bool over() const noexcept { return jobs_.empty() && (stopping() || ended_); }
+  [[nodiscard]] bool over() const noexcept { return jobs_.empty() && (stopping() || (ended_ && waiting_.empty())); }
 
   void pull() {
     if (stopping() || ended_)
       return;
-    std::size_t busy = jobs_.size() + pulled_;
+    const std::size_t busy = jobs_.size() + waiting_.size() + pulled_;
     if (with_.ordered && records_.size() + pulled_ >= held_per_flight * with_.in_flight)
       return;
     if (busy < with_.in_flight) {
@@ -130,12 +142,40 @@ private:
       return;
     totals_.passed_bytes += r.passed;
     if (with_.ordered)
-      records_.emplace_back(r.line, std::nullopt);
+      records_.push_back({r.line, std::nullopt});
     if (r.failure)
       return fail(r, errc::invalid_argument, *r.failure);
+    const std::size_t bytes = bytes_of(r);
+    if (bytes > with_.max_bytes)
+      return fail(r, errc::over_budget,
+                  fmt::format("the replies may take {} ({} of up to {} tokens, {} log-probabilities each), and a batch "
+                              "has {} for them; ask for fewer or shorter ones",
+                              format_bytes(bytes), r.ids.size() * r.options.outputs,
+                              std::min(r.options.max_tokens, with_.context), r.options.logprobs,
+                              format_bytes(with_.max_bytes)));
     auto j = std::make_shared<job>();
     j->request = std::move(r);
-    submit(j);
+    j->bytes = bytes;
+    waiting_.push_back(std::move(j));
+    submit_waiting();
+  }
+
+  /// What it holds from when it is submitted until its record is written.
+  [[nodiscard]] std::size_t bytes_of(const batch_request& r) const {
+    std::size_t bytes = reply_bytes(r, with_.context);
+    for (const auto& prompt : r.ids)
+      if (__builtin_add_overflow(bytes, request_bytes(prompt.size(), r.options, with_.context), &bytes))
+        return std::numeric_limits<std::size_t>::max();
+    return bytes;
+  }
+
+  void submit_waiting() {
+    while (!stopping() && !waiting_.empty() && waiting_.front()->bytes <= with_.max_bytes - held_bytes_) {
+      const auto j = std::move(waiting_.front());
+      waiting_.pop_front();
+      held_bytes_ += j->bytes;
+      submit(j);
+    }
   }
 
   /// Every prompt as a request of its own to the runtime. What refuses one of them ends the others.
@@ -195,18 +235,35 @@ private:
 
   void handle(const std::shared_ptr<job>& j) {
     jobs_.erase(j->request.line);
-    if (j->refused)
-      j->failure = j->refused;
-    if (j->failure && is_of_request(j->failure->code()))
-      return fail(j->request, j->failure->code(), j->failure->what());
-    if (j->failure)
-      return give_up(*j->failure);
-    if (j->statistics.finish == finish_reason::cancelled)
+    end(*j);
+    if (!keeps_record(*j))
+      held_bytes_ -= j->bytes;
+    submit_waiting();
+  }
+
+  /// With --ordered, a record that is not written yet goes on holding the bytes. Requests are submitted in order, so
+  /// the one that it waits for has had its own.
+  bool keeps_record(const job& j) {
+    const auto record = std::ranges::find(records_, j.request.line, &ordered_record::line);
+    if (record == records_.end())
+      return false;
+    record->bytes = j.bytes;
+    return true;
+  }
+
+  void end(job& j) {
+    if (j.refused)
+      j.failure = j.refused;
+    if (j.failure && is_of_request(j.failure->code()))
+      return fail(j.request, j.failure->code(), j.failure->what());
+    if (j.failure)
+      return give_up(*j.failure);
+    if (j.statistics.finish == finish_reason::cancelled)
       return; // by `stop`: the next start computes it again
     context_.created = static_cast<std::int64_t>(std::time(nullptr));
-    totals_.prompt_tokens += j->statistics.prompt_tokens;
-    totals_.output_tokens += j->statistics.generated_tokens;
-    put(j->request, result_record(j->request, j->outputs, j->statistics, context_));
+    totals_.prompt_tokens += j.statistics.prompt_tokens;
+    totals_.output_tokens += j.statistics.generated_tokens;
+    put(j.request, result_record(j.request, j.outputs, j.statistics, context_));
   }
 
   void handle(const error& why) { give_up(why); }
@@ -230,13 +287,11 @@ private:
     totals_.done_bytes += r.bytes;
     if (!with_.ordered)
       return write(record);
-    for (auto& [line, text] : records_)
-      if (line == r.line) {
-        text = std::move(record);
-        break;
-      }
-    while (!records_.empty() && records_.front().second) {
-      write(*records_.front().second);
+    if (const auto place = std::ranges::find(records_, r.line, &ordered_record::line); place != records_.end())
+      place->text = std::move(record);
+    while (!records_.empty() && records_.front().text) {
+      write(*records_.front().text);
+      held_bytes_ -= records_.front().bytes;
       records_.pop_front();
     }
   }
@@ -263,8 +318,10 @@ private:
   std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>(); ///< whoever may still write to it holds it
   std::map<std::size_t, std::shared_ptr<job>> jobs_;         ///< by line of the input
   /// With --ordered: lines that were begun and are not written, with what waits for those before.
-  std::deque<std::pair<std::size_t, std::optional<std::string>>> records_;
-  std::size_t pulled_ = 0; ///< and not seen here
+  std::deque<ordered_record> records_;
+  std::deque<std::shared_ptr<job>> waiting_; ///< for memory
+  std::size_t held_bytes_ = 0;               ///< of jobs
+  std::size_t pulled_ = 0;                   ///< and not seen here
   bool ended_ = false;
   bool stopped_ = false;
   std::optional<error> failure_;

@@ -55,22 +55,27 @@ std::optional<std::string> line_joiner::take(std::string_view line) {
   }
   if (block_ && line.ends_with(fence)) {
     line.remove_suffix(fence.size());
-    text_ += line;
+    add(line);
     if (line.empty() && text_.ends_with('\n'))
       text_.pop_back();
     return finish();
   }
   if (!block_ && line.ends_with('\\')) {
     line.remove_suffix(1);
-    text_ += line;
-    text_ += '\n';
+    add(line);
+    add("\n");
     return go_on();
   }
-  text_ += line;
+  add(line);
   if (!block_)
     return finish();
-  text_ += '\n';
+  add("\n");
   return go_on();
+}
+
+void line_joiner::add(std::string_view text) {
+  if (text_.size() <= max_message_bytes)
+    text_ += text.substr(0, max_message_bytes + 1 - text_.size());
 }
 
 std::optional<std::string> line_joiner::go_on() {

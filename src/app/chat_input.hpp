@@ -14,8 +14,13 @@ namespace tropilla::app {
 /// a meaning.
 [[nodiscard]] bool is_pasted(std::string_view line) noexcept;
 
+/// Of a message; more is refused.
+inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
+
 /// Puts lines together: a line that ends in a backslash goes on in the next, and """ opens a block that the next """
 /// at the end of a line closes. Inside a block nothing has a meaning, backslashes included. One thread.
+///
+/// Of a message that is longer than `max_message_bytes`, the first of them come, and one more that shows it.
 class line_joiner {
 public:
   /// Takes one line without its line end. Returns the message when it is complete.
@@ -27,6 +32,7 @@ public:
   [[nodiscard]] bool unfinished() const noexcept { return unfinished_; }
 
 private:
+  void add(std::string_view text);
   [[nodiscard]] std::optional<std::string> go_on();
   [[nodiscard]] std::string finish();
 

@@ -1,6 +1,7 @@
 // Whose line is next: a queued one, an edited one, one of a pipe.
 #include "src/app/console.hpp"
 
+#include "memory/arbiter.hpp"
 #include "src/app/files.hpp"
 #include "src/app/line_watcher.hpp"
 #include "src/app/text.hpp"
@@ -82,7 +83,10 @@ void console::take_lines() try {
     editor_.remember(line);
     const bool block = is_pasted(line) || line.starts_with(R"(""")") || joiner_.unfinished();
     const auto message = joiner_.take(line);
-    if (message && !take(*message, block))
+    if (message && message->size() > max_message_bytes)
+      refuse(error(errc::invalid_argument,
+                   fmt::format("a message has at most {}; this one is passed over", format_bytes(max_message_bytes))));
+    else if (message && !take(*message, block))
       return;
   }
 } catch (const left&) {
@@ -131,6 +135,11 @@ void console::end_input() {
     static_cast<void>(take(joiner_.rest(), true));
 }
 
+void console::refuse(const error& why) {
+  screen_.complain(why);
+  complained_ = true;
+}
+
 /// False: leave. A mistake of one line ends the line.
 bool console::take(const std::string& text, bool block) {
   try {
@@ -143,8 +152,7 @@ bool console::take(const std::string& text, bool block) {
   } catch (const error& e) {
     if (!model_.is_open() || (e.code() == errc::cancelled && !screen_.person()))
       throw;
-    screen_.complain(e);
-    complained_ = true;
+    refuse(e);
     return true;
   }
 }
@@ -156,7 +164,8 @@ finished_reply console::read(generation& reply) {
                     line_watcher::handlers{.line = [&](const std::string& line) { take_meanwhile(line, reply); },
                                            .closed = [&] { leave_meanwhile(reply); }});
   finished_reply done = read_reply(
-      reply, dialogue_.options(), context_, [&](const piece& p) { screen_.show(p.text); }, unanswered::stays);
+      reply, dialogue_.options(), reply_keeps::text, context_, [&](const piece& p) { screen_.show(p.text); },
+      unanswered::stays);
   watcher.reset();
   screen_.end_line();
   if (leaving_)

@@ -34,6 +34,7 @@ private:
   [[nodiscard]] std::string sign() const;
   [[nodiscard]] line_end next_line(std::string& line);
   void interrupt();
+  void refuse(const error& why);
   void end_input();
   [[nodiscard]] bool take(const std::string& text, bool block);
   [[nodiscard]] finished_reply read(generation& reply);

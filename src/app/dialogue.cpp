@@ -235,11 +235,22 @@ void dialogue::make_room() {
   const std::size_t context = model_.get().plan().context;
   const std::size_t room = std::min(options_.reply.generation.max_tokens, context / 4);
   const std::size_t left_out = talk_.make_room(
-      context, room, [&](const std::vector<chat_message>& messages) { return model_.get().encode(messages).size(); });
+      context, room, [&](const std::vector<chat_message>& messages) { return tokens_of(messages, context); });
   if (left_out > 0)
     screen_.tell(fmt::format("(the context of {} tokens is full: from here on the model does not know the {} oldest "
                              "messages)",
                              context, left_out));
+}
+
+/// Of a prompt; one so long that nobody counts has more than the context.
+std::size_t dialogue::tokens_of(const std::vector<chat_message>& messages, std::size_t context) {
+  try {
+    return model_.get().encode(messages).size();
+  } catch (const error& e) {
+    if (e.code() != errc::context_full)
+      throw;
+    return context + 1;
+  }
 }
 
 generation_options dialogue::answer_options() {

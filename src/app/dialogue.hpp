@@ -61,6 +61,7 @@ private:
   void answer();
   [[nodiscard]] generation begin_reply();
   void make_room();
+  [[nodiscard]] std::size_t tokens_of(const std::vector<chat_message>& messages, std::size_t context);
   void tell_how_it_ended();
   [[nodiscard]] generation_options answer_options();
   [[nodiscard]] bool goes_on_when_full() const noexcept;

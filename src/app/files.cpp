@@ -5,6 +5,7 @@
 #include "src/io/whole_file.hpp"
 #include "tropilla/error.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <fcntl.h>
@@ -65,6 +66,11 @@ void write_all(int fd, std::string_view bytes, const std::string& name) {
 
 void throw_system_error(std::string_view verb, std::string_view path, int number) {
   throw error(errc::io_error, fmt::format("can't {} {}: {}", verb, path, std::generic_category().message(number)));
+}
+
+std::size_t max_prompt_bytes(std::size_t context) noexcept {
+  constexpr std::size_t longest_token = 256, least = std::size_t{1} << 18, most = std::size_t{16} << 20;
+  return std::clamp(context * longest_token, least, most);
 }
 
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {

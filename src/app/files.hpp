@@ -8,8 +8,11 @@
 namespace tropilla::app {
 
 inline constexpr std::size_t max_settings_bytes = std::size_t{1} << 20; ///< bytes of a file with settings
-inline constexpr std::size_t max_prompt_bytes = std::size_t{16} << 20;  ///< of a prompt: some million tokens
 inline constexpr std::size_t max_text_bytes = std::size_t{256} << 20;   ///< of a text that is only looked at
+
+/// Bytes that are read of a prompt: more than a context of so many tokens holds, but for words that are one token each
+/// and longer than any that are known.
+[[nodiscard]] std::size_t max_prompt_bytes(std::size_t context) noexcept;
 
 /// All bytes of a file, of which there may be `max_bytes`: a device has no end. Throws `error` (io_error).
 [[nodiscard]] std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);

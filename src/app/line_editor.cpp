@@ -1,6 +1,7 @@
 // The one file that knows libedit.
 #include "src/app/line_editor.hpp"
 
+#include "src/app/chat_input.hpp"
 #include "src/app/keys.hpp"
 #include "src/app/screen.hpp"
 #include "src/app/text.hpp"
@@ -354,7 +355,8 @@ struct line_editor::impl {
     line.clear();
     int c = 0;
     while ((c = std::getc(stdin)) != EOF && c != '\n')
-      line += static_cast<char>(c);
+      if (line.size() <= max_message_bytes) // one more, which shows that there was more
+        line += static_cast<char>(c);
     const bool closed = c == EOF && line.empty();
     if (!std::exchange(begun, true))
       line = without_byte_order_mark(std::move(line));

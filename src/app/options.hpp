@@ -95,6 +95,9 @@ struct model_options {
   [[nodiscard]] runtime_config to_config(const surroundings& around, std::size_t sequences = 1) const;
 };
 
+/// Tokens of a sequence that the model of a configuration may be opened with; fewer, where it takes no more.
+[[nodiscard]] std::size_t max_context(const runtime_config& config) noexcept;
+
 /// How a reply is drawn.
 struct reply_options {
   generation_options generation;

@@ -118,6 +118,7 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
               {"streamed_bytes", plan.streamed_bytes},
               {"ring_slots", plan.ring_slots},
               {"slot_bytes", plan.slot_bytes},
+              {"outside_bytes", plan.outside_bytes},
               {"predicted", ahead ? as_json(*ahead) : json()}};
   out["devices"] = json::array();
   for (const device_plan& d : plan.devices)
@@ -175,6 +176,8 @@ std::string as_text(const plan_report& plan, bool limits) {
                        "through a ring of {} slots of {}).\n",
                        plan.residency, plan.residency.front() == 'G' ? "G: rows gathered, " : "",
                        format_bytes(plan.streamed_bytes), plan.ring_slots, format_bytes(plan.slot_bytes));
+  out += fmt::format("Outside of the plan: about {} for the program, its stacks and the vocabulary.\n",
+                     format_bytes(plan.outside_bytes));
   if (limits)
     out += limits_of(plan);
   out += fmt::format("Budget {}", format_bytes(plan.budget_bytes));

@@ -5,7 +5,10 @@
 #include "src/app/figures.hpp"
 #include "src/app/text.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <span>
 
 namespace tropilla::app {
 namespace {
@@ -26,25 +29,106 @@ std::string how_it_ended(const generation_statistics& s) {
   return "";
 }
 
-json token_json(const token_logprob& t, const runtime& rt) {
-  return {{"id", t.id}, {"text", rt.detokenize(std::span(&t.id, 1), true)}, {"logprob", t.logprob}};
+constexpr std::size_t text_of_token = 16; // bytes: a few times what words take, for texts that grow by doubling
+
+/// Text that goes on as soon as there is much of it.
+class json_text {
+public:
+  explicit json_text(const std::function<void(std::string_view)>& write) : write_(write) {}
+
+  void add(std::string_view text) {
+    constexpr std::size_t much = std::size_t{1} << 16;
+    text_ += text;
+    if (text_.size() >= much)
+      flush();
+  }
+  void add_quoted(std::string_view text) { add(json(text).dump(-1, ' ', false, json::error_handler_t::replace)); }
+  void flush() {
+    write_(text_);
+    text_.clear();
+  }
+
+private:
+  const std::function<void(std::string_view)>& write_;
+  std::string text_;
+};
+
+void add_logprob(json_text& out, const token_logprob& t, const runtime& rt) {
+  out.add(fmt::format(R"({{"id": {}, "text": )", t.id));
+  out.add_quoted(rt.detokenize(std::span(&t.id, 1), true));
+  out.add(fmt::format(R"(, "logprob": {})", json(t.logprob).dump()));
 }
 
-json output_json(const reply_output& output, const runtime& rt) {
-  json out = {{"text", output.text}, {"finish", to_string(output.finish)}, {"ids", output.ids}};
-  for (const auto& of_token : output.logprobs) {
-    auto token = token_json(of_token.front(), rt);
-    token["top"] = json::array();
-    for (const auto& t : std::span(of_token).subspan(1))
-      token["top"].push_back(token_json(t, rt));
-    out["logprobs"].push_back(std::move(token));
+/// One line for each token.
+void add_logprobs(json_text& out, const reply_output& output, const runtime& rt) {
+  auto rest = std::span(output.logprobs);
+  std::string_view before = "[\n    ";
+  for (const std::size_t count : output.logprobs_of_token) {
+    out.add(before);
+    before = ",\n    ";
+    add_logprob(out, rest.front(), rt);
+    std::string_view separator = ", \"top\": [";
+    for (const auto& t : rest.first(count).subspan(1)) {
+      out.add(separator);
+      separator = ", ";
+      add_logprob(out, t, rt);
+      out.add("}");
+    }
+    out.add(count == 1 ? ", \"top\": []}" : "]}");
+    rest = rest.subspan(count);
   }
-  return out;
+  out.add("\n  ]");
+}
+
+/// The entries of an object, without its braces.
+void add_output(json_text& out, const reply_output& output, const runtime& rt) {
+  out.add("\"text\": ");
+  out.add_quoted(output.text);
+  out.add(fmt::format(",\n  \"finish\": \"{}\",\n  \"ids\": [", to_string(output.finish)));
+  std::string_view separator;
+  for (const token_id id : output.ids) {
+    out.add(fmt::format("{}{}", separator, id));
+    separator = ", ";
+  }
+  out.add("]");
+  if (output.logprobs_of_token.empty())
+    return;
+  out.add(",\n  \"logprobs\": ");
+  add_logprobs(out, output, rt);
+}
+
+/// Tokens that each output has at most.
+std::size_t max_reply_tokens(const generation_options& options, std::size_t context) {
+  return options.context_shift ? options.max_tokens : std::min(options.max_tokens, context);
+}
+
+void reserve(reply_output& output, const generation_options& options) {
+  constexpr std::size_t much = std::size_t{1} << 17; // tokens; more of them come rarely
+  const std::size_t tokens = std::min(options.max_tokens, much);
+  output.ids.reserve(tokens);
+  if (options.logprobs == 0)
+    return;
+  output.logprobs.reserve(tokens * (options.logprobs + 1));
+  output.logprobs_of_token.reserve(tokens);
 }
 
 } // namespace
 
-finished_reply read_reply(generation& reply, const reply_options& options, surroundings& around,
+std::size_t kept_bytes(const generation_options& options, reply_keeps keeps, std::size_t context) {
+  if (keeps == reply_keeps::nothing)
+    return 0;
+  std::size_t of_token = text_of_token, bytes = 0;
+  if (keeps == reply_keeps::all)
+    of_token += sizeof(token_id) +
+                (options.logprobs > 0 ? sizeof(std::uint8_t) + (options.logprobs + 1) * sizeof(token_logprob) : 0);
+  if (__builtin_mul_overflow(max_reply_tokens(options, context), options.outputs * of_token, &bytes))
+    throw error(errc::invalid_argument,
+                "a reply without end can't be kept until it ends: say how many tokens it has at "
+                "most, or let it end where the context does");
+  return bytes;
+}
+
+finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps, surroundings& around,
                           const std::function<void(const piece&)>& show, unanswered program) {
   const bool quits = program == unanswered::quits;
   const interrupts::scope on_interrupt(
@@ -58,17 +142,23 @@ finished_reply read_reply(generation& reply, const reply_options& options, surro
       quits ? interrupts::patience : std::chrono::seconds{});
   finished_reply result;
   result.outputs.resize(options.generation.outputs);
+  if (keeps == reply_keeps::all) // lists that grow by doubling would take three times as much for moments
+    for (reply_output& output : result.outputs)
+      reserve(output, options.generation);
   result.seed = options.generation.sampling.seed;
   result.seed_drawn = options.seed_drawn;
   while (const auto piece = reply.next()) {
     if (result.first_token_seconds == 0)
       result.first_token_seconds = around.clock.seconds();
     reply_output& output = result.outputs.at(piece->output);
-    if (piece->id >= 0)
+    if (keeps != reply_keeps::nothing)
+      output.text += piece->text;
+    if (keeps == reply_keeps::all && piece->id >= 0)
       output.ids.push_back(piece->id);
-    if (!piece->logprobs.empty())
-      output.logprobs.push_back(piece->logprobs);
-    output.text += piece->text;
+    if (keeps == reply_keeps::all && !piece->logprobs.empty()) {
+      output.logprobs.insert(output.logprobs.end(), piece->logprobs.begin(), piece->logprobs.end());
+      output.logprobs_of_token.push_back(static_cast<std::uint8_t>(piece->logprobs.size()));
+    }
     if (piece->finish)
       output.finish = *piece->finish;
     show(*piece);
@@ -116,12 +206,21 @@ std::string details(const finished_reply& reply, const runtime& rt) {
   return text;
 }
 
-nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt) {
+void write_json(const finished_reply& reply, const runtime& rt, const std::function<void(std::string_view)>& write) {
   const generation_statistics& s = reply.statistics;
-  json out = output_json(reply.outputs.front(), rt);
-  if (reply.outputs.size() > 1)
-    for (const reply_output& o : reply.outputs)
-      out["outputs"].push_back(output_json(o, rt));
+  json_text out(write);
+  out.add("{\n  ");
+  add_output(out, reply.outputs.front(), rt);
+  if (reply.outputs.size() > 1) {
+    std::string_view before = ",\n  \"outputs\": [{";
+    for (const reply_output& o : reply.outputs) {
+      out.add(before);
+      before = ", {";
+      add_output(out, o, rt);
+      out.add("}");
+    }
+    out.add("]");
+  }
   const json figures = {{"prompt_tokens", s.prompt_tokens},
                         {"reused_tokens", s.reused_tokens},
                         {"generated_tokens", s.generated_tokens},
@@ -145,8 +244,8 @@ nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt) {
                         {"type", rt.model().type},
                         {"threads", rt.threads()},
                         {"isa", rt.isa()}};
-  out.update(figures);
-  return out;
+  out.add("," + figures.dump(2, ' ', false, json::error_handler_t::replace).substr(1) + "\n");
+  out.flush();
 }
 
 } // namespace tropilla::app

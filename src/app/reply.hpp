@@ -3,17 +3,30 @@
 
 #include "src/app/command.hpp"
 
-#include <nlohmann/json.hpp>
+#include <cstdint>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace tropilla::app {
 
-/// One output of a reply.
+/// What of a reply is there when it ended.
+enum class reply_keeps : std::uint8_t {
+  nothing, ///< it was shown
+  text,
+  all ///< ids and log-probabilities, too
+};
+
+/// Bytes that a reply to a request with these options may take, of all outputs together.
+[[nodiscard]] std::size_t kept_bytes(const generation_options& options, reply_keeps keeps, std::size_t context);
+
+/// One output of a reply, as far as it is kept.
 struct reply_output {
   std::string text;
-  std::vector<token_id> ids;                        ///< the generated ones
-  std::vector<std::vector<token_logprob>> logprobs; ///< by token, where asked for
+  std::vector<token_id> ids;                     ///< the generated ones
+  std::vector<token_logprob> logprobs;           ///< where asked for, of one token after another: its own, then the top
+  std::vector<std::uint8_t> logprobs_of_token{}; ///< how many each has
   finish_reason finish = finish_reason::cancelled;
 };
 
@@ -29,10 +42,11 @@ struct finished_reply {
 /// What becomes of the program when Ctrl-C goes unanswered, or is pressed twice.
 enum class unanswered : std::uint8_t { stays, quits };
 
-/// Reads the reply to a request with these options to its end. `show` gets each piece as it comes; Ctrl-C cancels.
-/// Throws what the reply throws.
-[[nodiscard]] finished_reply read_reply(generation& reply, const reply_options& options, surroundings& around,
-                                        const std::function<void(const piece&)>& show, unanswered program);
+/// Reads the reply to a request with these options to its end, and keeps of it what `keeps` says. `show` gets each
+/// piece as it comes; Ctrl-C cancels. Throws what the reply throws.
+[[nodiscard]] finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps,
+                                        surroundings& around, const std::function<void(const piece&)>& show,
+                                        unanswered program);
 
 /// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,
 /// 118.2 MiB peak", without rates that were not measured, and with a seed that was drawn.
@@ -41,8 +55,9 @@ enum class unanswered : std::uint8_t { stays, quits };
 /// A few more lines: threads, instruction set, overhead, budget and peak of each device, resident set.
 [[nodiscard]] std::string details(const finished_reply& reply, const runtime& rt);
 
-/// Everything that the two have, for scripts. `ttft_s` is `first_token_seconds`; text and ids are the first output's,
-/// and where there are several, `outputs` has them all.
-[[nodiscard]] nlohmann::ordered_json to_json(const finished_reply& reply, const runtime& rt);
+/// Writes everything that the two have as an object, for scripts, piece by piece: it is many times as large as the
+/// reply that was kept. `ttft_s` is `first_token_seconds`; text and ids are the first output's, and where there are
+/// several, `outputs` has them all. @pre all was kept
+void write_json(const finished_reply& reply, const runtime& rt, const std::function<void(std::string_view)>& write);
 
 } // namespace tropilla::app

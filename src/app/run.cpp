@@ -4,6 +4,7 @@
 #include "src/app/files.hpp"
 #include "src/app/reply.hpp"
 #include "src/app/text.hpp"
+#include "src/schedule/request_room.hpp"
 
 #include <cstdio>
 #include <fmt/ranges.h>
@@ -50,7 +51,7 @@ struct run_options {
 };
 
 /// The prompt from wherever it was given. A line end that an editor or echo left at the end is no part of a question.
-std::string read_prompt(const run_options& options) {
+std::string read_prompt(const run_options& options, std::size_t max_bytes) {
   const int given = (options.words.empty() ? 0 : 1) + (options.prompt_given ? 1 : 0) + (options.file.empty() ? 0 : 1);
   if (given > 1)
     throw error(errc::invalid_argument, "more than one prompt: give words, -p TEXT or -f FILE");
@@ -60,9 +61,9 @@ std::string read_prompt(const run_options& options) {
   else if (options.prompt_given)
     text = options.prompt;
   else if (!options.file.empty())
-    text = without_byte_order_mark(read_file(expand_home(options.file), max_prompt_bytes));
+    text = without_byte_order_mark(read_file(expand_home(options.file), max_bytes));
   else if (::isatty(STDIN_FILENO) == 0)
-    text = without_byte_order_mark(read_standard_input(max_prompt_bytes));
+    text = without_byte_order_mark(read_standard_input(max_bytes));
   else
     throw error(errc::invalid_argument, "no prompt: give words, -p TEXT, -f FILE or standard input, or use "
                                         "tropilla chat");
@@ -150,11 +151,16 @@ private:
 
 void execute(const run_options& options, surroundings& around) {
   check(options);
-  const runtime_config config = options.model.to_config(around, options.reply.generation.outputs);
-  const std::string prompt = read_prompt(options);
+  runtime_config config = options.model.to_config(around, options.reply.generation.outputs);
+  const std::size_t context = max_context(config);
+  const std::string prompt = read_prompt(options, max_prompt_bytes(context));
+  // What a reply is kept in is planned as the rest is: outputs one after another, or one object.
+  const std::size_t outputs = options.reply.generation.outputs;
+  const auto keeps = options.json ? reply_keeps::all : outputs > 1 ? reply_keeps::text : reply_keeps::nothing;
+  if (const std::size_t bytes = kept_bytes(options.reply.generation, keeps, context); bytes > 0)
+    config.request_bytes = bytes + request_bytes(context, options.reply.generation, context);
   loaded_runtime model(config, options.model, around);
   runtime& rt = model.get();
-  const std::size_t outputs = options.reply.generation.outputs;
   screen shown(outputs, around.out);
   const auto show = [&](const piece& p) {
     model.end_progress();
@@ -165,11 +171,12 @@ void execute(const run_options& options, surroundings& around) {
   {
     generation stream = start(rt, options, prompt);
     model.check_interrupt();
-    reply = read_reply(stream, options.reply, around, show, unanswered::quits);
+    reply = read_reply(stream, options.reply, options.json ? reply_keeps::all : reply_keeps::nothing, around, show,
+                       unanswered::quits);
   }
   model.end_progress();
   if (options.json) {
-    around.out.write(to_json(reply, rt).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    write_json(reply, rt, [&](std::string_view text) { around.out.write(text); });
   } else {
     shown.end();
     const terminal_facts terminal = inspect_terminal(STDERR_FILENO);

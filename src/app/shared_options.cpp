@@ -72,6 +72,11 @@ runtime_config model_options::to_config(const surroundings& around, std::size_t 
   return config;
 }
 
+std::size_t max_context(const runtime_config& config) noexcept {
+  constexpr std::size_t otherwise = 4096; // as the runtime has it
+  return config.context > 0 ? config.context : otherwise;
+}
+
 void reply_options::bind(option_binder& b) {
   auto& sampling = generation.sampling;
   b.group("Reply");

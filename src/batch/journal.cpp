@@ -53,7 +53,7 @@ bool line_set::contains(std::size_t line) const noexcept {
 }
 
 bool require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output) {
-  line_reader reader(input, name);
+  line_reader reader(input, name, fingerprinted_bytes);
   std::uint64_t sum = 0;
   std::size_t found = 0;
   bool left = false;

@@ -21,7 +21,11 @@ constexpr std::size_t block_bytes = std::size_t{1} << 18;
 } // namespace
 
 std::uint64_t input_line::fingerprint() const noexcept {
-  const std::uint64_t seed = number * 0x9E3779B97F4A7C15ULL + (too_long ? bytes : 0);
+  // Whatever limit it was read with: of a long line the beginning, and how long it is.
+  const bool is_long = too_long || bytes > fingerprinted_bytes;
+  const std::uint64_t seed = number * 0x9E3779B97F4A7C15ULL + (is_long ? bytes : 0);
+  if (is_long)
+    return XXH64(text.data(), std::min(text.size(), fingerprinted_bytes), seed);
   // An editor may add the last line end or the carriage returns that were missing: the request is the same.
   const std::size_t size = text.ends_with('\r') ? text.size() - 1 : text.size();
   return XXH64(text.data(), size, seed);

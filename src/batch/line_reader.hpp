@@ -21,6 +21,9 @@ struct input_line {
   [[nodiscard]] bool blank() const noexcept;
 };
 
+/// Bytes of a line that its fingerprint covers, with the line's length where it has more. No limit is lower.
+constexpr std::size_t fingerprinted_bytes = std::size_t{1} << 20;
+
 /// 16 MiB: far beyond what a context holds.
 constexpr std::size_t longest_batch_line = std::size_t{16} << 20;
 

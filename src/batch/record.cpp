@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <charconv>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
 
 namespace tropilla {
 namespace {
@@ -31,96 +33,127 @@ std::size_t shown(const std::vector<token_logprob>& of, const batch_request& r) 
   return of.empty() ? 0 : std::min(of.size() - 1, r.shown_logprobs);
 }
 
-ordered_json plain_logprobs(const batch_output& o, const batch_request& r) {
-  auto list = ordered_json::array();
-  for (const auto& at : o.logprobs) {
-    auto likeliest = ordered_json::array();
-    for (std::size_t i = 0; i < shown(at, r); ++i)
-      likeliest.push_back({{"id", at[i + 1].id}, {"logprob", at[i + 1].logprob}});
-    list.push_back({{"id", at.front().id}, {"logprob", at.front().logprob}, {"top", std::move(likeliest)}});
-  }
-  return list;
+std::string json_text_of(std::string_view text) {
+  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-ordered_json chat_token(const token_logprob& token, const record_context& context) {
+std::string number(float value) {
+  return json(value).dump();
+}
+
+/// A list, or what `items` appends one after another.
+template <class Items, class Add>
+void append_list(std::string& out, const Items& items, Add add) {
+  out += '[';
+  std::string_view separator;
+  for (const auto& item : items) {
+    out += separator;
+    separator = ",";
+    add(item);
+  }
+  out += ']';
+}
+
+/// The likeliest of a token that are listed with it.
+std::span<const token_logprob> top_of(const std::vector<token_logprob>& at, const batch_request& r) {
+  return at.empty() ? std::span<const token_logprob>{} : std::span(at).subspan(1, shown(at, r));
+}
+
+void append_plain_logprobs(std::string& out, const batch_output& o, const batch_request& r) {
+  append_list(out, o.logprobs, [&](const std::vector<token_logprob>& at) {
+    out += fmt::format(R"({{"id":{},"logprob":{},"top":)", at.front().id, number(at.front().logprob));
+    append_list(out, top_of(at, r), [&](const token_logprob& t) {
+      out += fmt::format(R"({{"id":{},"logprob":{}}})", t.id, number(t.logprob));
+    });
+    out += '}';
+  });
+}
+
+/// Without its closing brace.
+void append_chat_token(std::string& out, const token_logprob& token, const record_context& context) {
   const std::string text = context.text_of_token(token.id);
-  auto bytes = ordered_json::array();
-  for (const char c : text)
-    bytes.push_back(static_cast<unsigned char>(c));
-  return {{"token", text}, {"logprob", token.logprob}, {"bytes", std::move(bytes)}};
+  out += fmt::format(R"({{"token":{},"logprob":{},"bytes":)", json_text_of(text), number(token.logprob));
+  append_list(out, text, [&](char c) { out += fmt::format("{}", static_cast<unsigned char>(c)); });
 }
 
-ordered_json chat_logprobs(const batch_output& o, const batch_request& r, const record_context& context) {
-  if (r.options.logprobs == 0)
-    return nullptr;
-  auto content = ordered_json::array();
-  for (const auto& at : o.logprobs) {
-    auto token = chat_token(at.front(), context);
-    auto likeliest = ordered_json::array();
-    for (std::size_t i = 0; i < shown(at, r); ++i)
-      likeliest.push_back(chat_token(at[i + 1], context));
-    token["top_logprobs"] = std::move(likeliest);
-    content.push_back(std::move(token));
-  }
-  return {{"content", std::move(content)}};
+void append_chat_logprobs(std::string& out, const batch_output& o, const batch_request& r,
+                          const record_context& context) {
+  out += R"({"content":)";
+  append_list(out, o.logprobs, [&](const std::vector<token_logprob>& at) {
+    append_chat_token(out, at.front(), context);
+    out += R"(,"top_logprobs":)";
+    append_list(out, top_of(at, r), [&](const token_logprob& t) {
+      append_chat_token(out, t, context);
+      out += '}';
+    });
+    out += '}';
+  });
+  out += '}';
 }
 
-ordered_json completion_logprobs(const batch_output& o, const batch_request& r, const record_context& context) {
-  if (r.options.logprobs == 0)
-    return nullptr;
-  auto tokens = ordered_json::array();
-  auto values = ordered_json::array();
-  auto likeliest = ordered_json::array();
-  for (const auto& at : o.logprobs) {
-    tokens.push_back(context.text_of_token(at.front().id));
-    values.push_back(at.front().logprob);
-    auto top = ordered_json::object();
-    for (std::size_t i = 0; i < shown(at, r); ++i)
-      top[context.text_of_token(at[i + 1].id)] = at[i + 1].logprob;
-    likeliest.push_back(std::move(top));
-  }
-  return {{"tokens", std::move(tokens)}, {"token_logprobs", std::move(values)}, {"top_logprobs", std::move(likeliest)}};
+void append_completion_logprobs(std::string& out, const batch_output& o, const batch_request& r,
+                                const record_context& context) {
+  using of_token = std::vector<token_logprob>;
+  out += R"({"tokens":)";
+  append_list(out, o.logprobs, [&](const of_token& at) { out += json_text_of(context.text_of_token(at.front().id)); });
+  out += R"(,"token_logprobs":)";
+  append_list(out, o.logprobs, [&](const of_token& at) { out += number(at.front().logprob); });
+  out += R"(,"top_logprobs":)";
+  append_list(out, o.logprobs, [&](const of_token& at) {
+    auto top = ordered_json::object(); // tokens of the same text are one entry
+    for (const auto& t : top_of(at, r))
+      top[context.text_of_token(t.id)] = t.logprob;
+    out += top.dump(-1, ' ', false, json::error_handler_t::replace);
+  });
+  out += '}';
 }
 
-ordered_json plain_result(const batch_request& r, const std::vector<batch_output>& outputs,
-                          const generation_statistics& s) {
-  ordered_json record{{"id", json::parse(r.id)}};
-  mark(record, r);
+void append_ids(std::string& out, const batch_output& o) {
+  append_list(out, o.ids, [&](token_id id) { out += fmt::format("{}", id); });
+}
+
+/// The keys that make a record an entry of the journal.
+std::string mark_text(const batch_request& r) {
+  return fmt::format(R"("line":{},"input":"{:016x}")", r.line, r.fingerprint);
+}
+
+std::string plain_result(const batch_request& r, const std::vector<batch_output>& outputs,
+                         const generation_statistics& s) {
+  std::string out = fmt::format(R"({{"id":{},{})", r.id, mark_text(r));
   const bool several = outputs.size() != 1;
-  for (const char* key : {"text", "ids", "finish_reason", "logprobs"}) {
-    const std::string_view what = key;
-    if (what == "logprobs" && r.options.logprobs == 0)
-      continue;
-    auto list = ordered_json::array();
-    for (const auto& o : outputs)
-      list.push_back(what == "text"            ? ordered_json(o.text)
-                     : what == "ids"           ? ordered_json(o.ids)
-                     : what == "finish_reason" ? ordered_json(to_string(o.finish))
-                                               : plain_logprobs(o, r));
-    const bool plural = several && (what == "text" || what == "finish_reason");
-    record[plural ? std::string(key) + "s" : key] = several ? std::move(list) : std::move(list.front());
-  }
-  record["prompt_tokens"] = s.prompt_tokens;
-  record["generated_tokens"] = s.generated_tokens;
-  return record;
+  const auto put = [&](std::string_view key, auto append) {
+    out += fmt::format(R"(,"{}":)", key);
+    if (several)
+      append_list(out, outputs, append);
+    else
+      append(outputs.front());
+  };
+  put(several ? "texts" : "text", [&](const batch_output& o) { out += json_text_of(o.text); });
+  put("ids", [&](const batch_output& o) { append_ids(out, o); });
+  put(several ? "finish_reasons" : "finish_reason",
+      [&](const batch_output& o) { out += json_text_of(to_string(o.finish)); });
+  if (r.options.logprobs > 0)
+    put("logprobs", [&](const batch_output& o) { append_plain_logprobs(out, o, r); });
+  return out + fmt::format(R"(,"prompt_tokens":{},"generated_tokens":{}}})", s.prompt_tokens, s.generated_tokens);
 }
 
-ordered_json openai_choices(const batch_request& r, const std::vector<batch_output>& outputs,
-                            const record_context& context) {
-  auto choices = ordered_json::array();
-  for (const auto& o : outputs) {
-    ordered_json choice{{"index", choices.size()}};
-    if (r.format == batch_format::openai_chat) {
-      choice["message"] = {{"role", "assistant"}, {"content", o.text}};
-      choice["logprobs"] = chat_logprobs(o, r, context);
-    } else {
-      choice["text"] = o.text;
-      choice["logprobs"] = completion_logprobs(o, r, context);
-    }
-    choice["finish_reason"] = openai_reason(o.finish);
-    choices.push_back(std::move(choice));
-  }
-  return choices;
+void append_choices(std::string& out, const batch_request& r, const std::vector<batch_output>& outputs,
+                    const record_context& context) {
+  const bool chat = r.format == batch_format::openai_chat;
+  std::size_t index = 0;
+  append_list(out, outputs, [&](const batch_output& o) {
+    out += fmt::format(R"({{"index":{},)", index++);
+    out += chat ? fmt::format(R"("message":{{"role":"assistant","content":{}}})", json_text_of(o.text))
+                : fmt::format(R"("text":{})", json_text_of(o.text));
+    out += R"(,"logprobs":)";
+    if (r.options.logprobs == 0)
+      out += "null";
+    else if (chat)
+      append_chat_logprobs(out, o, r, context);
+    else
+      append_completion_logprobs(out, o, r, context);
+    out += fmt::format(R"(,"finish_reason":"{}"}})", openai_reason(o.finish));
+  });
 }
 
 ordered_json openai_head(const batch_request& r) {
@@ -129,25 +162,38 @@ ordered_json openai_head(const batch_request& r) {
   return record;
 }
 
-ordered_json openai_result(const batch_request& r, const std::vector<batch_output>& outputs,
-                           const generation_statistics& s, const record_context& context) {
+std::string openai_result(const batch_request& r, const std::vector<batch_output>& outputs,
+                          const generation_statistics& s, const record_context& context) {
   const bool chat = r.format == batch_format::openai_chat;
-  auto record = openai_head(r);
-  const ordered_json usage{{"prompt_tokens", s.prompt_tokens},
-                           {"completion_tokens", s.generated_tokens},
-                           {"total_tokens", s.prompt_tokens + s.generated_tokens}};
-  const ordered_json body{{"id", fmt::format("{}-{}", chat ? "chatcmpl" : "cmpl", r.line)},
-                          {"object", chat ? "chat.completion" : "text_completion"},
-                          {"created", context.created},
-                          {"model", context.model},
-                          {"choices", openai_choices(r, outputs, context)},
-                          {"usage", usage}};
-  record["response"] = {{"status_code", 200}, {"request_id", fmt::format("req_{}", r.line)}, {"body", body}};
-  record["error"] = nullptr;
-  return record;
+  std::string out =
+      fmt::format(R"({{"id":"batch_req_{}","custom_id":{},{},"response":{{"status_code":200,)"
+                  R"("request_id":"req_{}","body":{{"id":"{}-{}","object":"{}","created":{},"model":{},)"
+                  R"("choices":)",
+                  r.line, r.id, mark_text(r), r.line, chat ? "chatcmpl" : "cmpl", r.line,
+                  chat ? "chat.completion" : "text_completion", context.created, json_text_of(context.model));
+  append_choices(out, r, outputs, context);
+  return out +
+         fmt::format(R"(,"usage":{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}}}}}}},"error":null}})",
+                     s.prompt_tokens, s.generated_tokens, s.prompt_tokens + s.generated_tokens);
 }
 
 } // namespace
+
+std::size_t reply_bytes(const batch_request& request, std::size_t context) {
+  // Of a token, in memory and as it is written: text that grows by doubling, an id, lists.
+  constexpr std::size_t text_and_id = 32 + 16, list = 48;
+  constexpr std::size_t of_plain = 40, of_openai = 120; // as JSON, of one log-probability
+  const auto& o = request.options;
+  const std::size_t tokens = o.context_shift ? o.max_tokens : std::min(o.max_tokens, context);
+  std::size_t of_token = text_and_id;
+  if (o.logprobs > 0)
+    of_token += list + (o.logprobs + 1) *
+                           (sizeof(token_logprob) + (request.format == batch_format::plain ? of_plain : of_openai));
+  std::size_t bytes = 0;
+  return __builtin_mul_overflow(tokens, request.ids.size() * o.outputs * of_token, &bytes)
+             ? std::numeric_limits<std::size_t>::max()
+             : bytes;
+}
 
 void batch_output::add(piece p) {
   text += p.text;
@@ -162,8 +208,9 @@ void batch_output::add(piece p) {
 
 std::string result_record(const batch_request& request, const std::vector<batch_output>& outputs,
                           const generation_statistics& statistics, const record_context& context) {
-  return as_line(request.format == batch_format::plain ? plain_result(request, outputs, statistics)
-                                                       : openai_result(request, outputs, statistics, context));
+  return (request.format == batch_format::plain ? plain_result(request, outputs, statistics)
+                                                : openai_result(request, outputs, statistics, context)) +
+         "\n";
 }
 
 std::string failure_record(const batch_request& request, errc code, std::string_view why) {

@@ -22,6 +22,9 @@ struct batch_output {
   void add(piece p);
 };
 
+/// Bytes that the replies to a tokenised request and their record take, at most, in a context of so many tokens.
+[[nodiscard]] std::size_t reply_bytes(const batch_request& request, std::size_t context);
+
 /// What records need besides the request.
 struct record_context {
   std::string model;                                    ///< its name

@@ -336,13 +336,30 @@ void read_id(const json& from, const char* key, std::string& to) {
   }
 }
 
+json parse_bounded(const std::string& text, std::size_t max_values) {
+  constexpr std::size_t of_structure = 8; // what its own memory is, in values
+  std::size_t values = 0;
+  return json::parse(text, [&](int, json::parse_event_t event, const json&) {
+    if (event == json::parse_event_t::array_start || event == json::parse_event_t::object_start)
+      values += of_structure;
+    else if (event == json::parse_event_t::value)
+      ++values;
+    if (values > max_values)
+      refuse(
+          fmt::format("the line has more than {} values, where a list counts as {}; give long prompts lines of their "
+                      "own",
+                      max_values, of_structure));
+    return true;
+  });
+}
+
 bool is_openai(const json& from) {
   return from.contains("custom_id") || from.contains("url") || from.contains("body");
 }
 
 } // namespace
 
-batch_request parse_batch_request(const input_line& line, const generation_options& defaults) {
+batch_request parse_batch_request(const input_line& line, const generation_options& defaults, std::size_t max_values) {
   batch_request r;
   r.line = line.number;
   r.fingerprint = line.fingerprint();
@@ -351,7 +368,7 @@ batch_request parse_batch_request(const input_line& line, const generation_optio
   try {
     if (line.too_long)
       refuse(fmt::format("the line has {} bytes, more than the {} that are read of one", line.bytes, line.text.size()));
-    const json from = json::parse(line.text);
+    const json from = parse_bounded(line.text, max_values);
     if (!from.is_object())
       refuse(fmt::format("the line must be an object, not {}", shown(from)));
     const bool openai = is_openai(from);

@@ -46,7 +46,9 @@ struct batch_request {
 };
 
 /// Never throws for what a line holds: `failure` says what is wrong with it. `defaults` are for what it leaves out.
-[[nodiscard]] batch_request parse_batch_request(const input_line& line, const generation_options& defaults);
+/// `max_values`: of JSON in a line, where a list or an object counts as eight, which bounds the memory for it.
+[[nodiscard]] batch_request parse_batch_request(const input_line& line, const generation_options& defaults,
+                                                std::size_t max_values = std::size_t{1} << 24);
 
 /// The most replies that one line may ask for: prompts times "n".
 constexpr std::size_t most_batch_replies = 128;

@@ -46,7 +46,7 @@ void request_queue::add(const input_line& line) {
     passed_ += line.bytes;
     return;
   }
-  auto r = parse_batch_request(line, with_.defaults);
+  auto r = parse_batch_request(line, with_.defaults, with_.max_values);
   if (!r.failure) {
     try {
       for (const auto& prompt : r.prompts)

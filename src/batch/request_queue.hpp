@@ -19,6 +19,7 @@ struct request_queue_setup {
   std::size_t most_requests = 64;                 ///< that are read ahead
   std::size_t most_bytes = std::size_t{32} << 20; ///< of their text and ids, beyond which no more are read
   std::size_t longest_line = longest_batch_line;
+  std::size_t max_values = std::size_t{1} << 24; ///< as `parse_batch_request`
 };
 
 class request_queue {

@@ -71,12 +71,20 @@ public:
     const iovec to{r.destination, bytes};
     const iovec from{static_cast<std::byte*>(f.memory) + r.offset, bytes};
     const auto n = ::process_vm_readv(::getpid(), &to, 1, &from, 1, 0);
+    drop(static_cast<std::byte*>(f.memory), r.offset, bytes);
     if (n >= 0)
       return static_cast<long>(n);
     return errno == EFAULT ? 0 : -errno;
   }
 
 private:
+  /// What was copied stays in the page cache, and does not count as this process's: the budget is for its copy alone.
+  static void drop(std::byte* memory, std::uint64_t offset, std::size_t bytes) {
+    static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::uint64_t first = offset / page * page;
+    (void)::madvise(memory + first, offset + bytes - first, MADV_DONTNEED);
+  }
+
   struct mapped {
     void* memory;
     std::size_t bytes;

@@ -79,6 +79,9 @@ session_facts parse_session_header(std::span<const std::byte> bytes, std::uint64
   // Each length alone first, so that their sum can't overflow.
   if (h.tokens > file_bytes / sizeof(token_id) || h.name_bytes > file_bytes || h.note_bytes > file_bytes)
     damaged(name, fmt::format("it is too short with {} bytes", file_bytes));
+  if (const auto texts = h.tokens * sizeof(token_id) + h.name_bytes + h.note_bytes; texts > max_session_texts)
+    throw error(errc::unsupported, fmt::format("{} has {} bytes of tokens and texts, and at most {} are read", name,
+                                               texts, max_session_texts));
   facts.tokens = h.tokens;
   facts.name_bytes = h.name_bytes;
   facts.note_bytes = h.note_bytes;
@@ -94,6 +97,9 @@ session_writer::session_writer(const std::filesystem::path& path, const session_
                                std::span<const token_id> tokens, std::string_view model_name, std::string_view note)
     : file_(path) {
   const auto texts = joined(tokens, model_name, note);
+  if (texts.size() > max_session_texts)
+    throw error(errc::invalid_argument, fmt::format("a session has at most {} bytes of tokens and texts, not {}",
+                                                    max_session_texts, texts.size()));
   session_facts facts;
   facts.shape = shape;
   facts.tokens = tokens.size();

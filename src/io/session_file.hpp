@@ -28,6 +28,9 @@
 
 namespace tropilla {
 
+/// Bytes of tokens, name and note together; keys and values are read page by page.
+inline constexpr std::size_t max_session_texts = std::size_t{16} << 20;
+
 /// What must be the same in the runtime that saved a session and the one that restores it.
 struct session_shape {
   packed_key model; ///< `fingerprint_of`

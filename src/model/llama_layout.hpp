@@ -107,12 +107,13 @@ struct llama_layout {
 
 /// What sizes a run's buffers.
 struct run_shape {
-  std::size_t context = 0;    ///< tokens of a sequence, at most
-  std::size_t step_rows = 0;  ///< most rows of a step
-  std::size_t logit_rows = 0; ///< most rows of a step that want logits
-  std::size_t sequences = 1;  ///< most in a step
-  std::size_t kv_tokens = 0;  ///< that have KV pages, of all sequences; at least `context`, also when it is less
-  kv_type kv = kv_type::f16;  ///< how keys and values are stored
+  std::size_t context = 0;       ///< tokens of a sequence, at most
+  std::size_t step_rows = 0;     ///< most rows of a step
+  std::size_t logit_rows = 0;    ///< most rows of a step that want logits
+  std::size_t sequences = 1;     ///< most in a step
+  std::size_t kv_tokens = 0;     ///< that have KV pages, of all sequences; at least `context`, also when it is less
+  kv_type kv = kv_type::f16;     ///< how keys and values are stored
+  std::size_t request_bytes = 0; ///< of the processor's memory, for what requests hold
 };
 
 /// The buffers of a forward pass, by their place in the arena.

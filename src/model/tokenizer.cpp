@@ -11,13 +11,17 @@
 namespace tropilla {
 
 struct tokenizer::impl {
-  explicit impl(const gguf_file& file) : vocab(vocabulary::read(file)), pre(vocab.cut) {}
+  explicit impl(const gguf_file& file) : vocab(vocabulary::read(file)), pre(vocab.cut) {
+    for (std::size_t i = 0; i < vocab.texts.size(); ++i)
+      longest = std::max(longest, vocab.texts[i].size());
+  }
 
   void encode_text(std::string_view text, std::vector<token_id>& out) const;
   void require_id(token_id id) const;
 
   vocabulary vocab;
   pretokenizer pre;
+  std::size_t longest = 1; ///< bytes of a token
 };
 
 // Bytes that no token spells are dropped, as Hugging Face's tokenizers does: vocabularies may lack those that occur in
@@ -73,6 +77,13 @@ std::vector<token_id> tokenizer::encode(std::string_view text, const encode_opti
   }
   impl_->encode_text(text, ids);
   return ids;
+}
+
+std::size_t tokenizer::min_tokens(std::string_view text) const noexcept {
+  // What no token spells may be dropped.
+  const auto spelt =
+      std::ranges::count_if(text, [this](char c) { return impl_->vocab.byte_ids[static_cast<unsigned char>(c)] >= 0; });
+  return (static_cast<std::size_t>(spelt) + impl_->longest - 1) / impl_->longest;
 }
 
 bool tokenizer::begins_with_bos(std::string_view text) const {

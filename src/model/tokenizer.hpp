@@ -38,6 +38,8 @@ public:
   /// A BOS that the text spells out at its beginning, where `special`, is the only one: a second would be none of the
   /// prompts that the model has seen.
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, const encode_options& options = {}) const;
+  /// No fewer tokens than this come of the text, whatever the options: found in one pass, without tokenising.
+  [[nodiscard]] std::size_t min_tokens(std::string_view text) const noexcept;
   /// Whether the text begins with the special token BOS.
   [[nodiscard]] bool begins_with_bos(std::string_view text) const;
 

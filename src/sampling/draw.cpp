@@ -64,8 +64,7 @@ std::size_t logits_that_decide(const generation_options& options) noexcept {
 /// The logits with bias, bans and penalties, in a copy where there are any.
 std::span<const float> token_drawer::modified(std::span<const float> logits, const sampling_options& options,
                                               const token_history& history) {
-  const bool penalised =
-      options.repetition_penalty != 1 || options.frequency_penalty != 0 || options.presence_penalty != 0;
+  const bool penalised = counts_tokens(options);
   if (options.bias.empty() && options.banned.empty() && !penalised)
     return logits;
   modified_.assign(logits.begin(), logits.end());

@@ -11,6 +11,11 @@
 
 namespace tropilla {
 
+/// Whether the next token depends on how often there were others.
+[[nodiscard]] inline bool counts_tokens(const sampling_options& options) noexcept {
+  return options.repetition_penalty != 1 || options.frequency_penalty != 0 || options.presence_penalty != 0;
+}
+
 /// One thread at a time.
 class token_history {
 public:

@@ -436,7 +436,8 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
   if (s->generated >= o.max_tokens)
     return finish(s, std::move(p), finish_reason::length, now);
   s->tokens.push_back(drawn.token);
-  s->history.push(drawn.token);
+  if (counts_tokens(s->sampling))
+    s->history.push(drawn.token);
   if (s->tokens.size() > shape_.context) {
     if (!o.context_shift)
       return finish(s, std::move(p), finish_reason::context, now);

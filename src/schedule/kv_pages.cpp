@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 #include <xxhash.h>
 
 namespace tropilla {
@@ -21,12 +22,37 @@ std::size_t common_beginning(std::span<const token_id> a, std::span<const token_
 } // namespace
 
 kv_pages::kv_pages(std::size_t pages, page_commit commit)
-    : nodes_(pages), uncommitted_(pages), commit_(std::move(commit)) {
-  for (std::size_t n = pages; n-- > 0;) {
-    nodes_[n].tokens.reserve(kv_page_tokens);
+    : nodes_(pages), tokens_(pages * kv_page_tokens), uncommitted_(pages), commit_(std::move(commit)),
+      full_(pages, none) {
+  static_assert(sizeof(node) + kv_page_tokens * sizeof(token_id) + sizeof free_[0] + sizeof full_[0] <= bytes_per_page);
+  free_.reserve(pages);
+  for (std::size_t n = pages; n-- > 0;)
     free_.push_back(static_cast<std::uint32_t>(n));
-  }
-  full_.reserve(pages);
+}
+
+void kv_pages::add_tokens(std::uint32_t n, std::span<const token_id> tokens) {
+  auto& here = nodes_[n];
+  assert(here.count + tokens.size() <= kv_page_tokens);
+  std::ranges::copy(tokens, tokens_.begin() + static_cast<std::ptrdiff_t>(n * kv_page_tokens + here.count));
+  here.count += static_cast<std::uint32_t>(tokens.size());
+}
+
+std::size_t kv_pages::slot_of(std::uint32_t parent, std::span<const token_id> block) const noexcept {
+  return hash_of(parent, block) % full_.size();
+}
+
+void kv_pages::add_full(std::uint32_t n) {
+  auto& first = full_[slot_of(nodes_[n].parent, tokens_of(n))];
+  nodes_[n].next_alike = std::exchange(first, n);
+}
+
+/// @pre it was added, and is as it was then.
+void kv_pages::remove_full(std::uint32_t n) {
+  auto* at = &full_[slot_of(nodes_[n].parent, tokens_of(n))];
+  while (*at != none && *at != n)
+    at = &nodes_[*at].next_alike;
+  if (*at == n)
+    *at = std::exchange(nodes_[n].next_alike, none);
 }
 
 std::uint32_t& kv_pages::children_of(std::uint32_t parent) {
@@ -34,10 +60,11 @@ std::uint32_t& kv_pages::children_of(std::uint32_t parent) {
 }
 
 std::uint32_t kv_pages::full_child(std::uint32_t parent, std::span<const token_id> block) const {
-  const auto [first, last] = full_.equal_range(hash_of(parent, block));
-  for (auto it = first; it != last; ++it)
-    if (const auto& n = nodes_[it->second]; n.parent == parent && std::ranges::equal(n.tokens, block))
-      return it->second;
+  if (full_.empty())
+    return none;
+  for (auto n = full_[slot_of(parent, block)]; n != none; n = nodes_[n].next_alike)
+    if (nodes_[n].parent == parent && std::ranges::equal(tokens_of(n), block))
+      return n;
   return none;
 }
 
@@ -45,7 +72,7 @@ std::pair<std::uint32_t, std::size_t> kv_pages::closest_child(std::uint32_t pare
                                                               std::span<const token_id> tokens) const {
   std::pair<std::uint32_t, std::size_t> best{none, 0};
   for (auto n = parent == none ? root_child_ : nodes_[parent].first_child; n != none; n = nodes_[n].next_sibling)
-    if (const auto common = common_beginning(nodes_[n].tokens, tokens); common > best.second)
+    if (const auto common = common_beginning(tokens_of(n), tokens); common > best.second)
       best = {n, common};
   return best;
 }
@@ -87,7 +114,7 @@ void kv_pages::occupy(const path& p) {
   for (const auto n : p.pages) {
     if (nodes_[n].uses++ > 0)
       continue;
-    assert(nodes_[n].tokens.empty());
+    assert(nodes_[n].count == 0);
     const auto place = std::ranges::find(free_, n);
     uncommitted_ -= static_cast<std::size_t>(place - free_.begin()) < uncommitted_ ? 1 : 0;
     free_.erase(place);
@@ -102,8 +129,8 @@ kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<pa
   if (close == none)
     return p;
   use(close); // before a page is taken: this one must not be it
-  auto& found = nodes_[close];
-  if (found.uses == 1 && common == found.tokens.size() && common < kv_page_tokens) {
+  const auto& found = nodes_[close];
+  if (found.uses == 1 && common == found.count && common < kv_page_tokens) {
     p.pages.push_back(close);
     p.tokens += common;
     return p;
@@ -114,7 +141,7 @@ kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<pa
     return p;
   }
   link(fresh, parent);
-  nodes_[fresh].tokens.assign(found.tokens.begin(), found.tokens.begin() + static_cast<std::ptrdiff_t>(common));
+  add_tokens(fresh, tokens_of(close).first(common));
   p.pages.push_back(fresh);
   p.tokens += common;
   copy = page_copy{close, fresh};
@@ -160,16 +187,16 @@ void kv_pages::append(path& p, std::span<const token_id> tokens) {
     assert(index < p.pages.size());
     const auto n = p.pages[index];
     auto& here = nodes_[n];
-    assert(here.tokens.size() == p.tokens % kv_page_tokens);
-    const std::size_t count = std::min(tokens.size(), kv_page_tokens - here.tokens.size());
-    here.tokens.insert(here.tokens.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
+    assert(here.count == p.tokens % kv_page_tokens);
+    const std::size_t count = std::min(tokens.size(), kv_page_tokens - here.count);
+    add_tokens(n, tokens.first(count));
     p.tokens += count;
     tokens = tokens.subspan(count);
-    if (here.tokens.size() < kv_page_tokens)
+    if (here.count < kv_page_tokens)
       continue;
-    const auto same = full_child(here.parent, here.tokens);
+    const auto same = full_child(here.parent, tokens_of(n));
     if (same == none) {
-      full_.emplace(hash_of(here.parent, here.tokens), n);
+      add_full(n);
     } else if (here.uses == 1) {
       // Computed twice at the same time: the bits are the same, so one of them is enough.
       use(same);
@@ -183,7 +210,7 @@ void kv_pages::append(path& p, std::span<const token_id> tokens) {
         link(child, same);
       }
       p.pages[index] = same;
-      here.tokens.clear();
+      here.count = 0;
       unuse(n);
     }
   }
@@ -197,8 +224,8 @@ void kv_pages::release(path& p) {
 }
 
 void kv_pages::spoil(page_number n) {
-  assert(nodes_[n].tokens.size() < kv_page_tokens);
-  nodes_[n].tokens.clear();
+  assert(nodes_[n].count < kv_page_tokens);
+  nodes_[n].count = 0;
 }
 
 /// Commits the free page that goes next, where nothing was written to it yet.
@@ -237,7 +264,7 @@ void kv_pages::unuse(std::uint32_t n) {
   if (--here.uses > 0)
     return;
   add_idle(n);
-  if (here.tokens.empty())
+  if (here.count == 0)
     forget(n); // nothing to be found on it
 }
 
@@ -256,14 +283,8 @@ void kv_pages::forget(std::uint32_t n) {
   auto& here = nodes_[n];
   assert(here.uses == 0 && here.first_child == none);
   remove_idle(n);
-  if (here.tokens.size() == kv_page_tokens) {
-    const auto [first, last] = full_.equal_range(hash_of(here.parent, here.tokens));
-    for (auto it = first; it != last; ++it)
-      if (it->second == n) {
-        full_.erase(it);
-        break;
-      }
-  }
+  if (here.count == kv_page_tokens)
+    remove_full(n);
   if (here.previous_sibling != none)
     nodes_[here.previous_sibling].next_sibling = here.next_sibling;
   else
@@ -271,7 +292,7 @@ void kv_pages::forget(std::uint32_t n) {
   if (here.next_sibling != none)
     nodes_[here.next_sibling].previous_sibling = here.previous_sibling;
   here.parent = here.next_sibling = here.previous_sibling = none;
-  here.tokens.clear();
+  here.count = 0;
   free_.push_back(n);
 }
 

@@ -19,7 +19,7 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace tropilla {
@@ -29,6 +29,9 @@ using page_commit = std::function<std::optional<std::string>(page_number)>;
 
 class kv_pages {
 public:
+  /// Of this class, for each page; what a plan counts.
+  static constexpr std::size_t bytes_per_page = 192;
+
   explicit kv_pages(std::size_t pages, page_commit commit = {});
 
   /// The pages of one sequence, in order of position. Movable handle: every use is given back by `release`.
@@ -87,13 +90,22 @@ private:
   static constexpr std::uint32_t none = ~std::uint32_t{0};
 
   struct node {
-    std::vector<token_id> tokens;
+    std::uint32_t count = 0; ///< tokens
     std::uint32_t parent = none;
     std::uint32_t first_child = none, next_sibling = none, previous_sibling = none;
     std::uint32_t newer = none, older = none; ///< among the idle ones
     std::uint32_t uses = 0;
+    std::uint32_t next_alike = none; ///< full page whose hash has the same slot
   };
 
+  /// What is on a page.
+  [[nodiscard]] std::span<const token_id> tokens_of(std::uint32_t n) const noexcept {
+    return std::span(tokens_).subspan(n * kv_page_tokens, nodes_[n].count);
+  }
+  void add_tokens(std::uint32_t n, std::span<const token_id> tokens);
+  [[nodiscard]] std::size_t slot_of(std::uint32_t parent, std::span<const token_id> block) const noexcept;
+  void add_full(std::uint32_t n);
+  void remove_full(std::uint32_t n);
   [[nodiscard]] std::uint32_t full_child(std::uint32_t parent, std::span<const token_id> block) const;
   [[nodiscard]] std::pair<std::uint32_t, std::size_t> closest_child(std::uint32_t parent,
                                                                     std::span<const token_id> tokens) const;
@@ -109,6 +121,7 @@ private:
   void remove_idle(std::uint32_t n);
 
   std::vector<node> nodes_;         ///< by page number
+  std::vector<token_id> tokens_;    ///< [page, kv_page_tokens]
   std::vector<std::uint32_t> free_; ///< the last goes first; at the bottom those that nothing was written to yet
   std::size_t uncommitted_ = 0;     ///< of `free_`
   page_commit commit_;
@@ -116,7 +129,7 @@ private:
   std::uint32_t root_child_ = none;
   std::uint32_t oldest_ = none, newest_ = none; ///< of the idle ones
   std::size_t idle_count_ = 0;
-  std::unordered_multimap<std::uint64_t, std::uint32_t> full_; ///< by hash of parent and tokens
+  std::vector<std::uint32_t> full_; ///< first full page of each slot, by hash of parent and tokens
 };
 
 } // namespace tropilla

@@ -74,7 +74,9 @@ void check_request(const sequence_request& request, const request_limits& limits
 
 sequence::sequence(std::shared_ptr<shared_request> of, std::size_t number)
     : shared(std::move(of)), output(number), sampling(shared->request.options.sampling), tokens(shared->request.prompt),
-      history(sampling.penalty_window, tokens), stop(shared->request.options.stop) {
+      history(sampling.penalty_window,
+              counts_tokens(sampling) ? std::span<const token_id>(tokens) : std::span<const token_id>{}),
+      stop(shared->request.options.stop) {
   sampling.seed = seed_of(sampling.seed, output);
 }
 

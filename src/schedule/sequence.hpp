@@ -28,6 +28,7 @@ struct sequence_request {
   std::chrono::steady_clock::time_point submitted;
   /// Set by the client, on any thread, when it wants no more. Null: it always does.
   std::shared_ptr<std::atomic<bool>> abandoned{};
+  std::shared_ptr<const void> memory{}; ///< of the runtime's room for requests, until the request ends
 };
 
 /// What requests are checked against, in tokens.

@@ -181,3 +181,16 @@ TEST_CASE("a line that is too long is a failure with its length") {
   const auto r = parse_batch_request({.number = 1, .text = "{\"pro", .bytes = 1000, .too_long = true}, {});
   CHECK_THAT(*r.failure, Catch::Contains("1000 bytes, more than the 5"));
 }
+
+TEST_CASE("a line's values are counted before they are kept") {
+  const auto parsed = [](const std::string& text, std::size_t max_values) {
+    input_line line;
+    line.text = text;
+    return parse_batch_request(line, {}, max_values).failure.value_or("");
+  };
+  const std::string ids = R"({"prompt": [1, 2, 3, 4]})"; // an object, a list, four ids
+  CHECK_THAT(parsed(ids, 20), !Catch::Contains("values"));
+  CHECK_THAT(parsed(ids, 19), Catch::Contains("the line has more than 19 values, where a list counts as 8"));
+  const std::string lists = "{\"prompt\": [" + std::string(3000, '[') + std::string(3000, ']') + "]}";
+  CHECK_THAT(parsed(lists, 1000), Catch::Contains("more than 1000 values"));
+}

@@ -230,3 +230,18 @@ TEST_CASE("a session that is not committed leaves what was there, and nothing be
   CHECK(bytes_of(path) == before);
   CHECK(files_in(testing::scratch()) == files);
 }
+
+TEST_CASE("a session's texts have a limit, when it is saved and when it is read") {
+  const std::string note(max_session_texts, 'n');
+  const auto path = saved("texts.session");
+  CHECK_THROWS_WITH(session_writer(path, small_shape(), {}, "m", note), Catch::Contains("at most 16777216 bytes"));
+  // As a program without the limit would write it; the file's bytes are there, and none is read.
+  const auto huge = place("huge.session");
+  const std::uint64_t more = max_session_texts + 8;
+  write_with(huge, bytes_of(path), [&](session_header& h) {
+    h.note_bytes += more;
+    h.file_bytes += more;
+  });
+  std::filesystem::resize_file(huge, std::filesystem::file_size(huge) + more);
+  CHECK_THAT(refusal_of(huge), Catch::Contains("bytes of tokens and texts, and at most 16777216 are read"));
+}

@@ -157,3 +157,16 @@ TEST_CASE("one tokenizer serves threads") {
   for (const auto& result : got)
     CHECK(result == expected);
 }
+
+TEST_CASE("a text has no fewer tokens than its bytes say") {
+  const tokenizer llama(recorded_vocabulary("llama3", "llama-bpe"));
+  for (const std::string& text : {std::string(), std::string("a"), std::string(100000, ' '), std::string(5000, '='),
+                                  std::string("<|eot_id|><|begin_of_text|>"), std::string(3000, '\xFF')})
+    for (const bool special : {false, true})
+      CHECK(llama.min_tokens(text) <= llama.encode(text, {false, special}).size());
+  CHECK(llama.min_tokens(std::string(1000000, 'a')) > 1000);
+  small_vocabulary v = small_vocabulary::make();
+  v.tokens['z'].clear();
+  v.types['z'] = 5;
+  CHECK(tokenizer(v.file()).min_tokens(std::string(10000, 'z')) == 0); // they are dropped
+}
