@@ -44,6 +44,7 @@ account::placing account::place(lease::block& b, const memory_request& r, std::s
   if (r.outside) {
     b.data = r.outside->data;
     b.outside = true;
+    b.shared = outside_[b.data]++ > 0;
     b.keep_alive = r.outside->keep_alive;
     return placing::done;
   }
@@ -64,9 +65,21 @@ account::placing account::place(lease::block& b, const memory_request& r, std::s
 void account::unplace(const lease::block& b) noexcept {
   if (!b.outside)
     blocks.free(b.place);
+  else
+    (void)is_last(b);
+}
+
+bool account::is_last(const lease::block& b) noexcept {
+  const auto it = outside_.find(b.data);
+  if (--it->second > 0)
+    return false;
+  outside_.erase(it);
+  return true;
 }
 
 void account::enter(const lease::block& b) {
+  if (b.shared)
+    return;
   const std::size_t bytes = blocks.rounded(b.bytes);
   const auto why = static_cast<std::size_t>(b.why);
   usage.in_use += bytes;
@@ -78,6 +91,8 @@ void account::enter(const lease::block& b) {
 }
 
 void account::leave(const lease::block& b) noexcept {
+  if (b.outside && !is_last(b))
+    return; // others have it, too
   const std::size_t bytes = blocks.rounded(b.bytes);
   usage.in_use -= bytes;
   usage.by_purpose[static_cast<std::size_t>(b.why)] -= bytes;

@@ -4,6 +4,7 @@
 #include "memory/arbiter.hpp"
 #include "memory/reclaim_entry.hpp"
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -17,6 +18,10 @@ public:
 
   /// The bytes that a request takes. Requests are compared with the budget first, since rounding may wrap.
   [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
+  /// What it takes from the budget now: nothing for memory outside that is leased already, which is counted once.
+  [[nodiscard]] std::size_t taken_by(const memory_request& r) const noexcept {
+    return r.outside && outside_.contains(r.outside->data) ? 0 : rounded(r);
+  }
   [[nodiscard]] std::size_t room() const noexcept {
     return usage.in_use < usage.budget ? usage.budget - usage.in_use : 0;
   }
@@ -47,9 +52,12 @@ public:
 
 private:
   void trim_all() noexcept;
+  /// A lease of memory outside ends; true when it was the last one of that memory.
+  [[nodiscard]] bool is_last(const lease::block& b) noexcept;
 
   std::function<std::optional<std::string>(std::size_t, std::size_t)> commit_;
   std::function<void(std::size_t, std::size_t)> trim_;
+  std::map<const std::byte*, std::size_t> outside_; ///< leases of each memory outside
   std::size_t most_budget_ = 0;
   bool trimming_ = false;  ///< the budget is lower than it was
   std::size_t cached_ = 0; ///< while trimming, at least the free bytes that still have pages

@@ -80,7 +80,7 @@ struct arbiter::impl {
       p.on->asked = 0;
     for (const auto& p : parts) {
       const std::size_t budget = p.on->usage.budget;
-      const std::size_t bytes = p.request.bytes > budget ? p.request.bytes : p.on->rounded(p.request);
+      const std::size_t bytes = p.request.bytes > budget ? p.request.bytes : p.on->taken_by(p.request);
       p.on->asked = bytes > ~p.on->asked ? ~std::size_t{0} : p.on->asked + bytes;
     }
   }

@@ -21,7 +21,8 @@ namespace tropilla {
 /// Who goes first when bytes come back. Higher values first; equal ones in order of arrival.
 enum class priority : std::uint8_t { background = 0, normal = 1, urgent = 2 };
 
-/// Bytes that lie elsewhere and count all the same: a mapped file that processes share.
+/// Bytes that lie elsewhere and count all the same: a mapped file that processes share. Several leases of the same
+/// bytes count once.
 struct outside_memory {
   std::byte* data = nullptr;             ///< what `lease::data` returns
   std::shared_ptr<void> keep_alive = {}; ///< goes with the last copy of the lease

@@ -11,6 +11,7 @@ struct lease::block {
   std::byte* data = nullptr;
   pool::block place;
   bool outside = false;             ///< accounted for, but not in the pool
+  bool shared = false;              ///< memory outside that was leased before, and is counted there
   std::shared_ptr<void> keep_alive; ///< of memory outside
   std::size_t bytes = 0;
   purpose why{};

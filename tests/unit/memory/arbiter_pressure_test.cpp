@@ -249,6 +249,17 @@ TEST_CASE("memory that lies elsewhere counts against the budget and lives as lon
   CHECK(u.pool.in_use == 0);
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(5 * kib))));
   CHECK(!gone);
+  {
+    // Again, though the budget would not hold it twice.
+    auto second = std::get<lease>(a->try_acquire(
+        {"host:0", 6 * kib, purpose::weights, priority::normal, outside_memory{mapped.data(), nullptr}}));
+    CHECK(a->usage("host:0").in_use == 6 * kib);
+    std::swap(copy, second);
+    second.reset();
+    CHECK(a->usage("host:0").in_use == 6 * kib); // whichever goes first
+    CHECK(gone);
+    CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(5 * kib))));
+  }
   copy.reset();
   CHECK(gone);
   CHECK(a->usage("host:0").in_use == 0);
