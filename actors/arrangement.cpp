@@ -46,7 +46,7 @@ void map_packed(weight_arrangement& a, const arrangement_input& input) {
   if (!a.mapping)
     return;
   for (const auto& g : a.layout.groups)
-    a.mapped.push_back(a.mapping->bytes().data() + found->offset(g.section) + g.section_offset);
+    a.mapped.push_back(a.mapping->data() + found->offset(g.section) + g.section_offset);
 }
 
 std::size_t streamed_bytes(const weight_arrangement& a) {

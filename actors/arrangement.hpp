@@ -3,7 +3,7 @@
 
 #include "memory/memory_limit.hpp"
 #include "memory/plan.hpp"
-#include "src/io/packed_cache.hpp"
+#include "src/io/packed_mapping.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/model/llama_layout.hpp"
 #include "src/schedule/kv_pages.hpp"
@@ -24,8 +24,8 @@ struct weight_arrangement {
   std::size_t budget = 0;      ///< that it was made for, or the plan's total
   std::size_t spare_bytes = 0; ///< of the budget, beyond the plan: the ring may grow by them
   /// The packed weights, when all groups stay and are looked at where they lie; else null.
-  std::shared_ptr<const packed_mapping> mapping;
-  std::vector<const std::byte*> mapped; ///< by group; empty without a mapping
+  std::shared_ptr<packed_mapping> mapping;
+  std::vector<std::byte*> mapped; ///< by group; empty without a mapping
 
   /// Nothing is streamed, gathered or cut: what `arrange` makes without a budget.
   [[nodiscard]] bool is_whole() const {

@@ -70,6 +70,8 @@ struct compute_state {
           }
           ++*with.progress;
           times.compute += m.seconds;
+          if (lost_weights())
+            return;
           release_before(next);
           if (!suspend_if_wanted())
             advance();
@@ -99,6 +101,18 @@ struct compute_state {
 
   // -- weights ----
 
+  /// Mapped weights may have changed under the job that has ended: what it computed is worth nothing. Ends this actor,
+  /// as a bug would: whoever takes its place has the weights loaded and the step computed again. True when it does.
+  bool lost_weights() {
+    if (!watches_mapping || !weights->arrangement->mapping->lost())
+      return false;
+    with.log.warning("{}: the packed weights that are mapped were changed, cut short or can't be read: all weights are "
+                     "loaded into memory, and the step is computed again",
+                     with.dev->name());
+    self->quit(to_caf(error(errc::io_error, "packed weights that are mapped were lost")));
+    return true;
+  }
+
   /// Begins with an arrangement and those of its groups that are there.
   void follow(std::shared_ptr<const weight_arrangement> arrangement, const std::vector<lease>& kept) {
     weights = std::make_shared<loaded_weights>(std::move(arrangement));
@@ -110,6 +124,10 @@ struct compute_state {
       if (g < kept.size() && kept[g])
         take(g, kept[g]);
     }
+    // A mapping that was lost before has only memory of its own for those who come now.
+    const auto& mapping = weights->arrangement->mapping;
+    watches_mapping =
+        mapping && (std::ranges::any_of(kept, [](const lease& l) { return static_cast<bool>(l); }) || !mapping->lost());
     ++era;
   }
 
@@ -232,7 +250,10 @@ struct compute_state {
   /// Lets go of everything but what stays in the next arrangement, too.
   [[nodiscard]] std::vector<lease> leases_for(const weight_arrangement& next_weights) {
     std::vector<lease> kept(next_weights.layout.groups.size());
-    for (std::size_t g = 0; g < kept.size() && g < there.size(); ++g)
+    // What is mapped is watched by those alone who have the same mapping.
+    const auto& mapping = weights->arrangement->mapping;
+    const bool may_stay = !mapping || mapping == next_weights.mapping;
+    for (std::size_t g = 0; may_stay && g < kept.size() && g < there.size(); ++g)
       if (there[g] && !weights->arrangement->streams(g) && !next_weights.streams(g) &&
           next_weights.same_group(*weights->arrangement, g))
         kept[g] = weights->leases[g];
@@ -484,10 +505,11 @@ struct compute_state {
   std::shared_ptr<const std::vector<std::byte*>> pages;
   std::shared_ptr<conductor> here; ///< of the compute stream's thread, which may outlive this
   std::shared_ptr<loaded_weights> weights;
-  std::vector<bool> there; ///< by group: in memory, or without bytes
-  std::vector<bool> asked; ///< by group: an answer is on its way
-  std::size_t era = 0;     ///< counts arrangements and prefetchers: older answers are not for us
-  std::size_t steps = 0;   ///< that ended
+  std::vector<bool> there;      ///< by group: in memory, or without bytes
+  std::vector<bool> asked;      ///< by group: an answer is on its way
+  bool watches_mapping = false; ///< some of the weights may be lost
+  std::size_t era = 0;          ///< counts arrangements and prefetchers: older answers are not for us
+  std::size_t steps = 0;        ///< that ended
   std::vector<pending_response<weights_resident>> awaiting;
   std::vector<pending_response<weights_shared>> sharing;
 

@@ -255,9 +255,10 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
   loading.files = input.files;
   loading.landing = make_landing_buffer(*dev, next->layout, next->loading);
   loading.kept_bytes = input.pinned_bytes;
-  loading.packed_folder = next->mapping ? "" : input.packed_folder;
+  loading.packed_folder = input.packed_folder;
   loading.meter = meter_;
   loading.make_reader = around_.hooks.make_reader;
+  loading.damage_told = damage_told_;
   loading.notice = around_.on_notice;
   loading.log = around_.log_of(log_component::loader);
   loading.cache_log = around_.log_of(log_component::cache);

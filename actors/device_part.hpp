@@ -107,6 +107,7 @@ private:
   std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
+  std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);
   const device_part* next_ = nullptr; ///< has the following layers
   std::vector<lease> kept_;           ///< of the original, until the first crew is hired
   reclaim_registration ring_reclaimer_;

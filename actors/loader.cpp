@@ -31,6 +31,7 @@ struct loader_state {
     with.loader.layout = &with.weights->layout;
     with.loader.shape = with.weights->loading;
     with.loader.staging = with.staging.data();
+    with.loader.mapping = with.weights->mapping;
     with.loader.keeps = [w = with.weights](std::size_t group) { return w->streams(group); };
     if (with.loader.trace)
       row = with.loader.trace->make_row("actor loader");

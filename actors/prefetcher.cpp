@@ -124,10 +124,7 @@ struct prefetcher_state {
       groups[index].asked = true;
       memory_request request{with.device, with.weights->block_bytes(index), purpose::weights, priority::normal};
       if (with.weights->mapping)
-        // Mapped weights are read-only; the memory of a lease has a type for writing.
-        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
-        request.outside = outside_memory{const_cast<std::byte*>(with.weights->mapped[index]),
-                                         std::const_pointer_cast<packed_mapping>(with.weights->mapping)};
+        request.outside = outside_memory{with.weights->mapped[index], with.weights->mapping};
       acquire(
           std::move(request),
           [this, index](const lease& memory) {

@@ -17,20 +17,7 @@ namespace tropilla {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// 0, or the errno of what went wrong.
-int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const auto n = ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n < 0 ? errno : ENOSPC;
-    bytes = bytes.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return 0;
-}
+using packed_format::write_exactly;
 
 std::string cannot_write(const fs::path& path, int cause) {
   return fmt::format("can't write {}: {}", path.string(), std::strerror(cause));
@@ -131,10 +118,11 @@ std::string packed_builder::impl::add_checksums() {
     if (written[i] != s.bytes)
       return fmt::format("section {} of {} is incomplete: {} of {} bytes were written", s.name, part.path().string(),
                          written[i].load(), s.bytes);
-    const auto checksum = packed_format::checksum_of(part.descriptor(), header.offsets[i], s.bytes);
-    if (!checksum)
+    if (!packed_format::visit_checksums(part.descriptor(), header, i, [&](std::size_t block, std::uint64_t checksum) {
+          header.checksums[header.first_checksum[i] + block] = checksum;
+          return true;
+        }))
       return fmt::format("can't read section {} of {} back", s.name, part.path().string());
-    header.checksums[i] = *checksum;
   }
   return {};
 }

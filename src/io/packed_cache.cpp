@@ -2,6 +2,7 @@
 #include "src/io/packed_cache.hpp"
 
 #include "src/io/packed_file_format.hpp"
+#include "src/io/packed_mapping.hpp"
 #include "src/io/part_file.hpp"
 #include "tropilla/error.hpp"
 
@@ -11,7 +12,6 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
@@ -76,10 +76,6 @@ packed_key packed_key_hash::key() const {
   return {hash.high64, hash.low64};
 }
 
-packed_mapping::~packed_mapping() {
-  ::munmap(const_cast<std::byte*>(begin_), bytes_); // NOLINT(cppcoreguidelines-pro-type-const-cast): for the system
-}
-
 packed_file::packed_file(packed_file&& other) noexcept {
   *this = std::move(other);
 }
@@ -87,10 +83,7 @@ packed_file::packed_file(packed_file&& other) noexcept {
 packed_file& packed_file::operator=(packed_file&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   path_.swap(other.path_);
-  std::swap(file_bytes_, other.file_bytes_);
-  sections_.swap(other.sections_);
-  offsets_.swap(other.offsets_);
-  checksums_.swap(other.checksums_);
+  header_.swap(other.header_);
   return *this;
 }
 
@@ -99,27 +92,73 @@ packed_file::~packed_file() {
     ::close(descriptor_);
 }
 
-std::shared_ptr<const packed_mapping> packed_file::map() const {
-  void* memory = ::mmap(nullptr, file_bytes_, PROT_READ, MAP_SHARED, descriptor_, 0);
-  if (memory == MAP_FAILED)
-    return nullptr;
-  return std::make_shared<packed_mapping>(static_cast<const std::byte*>(memory), file_bytes_);
+std::size_t packed_file::sections() const noexcept {
+  return header_->sections.size();
+}
+
+const packed_section& packed_file::section(std::size_t section) const {
+  return header_->sections[section];
+}
+
+std::uint64_t packed_file::offset(std::size_t section) const {
+  return header_->offsets[section];
+}
+
+std::uint64_t packed_file::file_bytes() const noexcept {
+  return header_->file_bytes;
+}
+
+std::shared_ptr<packed_mapping> packed_file::map() const {
+  return packed_mapping::make(descriptor_, header_);
+}
+
+bool packed_file::is_sound(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
+  return header_->is_sound(section, offset, bytes);
 }
 
 std::string packed_file::verify(std::size_t section) const {
-  const auto& s = sections_[section];
-  const auto found = packed_format::checksum_of(descriptor_, offsets_[section], s.bytes);
-  if (!found)
-    return fmt::format("can't read section {} of {}", s.name, path_.string());
-  if (*found != checksums_[section])
-    return fmt::format("section {} of {} is damaged: its checksum is {:016x}, not {:016x}; remove it with "
-                       "`tropilla cache rm {}`",
-                       s.name, path_.string(), *found, checksums_[section], path_.filename().string());
+  const auto& name = header_->sections[section].name;
+  const auto* const expected = header_->checksums.data() + header_->first_checksum[section];
+  std::string damage;
+  const bool whole =
+      packed_format::visit_checksums(descriptor_, *header_, section, [&](std::size_t block, std::uint64_t found) {
+        if (found != expected[block])
+          damage = fmt::format("section {} of {} is damaged: the checksum of its block {} is {:016x}, not {:016x}",
+                               name, path_.string(), block, found, expected[block]);
+        return damage.empty();
+      });
+  return whole || !damage.empty() ? damage : fmt::format("can't read section {} of {}", name, path_.string());
+}
+
+std::string packed_file::mend(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const {
+  const auto reason = [this](std::string_view why) { return fmt::format("can't mend {}: {}", path_.string(), why); };
+  if (!is_sound(section, offset, bytes))
+    return reason("the model's files give other bytes");
+  const int fd = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0)
+    return reason(std::strerror(errno));
+  std::string failure;
+  struct stat facts {};
+  if (!part_file::is_named(descriptor_, path_) || ::fstat(fd, &facts) != 0)
+    failure = reason("it was removed or replaced");
+  else if (static_cast<std::uint64_t>(facts.st_size) != header_->file_bytes &&
+           ::ftruncate(fd, static_cast<off_t>(header_->file_bytes)) != 0)
+    failure = reason(std::strerror(errno));
+  else if (int cause = packed_format::write_exactly(fd, header_->offsets[section] + offset, bytes))
+    failure = reason(std::strerror(cause));
+  else if (cause = packed_format::write_exactly(fd, 0, packed_format::write(*header_)); cause != 0)
+    failure = reason(std::strerror(cause));
+  ::close(fd);
+  return failure;
+}
+
+std::string packed_file::remove() const {
+  if (part_file::is_named(descriptor_, path_) && ::unlink(path_.c_str()) != 0 && errno != ENOENT)
+    return fmt::format("can't remove {}: {}", path_.string(), std::strerror(errno));
   return {};
 }
 
-std::optional<packed_file> packed_cache::open(const fs::path& folder, const packed_key& key,
-                                              std::span<const packed_section> sections) {
+std::optional<packed_file> packed_cache::open(const fs::path& folder, const packed_key& key) {
   packed_file file;
   file.path_ = folder / key.text();
   // O_NONBLOCK: a pipe that somebody put there must not hold us up before it is found to be no file.
@@ -127,16 +166,21 @@ std::optional<packed_file> packed_cache::open(const fs::path& folder, const pack
   if (file.descriptor_ < 0)
     return std::nullopt;
   auto header = packed_format::read(file.descriptor_);
-  if (!header || header->key != key ||
-      !std::equal(sections.begin(), sections.end(), header->sections.begin(), header->sections.end()))
+  if (!header || header->key != key)
     return std::nullopt;
-  file.file_bytes_ = header->file_bytes;
-  file.sections_ = std::move(header->sections);
-  file.offsets_ = std::move(header->offsets);
-  file.checksums_ = std::move(header->checksums);
-  // Reads leave no trace on many systems (noatime), so the time of change says when an entry was last wanted.
-  const timespec now[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
-  (void)::futimens(file.descriptor_, now);
+  file.header_ = std::make_shared<const packed_format::header>(std::move(*header));
+  return file;
+}
+
+std::optional<packed_file> packed_cache::open(const fs::path& folder, const packed_key& key,
+                                              std::span<const packed_section> sections) {
+  auto file = open(folder, key);
+  if (!file || !std::ranges::equal(sections, file->header_->sections))
+    return std::nullopt;
+  // Reads leave no trace on many systems (noatime), so it is written. Not the time of change: it says whether somebody
+  // wrote into a file that is mapped.
+  const timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
+  (void)::futimens(file->descriptor_, now);
   return file;
 }
 
@@ -162,7 +206,7 @@ std::vector<packed_entry> packed_cache::list(const fs::path& folder) {
     entry.key = stem;
     entry.description = header ? header->description : "";
     entry.bytes = static_cast<std::uint64_t>(facts.st_blocks) * 512; // a file of 1 TiB and no blocks takes nothing
-    entry.last_used = facts.st_mtim.tv_sec;
+    entry.last_used = facts.st_atim.tv_sec;
     if (part)
       entry.what = part_file::is_locked(at->path()) ? packed_entry::state::building : packed_entry::state::partial;
     else

@@ -5,6 +5,10 @@
 /// another version, half-written) counts as absent and is built anew. Nothing here ends a run: what can't be had is a
 /// reason.
 ///
+/// Sections have checksums, block by block, and whoever reads bytes compares them: a disk may give other bytes than
+/// were written, also the second time. What follows from key and sections is one content, so a damaged range is mended
+/// in place, by whoever has the right bytes.
+///
 ///     KEY        a complete entry
 ///     KEY.part   one that is being built; its builder holds an exclusive flock on it
 #pragma once
@@ -58,25 +62,15 @@ private:
 struct packed_section {
   std::string name;
   std::uint64_t bytes = 0;
+  std::uint64_t block_bytes = std::uint64_t{1} << 20; ///< that have one checksum: a multiple of 4096
   bool operator==(const packed_section&) const = default;
 };
 
-/// A whole file, mapped read-only and shared. Pages come when they are touched. The file itself is never changed once
-/// it has its name; who truncates it by hand ends the processes that have it mapped (SIGBUS).
-class packed_mapping {
-public:
-  packed_mapping(const std::byte* begin, std::size_t bytes) noexcept : begin_(begin), bytes_(bytes) {}
-  ~packed_mapping();
-  packed_mapping(const packed_mapping&) = delete;
-  packed_mapping& operator=(const packed_mapping&) = delete;
+namespace packed_format {
+struct header;
+}
 
-  /// The whole file, page-aligned; sections lie at their `packed_file::offset`.
-  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {begin_, bytes_}; }
-
-private:
-  const std::byte* begin_;
-  std::size_t bytes_;
-};
+class packed_mapping; // src/io/packed_mapping.hpp
 
 /// A complete entry, open. Const functions may be called by any thread. Removing or replacing the entry does not
 /// disturb it: the file lives as long as somebody has it open or mapped.
@@ -89,14 +83,25 @@ public:
   /// For a `file_reader`. An entry that replaces this one has the same bytes at the same offsets: they follow from key
   /// and sections.
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-  [[nodiscard]] std::size_t sections() const noexcept { return offsets_.size(); }
+  [[nodiscard]] std::size_t sections() const noexcept;
+  [[nodiscard]] const packed_section& section(std::size_t section) const;
   /// From the file's start; a multiple of 4096, and the file has bytes up to the next multiple after the section's end.
-  [[nodiscard]] std::uint64_t offset(std::size_t section) const { return offsets_[section]; }
-  [[nodiscard]] std::uint64_t file_bytes() const noexcept { return file_bytes_; }
+  [[nodiscard]] std::uint64_t offset(std::size_t section) const;
+  [[nodiscard]] std::uint64_t file_bytes() const noexcept;
   /// A new mapping, which may outlive this. Null when the system refuses.
-  [[nodiscard]] std::shared_ptr<const packed_mapping> map() const;
-  /// Reads a section and compares its checksum: an empty string, or a sentence. Costs a read of the section.
+  [[nodiscard]] std::shared_ptr<packed_mapping> map() const;
+  /// Whether bytes are those that were written at `offset` of a section: compares the checksums of its blocks. @pre
+  /// `offset` is a multiple of the section's `block_bytes`, and the bytes end at one or at the section's end.
+  [[nodiscard]] bool is_sound(std::size_t section, std::uint64_t offset,
+                              std::span<const std::byte> bytes) const noexcept;
+  /// Reads a section and compares its checksums: an empty string, or a sentence. Costs a read of the section.
   [[nodiscard]] std::string verify(std::size_t section) const;
+  /// Writes a range of a section over again, and with it the header and the file's length: the file is what it was
+  /// built as, as far as it was mended. An empty string, or why not: other bytes than were written first, an entry that
+  /// was removed or replaced meanwhile, or the system's reason. @pre as `is_sound`.
+  [[nodiscard]] std::string mend(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const;
+  /// Removes the entry, unless another has taken its name. An empty string, or the system's reason.
+  [[nodiscard]] std::string remove() const;
 
 private:
   friend class packed_cache;
@@ -104,9 +109,7 @@ private:
 
   int descriptor_ = -1;
   std::filesystem::path path_;
-  std::uint64_t file_bytes_ = 0;
-  std::vector<packed_section> sections_;
-  std::vector<std::uint64_t> offsets_, checksums_;
+  std::shared_ptr<const packed_format::header> header_;
 };
 
 /// An entry on its way. Destroyed before `commit`, or failed, it leaves nothing behind; killed, it leaves a .part file
@@ -164,7 +167,8 @@ struct packed_entry {
 /// All functions may be called by any thread of any process at once.
 class packed_cache {
 public:
-  /// The entry, if it is complete and has exactly these sections. Marks it as used. Reads the header alone.
+  /// The entry, if it is complete and has exactly these sections. Marks it as used, by its time of access. Reads the
+  /// header alone.
   [[nodiscard]] static std::optional<packed_file> open(const std::filesystem::path& folder, const packed_key& key,
                                                        std::span<const packed_section> sections);
 
@@ -174,6 +178,9 @@ public:
                                                                           const packed_key& key,
                                                                           std::string_view description,
                                                                           std::span<const packed_section> sections);
+
+  /// The entry, whatever its sections are; does not mark it as used.
+  [[nodiscard]] static std::optional<packed_file> open(const std::filesystem::path& folder, const packed_key& key);
 
   /// By key. An absent folder has no entries. Throws `error` (io_error) when it can't be read.
   [[nodiscard]] static std::vector<packed_entry> list(const std::filesystem::path& folder);

@@ -10,6 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h> // the same functions, by what the processor has: the library itself is built for SSE2
+#endif
 
 namespace tropilla::packed_format {
 namespace {
@@ -28,13 +31,38 @@ std::optional<std::string> text_of(std::span<const char> field) {
   return std::string(field.begin(), end);
 }
 
+std::size_t checksums_at(std::size_t sections) {
+  return sizeof(fixed_part) + sections * sizeof(table_entry);
+}
+
 void put_text(std::span<char> field, std::string_view text) {
   std::copy_n(text.begin(), std::min(text.size(), field.size() - 1), field.begin());
 }
 
+std::uint64_t blocks_of(const packed_section& s) {
+  return s.bytes / s.block_bytes + (s.bytes % s.block_bytes != 0);
+}
+
+/// Which checksums are whose. False when there are too many, or blocks have no size that can be.
+bool count_checksums(header& h) {
+  std::uint64_t all = 0;
+  h.first_checksum.clear();
+  for (const auto& s : h.sections) {
+    if (s.block_bytes == 0 || s.block_bytes % alignment != 0)
+      return false;
+    h.first_checksum.push_back(static_cast<std::size_t>(all));
+    const auto blocks = blocks_of(s);
+    if (blocks > max_checksums - all)
+      return false;
+    all += blocks;
+  }
+  h.checksums.assign(static_cast<std::size_t>(all), 0);
+  return true;
+}
+
 /// Offsets and the file's length from the sections' lengths. False when they overflow.
 bool place_sections(header& h) {
-  std::uint64_t at = header_bytes(h.sections.size());
+  std::uint64_t at = header_bytes(h.sections.size(), h.checksums.size());
   h.offsets.clear();
   for (const auto& s : h.sections) {
     h.offsets.push_back(at);
@@ -65,18 +93,32 @@ std::optional<header> parse(std::span<std::byte> bytes, const fixed_part& fixed,
     const auto name = text_of(entry.name);
     if (!name)
       return std::nullopt;
-    h.sections.push_back({*name, entry.bytes});
-    h.checksums.push_back(entry.checksum);
+    h.sections.push_back({*name, entry.bytes, entry.block_bytes});
   }
-  if (!place_sections(h) || h.file_bytes != fixed.file_bytes || h.file_bytes != file_bytes)
+  if (!count_checksums(h) || h.checksums.size() != fixed.checksums || !place_sections(h) ||
+      h.file_bytes != fixed.file_bytes || h.file_bytes != file_bytes)
     return std::nullopt;
+  std::memcpy(h.checksums.data(), bytes.data() + checksums_at(h.sections.size()),
+              h.checksums.size() * sizeof(std::uint64_t));
   return h;
 }
 
 } // namespace
 
-std::size_t header_bytes(std::size_t sections) noexcept {
-  return static_cast<std::size_t>(padded(sizeof(fixed_part) + sections * sizeof(table_entry)));
+bool header::is_sound(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
+  const auto& s = sections[section];
+  auto checksum = checksums.begin() + static_cast<std::ptrdiff_t>(first_checksum[section] + offset / s.block_bytes);
+  for (; !bytes.empty(); ++checksum) {
+    const auto block = bytes.first(std::min<std::uint64_t>(bytes.size(), s.block_bytes));
+    if (XXH3_64bits(block.data(), block.size()) != *checksum)
+      return false;
+    bytes = bytes.subspan(block.size());
+  }
+  return true;
+}
+
+std::size_t header_bytes(std::size_t sections, std::size_t checksums) noexcept {
+  return static_cast<std::size_t>(padded(checksums_at(sections) + checksums * sizeof(std::uint64_t)));
 }
 
 std::string lay_out(const packed_key& key, std::string_view description, std::span<const packed_section> sections,
@@ -89,8 +131,12 @@ std::string lay_out(const packed_key& key, std::string_view description, std::sp
   out.key = key;
   out.description = description;
   out.sections.assign(sections.begin(), sections.end());
-  out.checksums.assign(sections.size(), 0);
-  return place_sections(out) ? "" : "the sections are longer than any file";
+  if (!place_sections(out))
+    return "the sections are longer than any file";
+  if (!count_checksums(out))
+    return fmt::format("a packed file has at most {} blocks, whose bytes are a multiple of {}", max_checksums,
+                       alignment);
+  return place_sections(out) ? "" : "the sections are longer than any file"; // behind the checksums, now
 }
 
 void seal(std::span<std::byte> bytes) noexcept {
@@ -101,7 +147,7 @@ void seal(std::span<std::byte> bytes) noexcept {
 }
 
 std::vector<std::byte> write(const header& h) {
-  std::vector<std::byte> bytes(header_bytes(h.sections.size()));
+  std::vector<std::byte> bytes(header_bytes(h.sections.size(), h.checksums.size()));
   fixed_part fixed{};
   std::copy(std::begin(magic), std::end(magic), fixed.magic);
   fixed.version = version;
@@ -109,15 +155,18 @@ std::vector<std::byte> write(const header& h) {
   fixed.key_high = h.key.high;
   fixed.key_low = h.key.low;
   fixed.file_bytes = h.file_bytes;
+  fixed.checksums = h.checksums.size();
   put_text(fixed.description, h.description);
   std::memcpy(bytes.data(), &fixed, sizeof fixed);
   for (std::size_t i = 0; i < h.sections.size(); ++i) {
     table_entry entry{};
     entry.bytes = h.sections[i].bytes;
-    entry.checksum = h.checksums[i];
+    entry.block_bytes = h.sections[i].block_bytes;
     put_text(entry.name, h.sections[i].name);
     std::memcpy(bytes.data() + sizeof fixed + i * sizeof entry, &entry, sizeof entry);
   }
+  std::memcpy(bytes.data() + checksums_at(h.sections.size()), h.checksums.data(),
+              h.checksums.size() * sizeof(std::uint64_t));
   seal(bytes);
   return bytes;
 }
@@ -135,6 +184,19 @@ bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out
   return true;
 }
 
+int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto n = ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n < 0 ? errno : ENOSPC;
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return 0;
+}
+
 std::optional<header> read(int descriptor) {
   struct stat facts {};
   fixed_part fixed;
@@ -143,31 +205,41 @@ std::optional<header> read(int descriptor) {
     return std::nullopt;
   const auto file_bytes = static_cast<std::uint64_t>(facts.st_size);
   if (std::memcmp(fixed.magic, magic, sizeof magic) != 0 || fixed.version != version ||
-      fixed.sections > most_sections || header_bytes(fixed.sections) > file_bytes)
+      fixed.sections > most_sections || fixed.checksums > max_checksums ||
+      header_bytes(fixed.sections, fixed.checksums) > file_bytes)
     return std::nullopt;
-  std::vector<std::byte> bytes(header_bytes(fixed.sections));
+  std::vector<std::byte> bytes(header_bytes(fixed.sections, fixed.checksums));
   if (!read_exactly(descriptor, 0, bytes))
     return std::nullopt;
-  std::memcpy(&fixed, bytes.data(), sizeof fixed); // the table that is read is the one that was counted
-  if (fixed.version != version || header_bytes(fixed.sections) != bytes.size())
+  fixed_part again; // the table that is read is the one that was counted
+  std::memcpy(&again, bytes.data(), sizeof again);
+  if (again.version != version || again.sections != fixed.sections || again.checksums != fixed.checksums)
     return std::nullopt;
+  fixed = again;
   return parse(bytes, fixed, file_bytes);
 }
 
-std::optional<std::uint64_t> checksum_of(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
+bool visit_checksums(int descriptor, const header& h, std::size_t section,
+                     const std::function<bool(std::size_t block, std::uint64_t checksum)>& visit) {
+  const auto& s = h.sections[section];
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), &XXH3_freeState);
-  if (!state || XXH3_64bits_reset(state.get()) != XXH_OK)
-    return std::nullopt;
-  std::vector<std::byte> block(std::min<std::uint64_t>(bytes, std::uint64_t{1} << 20));
-  while (bytes > 0) {
-    const std::span part(block.data(), std::min<std::uint64_t>(bytes, block.size()));
-    if (!read_exactly(descriptor, offset, part))
-      return std::nullopt;
-    XXH3_64bits_update(state.get(), part.data(), part.size());
-    offset += part.size();
-    bytes -= part.size();
+  if (!state)
+    return false;
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(s.block_bytes, std::uint64_t{1} << 20));
+  for (std::uint64_t begin = 0, block = 0; begin < s.bytes; begin += s.block_bytes, ++block) {
+    const std::uint64_t end = begin + std::min(s.block_bytes, s.bytes - begin);
+    XXH3_64bits_reset(state.get());
+    for (std::uint64_t at = begin; at < end;) {
+      const std::span piece(buffer.data(), std::min<std::uint64_t>(end - at, buffer.size()));
+      if (!read_exactly(descriptor, h.offsets[section] + at, piece))
+        return false;
+      XXH3_64bits_update(state.get(), piece.data(), piece.size());
+      at += piece.size();
+    }
+    if (!visit(static_cast<std::size_t>(block), XXH3_64bits_digest(state.get())))
+      return false;
   }
-  return XXH3_64bits_digest(state.get());
+  return true;
 }
 
 } // namespace tropilla::packed_format

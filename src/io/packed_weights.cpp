@@ -39,8 +39,12 @@ packed_key key_of_packed_weights(const llama_layout& layout, std::span<const std
 
 std::vector<packed_section> sections_of_packed_weights(const llama_layout& layout) {
   std::vector<packed_section> out;
-  for (const auto& s : layout.sections)
-    out.push_back({s.name, s.bytes});
+  for (const auto& s : layout.sections) {
+    packed_section section{s.name, s.bytes};
+    if (s.unit_bytes > 0) // so that every tile is some blocks
+      section.block_bytes = s.unit_bytes;
+    out.push_back(std::move(section));
+  }
   return out;
 }
 
@@ -50,9 +54,11 @@ std::optional<packed_file> find_packed_weights(const std::filesystem::path& fold
 }
 
 packed_weights::packed_weights(std::filesystem::path folder, const llama_layout& layout,
-                               std::span<const std::filesystem::path> files, notice_callback notice, logger log)
+                               std::span<const std::filesystem::path> files, notice_callback notice, logger log,
+                               std::shared_ptr<std::atomic<bool>> damage_told)
     : folder_(std::move(folder)), layout_(layout), sections_(sections_of_packed_weights(layout)),
-      key_(key_of_packed_weights(layout, files)), notice_(std::move(notice)), log_(std::move(log)) {
+      key_(key_of_packed_weights(layout, files)), notice_(std::move(notice)), log_(std::move(log)),
+      damage_told_(damage_told ? std::move(damage_told) : std::make_shared<std::atomic<bool>>(false)) {
   open_or_build();
 }
 
@@ -103,6 +109,14 @@ std::shared_ptr<const packed_file> packed_weights::file() {
 }
 
 void packed_weights::store(std::size_t index, const std::byte* memory) {
+  std::shared_ptr<const packed_file> to_mend;
+  {
+    const std::lock_guard lock(mutex_);
+    if (file_ && damaged_.erase(index) > 0)
+      to_mend = file_;
+  }
+  if (to_mend)
+    return mend(*to_mend, index, memory);
   {
     const std::lock_guard lock(mutex_);
     if (!builder_ || stored_[index])
@@ -134,6 +148,50 @@ void packed_weights::commit() {
   builder_.reset();
   if (entry)
     found(std::move(*entry));
+}
+
+void packed_weights::damaged(std::size_t index, std::string_view why) {
+  std::shared_ptr<const packed_file> entry;
+  bool again = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!file_)
+      return;
+    entry = file_;
+    again = mended_.contains(index);
+    damaged_.insert(index);
+  }
+  const auto& name = layout_.groups[index].name;
+  log_.warning("{} of {} is read from the model's files: {}", name, entry->path().string(), why);
+  if (again)
+    return give_up(*entry, fmt::format("{} is damaged again after it was mended", name));
+  if (notice_ && !damage_told_->exchange(true))
+    notice_(
+        fmt::format("the packed weights {} are damaged ({}: {}): what is damaged is read from the model's files and "
+                    "written over again",
+                    entry->path().string(), name, why));
+}
+
+void packed_weights::mend(const packed_file& entry, std::size_t index, const std::byte* memory) {
+  const auto& g = layout_.groups[index];
+  if (const auto failure = entry.mend(g.section, g.section_offset, {memory, g.bytes}); !failure.empty())
+    return give_up(entry, failure);
+  log_.info("{} of {} is written over again", g.name, entry.path().string());
+  const std::lock_guard lock(mutex_);
+  mended_.insert(index);
+}
+
+void packed_weights::give_up(const packed_file& entry, std::string_view why) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (file_.get() != &entry)
+      return; // somebody has said so
+    file_.reset();
+  }
+  const auto failure = entry.remove();
+  if (notice_)
+    notice_(fmt::format("the model's files are read instead of packed weights: {}; {}", why,
+                        failure.empty() ? "the next run packs them again" : failure));
 }
 
 void packed_weights::drop() {

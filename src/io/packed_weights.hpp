@@ -8,6 +8,7 @@
 #include <chrono>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace tropilla {
@@ -26,13 +27,18 @@ namespace tropilla {
                                                              std::span<const std::filesystem::path> files);
 
 /// Any thread. What goes wrong is told once and costs the entry, nothing else.
+///
+/// A group that can't be read from the entry, or that is not what was written there, is damaged: whoever found it reads
+/// it from the model's files, and storing it mends the entry in place. An entry that can't be mended, or that is
+/// damaged where it was mended, is removed: the next run builds it anew.
 class packed_weights {
 public:
   using notice_callback = std::function<void(std::string_view)>;
 
-  /// Opens the entry, or begins to build it. The layout outlives this. Throws as `key_of_packed_weights`.
+  /// Opens the entry, or begins to build it. The layout outlives this. `damage_told`: as in `weight_loader_setup`.
+  /// Throws as `key_of_packed_weights`.
   packed_weights(std::filesystem::path folder, const llama_layout& layout, std::span<const std::filesystem::path> files,
-                 notice_callback notice, logger log = {});
+                 notice_callback notice, logger log = {}, std::shared_ptr<std::atomic<bool>> damage_told = nullptr);
   /// Waits for an entry that is being completed; one that lacks groups is given up.
   ~packed_weights();
   packed_weights(const packed_weights&) = delete;
@@ -40,16 +46,20 @@ public:
 
   /// The complete entry, or null. While another process builds it, looks again once a second.
   [[nodiscard]] std::shared_ptr<const packed_file> file();
-  /// Writes a group that was just packed, unless it was written or nothing is built. The last one completes the entry,
-  /// on a thread of its own.
+  /// Writes a group that was just packed, if it is wanted: one that is damaged, or that an entry which is being built
+  /// does not have. The last one completes the entry, on a thread of its own.
   void store(std::size_t group, const std::byte* memory);
-  /// The entry can't be read: it counts as absent from now on.
+  /// The group was not what the entry should have; `why` in a sentence.
+  void damaged(std::size_t group, std::string_view why);
+  /// The entry can't be opened: it counts as absent from now on.
   void drop();
 
 private:
   void open_or_build();
   void found(packed_file entry);
   void commit();
+  void mend(const packed_file& entry, std::size_t group, const std::byte* memory);
+  void give_up(const packed_file& entry, std::string_view why);
 
   const std::filesystem::path folder_;
   const llama_layout& layout_;
@@ -57,13 +67,15 @@ private:
   const packed_key key_;
   const notice_callback notice_;
   const logger log_;
+  const std::shared_ptr<std::atomic<bool>> damage_told_;
 
   std::mutex mutex_;
   std::shared_ptr<const packed_file> file_;
   std::optional<packed_builder> builder_;
-  std::vector<bool> stored_; ///< by group: written, or being written
-  std::size_t missing_ = 0;  ///< groups that are not written
-  bool busy_ = false;        ///< another process builds it
+  std::set<std::size_t> damaged_, mended_; ///< groups of `file_`
+  std::vector<bool> stored_;               ///< by group: written, or being written
+  std::size_t missing_ = 0;                ///< groups that are not written
+  bool busy_ = false;                      ///< another process builds it
   std::chrono::steady_clock::time_point looked_{};
   std::jthread committer_; ///< last: it uses the others
 };

@@ -17,14 +17,6 @@ fs::path part_path(const fs::path& folder, const packed_key& key) {
   return folder / (key.text() + std::string(part_file::suffix));
 }
 
-/// Whether the descriptor's file is the one that has this name now.
-bool is_named(int fd, const fs::path& path) {
-  struct stat mine {
-  }, there{};
-  return ::fstat(fd, &mine) == 0 && ::lstat(path.c_str(), &there) == 0 && mine.st_dev == there.st_dev &&
-         mine.st_ino == there.st_ino;
-}
-
 /// An exclusively locked descriptor of the file, or -1 with errno.
 int open_locked(const fs::path& path, int flags) {
   for (;;) {
@@ -37,7 +29,7 @@ int open_locked(const fs::path& path, int flags) {
       errno = cause;
       return -1;
     }
-    if (is_named(fd, path))
+    if (part_file::is_named(fd, path))
       return fd;
     // Between open and flock its builder renamed or removed it: this lock is on a file that others read.
     ::close(fd);
@@ -80,6 +72,13 @@ void part_file::abandon() noexcept {
   ::unlink(path_.c_str()); // while locked: nobody else can have made a new one
   (void)!::ftruncate(descriptor_, 0);
   ::flock(descriptor_, LOCK_UN);
+}
+
+bool part_file::is_named(int fd, const fs::path& path) {
+  struct stat mine {
+  }, there{};
+  return ::fstat(fd, &mine) == 0 && ::lstat(path.c_str(), &there) == 0 && mine.st_dev == there.st_dev &&
+         mine.st_ino == there.st_ino;
 }
 
 bool part_file::is_locked(const fs::path& path) {

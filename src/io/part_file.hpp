@@ -29,6 +29,8 @@ public:
   /// writing to it.
   void abandon() noexcept;
 
+  /// Whether the descriptor's file is the one that has this name now.
+  [[nodiscard]] static bool is_named(int descriptor, const std::filesystem::path& path);
   /// Whether somebody builds.
   [[nodiscard]] static bool is_locked(const std::filesystem::path& path);
   /// Removes the file if nobody holds its lock; false when somebody does.

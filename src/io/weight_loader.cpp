@@ -3,13 +3,14 @@
 
 #include "kernels/threads.hpp"
 #include "memory/error_of.hpp"
-#include "src/io/embedding_rows.hpp"
 #include "src/io/landings.hpp"
+#include "src/io/load_job.hpp"
+#include "src/io/packed_mapping.hpp"
 #include "src/io/packed_weights.hpp"
+#include "src/io/row_loader.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -17,7 +18,6 @@
 #include <list>
 #include <mutex>
 #include <optional>
-#include <sys/mman.h>
 #include <thread>
 #include <utility>
 
@@ -29,86 +29,10 @@ using clock = std::chrono::steady_clock;
 /// Reads of packed weights in flight; their destination is where they stay, so more costs no memory.
 constexpr std::size_t packed_depth = 2 * best_read_depth;
 
-/// A group on its way: counts its parts down, keeps the first failure and answers when all are done.
-class flight {
-public:
-  explicit flight(weight_loader::done_callback done) : done_(std::move(done)) {}
-
-  void expect(std::size_t parts) { left_ = parts; }
-  void fail(const error& why) {
-    const std::lock_guard lock(mutex_);
-    if (!failure_)
-      failure_.emplace(why);
-  }
-  [[nodiscard]] bool failed() {
-    const std::lock_guard lock(mutex_);
-    return failure_.has_value();
-  }
-  /// True for whoever finishes the last part: it has to `answer`.
-  [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
-  void answer() { done_(failure_ ? &*failure_ : nullptr); }
-
-  /// Of a device whose memory the processor can't write: where the group is put together, and where it belongs.
-  std::shared_ptr<landings::place> landing;
-  std::byte* target = nullptr;
-  std::size_t bytes = 0;
-
-private:
-  std::atomic<std::size_t> left_{0};
-  std::mutex mutex_;
-  std::optional<error> failure_;
-  weight_loader::done_callback done_;
-};
-
-enum class origin : std::uint8_t { model, packed, mapping, kept };
-constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
-                                                          "mapped packed weights", "pinned memory"};
-
-/// A read: a chunk of the model's files on its way to a slot, or a piece of packed weights on its way to its place.
-struct part {
-  weight_chunk chunk;
-  std::byte* destination = nullptr; ///< of a piece
-};
-
-struct job {
-  std::size_t group = 0;
-  std::byte* memory = nullptr;
-  std::shared_ptr<flight> answer;
-  origin from = origin::model;
-  std::vector<part> parts;
-  std::size_t next = 0;  ///< part to submit
-  std::size_t read = 0;  ///< parts that were read, or given up
-  bool expected = false; ///< its answer counts the parts
-  clock::time_point began{};
-};
-
-landings::sizes landing_sizes(const llama_layout& layout, const loader_shape& shape, std::size_t kept) {
-  landings::sizes s{to_group_alignment(shape.staging_bytes()), 0, kept};
-  for (const auto& g : layout.groups)
-    s.largest = std::max(s.largest, to_group_alignment(g.bytes));
-  return s;
-}
+/// How long another loader that fills a lost mapping's range is left alone before it is looked at again.
+constexpr std::chrono::milliseconds between_looks{10};
 
 } // namespace
-
-loader_shape loader_shape::for_model(const llama_layout& layout, std::size_t threads) {
-  loader_shape s;
-  s.slot_bytes = to_group_alignment(slot_bytes_for(layout, best_read_bytes)) + 2 * group_alignment;
-  s.pack_streams = std::clamp<std::size_t>(threads, 1, 4);
-  s.slots = 2 * s.pack_streams + 2;
-  if (layout.gathers_embedding())
-    s.row_bytes = tropilla::row_bytes(layout.embedding_source().type, layout.embedding_source().columns);
-  return s;
-}
-
-std::size_t loader_shape::staging_bytes() const noexcept {
-  const std::size_t alignment = model_mode == io_mode::direct ? group_alignment : 1;
-  return slot_bytes * slots + (row_bytes > 0 ? embedding_rows::memory_bytes(row_bytes, alignment) : 0);
-}
-
-std::shared_ptr<std::byte> make_landing_buffer(device& dev, const llama_layout& layout, const loader_shape& shape) {
-  return dev.host_memory() ? nullptr : dev.make_host_buffer(landings::buffer_bytes(landing_sizes(layout, shape, 0)));
-}
 
 struct weight_loader::impl {
   explicit impl(weight_loader_setup s) : with(std::move(s)) {
@@ -120,7 +44,7 @@ struct weight_loader::impl {
     if (!with.dev->host_memory())
       make_landings();
     if (with.shape.row_bytes > 0)
-      row_stream = with.dev->make_stream("rows");
+      rows.emplace(with);
     if (with.trace) {
       const std::string device(with.dev->name());
       read_row = with.trace->make_row("stream " + device + " read");
@@ -187,6 +111,7 @@ struct weight_loader::impl {
     while (!jobs.empty()) {
       const job& j = jobs.front();
       const auto answer = j.answer;
+      answer->from = origin::model; // it is not the packed weights that are wrong
       answer->fail(why);
       if (!j.expected || answer->finish(j.parts.size() - j.read)) // else somebody still packs, and concludes
         conclude(answer);
@@ -197,29 +122,126 @@ struct weight_loader::impl {
   /// Takes what came in; waits while there is nothing else to do. False at the end.
   bool take_jobs() {
     std::unique_lock lock(mutex);
-    if (in_flight() == 0)
-      changed.wait(lock, [this] {
-        if (stopping || !incoming.empty())
-          return true;
-        return !jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || places->any_free());
+    const auto news = [this] { return stopping || !incoming.empty(); };
+    if (in_flight() == 0 && needs_range)
+      changed.wait_for(lock, between_looks, news);
+    else if (in_flight() == 0)
+      changed.wait(lock, [&] {
+        return news() ||
+               (!jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || places->any_free()));
       });
-    if (stopping) {
-      std::move(incoming.begin(), incoming.end(), std::back_inserter(jobs));
-      incoming.clear();
-      jobs.remove_if([this](const job& j) {
-        if (j.parts.empty())
-          give_up(j);
-        return j.parts.empty();
-      });
+    line_up();
+    if (!stopping)
+      return true;
+    std::list<job> late;
+    for (auto it = jobs.begin(); it != jobs.end();) {
+      const auto at = it++;
+      if (at->parts.empty())
+        late.splice(late.end(), jobs, at);
     }
-    std::move(incoming.begin(), incoming.end(), std::back_inserter(jobs));
+    lock.unlock();
+    for (const auto& j : late)
+      give_up(j);
+    return !jobs.empty();
+  }
+
+  /// What is tried again goes before all that was not begun: somebody waits for it longest.
+  void line_up() {
+    for (auto& j : incoming) {
+      const auto at =
+          j.answer->again ? std::ranges::find_if(jobs, [](const job& o) { return o.parts.empty(); }) : jobs.end();
+      jobs.insert(at, std::move(j));
+    }
     incoming.clear();
-    return !stopping || !jobs.empty();
   }
 
   void give_up(const job& j) {
+    j.answer->from = origin::model;
     j.answer->fail(error(errc::cancelled, "the loader was closed before the weights were read"));
     conclude(j.answer);
+  }
+
+  // -- where packed weights are not what they should be ---------------------------------------------------------------
+
+  /// Compares a piece of packed weights that was read, beside the reading.
+  void check(const job& j, const part& p) {
+    const auto& group = with.layout->groups[j.group];
+    const std::size_t at = static_cast<std::size_t>(p.destination - j.memory); // in the group
+    const std::size_t s = next_stream++ % streams.size();
+    streams[s]->enqueue(
+        [this, &group, s, answer = j.answer, entry = j.entry, at, bytes = std::min(p.chunk.bytes, group.bytes - at)] {
+          {
+            const trace_span span(with.trace, with.trace ? pack_rows[s] : 0, group.name, "checked",
+                                  static_cast<std::int64_t>(bytes));
+            if (!entry->is_sound(group.section, group.section_offset + at, {answer->memory + at, bytes}))
+              answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
+          }
+          if (answer->finish(1))
+            conclude(answer);
+        });
+  }
+
+  /// A mapped group: compared where it lies or, when the mapping is lost, filled like any other. False while another
+  /// loader fills it.
+  bool prepare_mapped(job& j) {
+    auto& f = *j.answer;
+    needs_range = false;
+    if (f.claimed)
+      return true;
+    const auto& group = with.layout->groups[j.group];
+    if (!with.mapping->lost()) {
+      f.expect(2); // comparing, and what is counted down for a group that is not read
+      const std::size_t s = next_stream++ % streams.size();
+      streams[s]->enqueue([this, &group, answer = j.answer] {
+        if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
+          answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
+        if (answer->finish(1))
+          conclude(answer);
+      });
+      return true;
+    }
+    f.expect(1);
+    switch (with.mapping->claim_range(j.memory, to_group_alignment(group.bytes))) {
+    case packed_mapping::claim::mine:
+      f.claimed = true;
+      f.memory = j.memory;
+      j.from = origin::model;
+      return true;
+    case packed_mapping::claim::others:
+      needs_range = true;
+      return false;
+    case packed_mapping::claim::refused:
+      j.from = origin::model;
+      f.fail(error(errc::over_budget, fmt::format("the system has no memory for {} in place of packed weights that are "
+                                                  "mapped and were changed; close something else that takes memory",
+                                                  group.name)));
+      return true;
+    case packed_mapping::claim::done:
+      return true;
+    }
+    return true;
+  }
+
+  /// What was wrong where weights are packed is loaded from the model's files. False for other failures.
+  bool try_again(const std::shared_ptr<flight>& f) {
+    if (f->from == origin::packed) {
+      packed->damaged(f->group, f->take_failure().what());
+      f->from_model = true;
+    } else if (f->from == origin::mapping) {
+      lose_mapping(*f);
+    } else {
+      return false;
+    }
+    f->again = true;
+    add({f->group, f->memory, f, f->from == origin::mapping ? origin::mapping : origin::model});
+    return true;
+  }
+
+  void lose_mapping(flight& f) {
+    const auto why = f.take_failure();
+    with.mapping->lose();
+    with.cache_log.warning("packed weights are not used where they are mapped any more: {}: {}",
+                           with.layout->groups[f.group].name, why.what());
   }
 
   // -- devices whose memory the processor can't touch -----------------------------------------------------------------
@@ -240,6 +262,10 @@ struct weight_loader::impl {
 
   /// All parts of a group are there, or will never be.
   void conclude(const std::shared_ptr<flight>& f) {
+    if (f->failed() && try_again(f))
+      return;
+    if (f->claimed)
+      with.mapping->filled(f->memory, !f->failed());
     if (!f->landing)
       return f->answer();
     const bool was_kept = f->landing->has == landings::place::content::complete;
@@ -280,21 +306,20 @@ struct weight_loader::impl {
   bool prepare(job& j) {
     const auto& group = with.layout->groups[j.group];
     if (j.from == origin::mapping) {
-      j.parts.resize(1);
-      expect(j);
-      touch_pages(j);
-      return true;
+      if (!prepare_mapped(j))
+        return false;
+      if (j.from == origin::mapping || j.answer->failed())
+        return begin(j);
     }
     if (!land(j, group))
       return false;
     if (j.answer->landing && j.answer->landing->has == landings::place::content::complete) {
       j.from = origin::kept;
-      j.parts.resize(1);
-      expect(j);
-      return true;
+      j.answer->expect(1);
+      return begin(j);
     }
     try {
-      auto found = packed_file_now();
+      auto found = j.answer->from_model ? nullptr : packed_file_now();
       const auto from = found ? origin::packed : origin::model;
       if (reader && open_origin != from && in_flight() > 0)
         return false;
@@ -305,24 +330,29 @@ struct weight_loader::impl {
       else
         cut_model(j, group);
     } catch (const error& e) {
+      j.from = origin::model;
       j.answer->fail(e);
       j.parts.resize(1); // to be counted down
     }
-    expect(j);
-    return true;
+    j.answer->expect(j.parts.size());
+    return begin(j);
   }
 
-  static void expect(job& j) {
-    j.answer->expect(j.parts.size());
+  static bool begin(job& j) {
+    if (j.parts.empty())
+      j.parts.resize(1); // what is not read is counted down, too
+    j.answer->memory = j.memory;
+    j.answer->from = j.from;
     j.expected = true;
     j.began = clock::now();
+    return true;
   }
 
   std::shared_ptr<const packed_file> packed_file_now() {
     if (with.packed_folder.empty())
       return nullptr;
     if (!packed)
-      packed.emplace(with.packed_folder, *with.layout, with.files, with.notice, with.cache_log);
+      packed.emplace(with.packed_folder, *with.layout, with.files, with.notice, with.cache_log, with.damage_told);
     return packed->file();
   }
 
@@ -349,8 +379,11 @@ struct weight_loader::impl {
     // The file has bytes up to the next multiple, and so has the destination.
     const std::uint64_t begin = entry->offset(group.section) + group.section_offset;
     const std::size_t bytes = to_group_alignment(group.bytes);
-    for (std::size_t at = 0; at < bytes; at += best_read_bytes)
-      j.parts.push_back({{0, 0, 0, 0, begin + at, std::min(best_read_bytes, bytes - at)}, j.memory + at});
+    const auto block = static_cast<std::size_t>(entry->section(group.section).block_bytes);
+    const std::size_t most = std::max<std::size_t>(1, best_read_bytes / block) * block; // whole blocks can be compared
+    for (std::size_t at = 0; at < bytes; at += most)
+      j.parts.push_back({{0, 0, 0, 0, begin + at, std::min(most, bytes - at)}, j.memory + at});
+    j.entry = entry;
   }
 
   void cut_model(job& j, const weight_group_layout& group) const {
@@ -412,14 +445,13 @@ struct weight_loader::impl {
     job& j = *r.of;
     const auto& p = j.parts[r.part];
     measure(p.chunk.bytes);
-    if (!c.failure.empty()) {
+    const bool arrived = c.failure.empty();
+    if (!arrived)
       j.answer->fail(error(errc::io_error, c.failure));
-      if (j.from == origin::packed)
-        packed->drop(); // the model's files may still be sound
-    }
     const bool last = j.read + 1 == j.parts.size();
-    const bool to_pack = !p.destination && c.failure.empty();
-    if (to_pack)
+    if (arrived && p.destination)
+      check(j, p);
+    else if (arrived)
       pack(j, p.chunk, r.slot, r.cover.skip);
     else if (!p.destination)
       give_back(r.slot);
@@ -429,7 +461,7 @@ struct weight_loader::impl {
     const auto answer = j.answer; // the job goes with its last read
     if (last)
       jobs.remove_if([&](const job& other) { return &other == &j; });
-    if (!to_pack && answer->finish(1))
+    if (!arrived && answer->finish(1))
       conclude(answer);
   }
 
@@ -459,19 +491,6 @@ struct weight_loader::impl {
     return it;
   }
 
-  void touch_pages(job& j) const {
-    const auto& group = with.layout->groups[j.group];
-#ifndef MADV_POPULATE_READ
-    constexpr int MADV_POPULATE_READ = 22;
-#endif
-    // A refusal (Linux before 5.14) costs the first step its page faults; a file that was cut short is told here and
-    // not by a signal in the middle of a kernel.
-    if (::madvise(j.memory, to_group_alignment(group.bytes), MADV_POPULATE_READ) != 0 && errno != EINVAL)
-      j.answer->fail(error(errc::io_error, fmt::format("can't read {} from the packed weights in {}: {}; remove "
-                                                       "that folder",
-                                                       group.name, with.packed_folder.string(), std::strerror(errno))));
-  }
-
   /// A group was read, or will not be.
   void record(const job& j) {
     const auto now = clock::now();
@@ -495,9 +514,7 @@ struct weight_loader::impl {
 
   // -- packing ----
 
-  [[nodiscard]] std::byte* slot_memory(std::size_t slot) const {
-    return with.staging + slot * with.shape.slot_bytes;
-  }
+  [[nodiscard]] std::byte* slot_memory(std::size_t slot) const { return with.staging + slot * with.shape.slot_bytes; }
 
   void give_back(std::size_t slot) {
     const std::lock_guard lock(mutex);
@@ -537,31 +554,6 @@ struct weight_loader::impl {
     }
   }
 
-  // -- rows ----
-
-  void gather(const std::vector<token_id>& ids, float* out, const done_callback& done) {
-    std::optional<error> failure;
-    try {
-      if (!rows) {
-        const reader_options options{.depth = best_row_depth, .mode = with.shape.model_mode, .scattered = true};
-        rows = std::make_unique<embedding_rows>(with.make_reader(with.files, options), with.layout->embedding_source(),
-                                                with.staging + with.shape.slots * with.shape.slot_bytes);
-      }
-      if (with.dev->host_memory()) {
-        failure = rows->read(ids, out);
-      } else {
-        widened.resize(ids.size() * with.layout->config.width);
-        failure = rows->read(ids, widened.data());
-        if (!failure)
-          with.dev->upload(reinterpret_cast<const std::byte*>(widened.data()), reinterpret_cast<std::byte*>(out),
-                           widened.size() * sizeof(float));
-      }
-    } catch (...) {
-      failure = error_of(std::current_exception());
-    }
-    done(failure ? &*failure : nullptr);
-  }
-
   weight_loader_setup with;
   std::mutex mutex;
   std::condition_variable changed;
@@ -574,20 +566,19 @@ struct weight_loader::impl {
   std::vector<read_under_way> reads;
   bool needs_slot = false;    ///< the next part waits for one
   bool needs_landing = false; ///< the next job does
+  bool needs_range = false;   ///< the next job waits for another loader
   std::unique_ptr<file_reader> reader;
   origin open_origin = origin::model;
   std::shared_ptr<const packed_file> entry; ///< that the reader reads
   clock::time_point busy_since{}, recorded{};
 
   std::optional<packed_weights> packed; ///< made by the reading thread before anything is packed
-  std::unique_ptr<embedding_rows> rows; ///< of the row stream
-  std::vector<float> widened;           ///< rows on their way to a device
   tracer::row read_row = 0;
   std::vector<tracer::row> pack_rows;
   std::size_t next_stream = 0;
   std::unique_ptr<landings> places;             ///< null: the processor writes where groups stay
   std::vector<std::unique_ptr<stream>> streams; ///< their jobs use the above
-  std::unique_ptr<stream> row_stream;
+  std::optional<row_loader> rows;
   std::jthread reading;
 };
 
@@ -596,24 +587,19 @@ weight_loader::weight_loader(weight_loader_setup setup) : impl_(std::make_unique
 weight_loader::~weight_loader() = default;
 
 void weight_loader::load(std::size_t group, std::byte* memory, done_callback done) {
-  impl_->add({group, memory, std::make_shared<flight>(std::move(done)), origin::model, {}, 0, 0, {}});
+  auto answer = std::make_shared<flight>(std::move(done));
+  answer->group = group;
+  impl_->add({group, memory, std::move(answer)});
 }
 
-void weight_loader::touch(std::size_t group, const std::byte* memory, done_callback done) {
-  // The pages are only looked at.
-  impl_->add({group,
-              const_cast<std::byte*>(memory), // NOLINT(cppcoreguidelines-pro-type-const-cast): nothing writes there
-              std::make_shared<flight>(std::move(done)),
-              origin::mapping,
-              {},
-              0,
-              0,
-              {}});
+void weight_loader::touch(std::size_t group, std::byte* memory, done_callback done) {
+  auto answer = std::make_shared<flight>(std::move(done));
+  answer->group = group;
+  impl_->add({group, memory, std::move(answer), origin::mapping});
 }
 
 void weight_loader::gather(std::vector<token_id> ids, float* out, done_callback done) {
-  impl_->row_stream->enqueue(
-      [self = impl_.get(), ids = std::move(ids), out, done = std::move(done)] { self->gather(ids, out, done); });
+  impl_->rows->gather(std::move(ids), out, std::move(done));
 }
 
 } // namespace tropilla

@@ -1,5 +1,9 @@
 /// Brings weight groups into memory while others compute: from the model's files through staging slots and packing, or
 /// straight from packed weights.
+///
+/// Packed weights are compared with their checksums whenever they are read, on the streams that also pack. A group that
+/// is damaged there, or that can't be read, comes from the model's files instead, and whoever asked for it does not
+/// notice.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -20,6 +24,8 @@
 #include <vector>
 
 namespace tropilla {
+
+class packed_mapping;
 
 /// How much the loader has in flight, and how it reads.
 struct loader_shape {
@@ -63,9 +69,12 @@ struct weight_loader_setup {
   /// they were read, so that they are only copied from then on.
   std::size_t kept_bytes = 0;
   std::function<bool(std::size_t group)> keeps{};
-  std::filesystem::path packed_folder{};   ///< ""; or where packed weights are found, else written
-  std::shared_ptr<transfer_meter> meter{}; ///< may be null
+  std::filesystem::path packed_folder{};     ///< ""; or where packed weights are found, else written
+  std::shared_ptr<packed_mapping> mapping{}; ///< of packed weights; null: `touch` is not called
+  std::shared_ptr<transfer_meter> meter{};   ///< may be null
   reader_factory make_reader = make_file_reader;
+  /// Whether `notice` was told that packed weights are damaged; of all loaders that follow one another. May be null.
+  std::shared_ptr<std::atomic<bool>> damage_told{};
   std::function<void(std::string_view)> notice{}; ///< as `runtime_config::on_notice`
   logger log{};                                   ///< of what is read
   logger cache_log{};                             ///< of packed weights
@@ -89,8 +98,10 @@ public:
   /// Brings a group into `memory`, its layout's bytes up to the next multiple of `group_alignment`, aligned to that.
   /// Nothing writes there after `done`.
   void load(std::size_t group, std::byte* memory, done_callback done);
-  /// Waits until the pages of a mapped group are there, in turn with what is read.
-  void touch(std::size_t group, const std::byte* memory, done_callback done);
+  /// Compares a group of `mapping`, where it lies, with its checksums, in turn with what is read. One that is not what
+  /// was written costs the mapping, and is loaded like any other into memory that takes its place, as are all groups of
+  /// a lost mapping.
+  void touch(std::size_t group, std::byte* memory, done_callback done);
   /// Reads rows of the embedding from the model's file: `rows` is `[ids.size(), width]`. @pre `shape.row_bytes` > 0 and
   /// the ids are in range.
   void gather(std::vector<token_id> ids, float* rows, done_callback done);

@@ -56,10 +56,15 @@ packed_matrix matrix_at(const weight_group_layout& group, std::size_t tensor, co
   return {t.layout, base + t.offset};
 }
 
+/// The fewest packed row groups that are a multiple of `group_alignment` bytes.
+std::size_t row_groups_of_unit(const packed_layout& head) {
+  return group_alignment / std::gcd(head.group_bytes, group_alignment);
+}
+
 /// Packed row groups per tile: as even as may be, none larger than a layer unless a tile can't be smaller, and all but
 /// the last a multiple of `group_alignment` bytes.
 std::size_t row_groups_of_tile(const packed_layout& head, std::size_t most_bytes) {
-  const std::size_t unit = group_alignment / std::gcd(head.group_bytes, group_alignment);
+  const std::size_t unit = row_groups_of_unit(head);
   const auto units = [&](std::size_t row_groups) { return (row_groups + unit - 1) / unit; };
   const std::size_t most = std::max<std::size_t>(1, most_bytes / (head.group_bytes * unit)); // in units
   const std::size_t all = std::max<std::size_t>(1, units(head.row_groups()));
@@ -75,10 +80,10 @@ struct layout_builder {
   }
 
   /// A group that is a section of its own.
-  void add_section(group_builder&& b) {
+  void add_section(group_builder&& b, std::size_t unit_bytes = 0) {
     auto group = b.build();
     group.section = out.sections.size();
-    out.sections.push_back({group.name, group.bytes});
+    out.sections.push_back({group.name, group.bytes, unit_bytes});
     out.groups.push_back(std::move(group));
   }
 
@@ -86,9 +91,10 @@ struct layout_builder {
     if (!out.has_input())
       return out.groups.push_back(group_builder("embedding").build());
     if (form == weight_form::whole)
-      return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)));
+      return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)),
+                         head_is_embedding() ? unit_bytes() : 0);
     if (head_is_embedding()) // its section all the same: the head's tiles are parts of it
-      out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding)});
+      out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding), unit_bytes()});
     out.groups.push_back(group_builder("embedding").build());
   }
 
@@ -112,6 +118,12 @@ struct layout_builder {
     return out.config.output ? *out.config.output : out.config.token_embedding;
   }
 
+  /// The head's tiles, whatever their size, are multiples of this.
+  [[nodiscard]] std::size_t unit_bytes() const {
+    const auto layout = make_packed_layout(head().type, head().rows, head().columns);
+    return row_groups_of_unit(layout) * layout.group_bytes;
+  }
+
   void add_output(weight_form form, std::size_t most_tile_bytes) {
     if (!out.has_output())
       return out.groups.push_back(group_builder("output norm").build());
@@ -119,7 +131,7 @@ struct layout_builder {
     if (form == weight_form::tiled)
       return add_tiles(most_tile_bytes);
     if (!head_is_embedding())
-      add_section(std::move(group_builder("head").matrix(head())));
+      add_section(std::move(group_builder("head").matrix(head())), unit_bytes());
   }
 
   void add_tiles(std::size_t most_bytes) {
@@ -128,7 +140,7 @@ struct layout_builder {
     std::size_t section = 0;
     if (!head_is_embedding()) {
       section = out.sections.size();
-      out.sections.push_back({"head", packed_bytes(matrix)});
+      out.sections.push_back({"head", packed_bytes(matrix), unit_bytes()});
     }
     if (most_bytes == 0)
       for (const auto& g : out.groups)

@@ -53,6 +53,7 @@ inline constexpr std::size_t group_alignment = 4096;
 struct weight_section {
   std::string name; ///< "embedding", "layer 12", "output norm", "head"
   std::size_t bytes = 0;
+  std::size_t unit_bytes = 0; ///< groups that are a range of it begin at multiples of this; 0: none is
 };
 
 enum class weight_form : std::uint8_t { whole, tiled };

@@ -5,6 +5,8 @@
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
+#include <mutex>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -144,6 +146,53 @@ TEST_CASE("a read that fails or ends early fails the reply with the reason, and 
     CHECK(level <= config.budget_bytes);
   }
   CHECK(failed > 0);
+}
+
+TEST_CASE("reads of packed weights that fail or end early cost a notice, and the replies go on with the same text") {
+  const auto fault = GENERATE(testing::read_fault::short_read, testing::read_fault::io_failure);
+  auto config = streamed_config(true, "packed-reads");
+  const auto expected = open_runtime(config).reply();
+  std::vector<std::string> notices;
+  std::mutex mutex;
+  config.on_notice = [&](std::string_view sentence) {
+    const std::lock_guard lock(mutex);
+    notices.emplace_back(sentence);
+  };
+  const auto run = [&](const std::vector<std::size_t>& reads) {
+    testing::fault_script script;
+    for (const auto read : reads)
+      script.at(read, fault);
+    runtime_hooks hooks;
+    hooks.make_reader = [&](std::span<const std::filesystem::path> files,
+                            const reader_options& options) -> std::unique_ptr<file_reader> {
+      auto reader = make_file_reader(files, options);
+      if (files.front().parent_path() != config.packed_cache)
+        return reader;
+      return std::make_unique<testing::faulty_reader>(std::move(reader), script);
+    };
+    const open_runtime rt(config, hooks);
+    const auto first = rt.reply();
+    const auto second = rt.reply();
+    CHECK(first == expected);
+    CHECK(second == expected);
+    CHECK(rt.level() <= config.budget_bytes);
+    return script.reads();
+  };
+  const auto reads = run({});
+  REQUIRE(reads > 100);
+  CHECK(notices.empty());
+  for (const std::size_t read : {std::size_t{0}, std::size_t{5}, std::size_t{40}, reads / 2}) {
+    INFO("read " << read);
+    notices.clear();
+    run({read});
+    CHECK(notices.size() == 1);
+  }
+  notices.clear();
+  std::vector<std::size_t> all(reads + 100);
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  run(all); // damaged again where it was mended: it is given up
+  CHECK(notices.size() == 2);
+  CHECK(packed_cache::list(config.packed_cache).empty());
 }
 
 TEST_CASE("a read that hangs holds its reply up, and nothing else") {

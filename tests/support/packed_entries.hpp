@@ -1,7 +1,8 @@
-/// Small entries of a packed cache: three sections, one of them empty, none a multiple of a page.
+/// Small entries of a packed cache: three sections, one of them empty, none a multiple of a page, one of five blocks.
 #pragma once
 
 #include "src/io/packed_cache.hpp"
+#include "src/io/packed_mapping.hpp"
 
 #include "tests/support/tiny_model.hpp"
 
@@ -26,8 +27,11 @@ inline packed_key key_of(std::uint64_t number) {
 }
 
 inline std::vector<packed_section> sections() {
-  return {{"embedding", 5000}, {"nothing", 0}, {"layer 0", 9 * 4096 + 1}};
+  return {{"embedding", 5000}, {"nothing", 0}, {"layer 0", 9 * 4096 + 1, 8192}};
 }
+
+/// Blocks of all of them.
+inline constexpr std::size_t checksums = 1 + 0 + 5;
 
 /// What a section of the tests holds.
 inline std::vector<std::byte> section_bytes(std::size_t section) {

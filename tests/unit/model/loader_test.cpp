@@ -1,4 +1,5 @@
 // Reading and packing weights: split groups, damage, and files that change under the reader.
+#include "src/io/packed_mapping.hpp"
 #include "src/io/packed_weights.hpp"
 #include "src/io/weight_loader.hpp"
 
@@ -207,4 +208,182 @@ TEST_CASE("memory that is refused to the reading thread fails what it reads, and
   }
   CHECK(refused > 0);
   CHECK(std::memcmp(target, sound.data(), sound.size()) == 0);
+}
+
+namespace {
+
+/// A model, its packed weights, and what loading from them says.
+struct packed_model : loaded_model {
+  explicit packed_model(const char* name)
+      : loaded_model(testing::tiny_model(tensor_type::q8_0)), folder(testing::scratch() / name) {
+    std::filesystem::remove_all(folder);
+    weight_loader_setup setup;
+    setup.shape = loader_shape::for_model(layout, 2);
+    packed_weights building(folder, layout, file.files, nullptr);
+    for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+      right.emplace_back();
+      REQUIRE(load(g, right[g], setup.shape).empty());
+      building.store(g, right[g].data());
+    }
+  }
+
+  [[nodiscard]] std::filesystem::path entry() const {
+    return folder / key_of_packed_weights(layout, file.files).text();
+  }
+  [[nodiscard]] packed_file open() const { return *find_packed_weights(folder, layout, file.files); }
+  [[nodiscard]] bool is_sound() const {
+    const auto found = find_packed_weights(folder, layout, file.files);
+    for (std::size_t i = 0; found && i < found->sections(); ++i)
+      if (!found->verify(i).empty())
+        return false;
+    return found.has_value();
+  }
+  void write(std::uint64_t offset, std::size_t zeros) const {
+    std::fstream out(entry(), std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(offset));
+    out.write(std::string(zeros, '\0').data(), static_cast<std::streamsize>(zeros));
+  }
+  /// Loads all groups with one loader; true when all are right.
+  [[nodiscard]] bool loads_right(io_mode mode, std::vector<std::string>& notices) {
+    weight_loader_setup setup;
+    setup.shape = loader_shape::for_model(layout, 2);
+    setup.shape.packed_mode = mode;
+    setup.packed_folder = folder;
+    setup.layout = &layout;
+    setup.dev = dev.get();
+    setup.files = file.files;
+    setup.notice = [&](std::string_view sentence) { notices.emplace_back(sentence); };
+    std::vector<std::byte> staging(setup.shape.staging_bytes() + 4096);
+    setup.staging = aligned(staging);
+    bool same = true;
+    std::vector<std::vector<std::byte>> memory;
+    for (const auto& g : layout.groups)
+      memory.emplace_back(g.bytes + 2 * group_alignment, std::byte{0xee});
+    weight_loader loader(setup);
+    std::vector<std::promise<std::string>> done(layout.groups.size());
+    for (std::size_t g = 0; g < done.size(); ++g)
+      loader.load(g, aligned(memory[g]), [&, g](const error* why) { done[g].set_value(why ? why->what() : ""); });
+    for (std::size_t g = 0; g < done.size(); ++g) {
+      same = done[g].get_future().get().empty() && same;
+      same = std::equal(right[g].begin(), right[g].end(), aligned(memory[g])) && same;
+    }
+    return same;
+  }
+
+  std::filesystem::path folder;
+  std::vector<std::vector<std::byte>> right;
+};
+
+} // namespace
+
+TEST_CASE("groups that are damaged where they are packed come from the model's files, and are mended with one notice") {
+  const auto mode = GENERATE(io_mode::direct, io_mode::buffered, io_mode::mmap);
+  packed_model m("packed-damaged");
+  std::vector<std::string> notices;
+  CHECK(m.loads_right(mode, notices));
+  CHECK(notices.empty());
+  const auto file = m.open();
+  for (std::size_t s = 0; s < file.sections(); s += 2) // some, and the first byte and the last
+    m.write(file.offset(s) + (s % 4 == 0 ? 0 : file.section(s).bytes - 64), 64);
+  CHECK_FALSE(m.is_sound());
+  CHECK(m.loads_right(mode, notices));
+  REQUIRE(notices.size() == 1);
+  CHECK_THAT(notices.front(), Catch::Contains(m.entry().string()) && Catch::Contains("written over again"));
+  CHECK(m.is_sound());
+  CHECK(m.loads_right(mode, notices));
+  CHECK(notices.size() == 1);
+}
+
+TEST_CASE("an entry that is cut short while it is read costs a notice, and is whole again afterwards") {
+  const auto mode = GENERATE(io_mode::direct, io_mode::buffered, io_mode::mmap);
+  packed_model m("packed-short");
+  std::vector<std::string> notices;
+  const auto bytes = std::filesystem::file_size(m.entry());
+  {
+    // The notice comes after the entry was opened.
+    weight_loader_setup setup;
+    setup.shape = loader_shape::for_model(m.layout, 2);
+    setup.shape.packed_mode = mode;
+    setup.packed_folder = m.folder;
+    setup.notice = [&](std::string_view sentence) { notices.emplace_back(sentence); };
+    setup.make_reader = [&](std::span<const std::filesystem::path> files, const reader_options& options) {
+      auto reader = make_file_reader(files, options);
+      if (files.front() == m.entry())
+        std::filesystem::resize_file(m.entry(), 4096);
+      return reader;
+    };
+    std::vector<std::byte> memory;
+    CHECK(m.load_with(setup, 2, memory).empty());
+    CHECK(memory == m.right[2]);
+  }
+  CHECK(notices.size() == 1);
+  CHECK(std::filesystem::file_size(m.entry()) == bytes);
+  CHECK(m.loads_right(mode, notices));
+  CHECK(m.is_sound());
+}
+
+TEST_CASE("an entry that is damaged where it was mended, or that can't be mended, is removed") {
+  packed_model m("packed-hopeless");
+  std::vector<std::string> notices;
+  const auto file = m.open();
+  {
+    std::size_t damages = 0;
+    packed_weights packed(m.folder, m.layout, m.file.files,
+                          [&](std::string_view sentence) { notices.emplace_back(sentence); });
+    REQUIRE(packed.file());
+    for (; packed.file() && damages < 5; ++damages) {
+      packed.damaged(1, "a test says so");
+      packed.store(1, m.right[1].data());
+    }
+    CHECK(damages == 2);
+  }
+  REQUIRE(notices.size() == 2);
+  CHECK_THAT(notices.back(), Catch::Contains("damaged again") && Catch::Contains("the next run packs them again"));
+  CHECK_FALSE(std::filesystem::exists(m.entry()));
+
+  packed_model other("packed-hopeless");
+  notices.clear();
+  {
+    packed_weights packed(other.folder, other.layout, other.file.files,
+                          [&](std::string_view sentence) { notices.emplace_back(sentence); });
+    auto wrong = other.right[1];
+    wrong[0] ^= std::byte{1};
+    packed.damaged(1, "a test says so");
+    packed.store(1, wrong.data());
+    CHECK_FALSE(packed.file());
+  }
+  REQUIRE(notices.size() == 2);
+  CHECK_THAT(notices.back(), Catch::Contains("other bytes"));
+  CHECK_FALSE(std::filesystem::exists(other.entry()));
+}
+
+TEST_CASE("a mapped group is compared where it lies, and loaded into its place when it is damaged") {
+  packed_model m("packed-mapped");
+  const bool damaged = GENERATE(false, true);
+  if (damaged)
+    m.write(m.open().offset(1) + 100, 300);
+  const auto file = m.open();
+  const auto mapping = file.map();
+  REQUIRE(mapping);
+  weight_loader_setup setup;
+  setup.shape = loader_shape::for_model(m.layout, 2);
+  setup.packed_folder = m.folder;
+  setup.mapping = mapping;
+  setup.layout = &m.layout;
+  setup.dev = m.dev.get();
+  setup.files = m.file.files;
+  std::vector<std::byte> staging(setup.shape.staging_bytes() + 4096);
+  setup.staging = loaded_model::aligned(staging);
+  weight_loader loader(setup);
+  for (int round = 0; round < 2; ++round) // once lost, all groups are loaded, and once
+    for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
+      std::promise<std::string> done;
+      const auto& group = m.layout.groups[g];
+      auto* const at = mapping->data() + file.offset(group.section) + group.section_offset;
+      loader.touch(g, at, [&](const error* why) { done.set_value(why ? why->what() : ""); });
+      CHECK(done.get_future().get() == "");
+      CHECK(std::equal(m.right[g].begin(), m.right[g].end(), at));
+    }
+  CHECK(mapping->lost() == damaged);
+  CHECK(m.is_sound());
 }

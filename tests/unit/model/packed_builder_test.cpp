@@ -186,11 +186,15 @@ TEST_CASE("an entry larger than the disk is refused with both sizes, and one lar
     CHECK(std::get<packed_refusal>(result).why == kind::failed);
     return std::get<packed_refusal>(result).sentence;
   };
-  CHECK_THAT(refuse({{"all", std::uint64_t{1} << 60}}), Catch::Contains("need") && Catch::Contains("are left"));
+  CHECK_THAT(refuse({{"all", std::uint64_t{1} << 60, std::uint64_t{1} << 40}}),
+             Catch::Contains("need") && Catch::Contains("are left"));
   CHECK_THAT(refuse({{"all", ~std::uint64_t{0}}}), Catch::Contains("longer than any file"));
   CHECK_THAT(refuse(std::vector<packed_section>(9, {"some", std::uint64_t{1} << 61})), Catch::Contains("longer"));
   CHECK_THAT(refuse({{std::string(48, 'x'), 1}}), Catch::Contains("name"));
   CHECK_THAT(refuse(std::vector<packed_section>(65537)), Catch::Contains("65536"));
+  CHECK_THAT(refuse({{"some", std::uint64_t{1} << 40, 4096}}), Catch::Contains("4194304 blocks"));
+  CHECK_THAT(refuse({{"some", 5000, 4097}}), Catch::Contains("a multiple of 4096"));
+  CHECK_THAT(refuse({{"some", 5000, 0}}), Catch::Contains("a multiple of 4096"));
   CHECK(files_in(folder.path) == 0);
 }
 

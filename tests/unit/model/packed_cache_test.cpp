@@ -1,6 +1,7 @@
 // Entries of the packed cache: whole ones, damaged ones, and what is no entry at all.
 #include "src/io/packed_cache.hpp"
 #include "src/io/packed_file_format.hpp"
+#include "src/io/packed_mapping.hpp"
 
 #include "tests/support/packed_entries.hpp"
 
@@ -33,7 +34,7 @@ void put(const fs::path& path, const std::vector<char>& content) {
 template <class Number>
 std::vector<char> with_field(std::vector<char> content, std::size_t offset, Number value) {
   std::memcpy(content.data() + offset, &value, sizeof value);
-  packed_format::seal(std::as_writable_bytes(std::span(content.data(), packed_format::header_bytes(3))));
+  packed_format::seal(std::as_writable_bytes(std::span(content.data(), packed_format::header_bytes(3, checksums))));
   return content;
 }
 
@@ -82,8 +83,8 @@ TEST_CASE("another key and other sections are no entry") {
            [](auto& s) {
              s.push_back({"more", 1});
            },
-           [](auto& s) { ++s[1].bytes; }, [](auto& s) { s[0].name = "else"; }, [](auto& s) { std::swap(s[0], s[1]); },
-           [](auto& s) { s.clear(); }}) {
+           [](auto& s) { ++s[1].bytes; }, [](auto& s) { s[2].block_bytes *= 2; }, [](auto& s) { s[0].name = "else"; },
+           [](auto& s) { std::swap(s[0], s[1]); }, [](auto& s) { s.clear(); }}) {
     auto wanted = sections();
     change(wanted);
     CHECK_FALSE(packed_cache::open(folder.path, key_of(1), wanted));
@@ -97,7 +98,7 @@ TEST_CASE("a flipped bit anywhere in the header makes the file no entry") {
   const auto path = folder.path / key_of(1).text();
   const auto whole = content_of(path);
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  for (std::size_t i = 0; i < packed_format::header_bytes(3); i += i < 600 ? 1 : 97) {
+  for (std::size_t i = 0; i < packed_format::header_bytes(3, checksums); i += i < 600 ? 1 : 97) {
     const auto flip = [&](int mask) {
       file.seekp(static_cast<std::streamoff>(i));
       file.put(static_cast<char>(whole[i] ^ mask));
@@ -124,6 +125,11 @@ TEST_CASE("a field that lies under a right checksum makes the file no entry") {
     damaged.push_back(with_field(whole, offsetof(fixed_part, version), version));
   for (const std::uint32_t count : {0U, 1U, 2U, 4U, 59U, 60U, 65536U, 65537U, 0xffffffffU})
     damaged.push_back(with_field(whole, offsetof(fixed_part, sections), count));
+  for (const std::uint64_t count :
+       {std::uint64_t{0}, std::uint64_t{5}, std::uint64_t{7}, std::uint64_t{1} << 22, ~std::uint64_t{0}})
+    damaged.push_back(with_field(whole, offsetof(fixed_part, checksums), count));
+  for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{4096}, ~std::uint64_t{0}})
+    damaged.push_back(with_field(whole, table + 2 * sizeof(table_entry) + offsetof(table_entry, block_bytes), bytes));
   damaged.push_back(with_field(whole, offsetof(fixed_part, key_high), std::uint64_t{9}));
   damaged.push_back(with_field(whole, offsetof(fixed_part, key_low), std::uint64_t{9}));
   for (const std::uint64_t bytes : {std::uint64_t{0}, whole.size() - 1, whole.size() + 4096, ~std::uint64_t{0}}) {
@@ -151,7 +157,7 @@ TEST_CASE("a file cut at any boundary, or longer than it says, is no entry and i
   build_whole(folder.path, key_of(1));
   const auto path = folder.path / key_of(1).text();
   const auto whole = content_of(path);
-  std::vector<std::size_t> lengths{0, 1, 7, 8, 303, 304, 305, 4095, whole.size() - 1, whole.size() + 1};
+  std::vector<std::size_t> lengths{0, 1, 7, 8, 311, 312, 313, 4095, whole.size() - 1, whole.size() + 1};
   for (std::size_t at = 4096; at < whole.size() + std::size_t{3} * 4096; at += 4096)
     if (at != whole.size())
       lengths.insert(lengths.end(), {at - 1, at, at + 1});
@@ -182,6 +188,68 @@ TEST_CASE("damage in a section is found by its checksum and nothing else") {
   CHECK_THAT(file->verify(2), Catch::Contains(sections()[2].name) && Catch::Contains("damaged"));
   fs::resize_file(file->path(), file->offset(2));
   CHECK_THAT(file->verify(2), Catch::Contains("can't read"));
+}
+
+TEST_CASE("every block of a section is compared by itself, wherever its damage is") {
+  const packed_folder folder("blocks");
+  build_whole(folder.path, key_of(1));
+  const auto file = packed_cache::open(folder.path, key_of(1), sections());
+  REQUIRE(file);
+  auto bytes = section_bytes(2);
+  const std::span all(bytes);
+  CHECK(file->is_sound(2, 0, all));
+  CHECK(file->is_sound(0, 0, section_bytes(0)));
+  CHECK(file->is_sound(1, 0, {}));
+  for (const std::size_t at :
+       {std::size_t{0}, std::size_t{8191}, std::size_t{8192}, 3 * std::size_t{8192} + 5, bytes.size() - 1}) {
+    bytes[at] ^= std::byte{1};
+    CHECK_FALSE(file->is_sound(2, 0, all));
+    for (std::size_t block = 0; block < 5; ++block) {
+      const auto begin = block * 8192;
+      CHECK(file->is_sound(2, begin, all.subspan(begin, std::min<std::size_t>(8192, all.size() - begin))) ==
+            (block != at / 8192));
+    }
+    bytes[at] ^= std::byte{1};
+  }
+}
+
+TEST_CASE("what is damaged is mended in place with the bytes that were written, and with no others") {
+  const packed_folder folder("mended");
+  build_whole(folder.path, key_of(1));
+  const auto file = packed_cache::open(folder.path, key_of(1), sections());
+  REQUIRE(file);
+  const auto whole = content_of(file->path());
+  const auto right = section_bytes(2);
+  const std::span blocks = std::span(right).subspan(8192, std::size_t{2} * 8192);
+
+  auto content = whole;
+  content[file->offset(2) + 8192 + 9] ^= 1;
+  content[77] ^= 1; // of the header
+  put(file->path(), content);
+  CHECK_THAT(file->verify(2), Catch::Contains("damaged"));
+  CHECK(file->mend(2, 8192, blocks) == "");
+  CHECK(content_of(file->path()) == whole);
+
+  fs::resize_file(file->path(), file->offset(2) + 100);
+  for (std::size_t i = 0; i < sections().size(); ++i)
+    CHECK(file->mend(i, 0, section_bytes(i)) == "");
+  CHECK(content_of(file->path()) == whole);
+
+  auto wrong = right;
+  wrong[8192] ^= std::byte{8};
+  CHECK_THAT(file->mend(2, 0, wrong), Catch::Contains("other bytes"));
+  CHECK(content_of(file->path()) == whole);
+
+  fs::remove(file->path());
+  CHECK_THAT(file->mend(2, 0, right), Catch::Contains("No such file"));
+  CHECK(file->remove() == "");
+  build_whole(folder.path, key_of(1));
+  CHECK_THAT(file->mend(2, 0, right), Catch::Contains("replaced"));
+  CHECK(file->remove() == ""); // nor is the other one removed
+  const auto other = packed_cache::open(folder.path, key_of(1), sections());
+  REQUIRE(other);
+  CHECK(other->remove() == "");
+  CHECK_FALSE(fs::exists(other->path()));
 }
 
 TEST_CASE("what is no file under an entry's name is no entry, and is not waited for") {

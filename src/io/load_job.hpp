@@ -1,0 +1,85 @@
+/// What a weight_loader has under way. Inside of src/io.
+#pragma once
+
+#include "src/io/landings.hpp"
+#include "src/io/packed_cache.hpp"
+#include "src/io/weight_loader.hpp"
+
+#include <array>
+#include <chrono>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+namespace tropilla {
+
+/// Where a group's bytes come from.
+enum class origin : std::uint8_t { model, packed, mapping, kept };
+inline constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
+                                                                 "mapped packed weights", "pinned memory"};
+
+/// A group on its way: counts its parts down, keeps the first failure and answers when all are done. What the loader's
+/// reading thread sets before it starts the parts, whoever finishes the last one reads.
+class flight {
+public:
+  explicit flight(weight_loader::done_callback done) : done_(std::move(done)) {}
+
+  void expect(std::size_t parts) { left_ = parts; }
+  void fail(const error& why) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_)
+      failure_.emplace(why);
+  }
+  [[nodiscard]] bool failed() {
+    const std::lock_guard lock(mutex_);
+    return failure_.has_value();
+  }
+  /// The failure, which is gone then. @pre failed, and no part is left
+  [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
+  /// True for whoever finishes the last part: it has to `answer`.
+  [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
+  void answer() { done_(failure_ ? &*failure_ : nullptr); }
+
+  std::size_t group = 0;
+  std::byte* memory = nullptr; ///< where the processor puts the group together
+  origin from = origin::model;
+  bool again = false;      ///< it failed once, where it was packed
+  bool from_model = false; ///< it failed where packed weights are read: they are no choice any more
+  bool claimed = false;    ///< a range of a lost mapping, which it fills
+
+  /// For devices without memory that the processor can write: the staging buffer, and the final destination.
+  std::shared_ptr<landings::place> landing;
+  std::byte* target = nullptr;
+  std::size_t bytes = 0;
+
+private:
+  std::atomic<std::size_t> left_{0};
+  std::mutex mutex_;
+  std::optional<error> failure_;
+  weight_loader::done_callback done_;
+};
+
+/// A read: a chunk of the model's files on its way to a slot, or a piece of packed weights on its way to its place.
+struct part {
+  weight_chunk chunk;
+  std::byte* destination = nullptr; ///< of a piece
+};
+
+struct job {
+  std::size_t group = 0;
+  std::byte* memory = nullptr;
+  std::shared_ptr<flight> answer;
+  origin from = origin::model;
+  std::vector<part> parts{};
+  std::size_t next = 0; ///< part to submit
+  std::size_t read = 0; ///< parts that were read, or given up
+  bool expected = false; ///< its answer counts the parts
+  std::chrono::steady_clock::time_point began{};
+  std::shared_ptr<const packed_file> entry{}; ///< that it is read from
+};
+
+/// What the staging buffers of a device without memory that the processor can write hold, with `kept` bytes of groups
+/// that stay.
+[[nodiscard]] landings::sizes landing_sizes(const llama_layout& layout, const loader_shape& shape, std::size_t kept);
+
+} // namespace tropilla
