@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <ctime>
 #include <fmt/format.h>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
@@ -23,10 +24,12 @@ struct cache_options {
   std::vector<std::string> words;
   bool all = false;
   bool json = false;
+  bool quiet = false;
 
   void bind(option_binder& b) {
     b.flag({"--all", "", "with rm: all entries"}, all);
     b.flag({"--json", "", "an array, one object per entry (of rm: per entry that was removed)"}, json);
+    b.flag({"-q,--quiet", "", "with verify: no progress"}, quiet);
     b.positionals("words", words);
   }
 };
@@ -114,11 +117,81 @@ void remove(const std::vector<packed_entry>& entries, bool as_json, const std::f
     throw error(errc::io_error, refusal);
 }
 
+/// What `cache verify` says of an entry.
+struct verdict {
+  std::string state;  ///< "sound" or "damaged" of a complete one, else as `name_of`
+  std::string reason; ///< why it is damaged
+
+  /// Those that are being built, or were left half-built, are nobody's to read.
+  [[nodiscard]] bool refuses() const { return state == "damaged" || state == name_of(packed_entry::state::unusable); }
+};
+
+verdict verify(const packed_entry& e, const std::filesystem::path& folder,
+               const std::function<void(std::uint64_t)>& read) {
+  if (e.what != packed_entry::state::complete)
+    return {std::string(name_of(e.what)), ""};
+  const auto key = packed_key::parse(e.key);
+  const auto file = key ? packed_cache::open(folder, *key) : std::nullopt;
+  if (!file)
+    return {"damaged", "it can't be opened any more"};
+  for (std::size_t i = 0; i < file->sections(); ++i) {
+    if (auto reason = file->verify(i); !reason.empty())
+      return {"damaged", std::move(reason)};
+    read(file->section(i).bytes);
+  }
+  return {"sound", ""};
+}
+
+void verify_all(const std::vector<packed_entry>& entries, const cache_options& options,
+                const std::filesystem::path& folder, surroundings& around) {
+  std::uint64_t total = 0, done = 0;
+  for (const packed_entry& e : entries)
+    total += e.what == packed_entry::state::complete ? e.bytes : 0;
+  progress shown("checking", progress::unit::bytes, options.quiet || options.json, around.status);
+  json out = json::array();
+  std::vector<std::string> refused;
+  for (const packed_entry& e : entries) {
+    const verdict v = verify(e, folder, [&](std::uint64_t bytes) {
+      done += bytes;
+      shown.update(std::min(done, total), total);
+    });
+    if (v.refuses())
+      refused.push_back(e.key);
+    if (options.json)
+      out.push_back({{"key", e.key}, {"model", e.description}, {"state", v.state}, {"reason", v.reason}});
+    else
+      around.out.write(fmt::format("{}  {:<8}  {}{}\n", e.key, v.state, escape(e.description),
+                                   v.reason.empty() ? "" : " (" + v.reason + ")"));
+  }
+  shown.finish();
+  if (options.json)
+    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  if (!refused.empty())
+    throw error(
+        errc::malformed_file,
+        fmt::format("{} of {} entries {} not sound; the next run that uses one writes it over again, or remove it: "
+                    "tropilla cache rm {}",
+                    refused.size(), entries.size(), refused.size() == 1 ? "is" : "are", fmt::join(refused, " ")));
+}
+
+/// The entries that keys mean, each once.
+std::vector<packed_entry> choose(const std::vector<packed_entry>& entries, std::span<const std::string> keys,
+                                 const std::filesystem::path& folder) {
+  std::vector<packed_entry> chosen;
+  for (const std::string& key : keys)
+    for (const packed_entry& e : find(entries, key, folder))
+      if (std::none_of(chosen.begin(), chosen.end(),
+                       [&](const packed_entry& c) { return c.key == e.key && c.what == e.what; }))
+        chosen.push_back(e);
+  return chosen;
+}
+
 void execute(const cache_options& options, surroundings& around) {
   const std::string verb = options.words.empty() ? "" : options.words[0];
-  if (verb != "ls" && verb != "rm")
-    throw error(errc::invalid_argument, verb.empty() ? "cache wants ls or rm (tropilla cache --help)"
-                                                     : fmt::format("cache knows ls and rm, not \"{}\"", escape(verb)));
+  if (verb != "ls" && verb != "rm" && verb != "verify")
+    throw error(errc::invalid_argument, verb.empty()
+                                            ? "cache wants ls or rm, or verify (tropilla cache --help)"
+                                            : fmt::format("cache knows ls, rm and verify, not \"{}\"", escape(verb)));
   const auto folder = packed_cache_directory();
   if (folder.empty())
     throw error(errc::invalid_argument, "there is no cache: neither HOME nor XDG_CACHE_HOME names a folder");
@@ -130,38 +203,42 @@ void execute(const cache_options& options, surroundings& around) {
     show(entries, options.json, around);
     return;
   }
+  if (verb == "verify") {
+    if (options.all)
+      throw error(errc::invalid_argument, "cache verify checks all entries when no key is given; --all is for rm");
+    verify_all(keys.empty() ? entries : choose(entries, keys, folder), options, folder, around);
+    return;
+  }
   if (keys.empty() != options.all)
     throw error(errc::invalid_argument, "cache rm wants keys (tropilla cache ls lists them) or --all, and not both");
   if (options.all) {
     remove(entries, options.json, folder, around);
     return;
   }
-  std::vector<packed_entry> chosen;
-  for (const std::string& key : keys)
-    for (const packed_entry& e : find(entries, key, folder))
-      if (std::none_of(chosen.begin(), chosen.end(),
-                       [&](const packed_entry& c) { return c.key == e.key && c.what == e.what; }))
-        chosen.push_back(e);
-  remove(chosen, options.json, folder, around);
+  remove(choose(entries, keys, folder), options.json, folder, around);
 }
 
 } // namespace
 
 command make_cache() {
   auto options = std::make_shared<cache_options>();
-  return {.name = "cache",
-          .summary = "packed weights on the disk: list, remove",
-          .help = {.about = "Shows or removes packed weights: files that make the next start of a model faster.",
-                   .usage = "tropilla cache ls [--json]\n       tropilla cache rm KEY... | --all [--json]",
-                   .notes =
-                       "  ls   key, model, size, last use and state of each entry\n"
-                       "  rm   removes entries by key, or the beginning of one; who uses one keeps it\n\n"
-                       "They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; "
-                       "building (a process packs it now: rm refuses); partial (that process was killed); unusable "
-                       "(damaged, or of another version). The last two are built anew when they are wanted.",
-                   .example = "  tropilla cache ls"},
-          .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+  return {
+      .name = "cache",
+      .summary = "packed weights on the disk: list, check, remove",
+      .help = {.about = "Shows, checks or removes packed weights: files that make the next start of a model faster.",
+               .usage = "tropilla cache ls [--json]\n       tropilla cache verify [KEY...] [--json]\n"
+                        "       tropilla cache rm KEY... | --all [--json]",
+               .notes =
+                   "  ls      key, model, size, last use and state of each entry\n"
+                   "  verify  reads entries, or all, and compares them with their checksums; status 2 when one is\n"
+                   "          damaged. Runs compare what they read, too, and mend it\n"
+                   "  rm      removes entries by key, or the beginning of one; who uses one keeps it\n\n"
+                   "They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; "
+                   "building (a process packs it now: rm refuses); partial (that process was killed); unusable "
+                   "(damaged, or of another version). The last two are built anew when they are wanted.",
+               .example = "  tropilla cache ls"},
+      .bind = [options](option_binder& b) { options->bind(b); },
+      .execute = [options](surroundings& around) { execute(*options, around); }};
 }
 
 } // namespace tropilla::app

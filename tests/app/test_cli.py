@@ -154,6 +154,7 @@ class Mistakes(Program):
     def test_the_cache_wants_a_verb_a_key_and_a_home(self):
         self.refuse("cache", says="ls or rm")
         self.refuse("cache", "list", says='not "list"')
+        self.refuse("cache", "verify", "--all", says="all entries when no key is given")
         self.refuse("cache", "ls", "a1", says="takes no key")
         self.refuse("cache", "rm", says="keys .*or --all")
         self.refuse("cache", "rm", "--all", "a1", says="not both")
@@ -442,6 +443,38 @@ class Output(Program):
         other.mkdir(parents=True)
         (other / first).write_bytes(b"")
         self.assertIn("1 entry", self.succeed("cache", "ls", XDG_CACHE_HOME=str(self.folder / "elsewhere")))
+
+    def test_the_cache_is_verified(self):
+        cache = {"XDG_CACHE_HOME": str(self.folder / "verified")}
+        self.assertEqual(self.succeed("cache", "verify", **cache), "")
+        self.succeed("run", "-m", self.model, "-n", 2, "x", **cache)
+        entry, = self.as_json("cache", "ls", "--json", **cache)
+        packed = self.folder / "verified" / "tropilla" / "packed"
+        path = packed / entry["key"]
+        whole = path.read_bytes()
+        model = "mini, random weights, seed 1"
+        self.assertEqual(self.succeed("cache", "verify", **cache), f"{path.name}  sound     {model}\n")
+        self.refuse("cache", "verify", "f" * 32, says="no entry", **cache)
+        for at in (len(whole) // 2, 9000):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
+            done = self.call("cache", "verify", path.name[:8], **cache)
+            self.assertEqual(done.returncode, 2)
+            self.assertRegex(done.stdout.decode(),
+                             rf"\A{path.name}  damaged   {model} \(section .* of {path} is damaged: .*\)\n\Z")
+            self.assertRegex(done.stderr.decode(),
+                             rf"(?m)^tropilla: 1 of 1 entries is not sound; .*tropilla cache rm {path.name}$")
+        (packed / ("a" * 32)).write_bytes(whole)
+        (packed / ("b" * 32 + ".part")).write_bytes(whole)
+        done = self.call("cache", "verify", "--json", **cache)
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual({e["key"][0]: e["state"] for e in json.loads(done.stdout)},
+                         {path.name[0]: "damaged", "a": "unusable", "b": "partial"})
+        text = self.succeed("run", "-m", self.model, "-n", 9, "--no-cache", "x")
+        ran = self.call("run", "-m", self.model, "-n", 9, "x", **cache)
+        self.assertEqual((ran.returncode, ran.stdout.decode()), (0, text))
+        self.assertIn(f"note: the packed weights {path} are damaged", ran.stderr.decode())
+        self.assertEqual(self.succeed("cache", "verify", path.name, **cache), f"{path.name}  sound     {model}\n")
+        self.assertEqual(path.read_bytes(), whole)
 
     def test_synth_repeats_itself(self):
         one, two, other = (self.folder / n for n in ("one.gguf", "two.gguf", "other.gguf"))
