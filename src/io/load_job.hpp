@@ -22,7 +22,7 @@ inline constexpr std::array<std::string_view, 4> origin_names = {"the model's fi
 /// reading thread sets before it starts the parts, whoever finishes the last one reads.
 class flight {
 public:
-  explicit flight(weight_loader::done_callback done) : done_(std::move(done)) {}
+  flight(std::size_t number, weight_loader::done_callback done) : group(number), done_(std::move(done)) {}
 
   void expect(std::size_t parts) { left_ = parts; }
   void fail(const error& why) {
@@ -40,7 +40,7 @@ public:
   [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 
-  std::size_t group = 0;
+  std::size_t group;
   std::byte* memory = nullptr; ///< where the processor puts the group together
   origin from = origin::model;
   bool again = false;      ///< it failed once, where it was packed

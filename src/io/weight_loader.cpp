@@ -18,7 +18,6 @@
 #include <list>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 
 namespace tropilla {
@@ -587,15 +586,11 @@ weight_loader::weight_loader(weight_loader_setup setup) : impl_(std::make_unique
 weight_loader::~weight_loader() = default;
 
 void weight_loader::load(std::size_t group, std::byte* memory, done_callback done) {
-  auto answer = std::make_shared<flight>(std::move(done));
-  answer->group = group;
-  impl_->add({group, memory, std::move(answer)});
+  impl_->add({group, memory, std::make_shared<flight>(group, std::move(done))});
 }
 
 void weight_loader::touch(std::size_t group, std::byte* memory, done_callback done) {
-  auto answer = std::make_shared<flight>(std::move(done));
-  answer->group = group;
-  impl_->add({group, memory, std::move(answer), origin::mapping});
+  impl_->add({group, memory, std::make_shared<flight>(group, std::move(done)), origin::mapping});
 }
 
 void weight_loader::gather(std::vector<token_id> ids, float* out, done_callback done) {
