@@ -71,8 +71,8 @@ struct job {
   std::shared_ptr<flight> answer;
   origin from = origin::model;
   std::vector<part> parts{};
-  std::size_t next = 0; ///< part to submit
-  std::size_t read = 0; ///< parts that were read, or given up
+  std::size_t next = 0;  ///< part to submit
+  std::size_t read = 0;  ///< parts that were read, or given up
   bool expected = false; ///< its answer counts the parts
   std::chrono::steady_clock::time_point began{};
   std::shared_ptr<const packed_file> entry{}; ///< that it is read from

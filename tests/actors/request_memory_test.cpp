@@ -125,7 +125,8 @@ TEST_CASE("a text that can't fit is refused before it is tokenised") {
   runtime rt(testing::tiny_config());
   const std::string text(1000000, 'x');
   for (const auto& ask : {std::function<void()>([&] { (void)rt.generate(text); }),
-                          std::function<void()>([&] { (void)rt.encode(text); }),
-                          std::function<void()>([&] { (void)rt.chat({{"user", text}}); })})
+                          std::function<void()>([&] { (void)rt.encode(text); }), std::function<void()>([&] {
+                            (void)rt.chat({{"user", text}});
+                          })})
     CHECK_THROWS_WITH(ask(), Contains("1000000 bytes, at least") && Contains("the context holds 256"));
 }

@@ -20,8 +20,7 @@ struct fixture {
   fixture() {
     ledger->add_device("host:0", nullptr, 640, 640, 64);
     room = std::make_shared<request_room>(1000, [to = ledger](std::size_t bytes) -> std::optional<lease> {
-      auto answer =
-          to->try_acquire({"host:0", bytes, purpose::requests, priority::background, outside_memory{}});
+      auto answer = to->try_acquire({"host:0", bytes, purpose::requests, priority::background, outside_memory{}});
       if (auto* granted = std::get_if<lease>(&answer))
         return std::move(*granted);
       return std::nullopt;
@@ -62,8 +61,8 @@ TEST_CASE("what is planned is too little: the budget's rest is leased, and given
   auto planned = f.room->take(1000);
   auto leased = f.room->take(576);
   CHECK(f.leased() == 576);
-  CHECK_THROWS_WITH(f.room->take(100), Contains("may take 100 B") && Contains("of the 1000 B") && Contains("0 B are left") &&
-                                           Contains("when others have ended"));
+  CHECK_THROWS_WITH(f.room->take(100), Contains("may take 100 B") && Contains("of the 1000 B") &&
+                                           Contains("0 B are left") && Contains("when others have ended"));
   CHECK(code_of(*f.room, 100) == errc::busy);
   CHECK(code_of(*f.room, 2000) == errc::over_budget);
   leased.reset();
@@ -106,6 +105,7 @@ TEST_CASE("what is planned by default has room for sixteen sequences as long as 
     for (const std::size_t sequences : {1U, 2U, 16U, 1024U}) {
       generation_options options;
       options.max_tokens = static_cast<std::size_t>(-1);
-      CHECK(default_request_bytes(sequences, context) >= std::min<std::size_t>(sequences, 16) * request_bytes(context, options, context));
+      CHECK(default_request_bytes(sequences, context) >=
+            std::min<std::size_t>(sequences, 16) * request_bytes(context, options, context));
     }
 }
