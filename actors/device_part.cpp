@@ -164,6 +164,7 @@ void device_part::take_leases() {
   space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
   const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout, input.shape.kv));
+  pages.reserve(plan.kv_pages);
   for (std::size_t i = 0; i < plan.kv_pages; ++i)
     pages.push_back(kv.data() + i * stride);
 }

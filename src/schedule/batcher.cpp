@@ -85,7 +85,7 @@ void batcher::fail_all(const error& why) {
   computing_.reset();
   done_.reset();
   reading_.reset();
-  pages_ = kv_pages(pages_.size(), commit_); // a step may have been half done
+  pages_.clear(); // a step may have been half done
   void_loans();
 }
 

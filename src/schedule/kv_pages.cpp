@@ -26,8 +26,19 @@ kv_pages::kv_pages(std::size_t pages, page_commit commit)
       full_(pages, none) {
   static_assert(sizeof(node) + kv_page_tokens * sizeof(token_id) + sizeof free_[0] + sizeof full_[0] <= bytes_per_page);
   free_.reserve(pages);
-  for (std::size_t n = pages; n-- > 0;)
+  clear();
+}
+
+void kv_pages::clear() noexcept {
+  std::ranges::fill(nodes_, node{});
+  std::ranges::fill(full_, none);
+  free_.clear();
+  for (std::size_t n = nodes_.size(); n-- > 0;)
     free_.push_back(static_cast<std::uint32_t>(n));
+  root_child_ = oldest_ = newest_ = none;
+  idle_count_ = 0;
+  uncommitted_ = nodes_.size(); // what is committed again is only looked at
+  refusal_.reset();
 }
 
 void kv_pages::add_tokens(std::uint32_t n, std::span<const token_id> tokens) {

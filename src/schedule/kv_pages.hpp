@@ -33,6 +33,8 @@ public:
   static constexpr std::size_t bytes_per_page = 192;
 
   explicit kv_pages(std::size_t pages, page_commit commit = {});
+  /// As after construction. Allocates nothing.
+  void clear() noexcept;
 
   /// The pages of one sequence, in order of position. Movable handle: every use is given back by `release`.
   struct path {

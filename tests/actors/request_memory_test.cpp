@@ -33,6 +33,12 @@ std::vector<token_id> prompt() {
   return {1, 2, 3, 4, 5};
 }
 
+generation_options brief() {
+  generation_options o;
+  o.max_tokens = 2;
+  return o;
+}
+
 /// Of a reply that neither its length nor the context ends.
 generation_options endless() {
   generation_options o;
@@ -45,21 +51,21 @@ generation_options endless() {
 } // namespace
 
 TEST_CASE("the plan has what requests may hold, and the ledger no more") {
-  auto config = testing::tiny_config();
+  auto config = testing::tiny_config(1);
   config.sequences = 1;
   runtime rt(config);
   rt.wait_until_loaded();
   const std::size_t planned = planned_for_requests(rt.plan());
   CHECK(planned >= rt.plan().request_bytes + 172 * rt.plan().kv_pages);
   CHECK(requests_of(rt).in_use_bytes == planned);
-  for (auto&& piece : rt.generate(prompt()))
+  for (auto&& piece : rt.generate(prompt(), brief()))
     static_cast<void>(piece);
   CHECK(requests_of(rt).peak_bytes == planned);
   CHECK(rt.memory().front().peak_bytes == rt.plan().total_bytes);
 }
 
 TEST_CASE("requests that wait are refused when they hold what is planned, until one has ended") {
-  auto config = testing::tiny_config();
+  auto config = testing::tiny_config(1);
   config.sequences = 1;
   runtime rt(config);
   std::vector<generation> replies;
@@ -76,11 +82,9 @@ TEST_CASE("requests that wait are refused when they hold what is planned, until 
   CHECK_THAT(refused->what(), Contains("for prompt and replies") && Contains("try again when others have ended"));
   CHECK(rt.memory().front().peak_bytes == rt.plan().total_bytes);
   replies.clear(); // cancels them
-  generation_options brief;
-  brief.max_tokens = 1;
-  for (;;) // they end one after another
+  for (;;)         // they end one after another
     try {
-      for (auto&& piece : rt.generate(prompt(), brief))
+      for (auto&& piece : rt.generate(prompt(), brief()))
         static_cast<void>(piece);
       break;
     } catch (const error& e) {
@@ -89,12 +93,12 @@ TEST_CASE("requests that wait are refused when they hold what is planned, until 
 }
 
 TEST_CASE("a request that exceeds what is planned takes the budget's rest, or is refused with the numbers") {
-  auto config = testing::tiny_config();
+  auto config = testing::tiny_config(1);
   config.sequences = 1;
   config.kv_tokens = 256;
   generation_options large;
   large.max_tokens = 1;
-  large.stop = {std::string(1000000, 'x')}; // what a client may send
+  large.stop_tokens.assign(300000, 1); // what a client may send
   {
     runtime rt(config);
     CHECK_THROWS_WITH((void)rt.generate(prompt(), large),
@@ -109,20 +113,20 @@ TEST_CASE("a request that exceeds what is planned takes the budget's rest, or is
     while (reply.next()) {
     }
   }
-  for (auto&& piece : rt.generate(prompt())) // whoever comes next finds it given back
+  for (auto&& piece : rt.generate(prompt(), brief())) // whoever comes next finds it given back
     static_cast<void>(piece);
   CHECK(requests_of(rt).in_use_bytes == before);
 }
 
 TEST_CASE("a configuration may plan more for requests") {
-  auto config = testing::tiny_config();
+  auto config = testing::tiny_config(1);
   const std::size_t usual = planned_for_requests(runtime::plan(config));
   config.request_bytes = std::size_t{64} << 20;
   CHECK(planned_for_requests(runtime::plan(config)) > usual + (std::size_t{32} << 20));
 }
 
 TEST_CASE("a text that can't fit is refused before it is tokenised") {
-  runtime rt(testing::tiny_config());
+  runtime rt(testing::tiny_config(1));
   const std::string text(1000000, 'x');
   for (const auto& ask : {std::function<void()>([&] { (void)rt.generate(text); }),
                           std::function<void()>([&] { (void)rt.encode(text); }), std::function<void()>([&] {
