@@ -24,8 +24,8 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
 } // namespace
 
 batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log, page_commit commit)
-    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)), commit_(std::move(commit)),
-      pages_(kv_pages_for(shape.kv_tokens), commit_) {}
+    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)),
+      pages_(kv_pages_for(shape.kv_tokens), std::move(commit)) {}
 
 batcher::~batcher() {
   for (const auto& [id, r] : requests_)

@@ -130,7 +130,6 @@ private:
   run_shape shape_;
   std::size_t most_waiting_;
   request_log log_;
-  page_commit commit_;
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
