@@ -113,9 +113,8 @@ struct sigbus {
   }
 };
 
-guarded_range::guarded_range(std::byte* begin, std::size_t bytes) : begin_(begin), bytes_(bytes) {
-  slot_ = sigbus::add(this);
-}
+guarded_range::guarded_range(std::byte* begin, std::size_t bytes)
+    : begin_(begin), bytes_(bytes), slot_(sigbus::add(this)) {}
 
 guarded_range::~guarded_range() {
   if (slot_ >= 0)

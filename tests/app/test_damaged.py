@@ -24,11 +24,11 @@ class Damaged(Program):
         refused = self.call("plan", "-m", self.model, "-c", 512, "--budget", "1MiB", "--io", "direct")
         least = refused.stderr.decode().split("the smallest budget that works is ")[1].split(",")[0].replace(" ", "")
         self.ways = {"whole": [], "streamed": ["--budget", least],
-                     "two devices": ["--budget", "host:0=64MiB,host:1=64MiB", "-t", "2"]}
+                     "two devices": ["--budget", "host:0=64MiB,host:1=64MiB"]}
 
     def command(self, way, io):
-        return [program(), "run", "-m", str(self.model), "-q", "-n", "60", "-c", "512", "--temp", "0", "--ignore-eos",
-                *self.ways[way], *(["--io", io] if io else []), "hello"]
+        return [program(), "run", "-m", str(self.model), "-q", "-n", "60", "-c", "512", "-t", "1", "--temp", "0",
+                "--ignore-eos", *self.ways[way], *(["--io", io] if io else []), "hello"]
 
     @staticmethod
     def damage(path, content, kind, dice):
