@@ -17,12 +17,15 @@ struct sigbus {
   /// One per model that is mapped, of each device of the host.
   static constexpr int max_ranges = 64;
 
+  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal's handler has nobody who hands it
+  // anything
   static inline std::array<std::atomic<guarded_range*>, max_ranges> ranges{};
   static inline std::atomic<int> handling = 0; ///< handlers under way, that may look at ranges
   static inline struct sigaction before {};    ///< written before our handler is installed
   static inline std::mutex mutex;              ///< of who adds and removes ranges
   static inline int count = 0;
   static inline bool installed = false;
+  // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
   static bool zeros_at(std::byte* begin, std::size_t bytes, int protection) noexcept {
     return ::mmap(begin, bytes, protection, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) !=
