@@ -23,9 +23,11 @@ import memory_group  # noqa: E402
 
 MIB = 1 << 20
 LEAST, MOST = 60 * MIB, 1024 * MIB
-# Without a budget; a share; as much as the container has, which is more than the process may use; far too much, and a prompt
-# whose keys and values are written page by page.
+# Without a budget, with the default context and with a small one, which small containers stream; a share; as much as the
+# container has, which is more than the process may use; far too much, with a prompt whose keys and values are written page
+# by page.
 WAYS = {"none": ["-n", 16, "Why is the sky blue?"],
+        "small context": ["-n", 16, "--ctx", 128, "Why is the sky blue?"],
         "80%": ["-n", 16, "--budget", "80%", "Why is the sky blue?"],
         "container": ["-n", 16, "--budget", "SIZE", "Why is the sky blue?"],
         "long prompt": ["-n", 4, "--budget", "4GiB", "--raw", "-f", "LONG"]}
@@ -51,7 +53,7 @@ def verdict(run, expected):
 
 
 class Containers:
-    def __init__(self, program, model, folder, more=(), sentences=150):
+    def __init__(self, program, model, folder, more=(), sentences=100):
         self.program, self.model, self.more = program, model, list(more)
         self.environment = {**{k: v for k, v in os.environ.items() if not k.startswith("TROPILLA_")},
                             "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
@@ -97,7 +99,7 @@ def main():
                 for size in sizes(options.count):
                     run = containers.run(way, size)
                     problems += bool(run["problem"])
-                    print(f"{way:12} {size // MIB:5} MiB  peak {(run['peak_bytes'] or 0) / MIB:6.1f} MiB  "
+                    print(f"{way:13} {size // MIB:5} MiB  peak {(run['peak_bytes'] or 0) / MIB:6.1f} MiB  "
                           f"{run['seconds']:6.1f} s  {run['problem'] or run['ended']}", flush=True)
         except memory_group.Unavailable as e:
             print(f"containers: skipped: {e}")
