@@ -67,7 +67,7 @@ struct own_program : registered_messages { // before the system is made
     generate_reply m{client, tag, std::move(prompt), {}};
     m.options.max_tokens = tokens;
     m.options.ignore_eos = true;
-    cast::tell_from_outside(engine, std::move(m));
+    cast::tell_from_outside(engine, m);
   }
   engine_status status() { return cast::ask_and_wait<engine_status>(system, engine, query_engine{}); }
 
@@ -167,7 +167,7 @@ TEST_CASE("a client with a window that deals with nothing gets so many pieces, a
     generate_reply m = endless(p.client, tag);
     m.options.max_tokens = tokens;
     m.window = window;
-    cast::tell_from_outside(p.engine, std::move(m));
+    cast::tell_from_outside(p.engine, m);
   };
   ask_with_window(1, 10, 60);
   p.box.wait([&] { return !p.box.failed.empty(); });
@@ -195,7 +195,7 @@ TEST_CASE("what a client has not dealt with counts on when it has dealt with a p
   own_program p;
   generate_reply m = endless(p.client, 1);
   m.window = 400;
-  cast::tell_from_outside(p.engine, std::move(m));
+  cast::tell_from_outside(p.engine, m);
   p.box.wait([&] { return p.box.pieces.size() >= 20; });
   cast::tell_from_outside(p.engine, pieces_read{p.client, 1, 5});
   p.box.wait([&] { return !p.box.failed.empty(); });
