@@ -68,6 +68,7 @@ TEST_CASE("requests that wait are refused when they hold what is planned, until 
   auto config = testing::tiny_config(1);
   config.sequences = 1;
   runtime rt(config);
+  rt.wait_until_loaded();
   std::vector<generation> replies;
   std::optional<error> refused;
   constexpr std::size_t more_than_fit = 1000;
