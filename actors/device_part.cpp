@@ -243,6 +243,18 @@ void device_part::supervise(std::vector<cast::supervised_member> others,
 cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangement>& next,
                                     const std::vector<lease>& kept) {
   cast::weight_crew out;
+  try {
+    hire(out, next, kept);
+  } catch (...) { // an actor that nobody ends is waited for when the system closes
+    end(out);
+    throw;
+  }
+  around_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} begin", name());
+  return out;
+}
+
+void device_part::hire(cast::weight_crew& out, const std::shared_ptr<const weight_arrangement>& next,
+                       const std::vector<lease>& kept) {
   // Not before the step at hand is done: what it waits for may not fit the new budget.
   if (!original_ && ledger->usage(std::string(dev->name())).budget != next->budget)
     ledger->set_budget(std::string(dev->name()), next->budget);
@@ -279,8 +291,6 @@ cast::weight_crew device_part::hire(const std::shared_ptr<const weight_arrangeme
           cast::tell_from_outside(to, cast::shrink_ring{});
         return wanted * slot_bytes;
       });
-  around_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} begin", name());
-  return out;
 }
 
 void device_part::set_budget(std::size_t bytes) {
@@ -323,11 +333,14 @@ void device_part::end_compute() {
   dev->compute_stream().synchronize();
 }
 
+void device_part::end(const cast::weight_crew& all) const {
+  cast::end_and_wait(*around_.system, all.prefetcher);
+  cast::end_and_wait(*around_.system, all.loader);
+  cast::end_and_wait(*around_.system, all.memory_manager);
+}
+
 void device_part::end_crew() {
-  const auto last = crew->get();
-  cast::end_and_wait(*around_.system, last.prefetcher);
-  cast::end_and_wait(*around_.system, last.loader);
-  cast::end_and_wait(*around_.system, last.memory_manager);
+  end(crew->get());
   ring_reclaimer_.reset();
   around_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} are ended", name());
 }

@@ -95,6 +95,10 @@ private:
   void take_leases();
   [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
                                        const std::vector<lease>& kept);
+  /// Spawns who belongs to `out`, which has those that were spawned when it throws.
+  void hire(cast::weight_crew& out, const std::shared_ptr<const weight_arrangement>& next,
+            const std::vector<lease>& kept);
+  void end(const cast::weight_crew& all) const;
   void hire_compute(std::vector<lease> kept);
   void log_plan() const;
 

@@ -224,15 +224,20 @@ opened_device make_device(const device_budget& wanted, const runtime_config& con
   return {std::make_unique<host::host_device>(options, cpus)};
 }
 
-/// As many layers for each device as its share of the budgets, and at least one.
-std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices, std::size_t layers) {
+/// As many layers for each device as its share of the budgets, without what requests hold, and at least one.
+std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices, const prepared_model& m) {
+  const auto bytes_for_layers = [&](std::size_t i) {
+    const std::size_t requests = m.parts[i].input.request_bytes(m.shape.kv_tokens);
+    return static_cast<double>(devices[i].bytes > requests ? devices[i].bytes - requests : devices[i].bytes);
+  };
+  const std::size_t layers = m.model.layers;
   double all = 0, so_far = 0;
-  for (const auto& d : devices)
-    all += static_cast<double>(d.bytes);
+  for (std::size_t i = 0; i < devices.size(); ++i)
+    all += bytes_for_layers(i);
   std::vector<layer_range> out;
   std::size_t first = 0;
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    so_far += static_cast<double>(devices[i].bytes);
+    so_far += bytes_for_layers(i);
     const std::size_t after = devices.size() - 1 - i;
     const auto wanted = static_cast<std::size_t>(static_cast<double>(layers) * so_far / std::max(all, 1.0) + 0.5);
     const std::size_t last = after == 0 ? layers : std::clamp(wanted, first + 1, layers - after);
@@ -334,7 +339,7 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
     if (p.dev->host_memory())
       p.input.limit = host_limit;
   resolve_percents(devices, m);
-  const auto ranges = divide_layers(devices, m.model.layers);
+  const auto ranges = divide_layers(devices, m);
   for (std::size_t i = 0; i < devices.size(); ++i)
     m.parts[i].input.layers = ranges[i];
   divide_pinned(m.parts, config.pinned_bytes);

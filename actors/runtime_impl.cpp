@@ -371,10 +371,15 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   request.sink = std::move(sink);
   request.submitted = std::chrono::steady_clock::now();
   request.abandoned = std::make_shared<std::atomic<bool>>(false);
-  // What can't be right is refused with its own sentence.
-  check_request(request, {vocabulary, parts.front()->input.shape.context, facts.trained_context});
-  request.memory =
-      room->take(request_bytes(request.prompt.size(), request.options, parts.front()->input.shape.context));
+  const std::size_t context = parts.front()->input.shape.context;
+  try { // what can't be right is refused with its own sentence
+    check_request(request, {vocabulary, context, facts.trained_context});
+    request.memory = room->take(request_bytes(request.prompt.size(), request.options, context));
+  } catch (const error& e) {
+    log->of(log_component::scheduler)
+        .debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
+    throw;
+  }
   return request;
 }
 

@@ -44,7 +44,7 @@ account::placing account::place(lease::block& b, const memory_request& r, std::s
   if (r.outside) {
     b.data = r.outside->data;
     b.outside = true;
-    b.shared = outside_[b.data]++ > 0;
+    b.shared = b.data != nullptr && outside_[b.data]++ > 0;
     b.keep_alive = r.outside->keep_alive;
     return placing::done;
   }
@@ -70,6 +70,8 @@ void account::unplace(const lease::block& b) noexcept {
 }
 
 bool account::is_last(const lease::block& b) noexcept {
+  if (b.data == nullptr)
+    return true;
   const auto it = outside_.find(b.data);
   if (--it->second > 0)
     return false;

@@ -20,7 +20,7 @@ public:
   [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
   /// What it takes from the budget now: nothing for memory outside that is leased already, which is counted once.
   [[nodiscard]] std::size_t taken_by(const memory_request& r) const noexcept {
-    return r.outside && outside_.contains(r.outside->data) ? 0 : rounded(r);
+    return r.outside && r.outside->data && outside_.contains(r.outside->data) ? 0 : rounded(r);
   }
   [[nodiscard]] std::size_t room() const noexcept {
     return usage.in_use < usage.budget ? usage.budget - usage.in_use : 0;

@@ -21,10 +21,10 @@ namespace tropilla {
 /// Who goes first when bytes come back. Higher values first; equal ones in order of arrival.
 enum class priority : std::uint8_t { background = 0, normal = 1, urgent = 2 };
 
-/// Bytes that lie elsewhere and count all the same: a mapped file that processes share. Several leases of the same
-/// bytes count once.
+/// Bytes that lie elsewhere and count all the same: a mapped file that processes share, the allocator's. Several leases
+/// of the same address count once.
 struct outside_memory {
-  std::byte* data = nullptr;             ///< what `lease::data` returns
+  std::byte* data = nullptr;             ///< what `lease::data` returns; null: nowhere in particular
   std::shared_ptr<void> keep_alive = {}; ///< goes with the last copy of the lease
 };
 

@@ -28,7 +28,7 @@ struct batch_work {
   std::shared_ptr<request_queue> queue;
   std::size_t in_flight = 0;                   ///< requests that the runtime has at once, waiting ones included
   std::size_t context = 0;                     ///< tokens of a sequence
-  std::size_t max_bytes = 0;                   ///< of requests, their replies and records
+  std::size_t max_bytes = ~std::size_t{0};     ///< of requests, their replies and records
   bool ordered = false;                        ///< records in the order of the input
   std::function<void(std::string_view)> write; ///< a record; may throw
   std::function<void(const batch_totals&)> on_progress{}; ///< now and then

@@ -228,14 +228,13 @@ command make_cache() {
       .help = {.about = "Shows, checks or removes packed weights: files that make the next start of a model faster.",
                .usage = "tropilla cache ls [--json]\n       tropilla cache verify [KEY...] [--json]\n"
                         "       tropilla cache rm KEY... | --all [--json]",
-               .notes =
-                   "  ls      key, model, size, last use and state of each entry\n"
-                   "  verify  reads entries, or all, and compares them with their checksums; status 2 when one is\n"
-                   "          damaged. Runs compare what they read, too, and mend it\n"
-                   "  rm      removes entries by key, or the beginning of one; who uses one keeps it\n\n"
-                   "They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; "
-                   "building (a process packs it now: rm refuses); partial (that process was killed); unusable "
-                   "(damaged, or of another version). The last two are built anew when they are wanted.",
+               .notes = "  ls      key, model, size, last use and state of each entry\n"
+                        "  verify  reads entries, or all, and compares them with their checksums; status\n"
+                        "          2 when one is damaged. Runs compare what they read, too, and mend it\n"
+                        "  rm      removes entries by key, or the beginning of one; who uses one keeps it\n\n"
+                        "They lie in $XDG_CACHE_HOME/tropilla/packed (~/.cache/tropilla/packed). States: complete; "
+                        "building (a process packs it now: rm refuses); partial (that process was killed); unusable "
+                        "(damaged, or of another version). The last two are built anew when they are wanted.",
                .example = "  tropilla cache ls"},
       .bind = [options](option_binder& b) { options->bind(b); },
       .execute = [options](surroundings& around) { execute(*options, around); }};

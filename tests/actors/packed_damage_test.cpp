@@ -186,3 +186,33 @@ TEST_CASE("a budget that changes while mapped weights are damaged changes nothin
   }
   CHECK(got == runs.expected);
 }
+
+TEST_CASE("replicas over mapped weights that are cut short go on with the same text, each and in one copy") {
+  damaged_runs runs("replicas", 1, false);
+  runs.config.io = "mmap";
+  runs.restore();
+  runtime rt(runs.config);
+  rt.wait_until_loaded();
+  const auto weights = [&] { return rt.memory().front().purposes.front().in_use_bytes; };
+  const auto before = weights();
+  std::vector<runtime> replicas;
+  replicas.push_back(rt.replicate());
+  replicas.push_back(rt.replicate());
+  const bool idle = GENERATE(true, false); // replicas that only look later
+  std::vector<std::vector<token_id>> got(3);
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] {
+    got[0] = disturbed_reply(rt, 5, [&] { std::filesystem::resize_file(runs.entries.front().first, 8192); });
+  });
+  if (idle)
+    threads.front().join();
+  for (std::size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] { got[i + 1] = ids_of(replicas[i].generate(prompt, options(reply_tokens))); });
+  for (auto& t : threads)
+    if (t.joinable())
+      t.join();
+  for (const auto& reply : got)
+    CHECK(reply == runs.expected);
+  CHECK(weights() == before);
+  CHECK(ids_of(rt.generate(prompt, options(reply_tokens))) == runs.expected);
+}
