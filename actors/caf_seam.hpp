@@ -11,6 +11,7 @@
 #include "tropilla/typed_actor.hpp"
 
 #include <caf/actor_registry.hpp>
+#include <caf/logger.hpp>
 #include <chrono>
 #include <exception>
 #include <functional>
@@ -28,6 +29,25 @@ namespace tropilla::cast {
 
 using tropilla::send_exit;
 using tropilla::typed_actor;
+
+/// While a thread that is not CAF's does something with a system: it keeps nothing of the system behind. CAF 0.17 has
+/// it hold the logger of the last system in which it spawned, and the end of a system waits for its logger: for as long
+/// as the thread lives.
+class visit {
+public:
+#if CAF_MAJOR_VERSION < 1
+  visit() noexcept : holds_(caf::logger::current_logger() != nullptr) {}
+  ~visit() {
+    if (!holds_)
+      caf::logger::set_current_actor_system(nullptr);
+  }
+  visit(const visit&) = delete;
+  visit& operator=(const visit&) = delete;
+
+private:
+  bool holds_; ///< it is a thread of a system's, or its program wants it so
+#endif
+};
 
 /// Does what must not be left undone, though it needs a little memory: an answer that others wait for, the end of an
 /// actor. Where the system refuses memory it tries again for a second, then throws `std::bad_alloc` as `f` does. `f`
@@ -257,12 +277,14 @@ private:
 /// Spawns a cast member: on the system's scheduler, or (`caf::detached`) on a thread of its own.
 template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_options, class... Ts>
 Handle spawn(caf::actor_system& system, Ts&&... arguments) {
+  [[maybe_unused]] const visit here;
   return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
 }
 
 /// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.
 template <class Answer, class Handle, class Message>
 Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
+  [[maybe_unused]] const visit here;
   const auto self = retry_on_bad_alloc([&] { return caf::scoped_actor{system}; });
   std::optional<Answer> answer;
   std::optional<error> failure;
@@ -290,6 +312,7 @@ template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)
     return;
+  [[maybe_unused]] const visit here;
   retry_on_bad_alloc([&] {
     caf::scoped_actor self{system};
     send_exit(to);

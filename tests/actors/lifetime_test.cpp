@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 #include <future>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -206,4 +207,44 @@ TEST_CASE("a loader is replaced when its last read is done, and not before") {
   CHECK(testing::ids_of(*channel) == expected);
   CHECK(restarts() == 1);
   CHECK(part.crew->get().loader != loader);
+}
+
+TEST_CASE("a runtime closes on another thread than the one that opened it and goes on") {
+  std::optional<runtime> opened;
+  std::promise<void> open, closed;
+  std::jthread opener([&] {
+    opened.emplace(testing::tiny_config(1, 128));
+    (void)opened->load();
+    open.set_value();
+    closed.get_future().wait();
+  });
+  open.get_future().wait();
+  CHECK(testing::ids_of(opened->generate({1, 2, 3}, {.max_tokens = 2, .ignore_eos = true})).size() == 2);
+  opened.reset();
+  closed.set_value();
+}
+
+TEST_CASE("a replica whose compute was replaced closes while its original lives") {
+  auto config = testing::tiny_config(1, 128);
+  config.budget_bytes = std::size_t{1} << 30;
+  const auto original = std::make_shared<runtime_access::parts>(config, nullptr);
+  const auto reply_of = [](runtime_access::parts& of) {
+    const auto channel = std::make_shared<reply_channel>();
+    generation_options o;
+    o.max_tokens = 20;
+    o.ignore_eos = true;
+    (void)of.submit(of.make_request({1, 2, 3}, o, false, channel));
+    return channel;
+  };
+  const auto expected = testing::ids_of(*reply_of(*original));
+  for (int round = 0; round < 10; ++round) {
+    auto replica = std::make_shared<runtime_access::parts>(original, 0);
+    const auto channel = reply_of(*replica);
+    (void)channel->next_piece(); // it computes on the thread that both share
+    caf::anon_send_exit(caf::actor_cast<caf::actor>(replica->parts.front()->compute->get()), caf::exit_reason::kill);
+    std::size_t others = 0;
+    while (channel->next_piece())
+      ++others;
+    CHECK(others == expected.size() - 1);
+  }
 }

@@ -14,7 +14,7 @@ import random
 
 from program import Program, main, program
 
-SAMPLES = 24  # of each kind of call and way to run
+SAMPLES = 5  # of each kind of call and way to run
 EACH = os.environ.get("TROPILLA_TEST_EACH")
 CHANCE = random.Random(int(os.environ.get("TROPILLA_TEST_SEED", "1")))
 
