@@ -58,7 +58,7 @@ struct packed_builder::impl {
 
   fs::path folder;
   part_file part;
-  packed_format::header header;
+  packed_format::file_header header;
   std::unique_ptr<std::atomic<std::uint64_t>[]> written; ///< bytes, by section
   std::atomic<bool> failed{false};
   mutable std::mutex mutex;
@@ -157,7 +157,7 @@ std::variant<packed_builder, packed_refusal> packed_cache::build(const fs::path&
                                                                  std::string_view description,
                                                                  std::span<const packed_section> sections) {
   using kind = packed_refusal::kind;
-  packed_format::header header;
+  packed_format::file_header header;
   if (auto sentence = packed_format::lay_out(key, description, sections, header); !sentence.empty())
     return packed_refusal{kind::failed, std::move(sentence)};
   std::error_code cause;

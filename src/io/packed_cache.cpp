@@ -168,7 +168,7 @@ std::optional<packed_file> packed_cache::open(const fs::path& folder, const pack
   auto header = packed_format::read(file.descriptor_);
   if (!header || header->key != key)
     return std::nullopt;
-  file.header_ = std::make_shared<const packed_format::header>(std::move(*header));
+  file.header_ = std::make_shared<const packed_format::file_header>(std::move(*header));
   return file;
 }
 

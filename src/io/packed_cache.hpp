@@ -67,7 +67,7 @@ struct packed_section {
 };
 
 namespace packed_format {
-struct header;
+struct file_header;
 }
 
 class packed_mapping; // src/io/packed_mapping.hpp
@@ -109,7 +109,7 @@ private:
 
   int descriptor_ = -1;
   std::filesystem::path path_;
-  std::shared_ptr<const packed_format::header> header_;
+  std::shared_ptr<const packed_format::file_header> header_;
 };
 
 /// An entry on its way. Destroyed before `commit`, or failed, it leaves nothing behind; killed, it leaves a .part file

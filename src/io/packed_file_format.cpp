@@ -44,7 +44,7 @@ std::uint64_t blocks_of(const packed_section& s) {
 }
 
 /// Which checksums are whose. False when there are too many, or blocks have no size that can be.
-bool count_checksums(header& h) {
+bool count_checksums(file_header& h) {
   std::uint64_t all = 0;
   h.first_checksum.clear();
   for (const auto& s : h.sections) {
@@ -61,7 +61,7 @@ bool count_checksums(header& h) {
 }
 
 /// Offsets and the file's length from the sections' lengths. False when they overflow.
-bool place_sections(header& h) {
+bool place_sections(file_header& h) {
   std::uint64_t at = header_bytes(h.sections.size(), h.checksums.size());
   h.offsets.clear();
   for (const auto& s : h.sections) {
@@ -74,14 +74,14 @@ bool place_sections(header& h) {
   return true;
 }
 
-std::optional<header> parse(std::span<std::byte> bytes, const fixed_part& fixed, std::uint64_t file_bytes) {
+std::optional<file_header> parse(std::span<std::byte> bytes, const fixed_part& fixed, std::uint64_t file_bytes) {
   const std::uint64_t stored = fixed.checksum;
   seal(bytes);
   fixed_part sealed;
   std::memcpy(&sealed, bytes.data(), sizeof sealed);
   if (sealed.checksum != stored)
     return std::nullopt;
-  header h;
+  file_header h;
   h.key = {fixed.key_high, fixed.key_low};
   const auto description = text_of(fixed.description);
   if (!description)
@@ -105,7 +105,7 @@ std::optional<header> parse(std::span<std::byte> bytes, const fixed_part& fixed,
 
 } // namespace
 
-bool header::is_sound(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
+bool file_header::is_sound(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
   const auto& s = sections[section];
   auto checksum = checksums.begin() + static_cast<std::ptrdiff_t>(first_checksum[section] + offset / s.block_bytes);
   for (; !bytes.empty(); ++checksum) {
@@ -122,7 +122,7 @@ std::size_t header_bytes(std::size_t sections, std::size_t checksums) noexcept {
 }
 
 std::string lay_out(const packed_key& key, std::string_view description, std::span<const packed_section> sections,
-                    header& out) {
+                    file_header& out) {
   if (sections.size() > most_sections)
     return fmt::format("a packed file has at most {} sections, not {}", most_sections, sections.size());
   for (const auto& s : sections)
@@ -146,7 +146,7 @@ void seal(std::span<std::byte> bytes) noexcept {
   std::memcpy(field, &checksum, sizeof checksum);
 }
 
-std::vector<std::byte> write(const header& h) {
+std::vector<std::byte> write(const file_header& h) {
   std::vector<std::byte> bytes(header_bytes(h.sections.size(), h.checksums.size()));
   fixed_part fixed{};
   std::copy(std::begin(magic), std::end(magic), fixed.magic);
@@ -197,7 +197,7 @@ int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byt
   return 0;
 }
 
-std::optional<header> read(int descriptor) {
+std::optional<file_header> read(int descriptor) {
   struct stat facts {};
   fixed_part fixed;
   if (::fstat(descriptor, &facts) != 0 || !S_ISREG(facts.st_mode) ||
@@ -219,7 +219,7 @@ std::optional<header> read(int descriptor) {
   return parse(bytes, fixed, file_bytes);
 }
 
-bool visit_checksums(int descriptor, const header& h, std::size_t section,
+bool visit_checksums(int descriptor, const file_header& h, std::size_t section,
                      const std::function<bool(std::size_t block, std::uint64_t checksum)>& visit) {
   const auto& s = h.sections[section];
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), &XXH3_freeState);

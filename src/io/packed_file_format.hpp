@@ -47,7 +47,7 @@ struct table_entry {
 static_assert(sizeof(fixed_part) == 312 && sizeof(table_entry) == 64);
 
 /// A header that was checked.
-struct header {
+struct file_header {
   packed_key key;
   std::string description;
   std::uint64_t file_bytes = 0;
@@ -68,21 +68,21 @@ struct header {
 /// Where sections lie and how long the file is, or a sentence when they can't be written: a name too long, too many
 /// sections or blocks, blocks that are no multiple of `alignment`, lengths that overflow.
 [[nodiscard]] std::string lay_out(const packed_key& key, std::string_view description,
-                                  std::span<const packed_section> sections, header& out);
+                                  std::span<const packed_section> sections, file_header& out);
 
 /// The bytes of a header, sealed.
-[[nodiscard]] std::vector<std::byte> write(const header& h);
+[[nodiscard]] std::vector<std::byte> write(const file_header& h);
 
 /// Recomputes the checksum field of a header's bytes.
 void seal(std::span<std::byte> bytes) noexcept;
 
 /// Reads and checks the header of an open file. Nothing that is in the file is believed before it was compared with the
 /// file's own length: empty when anything is wrong.
-[[nodiscard]] std::optional<header> read(int descriptor);
+[[nodiscard]] std::optional<file_header> read(int descriptor);
 
 /// Reads a section of an open file, at most 1 MiB or a block at a time, and calls `visit(block, checksum)` for each of
 /// its blocks. False when it can't be read, or when `visit` returns false.
-[[nodiscard]] bool visit_checksums(int descriptor, const header& h, std::size_t section,
+[[nodiscard]] bool visit_checksums(int descriptor, const file_header& h, std::size_t section,
                                    const std::function<bool(std::size_t block, std::uint64_t checksum)>& visit);
 
 /// Reads exactly that many bytes.

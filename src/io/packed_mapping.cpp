@@ -30,7 +30,7 @@ bool tick_is_over(const timespec& changed) {
 } // namespace
 
 std::shared_ptr<packed_mapping> packed_mapping::make(int descriptor,
-                                                     std::shared_ptr<const packed_format::header> header) {
+                                                     std::shared_ptr<const packed_format::file_header> header) {
   const int own = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
   if (own < 0)
     return nullptr;
@@ -45,8 +45,8 @@ std::shared_ptr<packed_mapping> packed_mapping::make(int descriptor,
   return !tick_is_over(m->changed_) || m->lost() || !m->range_.guarded() ? nullptr : m;
 }
 
-packed_mapping::packed_mapping(int descriptor, std::shared_ptr<const packed_format::header> header, std::byte* begin,
-                               std::size_t bytes)
+packed_mapping::packed_mapping(int descriptor, std::shared_ptr<const packed_format::file_header> header,
+                               std::byte* begin, std::size_t bytes)
     : descriptor_(descriptor), header_(std::move(header)), begin_(begin), bytes_(bytes), range_(begin, bytes) {
   struct stat facts {};
   if (::fstat(descriptor_, &facts) == 0)

@@ -25,7 +25,7 @@ class packed_mapping {
 public:
   /// A mapping of the whole open file, with a descriptor of its own. Null when the system refuses.
   [[nodiscard]] static std::shared_ptr<packed_mapping> make(int descriptor,
-                                                            std::shared_ptr<const packed_format::header> header);
+                                                            std::shared_ptr<const packed_format::file_header> header);
   ~packed_mapping();
   packed_mapping(const packed_mapping&) = delete;
   packed_mapping& operator=(const packed_mapping&) = delete;
@@ -56,12 +56,12 @@ public:
   void filled(const std::byte* begin, bool whole);
 
 private:
-  packed_mapping(int descriptor, std::shared_ptr<const packed_format::header> header, std::byte* begin,
+  packed_mapping(int descriptor, std::shared_ptr<const packed_format::file_header> header, std::byte* begin,
                  std::size_t bytes);
 
   enum class content : std::uint8_t { none, on_its_way, whole };
   const int descriptor_;
-  const std::shared_ptr<const packed_format::header> header_;
+  const std::shared_ptr<const packed_format::file_header> header_;
   std::byte* const begin_;
   const std::size_t bytes_;
   guarded_range range_;

@@ -229,7 +229,7 @@ TEST_CASE("a replica whose compute was replaced closes while its original lives"
   config.budget_bytes = std::size_t{1} << 30;
   const auto original = std::make_shared<runtime_access::parts>(config, nullptr);
   const auto reply_of = [](runtime_access::parts& of) {
-    const auto channel = std::make_shared<reply_channel>();
+    auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = 20;
     o.ignore_eos = true;

@@ -139,6 +139,15 @@ TEST_CASE("what is malformed or absent limits nothing") {
         std::vector<std::size_t>{8});
 }
 
+TEST_CASE("files that are there and can't be read limit nothing, and throw nothing") {
+  const file_tree tree({{"proc/meminfo/x", ""}, {"proc/self/status/x", ""}, {"proc/self/limits/x", ""}, {"fs/x", ""}});
+  tree.write("cgroup", "0::/\n");
+  tree.write("mountinfo", "30 24 0:26 / " + (tree / "fs").string() + " rw - cgroup2 cgroup2 rw\n");
+  const auto reading = memory_reader({tree / "proc", {tree / "cgroup", tree / "mountinfo"}}).read();
+  CHECK(reading.bounds.empty());
+  CHECK(limit_of(reading, {mib, mib}).bytes == unlimited);
+}
+
 TEST_CASE("this machine says what it has, and no group's limit is taken for more than the machine") {
   const auto reading = memory_reader().read();
   REQUIRE_FALSE(reading.bounds.empty());
