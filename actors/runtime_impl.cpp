@@ -299,9 +299,10 @@ std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messag
   std::size_t bytes = 0, tokens = 0;
   for (const auto& m : messages) {
     constexpr std::string_view blanks = " \t\r\n\v\f"; // which templates may leave out
-    const auto first = std::min(m.content.find_first_not_of(blanks), m.content.size());
-    const auto behind = m.content.find_last_not_of(blanks) + 1;
-    const auto text = std::string_view(m.content).substr(first, behind > first ? behind - first : 0);
+    const std::string_view content = m.content;
+    const auto first = std::min(content.find_first_not_of(blanks), content.size());
+    const auto behind = content.find_last_not_of(blanks) + 1;
+    const auto text = content.substr(first, behind > first ? behind - first : 0);
     bytes += text.size();
     tokens += tok->min_tokens(text);
   }

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::chrono::seconds between_reports{10};
 
-double seconds(request_log::clock::duration d) {
+double in_seconds(request_log::clock::duration d) {
   return std::chrono::duration<double>(d).count();
 }
 
@@ -37,7 +37,7 @@ void request_log::accepted(const shared_request& r, std::size_t others) {
 void request_log::admitted(const sequence& s, clock::time_point now) const {
   const auto& r = *s.shared;
   log_.debug("request {} is computed {:.3f} s after it came: {} of its {} tokens have keys and values already",
-             r.request.id, seconds(now - r.request.submitted), s.path.tokens, s.tokens.size());
+             r.request.id, in_seconds(now - r.request.submitted), s.path.tokens, s.tokens.size());
 }
 
 void request_log::first_token(const shared_request& r) const {
@@ -91,7 +91,7 @@ bool request_log::step_done(std::size_t rows, std::size_t drawn, clock::time_poi
 }
 
 void request_log::report(const batch_usage& usage, std::size_t pages, clock::time_point now) {
-  const double elapsed = seconds(now - since_);
+  const double elapsed = in_seconds(now - since_);
   log_.info("sequences: {} computed, {} waiting; {:.1f} tok/s computed, {:.1f} tok/s generated; {} of {} KV pages are "
             "in use; {} preemptions so far",
             usage.active, usage.waiting, static_cast<double>(rows_) / elapsed, static_cast<double>(drawn_) / elapsed,
