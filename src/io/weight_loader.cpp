@@ -165,7 +165,7 @@ struct weight_loader::impl {
   /// Compares a piece of packed weights that was read, beside the reading.
   void check(const job& j, const part& p) {
     const auto& group = with.layout->groups[j.group];
-    const std::size_t at = static_cast<std::size_t>(p.destination - j.memory); // in the group
+    const auto at = static_cast<std::size_t>(p.destination - j.memory); // in the group
     const std::size_t s = next_stream++ % streams.size();
     streams[s]->enqueue(
         [this, &group, s, answer = j.answer, entry = j.entry, at, bytes = std::min(p.chunk.bytes, group.bytes - at)] {
