@@ -21,6 +21,9 @@ constexpr std::size_t largest_bytes = 64 << 10;
 constexpr std::size_t header_bytes = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
 static_assert(sizeof(std::size_t) <= header_bytes);
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): it is there before anything is constructed
+alignas(64) std::byte storage[reserve_bytes];
+
 class reserve {
 public:
   static reserve& get() {
@@ -45,20 +48,16 @@ public:
 
   [[nodiscard]] static bool has(const void* memory) noexcept {
     const std::less<> before;
-    return !before(memory, memory_) && before(memory, memory_ + reserve_bytes);
+    return !before(memory, storage) && before(memory, storage + reserve_bytes);
   }
 
 private:
-  // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): it is there before anything is constructed
-  alignas(64) static std::byte memory_[reserve_bytes];
-
   std::mutex mutex_;
-  std::pmr::monotonic_buffer_resource all_{memory_, reserve_bytes, std::pmr::null_memory_resource()};
+  std::pmr::monotonic_buffer_resource all_{storage, reserve_bytes, std::pmr::null_memory_resource()};
   std::pmr::unsynchronized_pool_resource pool_{{16, largest_bytes + header_bytes}, &all_};
 };
 
 // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables)
-alignas(64) std::byte reserve::memory_[reserve_bytes];
 /// It was waited for memory in vain, and none has come since: nobody waits again.
 constinit std::atomic<bool> exhausted = false;
 // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)

@@ -26,7 +26,7 @@ std::size_t request_bytes(std::size_t prompt_tokens, const generation_options& o
   std::size_t lists = s.bias.size() * sizeof(logit_bias) + s.banned.size() * sizeof(token_id) +
                       options.stop_tokens.size() * sizeof(token_id);
   for (const auto& text : options.stop)
-    lists += sizeof text + text.size();
+    lists += sizeof(std::string) + text.size();
   return of_request + prompt_tokens * sizeof(token_id) + (options.outputs + 1) * lists +
          options.outputs * (of_output + kept + counted);
 }
