@@ -180,8 +180,8 @@ using sampler_actor = typed_actor<caf::result<tokens_drawn>(draw_tokens)>;
 
 // -- requests: clients speak to the scheduler ----
 
-/// A client -> scheduler. Results go to the request's sink. Fails (and leaves the sink alone) with invalid_argument,
-/// context_full, or device_failed when a member of the cast is gone.
+/// A client -> scheduler. @pre the request passed `check_request`. Results go to the request's sink. Fails (and leaves
+/// the sink alone) with busy, or device_failed when a member of the cast is gone.
 struct submit_request {
   sequence_request request;
 };

@@ -204,11 +204,7 @@ void runtime::impl::hire_sampler() {
 }
 
 void runtime::impl::hire_scheduler() {
-  cast::scheduler_setup setup{batch,
-                              {vocabulary, parts.front()->input.shape.context, facts.trained_context},
-                              parts.front()->compute,
-                              sampler,
-                              trace.get()};
+  cast::scheduler_setup setup{batch, vocabulary, parts.front()->compute, sampler, trace.get()};
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});

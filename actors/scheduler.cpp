@@ -13,6 +13,14 @@ namespace {
 /// Looks without progress before what is waited for is given up.
 constexpr std::size_t patience = 6;
 
+/// Whose answer is waited for, or, when it ended, that there is another one.
+enum class awaited : std::uint8_t { nobody, compute, sampler, successor };
+
+std::string_view name_of(awaited whom) {
+  constexpr std::string_view names[] = {"nobody", "compute", "the sampler", "a member that ended to be replaced"};
+  return names[static_cast<std::size_t>(whom)];
+}
+
 } // namespace
 
 struct scheduler_state {
@@ -53,7 +61,7 @@ struct scheduler_state {
         },
         [this](const member_replaced&) {
           ++replacements;
-          if (waiting_for_member)
+          if (waits_for == awaited::successor)
             resume();
         },
         [this](const member_down& m) {
@@ -61,7 +69,7 @@ struct scheduler_state {
             down = error(errc::device_failed,
                          "the " + m.member + " ended unexpectedly (" + m.reason + "); open the runtime again");
           queue.fail_all(*down);
-          waits_for = {};
+          waits_for = awaited::nobody;
         },
         [this](const supervisors_spawned&) { watch_supervisors(); },
         [this](const look_at_clock&) {
@@ -99,7 +107,6 @@ struct scheduler_state {
     if (down)
       return to_caf(*down);
     try {
-      check_request(request, with.limits);
       queue.submit(request);
     } catch (const error& e) {
       with.log.debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
@@ -125,7 +132,7 @@ struct scheduler_state {
 
   /// Sends the step that is at hand again, or the next one.
   void resume() {
-    waiting_for_member = false;
+    waits_for = awaited::nobody;
     if (const auto work = queue.step_at_hand())
       send(work);
     else
@@ -140,8 +147,8 @@ struct scheduler_state {
   }
 
   void send(const std::shared_ptr<const step>& work) {
-    const std::size_t logits = work->logit_rows.size() * with.limits.vocabulary;
-    const auto number = begin_wait("compute");
+    const std::size_t logits = work->logit_rows.size() * with.vocabulary;
+    const auto number = begin_wait(awaited::compute);
     ask(self, with.compute->get(), run_step{work})
         .then(
             [this, logits, number](const step_computed& m) {
@@ -159,8 +166,8 @@ struct scheduler_state {
     const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
-    const auto number = begin_wait("the sampler");
-    ask(self, with.sampler->get(), draw_tokens{m, with.limits.vocabulary, jobs})
+    const auto number = begin_wait(awaited::sampler);
+    ask(self, with.sampler->get(), draw_tokens{m, with.vocabulary, jobs})
         .then(
             [this, number](const tokens_drawn& answer) {
               if (!end_wait(number))
@@ -186,14 +193,13 @@ struct scheduler_state {
     }
     if (replacements != known_replacements)
       return resume();
-    waiting_for_member = true;
-    begin_wait("a member that ended to be replaced");
+    begin_wait(awaited::successor);
   }
 
   // -- what is waited for ----
 
   /// The number of the wait, by which its answer is told from that of one which was given up.
-  std::uint64_t begin_wait(std::string_view whom) {
+  std::uint64_t begin_wait(awaited whom) {
     waits_for = whom;
     if (!std::exchange(looks, true))
       tell_later(self, with.between_looks, look_at_progress{});
@@ -204,13 +210,13 @@ struct scheduler_state {
   bool end_wait(std::uint64_t number) {
     if (number != wait_number)
       return false;
-    waits_for = {};
+    waits_for = awaited::nobody;
     return true;
   }
 
   void look() {
     looks = false;
-    if (waits_for.empty())
+    if (waits_for == awaited::nobody)
       return;
     if (stall.look(wait_number, with.progress()))
       return give_up_wait();
@@ -223,11 +229,10 @@ struct scheduler_state {
     const error why(errc::device_failed,
                     fmt::format("nothing was read or computed for {:.0f} seconds while the reply waited for {}; what "
                                 "was waited for is started anew, and the request may be made again",
-                                each.count() * patience, waits_for));
+                                each.count() * patience, name_of(waits_for)));
     with.supervisor_log.error("{}", why.what());
     ++wait_number;
-    waits_for = {};
-    waiting_for_member = false;
+    waits_for = awaited::nobody;
     queue.fail_all(why);
     with.end_members();
   }
@@ -247,8 +252,7 @@ struct scheduler_state {
   watcher others;
   std::set<caf::actor_addr> watched; ///< supervisors
   std::optional<error> down;
-  bool waiting_for_member = false;
-  std::string_view waits_for;    ///< whose answer; empty: nobody's
+  awaited waits_for = awaited::nobody;
   std::uint64_t wait_number = 0; ///< how many there were
   bool looks = false;            ///< will look at the progress
   stall_watch stall{patience};

@@ -27,7 +27,7 @@ public:
     shape.logit_rows = 4;
     shape.sequences = 1;
     queue_ = std::make_shared<batcher>(texts_, shape, 10);
-    cast::scheduler_setup setup{queue_, {fake_compute::vocabulary, 64, 64}, compute_, sampler_};
+    cast::scheduler_setup setup{queue_, fake_compute::vocabulary, compute_, sampler_};
     if (change)
       change(setup);
     scheduler_.set(cast::spawn_scheduler(system_.get(), std::move(setup)));
