@@ -11,10 +11,6 @@
 namespace tropilla {
 namespace {
 
-double seconds(batcher::clock::duration d) {
-  return std::chrono::duration<double>(d).count();
-}
-
 batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
   if (wait <= 0)
     return batcher::clock::time_point::max();
@@ -112,9 +108,9 @@ void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_
   auto& stats = r->stats;
   stats.finish = finish_reason::cancelled;
   if (r->first_token)
-    stats.decode_seconds = seconds(now - *r->first_token);
+    stats.decode_seconds = in_seconds(now - *r->first_token);
   else if (r->began)
-    stats.prefill_seconds = seconds(now - *r->began);
+    stats.prefill_seconds = in_seconds(now - *r->began);
   r->request.sink->finished(stats);
 }
 
@@ -227,8 +223,7 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   if (computing_ || done_ || reading_)
     return nullptr;
   const auto failed = [](const auto& r) { return r.second->failure.has_value(); };
-  do {
-    settle_endings(now); // of who found no memory
+  for (;;) {
     const bool short_of_memory = pages_.refusal().has_value();
     if (active_.size() <= 1)
       pages_.try_again();
@@ -239,7 +234,10 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
       if (!computing_ && !active_.empty())
         make_way(sequence_ptr(active_.back())); // only prompts, each of which holds pages that another needs
     }
-  } while (!computing_ && std::ranges::any_of(requests_, failed));
+    if (computing_ || std::ranges::none_of(requests_, failed))
+      break;
+    settle_endings(now); // of those that found no memory
+  }
   if (computing_)
     computing_->copies = copies_;
   return computing_;
@@ -417,8 +415,8 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
   }
   if (!r.first_token) {
     r.first_token = now;
-    r.stats.first_token_seconds = seconds(now - r.request.submitted);
-    r.stats.prefill_seconds = seconds(now - r.began.value_or(now));
+    r.stats.first_token_seconds = in_seconds(now - r.request.submitted);
+    r.stats.prefill_seconds = in_seconds(now - r.began.value_or(now));
     log_.first_token(r);
   }
   ++s->generated;
@@ -488,9 +486,9 @@ void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, cl
   auto& stats = r->stats;
   stats.finish = reason;
   if (r->first_token)
-    stats.decode_seconds = seconds(now - *r->first_token);
+    stats.decode_seconds = in_seconds(now - *r->first_token);
   else
-    stats.prefill_seconds = seconds(now - r->began.value_or(now));
+    stats.prefill_seconds = in_seconds(now - r->began.value_or(now));
   requests_.erase(r->request.id);
   log_.finished(*r);
   r->request.sink->finished(stats);

@@ -8,10 +8,6 @@ namespace {
 
 constexpr std::chrono::seconds between_reports{10};
 
-double in_seconds(request_log::clock::duration d) {
-  return std::chrono::duration<double>(d).count();
-}
-
 /// " at 350.1 tok/s", or nothing where that was not measured.
 std::string rate_text(double rate) {
   return rate > 0 ? fmt::format(" at {:.1f} tok/s", rate) : "";

@@ -80,6 +80,10 @@ struct sequence {
   stop_matcher stop;
 };
 
+[[nodiscard]] inline double in_seconds(sequence::clock::duration d) noexcept {
+  return std::chrono::duration<double>(d).count();
+}
+
 /// Who goes first: the higher priority, then the earlier deadline, then who came first.
 [[nodiscard]] bool goes_before(const sequence& a, const sequence& b) noexcept;
 
