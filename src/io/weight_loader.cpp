@@ -82,7 +82,7 @@ struct weight_loader::impl {
         return;
       }
     }
-    give_up(j);
+    give_up(j, closed());
   }
 
   // -- the reading thread ---------------------------------------------------------------------------------------------
@@ -108,12 +108,7 @@ struct weight_loader::impl {
         give_back(r.slot);
     reads.clear();
     while (!jobs.empty()) {
-      const job& j = jobs.front();
-      const auto answer = j.answer;
-      answer->from = origin::model; // it is not the packed weights that are wrong
-      answer->fail(why);
-      if (!j.expected || answer->finish(j.parts.size() - j.read)) // else somebody still packs, and concludes
-        conclude(answer);
+      give_up(jobs.front(), why);
       jobs.pop_front();
     }
   }
@@ -140,7 +135,7 @@ struct weight_loader::impl {
     }
     lock.unlock();
     for (const auto& j : late)
-      give_up(j);
+      give_up(j, closed());
     return !jobs.empty();
   }
 
@@ -154,10 +149,14 @@ struct weight_loader::impl {
     incoming.clear();
   }
 
-  void give_up(const job& j) {
-    j.answer->from = origin::model;
-    j.answer->fail(error(errc::cancelled, "the loader was closed before the weights were read"));
-    conclude(j.answer);
+  static error closed() { return {errc::cancelled, "the loader was closed before the weights were read"}; }
+
+  void give_up(const job& j, const error& why) {
+    const auto answer = j.answer;
+    answer->from = origin::model; // it is not the packed weights that are wrong
+    answer->fail(why);
+    if (!j.expected || answer->finish(j.parts.size() - j.read)) // else somebody still packs, and concludes
+      conclude(answer);
   }
 
   // -- where packed weights are not what they should be ---------------------------------------------------------------
