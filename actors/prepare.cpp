@@ -5,6 +5,7 @@
 #include "kernels/host/cpu_features.hpp"
 #include "kernels/host/host_device.hpp"
 #include "kernels/host/topology.hpp"
+#include "memory/bytes.hpp"
 #include "src/schedule/request_room.hpp"
 
 #include <algorithm>
@@ -280,7 +281,7 @@ void resolve_percents(std::vector<device_budget>& devices, const prepared_model&
     if (limit.set_by.empty())
       throw error(errc::invalid_argument,
                   fmt::format("the system does not say what {} may use; give its budget in bytes", d.name));
-    d.bytes = std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(limit.bytes) * d.percent / 100));
+    d.bytes = share_of(limit.bytes, d.percent);
   }
 }
 

@@ -3,6 +3,7 @@
 #include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
@@ -65,6 +66,10 @@ std::string format_bytes_up(std::size_t bytes) {
     ++i;
   }
   return fmt::format("{}.{} {}", tenths / 10, tenths % 10, unit_names[i]);
+}
+
+std::size_t share_of(std::size_t limit, double percent) noexcept {
+  return std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(limit) * percent / 100));
 }
 
 std::optional<double> parse_percent(std::string_view text) {

@@ -100,8 +100,8 @@ std::optional<memory_bound> bound_of(const control_group& group) {
 }
 
 /// "Max address space  1048576  unlimited  bytes": the soft limit.
-std::optional<std::size_t> soft_limit(const fs::path& file, std::string_view name) {
-  std::ifstream in(file);
+std::optional<std::size_t> soft_limit(const std::string& limits, std::string_view name) {
+  std::istringstream in(limits);
   for (std::string line; std::getline(in, line);)
     if (line.starts_with(name)) {
       std::string word;
@@ -134,7 +134,7 @@ memory_reading memory_reader::read() const {
   for (const auto& group : groups_)
     if (auto bound = bound_of(group))
       out.bounds.push_back(std::move(*bound));
-  const auto limits = source_.proc / "self/limits";
+  const auto limits = text_of(source_.proc / "self/limits");
   for (const auto& [name, used, words] : {std::tuple{"Max address space", "VmSize", "address space (ulimit -v)"},
                                           std::tuple{"Max data size", "VmData", "data (ulimit -d)"}}) {
     const auto limit = soft_limit(limits, name);

@@ -26,7 +26,7 @@ void change_budget(runtime& rt, const std::string& text) {
   const device_plan& device = rt.plan().devices.front();
   if (device.limit_set_by.empty())
     throw error(errc::invalid_argument, "the system does not say what may be used: give the budget in bytes");
-  rt.set_budget(static_cast<std::size_t>(static_cast<double>(device.limit_bytes) * *percent / 100));
+  rt.set_budget(share_of(device.limit_bytes, *percent));
 }
 
 } // namespace
