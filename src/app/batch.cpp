@@ -251,13 +251,7 @@ void execute(const batch_options& options, surroundings& around) {
   model.check_interrupt();
   {
     const interrupts::scope on_interrupt(
-        around.signals,
-        [&](int press) {
-          if (press > 1)
-            interrupts::quit();
-          loop.stop();
-        },
-        interrupts::patience);
+        around.signals, [&](int) { loop.stop(); }, interrupts::patience);
     complete = loop.run();
   }
   if (journal)

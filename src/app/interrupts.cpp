@@ -62,7 +62,9 @@ struct interrupts::impl {
       const std::lock_guard lock(mutex);
       if (!current)
         quit();
-      if (quits_after.count() > 0 && !quits_at)
+      if (quits_at)
+        quit();
+      if (quits_after.count() > 0)
         quits_at = clock::now() + quits_after;
       (*current)(++presses);
     }

@@ -22,8 +22,9 @@ public:
   /// How long Ctrl-C may go unanswered where all that is left to do is to end.
   static constexpr std::chrono::seconds patience{5};
 
-  /// While it lives, Ctrl-C calls `h` instead of ending the program with status 130. Where it still lives
-  /// `quits_after` a press (0: never), the program says so and ends. Nests; once destroyed, its handler runs no more.
+  /// While it lives, Ctrl-C calls `h` instead of ending the program with status 130. With `quits_after`, a second press
+  /// ends the program at once, and so does that time after the first, with a sentence. Nests; once destroyed, its
+  /// handler runs no more.
   class scope {
   public:
     scope(interrupts& owner, handler h, std::chrono::seconds quits_after = {});

@@ -130,16 +130,9 @@ std::size_t kept_bytes(const generation_options& options, reply_keeps keeps, std
 
 finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps, surroundings& around,
                           const std::function<void(const piece&)>& show, unanswered program) {
-  const bool quits = program == unanswered::quits;
   const interrupts::scope on_interrupt(
-      around.signals,
-      [&](int press) {
-        if (press == 1)
-          reply.cancel();
-        else if (quits)
-          interrupts::quit();
-      },
-      quits ? interrupts::patience : std::chrono::seconds{});
+      around.signals, [&](int) { reply.cancel(); },
+      program == unanswered::quits ? interrupts::patience : std::chrono::seconds{});
   finished_reply result;
   result.outputs.resize(options.generation.outputs);
   if (keeps == reply_keeps::all) // lists that grow by doubling would take three times as much for moments

@@ -51,13 +51,7 @@ void execute(const synth_command_options& options, surroundings& around) {
   // The writer removes its temporary file when the progress throws.
   std::atomic<bool> stop = false;
   const interrupts::scope on_interrupt(
-      around.signals,
-      [&](int press) {
-        stop = true;
-        if (press > 1)
-          interrupts::quit();
-      },
-      interrupts::patience);
+      around.signals, [&](int) { stop = true; }, interrupts::patience);
   write_synthetic_model(expand_home(options.output), {.shape = options.shape, .type = type, .seed = options.seed},
                         [&](std::uint64_t done, std::uint64_t total) {
                           if (stop)
