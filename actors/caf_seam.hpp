@@ -253,11 +253,12 @@ public:
 private:
   caf::error handle_exception(const std::exception_ptr& thrown) {
     const error why = retry_on_bad_alloc([&] { return error_of(thrown); });
-    if constexpr (requires(State & s) { s.on_exception(why); })
+    if constexpr (requires(State & s) { s.on_exception(why); }) {
       if (state_)
         state_->on_exception(why);
-        // Where the handler owes the answer, the message has no sender any more.
+    }
 #if CAF_MAJOR_VERSION < 1
+    // Where the handler owes the answer, the message has no sender any more.
     const auto* const at_hand = this->current_mailbox_element();
     if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request())
       retry_on_bad_alloc([&] {

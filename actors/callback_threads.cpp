@@ -40,11 +40,6 @@ void callback_threads::post(std::function<void()> call) {
     watched_.notify_one();
 }
 
-std::size_t callback_threads::threads() const {
-  const std::lock_guard lock(mutex_);
-  return workers_.size();
-}
-
 /// @pre `mutex_` is held.
 void callback_threads::add_worker() {
   workers_.push_back(start_thread("callbacks", [this] { work(); }));

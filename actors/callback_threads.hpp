@@ -25,9 +25,8 @@ public:
   callback_threads& operator=(const callback_threads&) = delete;
 
   /// Has it called soon, in the order of the posts as far as threads are free. Any thread. `call` must not throw.
-  /// Throws `error` (io_error) when there is no thread and the system refuses one, and has forgotten the call then.
+  /// Throws `error` (io_error) when the system refuses the first threads, and has forgotten the call then.
   void post(std::function<void()> call);
-  [[nodiscard]] std::size_t threads() const;
 
 private:
   using clock = std::chrono::steady_clock;
@@ -40,7 +39,7 @@ private:
   void watch();
   void add_worker();
 
-  mutable std::mutex mutex_; ///< guards all of these but the watching thread
+  std::mutex mutex_; ///< guards all of these but the watching thread
   std::condition_variable posted_, watched_;
   std::deque<posted_call> calls_;
   std::size_t free_workers_ = 0;
