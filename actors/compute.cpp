@@ -102,7 +102,7 @@ struct compute_state {
   // -- weights ----
 
   /// Mapped weights may have changed under the job that has ended: what it computed is worth nothing. Ends this actor,
-  /// as a bug would: whoever takes its place has the weights loaded and the step computed again. True when it does.
+  /// as a bug would: its successor has the weights loaded and the step computed again. True when it does.
   bool lost_weights() {
     if (!watches_mapping || !weights->arrangement->mapping->lost())
       return false;

@@ -35,7 +35,7 @@ struct memory_request {
   purpose why{};
   priority rank = priority::normal;
   std::optional<outside_memory> outside = {}; ///< takes bytes from the budget, but no block from the pool
-  bool commits_later = false;                 ///< whoever writes to it first asks then; `device_setup::commit` is not
+  bool commits_later = false;                 ///< the first writer asks then; `device_setup::commit` is not
 };
 
 /// Why a request is not granted. `message` names the numbers.

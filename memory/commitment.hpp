@@ -1,5 +1,5 @@
 /// Whether there is memory for bytes that are about to be written for the first time. The system gives host memory at
-/// the first write, and where it has none left then, it ends the process: so whoever writes first asks first.
+/// the first write, and where it has none left then, it ends the process: so the first writer asks first.
 #pragma once
 
 #include "memory/memory_limit.hpp"

@@ -2,7 +2,7 @@
 ///
 /// Who touches a mapped page that the file does not reach any more, or that can't be read, gets SIGBUS, which ends the
 /// process. A guarded range loses its contents instead: from then on it is zeros, and `lost` says so, to every thread
-/// that has read a zero in place of the file's byte. Whoever computes with the range asks afterwards, and drops the
+/// that has read a zero in place of the file's byte. A user of the range asks afterwards, and drops the
 /// result.
 ///
 /// The signal's handler is the process's, so this is the one place in the library with global state. It is installed

@@ -19,7 +19,7 @@ inline constexpr std::array<std::string_view, 4> origin_names = {"the model's fi
                                                                  "mapped packed weights", "pinned memory"};
 
 /// A group on its way: counts its parts down, keeps the first failure and answers when all are done. What the loader's
-/// reading thread sets before it starts the parts, whoever finishes the last one reads.
+/// reading thread sets before it starts the parts, the thread that finishes the last one reads.
 class flight {
 public:
   flight(std::size_t number, weight_loader::done_callback done) : group(number), done_(std::move(done)) {}
@@ -36,7 +36,7 @@ public:
   }
   /// The failure, which is gone then. @pre failed, and no part is left
   [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
-  /// True for whoever finishes the last part: it has to `answer`.
+  /// True for the thread that finishes the last part: it has to `answer`.
   [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 

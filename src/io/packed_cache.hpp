@@ -5,9 +5,9 @@
 /// another version, half-written) counts as absent and is built anew. Nothing here ends a run: what can't be had is a
 /// reason.
 ///
-/// Sections have checksums, block by block, and whoever reads bytes compares them: a disk may give other bytes than
+/// Sections have checksums, block by block, and readers compare them: a disk may give other bytes than
 /// were written, also the second time. What follows from key and sections is one content, so a damaged range is mended
-/// in place, by whoever has the right bytes.
+/// in place, by a process that has the right bytes.
 ///
 ///     KEY        a complete entry
 ///     KEY.part   one that is being built; its builder holds an exclusive flock on it

@@ -28,9 +28,9 @@ namespace tropilla {
 
 /// Any thread. What goes wrong is told once and costs the entry, nothing else.
 ///
-/// A group that can't be read from the entry, or that is not what was written there, is damaged: whoever found it reads
-/// it from the model's files, and storing it mends the entry in place. An entry that can't be mended, or that is
-/// damaged where it was mended, is removed: the next run builds it anew.
+/// A group that can't be read from the entry, or that is not what was written there, is damaged: the loader that found
+/// it reads it from the model's files, and storing it mends the entry in place. An entry that can't be mended, or that
+/// is damaged where it was mended, is removed: the next run builds it anew.
 class packed_weights {
 public:
   using notice_callback = std::function<void(std::string_view)>;

@@ -2,8 +2,8 @@
 /// straight from packed weights.
 ///
 /// Packed weights are compared with their checksums whenever they are read, on the streams that also pack. A group that
-/// is damaged there, or that can't be read, comes from the model's files instead, and whoever asked for it does not
-/// notice.
+/// is damaged there, or that can't be read, comes from the model's files instead, and the client that asked for it does
+/// not notice.
 #pragma once
 
 #include "kernels/device.hpp"

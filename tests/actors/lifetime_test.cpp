@@ -14,7 +14,7 @@ using namespace tropilla;
 
 namespace {
 
-/// Lets whoever is wrong go first.
+/// Lets other threads go first, where the order is wrong.
 void yield_often() {
   for (int i = 0; i < 10'000; ++i)
     std::this_thread::yield();

@@ -102,7 +102,7 @@ TEST_CASE("many threads may meet a mapping that is cut short") {
       threads.emplace_back([&] {
         for (bool last = false; !last;) {
           last = cut;
-          // Whoever asks after it has read does not take zeros for the file's bytes.
+          // A reader that asks afterwards does not take zeros for the file's bytes.
           const bool same = std::ranges::equal(section_bytes(2), std::span(e.section(2), sections()[2].bytes));
           wrong += !same && !e.mapping->lost();
         }
