@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <mutex>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <thread>
 #include <unistd.h>
 
@@ -27,9 +28,11 @@ struct sigbus {
   static inline bool installed = false;
   // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
-  static bool zeros_at(std::byte* begin, std::size_t bytes, int protection) noexcept {
-    return ::mmap(begin, bytes, protection, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) !=
-           MAP_FAILED;
+  /// The kernel's call and not mmap: other threads read the range meanwhile, and may, which a sanitizer in front of
+  /// mmap takes for a race.
+  static bool zeros_at(std::byte* begin, std::size_t bytes, long protection) noexcept {
+    constexpr long flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    return ::syscall(SYS_mmap, begin, bytes, protection, flags, -1L, 0L) != -1;
   }
 
   /// False when the address is in no range, or can't be saved.
