@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,5 +61,8 @@ def main():
     parser.add_argument("tests", nargs="*")
     options, rest = parser.parse_known_args()
     PROGRAM = str(options.bin.resolve())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:  # by nohup, or a shell that put this into the background
+            signal.signal(number, signal.SIG_DFL)
     ran = unittest.main(module="__main__", argv=[sys.argv[0], *rest, *options.tests], exit=False).result
     sys.exit(0 if ran.wasSuccessful() and ran.testsRun else 1)
