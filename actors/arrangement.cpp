@@ -10,12 +10,16 @@
 namespace tropilla {
 namespace {
 
+constexpr std::string_view mapped_io = "mmap"; ///< of `runtime_config::io`
+
 /// The mode that was asked for, or the one that suits: what is read for every pass would push out of the page cache
 /// what others want; what is read once may stay there.
 io_mode mode_for(const std::string& io, bool again_and_again) {
   if (io.empty())
     return again_and_again ? io_mode::direct : io_mode::buffered;
-  for (const auto mode : {io_mode::mmap, io_mode::direct, io_mode::buffered})
+  if (io == mapped_io)
+    return io_mode::buffered; // what is not used where it is mapped
+  for (const auto mode : {io_mode::direct, io_mode::buffered})
     if (io == to_string(mode))
       return mode;
   throw error(errc::invalid_argument, fmt::format("weights are read by mmap, direct or buffered, not \"{}\"", io));
@@ -79,7 +83,7 @@ std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input
   }
   if (a->plan.ring_slots > 0)
     return a;
-  if (!input.packed_folder.empty() && input.io == to_string(io_mode::mmap) && input.dev->host_memory())
+  if (!input.packed_folder.empty() && input.io == mapped_io && input.dev->host_memory())
     map_packed(*a, input);
   return a;
 }

@@ -102,18 +102,16 @@ struct way {
 constexpr way ways[] = {{io_mode::direct, io_method::uring},
                         {io_mode::direct, io_method::pread},
                         {io_mode::buffered, io_method::uring},
-                        {io_mode::buffered, io_method::pread},
-                        {io_mode::mmap, io_method::pread}};
+                        {io_mode::buffered, io_method::pread}};
 
 std::string title(const way& w) {
-  return fmt::format("{:<8}  {:<8}", to_string(w.mode),
-                     w.mode == io_mode::mmap ? "threads" : (w.method == io_method::uring ? "io_uring" : "pread"));
+  return fmt::format("{:<8}  {:<8}", to_string(w.mode), w.method == io_method::uring ? "io_uring" : "pread");
 }
 
 void whole_table(const std::filesystem::path& path) {
   constexpr std::size_t depths[] = {1, 2, 4, 8, 16};
   constexpr std::size_t sizes[] = {256 * kib, 1024 * kib, 4096 * kib, 8192 * kib};
-  constexpr std::size_t count = std::size(ways) - 1; // mappings are for comparison: one row at a time
+  constexpr std::size_t count = std::size(ways);
   double best[count][std::size(sizes)][std::size(depths)] = {};
   for (int round = 0; round < 3; ++round)
     for (std::size_t w = 0; w < count; ++w)

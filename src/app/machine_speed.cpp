@@ -27,10 +27,8 @@ double or_zero(F measure) {
 }
 
 io_mode mode_of(const runtime_config& config) {
-  for (const io_mode m : {io_mode::buffered, io_mode::mmap})
-    if (config.io == to_string(m))
-      return m;
-  return io_mode::direct; // the page cache would tell nothing about a model that it can't hold
+  // Unless it is asked for, the page cache would tell nothing about a model that it can't hold.
+  return config.io.empty() || config.io == to_string(io_mode::direct) ? io_mode::direct : io_mode::buffered;
 }
 
 /// What a run would read: the packed weights, if they are there, else the part of the model with the most bytes. From

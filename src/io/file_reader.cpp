@@ -34,8 +34,6 @@ std::string_view to_string(io_mode mode) noexcept {
     return "buffered";
   case io_mode::direct:
     return "direct";
-  case io_mode::mmap:
-    return "mmap";
   }
   return "unknown";
 }
@@ -45,9 +43,8 @@ std::unique_ptr<file_reader> make_file_reader(std::span<const std::filesystem::p
   const auto mode = options.mode == io_mode::automatic ? mode_for(files) : options.mode;
   auto opened = std::make_unique<open_files>(files, mode, options.scattered);
   const bool uring = options.method == io_method::uring || (options.method == io_method::automatic && uring_works());
-  if (uring && mode != io_mode::mmap)
-    return make_uring_reader(std::move(opened), options.depth);
-  return make_pread_reader(std::move(opened), options.depth, mode, options.scattered);
+  return uring ? make_uring_reader(std::move(opened), options.depth)
+               : make_pread_reader(std::move(opened), options.depth);
 }
 
 aligned_range aligned_cover(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept {

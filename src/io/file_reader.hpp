@@ -1,5 +1,5 @@
 /// Asynchronous reads from files: io_uring where the kernel allows it, else a few threads that call pread; through the
-/// page cache, around it (O_DIRECT), or from a mapping.
+/// page cache or around it (O_DIRECT).
 ///
 /// O_DIRECT wants offset, length and destination aligned. A caller that may meet it reads an `aligned_cover` of its
 /// range and finds its bytes `skip` bytes into what arrived; with an alignment of 1 the cover is the range itself.
@@ -20,13 +20,12 @@ enum class io_mode : std::uint8_t {
   automatic, ///< direct when the files together are larger than half of the machine's memory, else buffered
   buffered,  ///< through the page cache: what is read stays there for the next one who wants it
   direct,    ///< O_DIRECT: nothing is pushed out of the page cache; buffered where the file system refuses it
-  mmap,      ///< copied from a mapping: for comparison, and where pages are cached anyway
 };
 
-/// Who makes the system calls. A mapping is always read by threads.
+/// Who makes the system calls: the kernel's queue, or a few threads.
 enum class io_method : std::uint8_t { automatic, uring, pread };
 
-/// "automatic", "buffered", "direct", "mmap".
+/// "automatic", "buffered", "direct".
 [[nodiscard]] std::string_view to_string(io_mode mode) noexcept;
 
 struct read_request {
@@ -60,7 +59,7 @@ public:
   [[nodiscard]] virtual read_completion wait() = 0;
   [[nodiscard]] virtual std::size_t in_flight() const noexcept = 0;
   [[nodiscard]] virtual std::size_t depth() const noexcept = 0;
-  [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "io_uring", "pread" or "mmap"
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "io_uring" or "pread"
   /// What reads do now: direct until a file system refuses it, even if only at the first read. Never automatic.
   [[nodiscard]] virtual io_mode mode() const noexcept = 0;
   /// A power of two; 1 when not direct. Stays as it is when `mode()` falls back later.

@@ -65,9 +65,7 @@ private:
 
 /// The two implementations; `files` are the reader's alone.
 [[nodiscard]] std::unique_ptr<file_reader> make_uring_reader(std::unique_ptr<open_files> files, std::size_t depth);
-/// With io_mode::mmap, copies from mappings.
-[[nodiscard]] std::unique_ptr<file_reader> make_pread_reader(std::unique_ptr<open_files> files, std::size_t depth,
-                                                             io_mode mode, bool scattered);
+[[nodiscard]] std::unique_ptr<file_reader> make_pread_reader(std::unique_ptr<open_files> files, std::size_t depth);
 /// Whether the kernel lets this process use io_uring; containers and old kernels do not.
 [[nodiscard]] bool uring_works() noexcept;
 

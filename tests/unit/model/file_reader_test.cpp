@@ -51,7 +51,7 @@ std::unique_ptr<file_reader> open_one(const fs::path& path, const reader_options
 /// Every way to read on this machine.
 std::vector<reader_options> all_ways() {
   std::vector<reader_options> out;
-  for (const auto mode : {io_mode::buffered, io_mode::direct, io_mode::mmap, io_mode::automatic})
+  for (const auto mode : {io_mode::buffered, io_mode::direct, io_mode::automatic})
     for (const auto method : {io_method::pread, io_method::uring})
       if (method == io_method::pread || uring_works())
         out.push_back({.depth = 3, .mode = mode, .method = method, .scattered = false});

@@ -162,7 +162,7 @@ TEST_CASE("packed weights hold the bytes that packing gives, whatever the form o
   for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
     if (m.layout.groups[g].bytes == 0)
       continue;
-    for (const auto mode : {io_mode::direct, io_mode::buffered, io_mode::mmap}) {
+    for (const auto mode : {io_mode::direct, io_mode::buffered}) {
       weight_loader_setup setup;
       setup.shape = loader_shape::for_model(m.layout, 2);
       setup.shape.packed_mode = mode;
@@ -277,7 +277,7 @@ struct packed_model : loaded_model {
 } // namespace
 
 TEST_CASE("groups that are damaged where they are packed come from the model's files, and are mended with one notice") {
-  const auto mode = GENERATE(io_mode::direct, io_mode::buffered, io_mode::mmap);
+  const auto mode = GENERATE(io_mode::direct, io_mode::buffered);
   packed_model m("packed-damaged");
   std::vector<std::string> notices;
   CHECK(m.loads_right(mode, notices));
@@ -295,7 +295,7 @@ TEST_CASE("groups that are damaged where they are packed come from the model's f
 }
 
 TEST_CASE("an entry that is cut short while it is read costs a notice, and is whole again afterwards") {
-  const auto mode = GENERATE(io_mode::direct, io_mode::buffered, io_mode::mmap);
+  const auto mode = GENERATE(io_mode::direct, io_mode::buffered);
   packed_model m("packed-short");
   std::vector<std::string> notices;
   const auto bytes = std::filesystem::file_size(m.entry());

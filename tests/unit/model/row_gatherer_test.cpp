@@ -69,7 +69,7 @@ std::unique_ptr<file_reader> open_table(const table_file& file, io_mode mode, st
 TEST_CASE("rows anywhere, repeated and neighbouring, come back in the order asked for") {
   const table_file file;
   std::minstd_rand random(2);
-  for (const auto mode : {io_mode::buffered, io_mode::direct, io_mode::mmap})
+  for (const auto mode : {io_mode::buffered, io_mode::direct})
     for (const std::size_t depth : {1, 3, 64}) {
       gathering g(open_table(file, mode, depth));
       for (const std::size_t count : {0, 1, 2, 7, 512}) {
