@@ -84,6 +84,8 @@ public:
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
   /// Bytes of the reservation are about to be used. False: the device has no memory for them. Any thread.
   [[nodiscard]] virtual bool commit(std::byte*, std::size_t) noexcept { return true; }
+  /// Bytes of the reservation will be written soon: their pages may be made now, on the caller's thread. Any thread.
+  virtual void prefault(std::byte*, std::size_t) noexcept {}
   /// The bytes of the reservation hold nothing that is wanted: their pages go back to the system, as far as whole pages
   /// lie in them. Any thread.
   virtual void trim(std::byte* begin, std::size_t bytes) noexcept = 0;

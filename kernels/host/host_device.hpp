@@ -21,6 +21,7 @@ public:
 
   [[nodiscard]] std::string_view name() const noexcept override { return name_; }
   [[nodiscard]] std::byte* reserve(std::size_t bytes) override;
+  void prefault(std::byte* begin, std::size_t bytes) noexcept override;
   void trim(std::byte* begin, std::size_t bytes) noexcept override;
   [[nodiscard]] std::unique_ptr<stream> make_stream(std::string name) override;
   [[nodiscard]] stream& compute_stream() noexcept override { return compute_; }

@@ -18,13 +18,13 @@ enum class origin : std::uint8_t { model, packed, mapping, kept };
 inline constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
                                                                  "mapped packed weights", "pinned memory"};
 
-/// A group on its way: counts its parts down, keeps the first failure and answers when all are done. What the loader's
-/// reading thread sets before it starts the parts, the thread that finishes the last one reads.
+/// A group on its way: counts down what is left of it, keeps the first failure and answers when all is done. What the
+/// loader's reading thread sets before it starts the parts, the thread that finishes the last one reads.
 class flight {
 public:
   flight(std::size_t number, weight_loader::done_callback done) : group(number), done_(std::move(done)) {}
 
-  void expect(std::size_t parts) { left_ = parts; }
+  void expect(std::size_t parts) noexcept { left_ += parts; }
   void fail(const error& why) {
     const std::lock_guard lock(mutex_);
     if (!failure_)
@@ -37,7 +37,7 @@ public:
   /// The failure, which is gone then. @pre failed, and no part is left
   [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
   /// True for the thread that finishes the last part: it has to `answer`.
-  [[nodiscard]] bool finish(std::size_t parts) { return left_.fetch_sub(parts) == parts; }
+  [[nodiscard]] bool finish(std::size_t parts) noexcept { return left_.fetch_sub(parts) == parts; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 
   std::size_t group;
@@ -53,7 +53,7 @@ public:
   std::size_t bytes = 0;
 
 private:
-  std::atomic<std::size_t> left_{0};
+  std::atomic<std::size_t> left_{1}; ///< beginning to read it counts as one
   std::mutex mutex_;
   std::optional<error> failure_;
   weight_loader::done_callback done_;
@@ -71,12 +71,30 @@ struct job {
   std::shared_ptr<flight> answer;
   origin from = origin::model;
   std::vector<part> parts{};
-  std::size_t next = 0;  ///< part to submit
-  std::size_t read = 0;  ///< parts that were read, or given up
-  bool expected = false; ///< its answer counts the parts
+  std::size_t next = 0; ///< part to submit
+  std::size_t read = 0; ///< parts that were read, or given up
+  bool begun = false;   ///< its answer counts the parts
   std::chrono::steady_clock::time_point began{};
   std::shared_ptr<const packed_file> entry{}; ///< that it is read from
 };
+
+/// A part that is being read. What is no job's is free.
+struct read_under_way {
+  job* of = nullptr;
+  std::size_t part = 0;
+  std::size_t slot = 0;
+  aligned_range cover;
+};
+
+/// Where `r` has its place among the reads: the tag of its request.
+[[nodiscard]] std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r);
+
+/// The reads of a group of packed weights, each of whole blocks that have a checksum, and of about `read_bytes`.
+[[nodiscard]] std::vector<part> cut_packed(const packed_file& entry, const weight_group_layout& group,
+                                           std::byte* memory, std::size_t read_bytes);
+
+/// The reads of a group of a model's files, each with room in a staging slot. Writes zeros between tensors.
+[[nodiscard]] std::vector<part> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t slot_bytes);
 
 /// What the staging buffers of a device without memory that the processor can write hold, with `kept` bytes of groups
 /// that stay.

@@ -62,7 +62,7 @@ private:
 struct packed_section {
   std::string name;
   std::uint64_t bytes = 0;
-  std::uint64_t block_bytes = std::uint64_t{1} << 20; ///< that have one checksum: a multiple of 4096
+  std::uint64_t block_bytes = std::uint64_t{1} << 18; ///< that have one checksum: a multiple of 4096
   bool operator==(const packed_section&) const = default;
 };
 

@@ -21,7 +21,7 @@ namespace tropilla::packed_format {
 inline constexpr std::size_t alignment = 4096;
 inline constexpr std::uint32_t version = 2;           ///< of this header; the packing's own is part of the key
 inline constexpr std::size_t most_sections = 1 << 16; ///< a table of 4 MiB
-inline constexpr std::size_t max_checksums = 1 << 22; ///< 32 MiB; of 4 TiB in blocks of 1 MiB
+inline constexpr std::size_t max_checksums = 1 << 22; ///< 32 MiB; of 1 TiB in blocks of 256 KiB
 inline constexpr char magic[8] = {'T', 'R', 'O', 'P', 'P', 'A', 'C', 'K'};
 
 /// The first bytes of the file. Texts are padded with zeros and end with at least one.

@@ -7,6 +7,7 @@
 #include "src/io/load_job.hpp"
 #include "src/io/packed_mapping.hpp"
 #include "src/io/packed_weights.hpp"
+#include "src/io/packing_streams.hpp"
 #include "src/io/row_loader.hpp"
 
 #include <algorithm>
@@ -28,6 +29,13 @@ using clock = std::chrono::steady_clock;
 /// Reads of packed weights in flight; their destination is where they stay, so more costs no memory.
 constexpr std::size_t packed_depth = 2 * best_read_depth;
 
+/// Bytes of a read through the page cache: compared before they leave the second-level cache of the processor that
+/// copied them. docs/notes/streaming.md has what that gives.
+constexpr std::size_t cached_read_bytes = std::size_t{1} << 18;
+
+/// What one packing job makes pages for: a huge page.
+constexpr std::size_t prefault_bytes = std::size_t{2} << 20;
+
 /// How long another loader that fills a lost mapping's range is left alone before it is looked at again.
 constexpr std::chrono::milliseconds between_looks{10};
 
@@ -38,18 +46,13 @@ struct weight_loader::impl {
     for (std::size_t i = 0; i < with.shape.slots; ++i)
       free_slots.push_back(i);
     reads.reserve(std::max(with.shape.slots, packed_depth));
-    for (std::size_t i = 0; i < with.shape.pack_streams; ++i)
-      streams.push_back(with.dev->make_stream("pack " + std::to_string(i)));
     if (!with.dev->host_memory())
       make_landings();
     if (with.shape.row_bytes > 0)
       rows.emplace(with);
-    if (with.trace) {
-      const std::string device(with.dev->name());
-      read_row = with.trace->make_row("stream " + device + " read");
-      for (const auto& st : streams)
-        pack_rows.push_back(with.trace->make_row("stream " + device + " " + std::string(st->name())));
-    }
+    if (with.trace)
+      read_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " read");
+    streams.emplace(*with.dev, with.shape.pack_streams, with.trace);
     reading = start_thread("reading weights", [this] { run(); });
   }
 
@@ -141,13 +144,37 @@ struct weight_loader::impl {
 
   /// What is tried again goes before all that was not begun: somebody waits for it longest.
   void line_up() {
-    for (auto& j : incoming) {
+    for (; !incoming.empty(); incoming.pop_front()) {
+      auto& j = incoming.front();
       const auto at =
           j.answer->again ? std::ranges::find_if(jobs, [](const job& o) { return o.parts.empty(); }) : jobs.end();
+      // Pages of streamed groups are there after the first round.
+      if (with.dev->host_memory() && j.from != origin::mapping && !j.answer->again && !is_streamed(j.group))
+        prefault(j, jobs.empty() ? prefault_bytes : 0); // the first ones are about to be written anyway
       jobs.insert(at, std::move(j));
     }
-    incoming.clear();
   }
+
+  /// Has the pages of a group made while others are read: clearing them takes longer than copying a cached file.
+  void prefault(const job& j, std::size_t from) {
+    const std::size_t bytes = to_group_alignment(with.layout->groups[j.group].bytes);
+    for (std::size_t at = from; at < bytes; at += prefault_bytes) {
+      j.answer->expect(1);
+      try {
+        streams->enqueue(
+            [this, answer = j.answer, begin = j.memory + at, n = std::min(prefault_bytes, bytes - at)](tracer::row) {
+              with.dev->prefault(begin, n);
+              if (answer->finish(1))
+                conclude(answer);
+            });
+      } catch (...) { // pages are made when they are written to, too
+        (void)j.answer->finish(1);
+        return;
+      }
+    }
+  }
+
+  [[nodiscard]] bool is_streamed(std::size_t group) const { return with.keeps && with.keeps(group); }
 
   static error closed() { return {errc::cancelled, "the loader was closed before the weights were read"}; }
 
@@ -155,7 +182,7 @@ struct weight_loader::impl {
     const auto answer = j.answer;
     answer->from = origin::model; // it is not the packed weights that are wrong
     answer->fail(why);
-    if (!j.expected || answer->finish(j.parts.size() - j.read)) // else somebody still packs, and concludes
+    if (answer->finish(j.begun ? j.parts.size() - j.read : 1)) // else somebody still packs, and concludes
       conclude(answer);
   }
 
@@ -165,18 +192,20 @@ struct weight_loader::impl {
   void check(const job& j, const part& p) {
     const auto& group = with.layout->groups[j.group];
     const auto at = static_cast<std::size_t>(p.destination - j.memory); // in the group
-    const std::size_t s = next_stream++ % streams.size();
-    streams[s]->enqueue(
-        [this, &group, s, answer = j.answer, entry = j.entry, at, bytes = std::min(p.chunk.bytes, group.bytes - at)] {
-          {
-            const trace_span span(with.trace, with.trace ? pack_rows[s] : 0, group.name, "checked",
-                                  static_cast<std::int64_t>(bytes));
-            if (!entry->is_sound(group.section, group.section_offset + at, {answer->memory + at, bytes}))
-              answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
-          }
-          if (answer->finish(1))
-            conclude(answer);
-        });
+    auto compare = [this, &group, answer = j.answer, entry = j.entry, at,
+                    bytes = std::min(p.chunk.bytes, group.bytes - at)](tracer::row row) {
+      {
+        const trace_span span(with.trace, row, group.name, "checked", static_cast<std::int64_t>(bytes));
+        if (!entry->is_sound(group.section, group.section_offset + at, {answer->memory + at, bytes}))
+          answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
+      }
+      if (answer->finish(1))
+        conclude(answer);
+    };
+    if (reader->mode() == io_mode::direct)
+      streams->enqueue(std::move(compare));
+    else
+      compare(read_row);
   }
 
   /// A mapped group: compared where it lies or, when the mapping is lost, filled like any other. False while another
@@ -189,16 +218,19 @@ struct weight_loader::impl {
     const auto& group = with.layout->groups[j.group];
     if (!with.mapping->lost()) {
       f.expect(2); // comparing, and what is counted down for a group that is not read
-      const std::size_t s = next_stream++ % streams.size();
-      streams[s]->enqueue([this, &group, answer = j.answer] {
-        if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
-          answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
-        if (answer->finish(1))
-          conclude(answer);
-      });
+      try {
+        streams->enqueue([this, &group, answer = j.answer](tracer::row) {
+          if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
+            answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
+          if (answer->finish(1))
+            conclude(answer);
+        });
+      } catch (...) {
+        (void)f.finish(2);
+        throw;
+      }
       return true;
     }
-    f.expect(1);
     switch (with.mapping->claim_range(j.memory, to_group_alignment(group.bytes))) {
     case packed_mapping::claim::mine:
       f.claimed = true;
@@ -210,13 +242,15 @@ struct weight_loader::impl {
       return false;
     case packed_mapping::claim::refused:
       j.from = origin::model;
+      f.expect(1);
       f.fail(error(errc::over_budget, fmt::format("the system has no memory for {} in place of packed weights that are "
                                                   "mapped and were changed; close something else that takes memory",
                                                   group.name)));
       return true;
     case packed_mapping::claim::done:
-      return true;
+      break;
     }
+    f.expect(1);
     return true;
   }
 
@@ -231,6 +265,7 @@ struct weight_loader::impl {
       return false;
     }
     f->again = true;
+    f->expect(1); // until it is begun again
     add({f->group, f->memory, f, f->from == origin::mapping ? origin::mapping : origin::model});
     return true;
   }
@@ -262,6 +297,8 @@ struct weight_loader::impl {
   void conclude(const std::shared_ptr<flight>& f) {
     if (f->failed() && try_again(f))
       return;
+    if (f->from == origin::model && packed && !f->failed())
+      packed->store(f->group, f->memory);
     if (f->claimed)
       with.mapping->filled(f->memory, !f->failed());
     if (!f->landing)
@@ -323,10 +360,13 @@ struct weight_loader::impl {
         return false;
       open_reader(from, found);
       j.from = open_origin;
-      if (j.from == origin::packed)
-        cut_packed(j, group);
-      else
-        cut_model(j, group);
+      if (j.from == origin::packed) {
+        j.parts = cut_packed(*entry, group, j.memory,
+                             reader->mode() == io_mode::direct ? best_read_bytes : cached_read_bytes);
+        j.entry = entry;
+      } else {
+        j.parts = cut_model(group, j.memory, with.shape.slot_bytes);
+      }
     } catch (const error& e) {
       j.from = origin::model;
       j.answer->fail(e);
@@ -341,8 +381,9 @@ struct weight_loader::impl {
       j.parts.resize(1); // what is not read is counted down, too
     j.answer->memory = j.memory;
     j.answer->from = j.from;
-    j.expected = true;
     j.began = clock::now();
+    j.begun = true;
+    (void)j.answer->finish(1); // never the last one: a part is left
     return true;
   }
 
@@ -373,29 +414,6 @@ struct weight_loader::impl {
     open_origin = origin::model;
   }
 
-  void cut_packed(job& j, const weight_group_layout& group) {
-    // The file has bytes up to the next multiple, and so has the destination.
-    const std::uint64_t begin = entry->offset(group.section) + group.section_offset;
-    const std::size_t bytes = to_group_alignment(group.bytes);
-    const auto block = static_cast<std::size_t>(entry->section(group.section).block_bytes);
-    const std::size_t most = std::max<std::size_t>(1, best_read_bytes / block) * block; // whole blocks can be compared
-    for (std::size_t at = 0; at < bytes; at += most)
-      j.parts.push_back({{0, 0, 0, 0, begin + at, std::min(most, bytes - at)}, j.memory + at});
-    j.entry = entry;
-  }
-
-  void cut_model(job& j, const weight_group_layout& group) const {
-    for (const auto& c : cut_group(group, with.shape.slot_bytes - 2 * group_alignment))
-      j.parts.push_back({c, nullptr});
-    // What lies between tensors reaches packed files: not what was in memory before.
-    std::size_t end = 0;
-    for (const auto& t : group.tensors) {
-      std::memset(j.memory + end, 0, t.offset - end);
-      end = t.offset + t.bytes;
-    }
-    std::memset(j.memory + end, 0, group.bytes - end);
-  }
-
   bool submit(job& j) {
     const auto& p = j.parts[j.next];
     std::size_t slot = 0;
@@ -407,7 +425,7 @@ struct weight_loader::impl {
       slot = free_slots.back();
       free_slots.pop_back();
     }
-    const std::size_t tag = tag_for({&j, j.next, slot, {}});
+    const std::size_t tag = tag_for(reads, {&j, j.next, slot, {}});
     auto& read = reads[tag];
     if (in_flight() == 0)
       busy_since = clock::now();
@@ -419,23 +437,6 @@ struct weight_loader::impl {
     }
     ++j.next;
     return true;
-  }
-
-  struct read_under_way {
-    job* of = nullptr;
-    std::size_t part = 0;
-    std::size_t slot = 0;
-    aligned_range cover;
-  };
-
-  std::size_t tag_for(const read_under_way& r) {
-    for (std::size_t i = 0; i < reads.size(); ++i)
-      if (!reads[i].of) {
-        reads[i] = r;
-        return i;
-      }
-    reads.push_back(r);
-    return reads.size() - 1;
   }
 
   void complete(const read_completion& c) {
@@ -503,7 +504,7 @@ struct weight_loader::impl {
 
   /// Streamed groups are read for every step: that much only `trace` wants to know.
   void log_read(const job& j, clock::time_point now) const {
-    const auto level = with.keeps && with.keeps(j.group) ? log_level::trace : log_level::debug;
+    const auto level = is_streamed(j.group) ? log_level::trace : log_level::debug;
     const auto& group = with.layout->groups[j.group];
     const std::size_t bytes = j.from == origin::model ? group.file_bytes : group.bytes;
     with.log.log(level, "{} is read for {}: {} from {} in {:.4f} s", group.name, with.dev->name(), human_bytes{bytes},
@@ -521,17 +522,14 @@ struct weight_loader::impl {
   }
 
   void pack(const job& j, const weight_chunk& chunk, std::size_t slot, std::size_t skip) {
-    const std::size_t s = next_stream++ % streams.size();
     try {
-      streams[s]->enqueue([this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip, s] {
-        place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, s);
-        give_back(slot);
-        if (!answer->finish(1))
-          return;
-        if (packed && !answer->failed())
-          packed->store(index, memory);
-        conclude(answer);
-      });
+      streams->enqueue(
+          [this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip](tracer::row row) {
+            place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, row);
+            give_back(slot);
+            if (answer->finish(1))
+              conclude(answer);
+          });
     } catch (...) {
       give_back(slot);
       throw;
@@ -540,11 +538,10 @@ struct weight_loader::impl {
 
   /// On a packing stream.
   void place(std::size_t index, std::byte* memory, flight& answer, const weight_chunk& chunk,
-             std::span<const std::byte> bytes, std::size_t stream_number) const {
+             std::span<const std::byte> bytes, tracer::row row) const {
     const auto& group = with.layout->groups[index];
     try {
-      const trace_span span(with.trace, with.trace ? pack_rows[stream_number] : 0, group.name, "bytes",
-                            static_cast<std::int64_t>(chunk.bytes));
+      const trace_span span(with.trace, row, group.name, "bytes", static_cast<std::int64_t>(chunk.bytes));
       if (const auto failure = place_chunk(group, chunk, bytes, memory); !failure.empty())
         throw error(errc::malformed_file, failure);
     } catch (...) {
@@ -572,10 +569,8 @@ struct weight_loader::impl {
 
   std::optional<packed_weights> packed; ///< made by the reading thread before anything is packed
   tracer::row read_row = 0;
-  std::vector<tracer::row> pack_rows;
-  std::size_t next_stream = 0;
-  std::unique_ptr<landings> places;             ///< null: the processor writes where groups stay
-  std::vector<std::unique_ptr<stream>> streams; ///< their jobs use the above
+  std::unique_ptr<landings> places;       ///< null: the processor writes where groups stay
+  std::optional<packing_streams> streams; ///< their jobs use the above
   std::optional<row_loader> rows;
   std::jthread reading;
 };

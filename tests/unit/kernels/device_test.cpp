@@ -6,10 +6,12 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -93,6 +95,28 @@ TEST_CASE("a device reserves memory once and lends it for its life") {
   CHECK(reinterpret_cast<std::uintptr_t>(memory) % 4096 == 0);
   memory[0] = memory[bytes - 1] = std::byte{1};
   CHECK_THROWS_AS(d->reserve(1), error);
+}
+
+TEST_CASE("pages are made ahead where it is asked for, hold zeros, and go back") {
+  const auto dev = make_host_device({.threads = 1});
+  constexpr std::size_t mib = std::size_t{1} << 20, page = 4096;
+  auto* const begin = dev->reserve(16 * mib);
+  const auto resident = [&](std::size_t from) { // pages of a MiB
+    std::vector<unsigned char> pages(mib / page);
+    REQUIRE(::mincore(begin + from, mib, pages.data()) == 0);
+    return std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return (p & 1) != 0; });
+  };
+  REQUIRE(resident(8 * mib) == 0);
+  dev->prefault(begin + 8 * mib, mib);
+  if (resident(8 * mib) == 0) {
+    WARN("the kernel makes no pages ahead (Linux before 5.14)");
+    return;
+  }
+  CHECK(resident(8 * mib) == mib / page);
+  CHECK(std::all_of(begin + 8 * mib, begin + 9 * mib, [](std::byte b) { return b == std::byte{0}; }));
+  CHECK(resident(4 * mib) == 0);
+  dev->trim(begin, 16 * mib);
+  CHECK(resident(8 * mib) == 0);
 }
 
 TEST_CASE("a reservation that the system refuses is an error with the number") {
