@@ -217,7 +217,7 @@ struct weight_loader::impl {
       return true;
     const auto& group = with.layout->groups[j.group];
     if (!with.mapping->lost()) {
-      f.expect(2); // comparing, and what is counted down for a group that is not read
+      f.expect(1);
       try {
         streams->enqueue([this, &group, answer = j.answer](tracer::row) {
           if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
@@ -226,7 +226,7 @@ struct weight_loader::impl {
             conclude(answer);
         });
       } catch (...) {
-        (void)f.finish(2);
+        (void)f.finish(1);
         throw;
       }
       return true;
@@ -242,15 +242,13 @@ struct weight_loader::impl {
       return false;
     case packed_mapping::claim::refused:
       j.from = origin::model;
-      f.expect(1);
       f.fail(error(errc::over_budget, fmt::format("the system has no memory for {} in place of packed weights that are "
                                                   "mapped and were changed; close something else that takes memory",
                                                   group.name)));
       return true;
     case packed_mapping::claim::done:
-      break;
+      return true;
     }
-    f.expect(1);
     return true;
   }
 
@@ -295,10 +293,14 @@ struct weight_loader::impl {
 
   /// All parts of a group are there, or will never be.
   void conclude(const std::shared_ptr<flight>& f) {
-    if (f->failed() && try_again(f))
-      return;
-    if (f->from == origin::model && packed && !f->failed())
-      packed->store(f->group, f->memory);
+    try {
+      if (f->failed() && try_again(f))
+        return;
+      if (f->from == origin::model && packed && !f->failed())
+        packed->store(f->group, f->memory);
+    } catch (...) {
+      f->fail(error_of(std::current_exception()));
+    }
     if (f->claimed)
       with.mapping->filled(f->memory, !f->failed());
     if (!f->landing)
@@ -350,7 +352,6 @@ struct weight_loader::impl {
       return false;
     if (j.answer->landing && j.answer->landing->has == landings::place::content::complete) {
       j.from = origin::kept;
-      j.answer->expect(1);
       return begin(j);
     }
     try {
@@ -370,9 +371,7 @@ struct weight_loader::impl {
     } catch (const error& e) {
       j.from = origin::model;
       j.answer->fail(e);
-      j.parts.resize(1); // to be counted down
     }
-    j.answer->expect(j.parts.size());
     return begin(j);
   }
 
@@ -383,7 +382,7 @@ struct weight_loader::impl {
     j.answer->from = j.from;
     j.began = clock::now();
     j.begun = true;
-    (void)j.answer->finish(1); // never the last one: a part is left
+    j.answer->expect(j.parts.size() - 1); // beginning counts as one
     return true;
   }
 
