@@ -6,11 +6,13 @@
 #pragma once
 
 #include "kernels/device.hpp"
+#include "kernels/threads.hpp"
 #include "memory/error_of.hpp"
 #include "tropilla/error.hpp"
 #include "tropilla/typed_actor.hpp"
 
 #include <caf/actor_registry.hpp>
+#include <caf/detail/private_thread.hpp>
 #include <caf/logger.hpp>
 #include <chrono>
 #include <exception>
@@ -230,6 +232,26 @@ public:
 
   const char* name() const override { return State::actor_name; }
 
+#if CAF_MAJOR_VERSION < 1
+  /// CAF counts an actor before it starts it, and goes on counting it where that fails: its system would never end.
+  void launch(caf::execution_unit* host, bool lazy, bool hide) override {
+    try {
+      super::launch(host, lazy, hide);
+    } catch (...) {
+      this->unregister_from_system();
+      const bool had_reference = !this->getf(caf::abstract_actor::is_detached_flag) || this->private_thread_ != nullptr;
+      this->unsetf(caf::abstract_actor::is_detached_flag); // its end would look for the thread
+      if (this->private_thread_ != nullptr) {
+        delete std::exchange(this->private_thread_, nullptr);
+        this->home_system().dec_detached_threads();
+      }
+      if (had_reference) // what was about to run it
+        caf::intrusive_ptr_release(this->ctrl());
+      throw;
+    }
+  }
+#endif
+
   typename super::behavior_type make_behavior() override {
     state_ = make_();
     make_ = nullptr;
@@ -275,11 +297,16 @@ private:
   std::unique_ptr<State> state_;
 };
 
-/// Spawns a cast member: on the system's scheduler, or (`caf::detached`) on a thread of its own.
+/// Spawns a cast member: on the system's scheduler, or (`caf::detached`) on a thread of its own. Throws `error`
+/// (io_error) when the system has no thread for it, and `std::bad_alloc`.
 template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_options, class... Ts>
 Handle spawn(caf::actor_system& system, Ts&&... arguments) {
   [[maybe_unused]] const visit here;
-  return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
+  try {
+    return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
+  } catch (const std::system_error& e) {
+    throw_no_thread(State::actor_name, e);
+  }
 }
 
 /// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 namespace tropilla::cast {
@@ -22,11 +23,17 @@ public:
     holder_ = std::move(holder);
     changed_.notify_all();
   }
-  /// Nobody will follow; the last holder stays, for late callers.
-  void close() {
+  /// Nobody will follow, and why, where that is more than an end; the last holder stays, for late callers.
+  void close(std::optional<error> why = {}) {
     const std::lock_guard lock(mutex_);
     closed_ = true;
+    why_ = std::move(why);
     changed_.notify_all();
+  }
+  /// What it was closed with.
+  [[nodiscard]] std::optional<error> closed_because() const {
+    const std::lock_guard lock(mutex_);
+    return why_;
   }
   /// Blocks until somebody other than `old` holds it; false when nobody will.
   [[nodiscard]] bool wait_for_another(const Handle& old) const {
@@ -40,6 +47,7 @@ private:
   mutable std::condition_variable changed_;
   Handle holder_;
   bool closed_ = false;
+  std::optional<error> why_;
 };
 
 /// Asks whoever holds a role, and after it ended its successor. Blocks; from a thread that is no actor. Throws `error`.
@@ -50,8 +58,11 @@ Answer ask_role(caf::actor_system& system, const role<Handle>& to, const Message
     try {
       return ask_and_wait<Answer>(system, holder, Message(m));
     } catch (const member_gone&) {
-      if (!to.wait_for_another(holder))
-        throw;
+      if (to.wait_for_another(holder))
+        continue;
+      if (const auto why = to.closed_because())
+        throw error(*why);
+      throw;
     }
   }
 }

@@ -51,6 +51,17 @@ struct supervisor_state {
     tell(self, with.scheduler->get(), member_down{name, reason});
   }
 
+  /// Nobody follows, of those who bring weights or compute with them: who waits for weights hears why, now and later.
+  void give_up(const std::string& name, const std::string& reason) {
+    report(name, reason);
+    given_up.emplace(errc::device_failed,
+                     "the " + name + " ended unexpectedly (" + reason + "); open the runtime again");
+    with.compute->close(given_up);
+    send_exit(with.compute->get());
+    for (auto& c : std::exchange(changes, {}))
+      c.promise.deliver(to_caf(*given_up));
+  }
+
   // -- sampler and scheduler ------------------------------------------------------------------------------------------
 
   void watch(const supervised_member& m, const caf::actor& holder) {
@@ -87,19 +98,23 @@ struct supervisor_state {
 
   void crew_member_down(const char* name, const caf::error& reason) {
     --on_duty;
+    if (given_up)
+      return;
     if (exchange || rebuilding) // expected
       return hire_when_gone();
     if (restarting)
       return;
     if (!may_restart(name_here(name), render(reason)))
-      return report(name, render(reason));
+      return give_up(name, render(reason));
     restarting = true;
     suspend(with.crew->weights());
   }
 
   void compute_down(const caf::error& reason) {
+    if (given_up)
+      return;
     if (!may_restart(name_here("compute"), render(reason)))
-      return report("compute", render(reason));
+      return give_up("compute", render(reason));
     exchange.reset(); // what was kept went with it
     rebuilding = true;
     dismiss_crew();
@@ -108,6 +123,10 @@ struct supervisor_state {
   caf::typed_response_promise<weights_changed> change(std::shared_ptr<const weight_arrangement> next) {
     pending_response<weights_changed> promise(self);
     auto later = promise.promise();
+    if (given_up) {
+      promise.deliver(to_caf(*given_up));
+      return later;
+    }
     changes.push_back({std::move(next), std::move(promise)});
     if (changes.size() == 1 && !rebuilding)
       suspend(changes.front().next);
@@ -145,9 +164,7 @@ struct supervisor_state {
       else if (exchange)
         go_on(*std::exchange(exchange, std::nullopt));
     } catch (const error& e) {
-      report("weight crew", e.what());
-      for (auto& c : std::exchange(changes, {}))
-        c.promise.deliver(to_caf(e));
+      give_up("weight crew", e.what());
     }
   }
 
@@ -213,6 +230,7 @@ struct supervisor_state {
   std::size_t restarts = 0;                  ///< since a job was computed
   std::uint64_t progress_seen = 0;
   std::deque<change_in_line> changes; ///< the first is under way
+  std::optional<error> given_up;      ///< nobody brings weights or computes any more
 };
 
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {

@@ -59,7 +59,7 @@ struct supervised_member {
 struct supervisor_setup {
   std::vector<supervised_member> members; ///< that no other supervisor watches
   std::shared_ptr<const role<scheduler_actor>> scheduler;
-  std::shared_ptr<const role<compute_actor>> compute;
+  std::shared_ptr<role<compute_actor>> compute;
   std::shared_ptr<crew_on_duty> crew;
   std::shared_ptr<const std::atomic<std::uint64_t>> progress; ///< counts jobs that were computed
   /// Spawns a crew for an arrangement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.

@@ -130,9 +130,12 @@ public:
   void change(const std::shared_ptr<const weight_arrangement>& next) {
     (void)cast::ask_role<cast::weights_changed>(system_.get(), supervisor_, cast::change_weights{next});
   }
+  void wait_for_weights() {
+    (void)cast::ask_role<cast::weights_resident>(system_.get(), *compute_, cast::await_weights{});
+  }
   /// How often compute was told to go on.
   [[nodiscard]] std::size_t resumed() {
-    (void)cast::ask_role<cast::weights_resident>(system_.get(), *compute_, cast::await_weights{}); // it has heard it
+    wait_for_weights(); // it has heard it
     return computes->resumed;
   }
   [[nodiscard]] std::shared_ptr<const weight_arrangement> weights() const { return crew_->weights(); }
@@ -229,10 +232,18 @@ TEST_CASE("a compute that ends is replaced with those who bring weights, and the
   CHECK(s.health().restarts == 1);
 }
 
-TEST_CASE("a crew that can't be hired is given up, and the scheduler told why") {
+TEST_CASE("a crew that can't be hired is given up, the scheduler told why, and who waits for weights, too") {
   supervisor_fixture s;
   s.refuse_crews = true;
-  s.kill(s.compute(), [&] { return !s.health().down.empty(); });
+  const bool of_compute = GENERATE(true, false);
+  s.kill(of_compute ? s.compute() : caf::actor_cast<caf::actor>(s.crew().loader),
+         [&] { return !s.health().down.empty(); });
+  for (int i = 0; i < 2; ++i) {
+    CHECK_THROWS_WITH(s.wait_for_weights(),
+                      "the weight crew ended unexpectedly (there are no bytes for a crew); open the runtime again");
+    CHECK_THROWS_WITH(s.change(std::make_shared<weight_arrangement>()),
+                      "the weight crew ended unexpectedly (there are no bytes for a crew); open the runtime again");
+  }
   CHECK(s.health().down == std::vector<std::string>{"weight crew: there are no bytes for a crew"});
   CHECK(s.heard->down == std::vector<std::string>{"weight crew"});
 }

@@ -75,6 +75,27 @@ class Refused(Program):
     def test_threads_once(self):  # for those that never come see test_threads.py
         self.refuse("thread", least=8, TROPILLA_REFUSE_START="1")
 
+    def test_threads_from_then_on(self):
+        """But for the four that CAF starts, right after it was seen that there are so many: it does not survive that."""
+        (self.folder / "one.jsonl").write_text(json.dumps({"id": "1", "prompt": "hello", "max_tokens": 60}) + "\n")
+        refuse = {"TROPILLA_REFUSE_CALL": "thread", "TROPILLA_REFUSE_START": "1"}
+        count = self.folder / "count"
+        for command in (["run", "-n", 60, "hello"], ["batch", "one.jsonl"]):
+            command = [*command, *self.options, *self.ways["in memory"], "-t", 2]
+            sound = self.call(*command, TROPILLA_REFUSE_COUNT=str(count), **refuse)
+            self.assertEqual(sound.returncode, 0, sound.stderr)
+            seen = -8
+            for n in range(1, int(count.read_text()) + 1):
+                if seen + 4 <= n < seen + 8:
+                    continue
+                with self.subTest(command=command[0], thread=n):
+                    ran = self.call(*command, TROPILLA_REFUSE=str(n), TROPILLA_REFUSE_ON="1", **refuse)
+                    self.assertEqual(ran.returncode, 2, ran.stderr)
+                    self.assertEqual(ran.stdout, b"")
+                    self.assertRegex(ran.stderr.decode(), r"\Atropilla: [^\n]* no more threads for [^\n]+\n\Z")
+                    if b"threads for actors" in ran.stderr and n >= seen + 8:
+                        seen = n
+
     def test_mappings(self):
         for more in ({}, {"TROPILLA_REFUSE_ON": "1"}):
             self.refuse("mmap", TROPILLA_REFUSE_START="1", **more)
