@@ -30,6 +30,10 @@ public:
     why_ = std::move(why);
     changed_.notify_all();
   }
+  [[nodiscard]] bool closed() const {
+    const std::lock_guard lock(mutex_);
+    return closed_;
+  }
   /// What it was closed with.
   [[nodiscard]] std::optional<error> closed_because() const {
     const std::lock_guard lock(mutex_);

@@ -175,6 +175,7 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
                                           refused = part->commit_page(page);
                                       return refused;
                                     });
+  last_resort_ = std::make_shared<last_resort>(this);
   hire_sampler();
   hire_scheduler();
   for (std::size_t i = 0; i < parts.size(); ++i)
@@ -197,6 +198,54 @@ void runtime::impl::make_room() {
       };
   room = std::make_shared<request_room>(parts.front()->input.shape.request_bytes, std::move(more));
 }
+
+/// Scheduler and first supervisor replace each other. Where both have ended nobody would: the end of the second one has
+/// another supervisor spawned, which replaces the scheduler.
+class runtime::impl::last_resort : public std::enable_shared_from_this<last_resort> {
+public:
+  explicit last_resort(impl* of) : of_(of) {}
+
+  /// Where it has ended already, looks at once.
+  template <class Handle>
+  void watch(const Handle& member) {
+    cast::retry_on_bad_alloc([&] { cast::when_ended(member, [self = shared_from_this()] { self->look(); }); });
+  }
+
+  /// Waits for what is under way; nothing follows.
+  void close() {
+    const std::lock_guard lock(mutex_);
+    of_ = nullptr;
+  }
+
+private:
+  /// On a thread of the actor system, or of who watches.
+  void look() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (!of_ || of_->closed || of_->scheduler->closed())
+      return;
+    const auto supervisor = of_->parts.front()->supervisor->get();
+    if (!supervisor || !cast::state_gone(supervisor).done() || !cast::state_gone(of_->scheduler->get()).done())
+      return;
+    try {
+      const auto now = of_->parts.front()->progress();
+      rescues_ = std::exchange(progress_seen_, now) == now ? rescues_ + 1 : 1;
+      if (rescues_ > max_rescues)
+        throw error(errc::device_failed, "scheduler and supervisor ended again and again; open the runtime again");
+      of_->log->of(log_component::supervisor).warning("scheduler and supervisor ended at once, and are replaced");
+      (void)of_->supervise(0);
+    } catch (...) {
+      const error why = error_of(std::current_exception());
+      of_->scheduler->close(why);
+      of_->batch->fail_all(why);
+    }
+  }
+
+  static constexpr int max_rescues = 8; ///< without anything computed
+  std::recursive_mutex mutex_;          ///< what is spawned may end before it is watched
+  impl* of_;
+  std::uint64_t progress_seen_ = 0;
+  int rescues_ = 0;
+};
 
 void runtime::impl::hire_sampler() {
   sampler->set(cast::spawn_sampler(*system, trace.get()));
@@ -225,9 +274,18 @@ void runtime::impl::hire_scheduler() {
   setup.supervisor_log = log->of(log_component::supervisor);
   scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));
   log->of(log_component::supervisor).debug("the scheduler begins");
+  last_resort_->watch(scheduler->get());
 }
 
 bool runtime::impl::supervise(std::size_t part) {
+  if (!spawn_supervisor(part))
+    return false;
+  if (part == 0)
+    last_resort_->watch(parts.front()->supervisor->get());
+  return true;
+}
+
+bool runtime::impl::spawn_supervisor(std::size_t part) {
   const std::lock_guard lock(supervising_);
   if (closed)
     return false;
@@ -261,6 +319,8 @@ void runtime::impl::shut_down() noexcept {
   {
     const std::lock_guard lock(supervising_); // whoever was spawning one is done now, and nobody begins
   }
+  if (last_resort_)
+    last_resort_->close();
   for (const auto& part : parts)
     part->end_supervisor();
   cast::end_role(*system, *scheduler);

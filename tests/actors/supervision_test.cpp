@@ -50,6 +50,36 @@ std::vector<stream_of_replies> streams(std::size_t count) {
 
 } // namespace
 
+TEST_CASE("a scheduler and a supervisor that are killed at once are replaced, and replies go on") {
+  const std::size_t devices = GENERATE(1, 2);
+  runtime_config config;
+  config.model = testing::tiny_model();
+  config.threads = 1;
+  config.context = 256;
+  if (devices > 1) {
+    const auto each = runtime::plan(config).total_bytes;
+    config.devices = {{"host:0", each}, {"host:1", each}};
+  }
+  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  const auto wanted = streams(1).front();
+  const auto start = [&] {
+    auto channel = std::make_shared<reply_channel>();
+    (void)parts->submit(parts->make_request(wanted.prompt, wanted.options, false, channel));
+    return channel;
+  };
+  const auto expected = testing::ids_of(*start());
+  for (int round = 0; round < 40; ++round) {
+    const auto before = start();
+    const caf::actor both[] = {caf::actor_cast<caf::actor>(parts->parts.front()->supervisor->get()),
+                               caf::actor_cast<caf::actor>(parts->scheduler->get())};
+    caf::anon_send_exit(both[round % 2], caf::exit_reason::kill);
+    caf::anon_send_exit(both[1 - round % 2], caf::exit_reason::kill);
+    const auto after = start();
+    CHECK(testing::ids_of(*before) == expected);
+    CHECK(testing::ids_of(*after) == expected);
+  }
+}
+
 TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with its text or an error") {
   const bool streamed = GENERATE(false, true);
   const std::size_t devices = GENERATE(1, 2);
