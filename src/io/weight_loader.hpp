@@ -68,10 +68,10 @@ struct weight_loader_setup {
   /// Of a device whose memory the processor can't write: bytes in which groups of `keeps` stay in a host buffer once
   /// they were read, so that they are only copied from then on.
   std::size_t kept_bytes = 0;
-  std::function<bool(std::size_t group)> keeps{};
-  std::filesystem::path packed_folder{};     ///< ""; or where packed weights are found, else written
-  std::shared_ptr<packed_mapping> mapping{}; ///< of packed weights; null: `touch` is not called
-  std::shared_ptr<transfer_meter> meter{};   ///< may be null
+  std::function<bool(std::size_t group)> keeps{}; ///< which groups are streamed, so that they come again; empty: none
+  std::filesystem::path packed_folder{};          ///< ""; or where packed weights are found, else written
+  std::shared_ptr<packed_mapping> mapping{};      ///< of packed weights; null: `touch` is not called
+  std::shared_ptr<transfer_meter> meter{};        ///< may be null
   reader_factory make_reader = make_file_reader;
   /// Whether `notice` was told that packed weights are damaged; of all loaders that follow one another. May be null.
   std::shared_ptr<std::atomic<bool>> damage_told{};
