@@ -20,7 +20,7 @@ public:
   }
   void set(Handle holder) {
     const std::lock_guard lock(mutex_);
-    holder_ = std::move(holder);
+    std::swap(holder_, holder); // the old one may end with its last handle, when the lock is gone: others hear of that
     changed_.notify_all();
   }
   /// Nobody will follow, and why, where that is more than an end; the last holder stays, for late callers.

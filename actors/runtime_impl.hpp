@@ -140,7 +140,7 @@ private:
   runtime_hooks hooks_;
   std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   mutable std::once_flag told_of_template_, told_of_bos_;
-  std::mutex supervising_; ///< held while a supervisor is spawned
+  std::recursive_mutex supervising_; ///< held while a supervisor is spawned; the one before may end with that
   class last_resort;
   std::shared_ptr<last_resort> last_resort_;
   std::mutex progress_mutex_;
