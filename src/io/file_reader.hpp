@@ -22,7 +22,7 @@ enum class io_mode : std::uint8_t {
   direct,    ///< O_DIRECT: nothing is pushed out of the page cache; buffered where the file system refuses it
 };
 
-/// Who makes the system calls: the kernel's queue, or a few threads.
+/// How reads reach the kernel: io_uring, or pread on a few threads.
 enum class io_method : std::uint8_t { automatic, uring, pread };
 
 /// "automatic", "buffered", "direct".

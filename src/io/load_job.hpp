@@ -78,6 +78,11 @@ struct job {
   std::shared_ptr<const packed_file> entry{}; ///< that it is read from
 };
 
+/// The failure of packed weights that are not what was written.
+[[nodiscard]] inline error other_checksum() {
+  return {errc::malformed_file, "its bytes have another checksum than those that were written"};
+}
+
 /// A part that is being read. What is no job's is free.
 struct read_under_way {
   job* of = nullptr;

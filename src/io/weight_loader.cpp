@@ -159,19 +159,35 @@ struct weight_loader::impl {
   void prefault(const job& j, std::size_t from) {
     const std::size_t bytes = to_group_alignment(with.layout->groups[j.group].bytes);
     for (std::size_t at = from; at < bytes; at += prefault_bytes) {
-      j.answer->expect(1);
       try {
-        streams->enqueue(
-            [this, answer = j.answer, begin = j.memory + at, n = std::min(prefault_bytes, bytes - at)](tracer::row) {
-              with.dev->prefault(begin, n);
-              if (answer->finish(1))
-                conclude(answer);
-            });
-      } catch (...) { // pages are made when they are written to, too
-        (void)j.answer->finish(1);
-        return;
+        enqueue_for(j.answer, [this, begin = j.memory + at, n = std::min(prefault_bytes, bytes - at)] {
+          with.dev->prefault(begin, n);
+        });
+      } catch (...) {
+        return; // pages are made when they are written to, too
       }
     }
+  }
+
+  /// Runs `f` on a packing stream; the group is not there before it is done.
+  template <class F>
+  void enqueue_for(const std::shared_ptr<flight>& answer, F f) {
+    answer->expect(1);
+    try {
+      streams->enqueue([this, answer, f = std::move(f)](tracer::row) {
+        f();
+        finish(answer, 1);
+      });
+    } catch (...) {
+      (void)answer->finish(1);
+      throw;
+    }
+  }
+
+  /// Counts parts of a group down.
+  void finish(const std::shared_ptr<flight>& answer, std::size_t parts) {
+    if (answer->finish(parts))
+      conclude(answer);
   }
 
   [[nodiscard]] bool is_streamed(std::size_t group) const { return with.keeps && with.keeps(group); }
@@ -182,13 +198,13 @@ struct weight_loader::impl {
     const auto answer = j.answer;
     answer->from = origin::model; // it is not the packed weights that are wrong
     answer->fail(why);
-    if (answer->finish(j.begun ? j.parts.size() - j.read : 1)) // else somebody still packs, and concludes
-      conclude(answer);
+    finish(answer, j.begun ? j.parts.size() - j.read : 1); // where somebody still packs, that concludes
   }
 
   // -- where packed weights are not what they should be ---------------------------------------------------------------
 
-  /// Compares a piece of packed weights that was read, beside the reading.
+  /// Compares a piece of packed weights that was read: at once while it is in the processor's cache, else beside the
+  /// reading.
   void check(const job& j, const part& p) {
     const auto& group = with.layout->groups[j.group];
     const auto at = static_cast<std::size_t>(p.destination - j.memory); // in the group
@@ -197,15 +213,14 @@ struct weight_loader::impl {
       {
         const trace_span span(with.trace, row, group.name, "checked", static_cast<std::int64_t>(bytes));
         if (!entry->is_sound(group.section, group.section_offset + at, {answer->memory + at, bytes}))
-          answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
+          answer->fail(other_checksum());
       }
-      if (answer->finish(1))
-        conclude(answer);
+      finish(answer, 1);
     };
-    if (reader->mode() == io_mode::direct)
-      streams->enqueue(std::move(compare));
-    else
+    if (through_page_cache())
       compare(read_row);
+    else
+      streams->enqueue(std::move(compare));
   }
 
   /// A mapped group: compared where it lies or, when the mapping is lost, filled like any other. False while another
@@ -217,18 +232,10 @@ struct weight_loader::impl {
       return true;
     const auto& group = with.layout->groups[j.group];
     if (!with.mapping->lost()) {
-      f.expect(1);
-      try {
-        streams->enqueue([this, &group, answer = j.answer](tracer::row) {
-          if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
-            answer->fail(error(errc::malformed_file, "its bytes have another checksum than those that were written"));
-          if (answer->finish(1))
-            conclude(answer);
-        });
-      } catch (...) {
-        (void)f.finish(1);
-        throw;
-      }
+      enqueue_for(j.answer, [this, &group, answer = j.answer] {
+        if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
+          answer->fail(other_checksum());
+      });
       return true;
     }
     switch (with.mapping->claim_range(j.memory, to_group_alignment(group.bytes))) {
@@ -282,7 +289,7 @@ struct weight_loader::impl {
     auto& f = *j.answer;
     if (!places || f.landing)
       return true;
-    f.landing = places->take(j.group, to_group_alignment(group.bytes), with.keeps && with.keeps(j.group));
+    f.landing = places->take(j.group, to_group_alignment(group.bytes), is_streamed(j.group));
     needs_landing = !f.landing;
     if (needs_landing)
       return false;
@@ -318,6 +325,7 @@ struct weight_loader::impl {
                     });
   }
 
+  [[nodiscard]] bool through_page_cache() const { return reader->mode() != io_mode::direct; }
   [[nodiscard]] std::size_t in_flight() const { return reader ? reader->in_flight() : 0; }
 
   /// Keeps the queue full, in the order of the jobs.
@@ -362,8 +370,7 @@ struct weight_loader::impl {
       open_reader(from, found);
       j.from = open_origin;
       if (j.from == origin::packed) {
-        j.parts = cut_packed(*entry, group, j.memory,
-                             reader->mode() == io_mode::direct ? best_read_bytes : cached_read_bytes);
+        j.parts = cut_packed(*entry, group, j.memory, through_page_cache() ? cached_read_bytes : best_read_bytes);
         j.entry = entry;
       } else {
         j.parts = cut_model(group, j.memory, with.shape.slot_bytes);
@@ -459,8 +466,8 @@ struct weight_loader::impl {
     const auto answer = j.answer; // the job goes with its last read
     if (last)
       jobs.remove_if([&](const job& other) { return &other == &j; });
-    if (!arrived && answer->finish(1))
-      conclude(answer);
+    if (!arrived)
+      finish(answer, 1);
   }
 
   void measure(std::size_t bytes) {
@@ -484,8 +491,8 @@ struct weight_loader::impl {
       record(j);
       it = jobs.erase(it);
     }
-    if (parts > 0 && answer->finish(parts))
-      conclude(answer);
+    if (parts > 0)
+      finish(answer, parts);
     return it;
   }
 
@@ -526,8 +533,7 @@ struct weight_loader::impl {
           [this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip](tracer::row row) {
             place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, row);
             give_back(slot);
-            if (answer->finish(1))
-              conclude(answer);
+            finish(answer, 1);
           });
     } catch (...) {
       give_back(slot);
