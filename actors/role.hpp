@@ -20,10 +20,10 @@ public:
   }
   void set(Handle holder) {
     const std::lock_guard lock(mutex_);
-    std::swap(holder_, holder); // the old one may end with its last handle, when the lock is gone: others hear of that
+    std::swap(holder_, holder); // the old handle goes after the lock: who is told of its actor's end may ask here
     changed_.notify_all();
   }
-  /// Nobody will follow, and why, where that is more than an end; the last holder stays, for late callers.
+  /// Nobody will follow. `why` is thrown to those who ask later. The last holder stays, for late callers.
   void close(std::optional<error> why = {}) {
     const std::lock_guard lock(mutex_);
     closed_ = true;
@@ -34,7 +34,7 @@ public:
     const std::lock_guard lock(mutex_);
     return closed_;
   }
-  /// What it was closed with.
+  /// The reason given to `close`.
   [[nodiscard]] std::optional<error> closed_because() const {
     const std::lock_guard lock(mutex_);
     return why_;

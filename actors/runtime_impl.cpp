@@ -1,6 +1,7 @@
 // Builds a runtime and takes it down.
 #include "actors/runtime_impl.hpp"
 
+#include "actors/restart_limit.hpp"
 #include "actors/sampler.hpp"
 #include "actors/scheduler.hpp"
 
@@ -199,37 +200,37 @@ void runtime::impl::make_room() {
   room = std::make_shared<request_room>(parts.front()->input.shape.request_bytes, std::move(more));
 }
 
-/// Scheduler and first supervisor replace each other. Where both have ended nobody would: the end of the second one has
-/// another supervisor spawned, which replaces the scheduler.
+/// Scheduler and first supervisor replace each other. When both have ended, this spawns another supervisor, which
+/// replaces the scheduler.
 class runtime::impl::last_resort : public std::enable_shared_from_this<last_resort> {
 public:
   explicit last_resort(impl* of) : of_(of) {}
 
-  /// Where it has ended already, looks at once.
+  /// Looks when `member` ends, at once when it has ended already.
   template <class Handle>
   void watch(const Handle& member) {
     cast::retry_on_bad_alloc([&] { cast::when_ended(member, [self = shared_from_this()] { self->look(); }); });
   }
 
-  /// Waits for what is under way; nothing follows.
+  /// Held while a supervisor is spawned.
+  [[nodiscard]] std::unique_lock<std::recursive_mutex> lock() { return std::unique_lock(mutex_); }
+  /// Waits for a supervisor that is being spawned; none follows.
   void close() {
-    const std::lock_guard lock(mutex_);
+    const auto locked = lock();
     of_ = nullptr;
   }
 
 private:
   /// On a thread of the actor system, or of who watches.
   void look() noexcept {
-    const std::lock_guard lock(mutex_);
+    const auto locked = lock();
     if (!of_ || of_->closed || of_->scheduler->closed())
       return;
     const auto supervisor = of_->parts.front()->supervisor->get();
     if (!supervisor || !cast::state_gone(supervisor).done() || !cast::state_gone(of_->scheduler->get()).done())
       return;
     try {
-      const auto now = of_->parts.front()->progress();
-      rescues_ = std::exchange(progress_seen_, now) == now ? rescues_ + 1 : 1;
-      if (rescues_ > max_rescues)
+      if (!restarts_.allows_another(of_->parts.front()->progress()))
         throw error(errc::device_failed, "scheduler and supervisor ended again and again; open the runtime again");
       of_->log->of(log_component::supervisor).warning("scheduler and supervisor ended at once, and are replaced");
       (void)of_->supervise(0);
@@ -240,11 +241,9 @@ private:
     }
   }
 
-  static constexpr int max_rescues = 8; ///< without anything computed
-  std::recursive_mutex mutex_;          ///< what is spawned may end before it is watched
+  std::recursive_mutex mutex_; ///< what is spawned may end before it is watched
   impl* of_;
-  std::uint64_t progress_seen_ = 0;
-  int rescues_ = 0;
+  cast::restart_limit restarts_;
 };
 
 void runtime::impl::hire_sampler() {
@@ -278,15 +277,7 @@ void runtime::impl::hire_scheduler() {
 }
 
 bool runtime::impl::supervise(std::size_t part) {
-  if (!spawn_supervisor(part))
-    return false;
-  if (part == 0)
-    last_resort_->watch(parts.front()->supervisor->get());
-  return true;
-}
-
-bool runtime::impl::spawn_supervisor(std::size_t part) {
-  const std::lock_guard lock(supervising_);
+  const auto locked = last_resort_->lock();
   if (closed)
     return false;
   std::vector<cast::supervised_member> others;
@@ -308,6 +299,8 @@ bool runtime::impl::spawn_supervisor(std::size_t part) {
                       }});
   }
   parts[part]->supervise(std::move(others), scheduler);
+  if (part == 0)
+    last_resort_->watch(parts.front()->supervisor->get());
   return true;
 }
 
@@ -316,9 +309,6 @@ void runtime::impl::shut_down() noexcept {
     return;
   reserve_.reset();
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
-  {
-    const std::lock_guard lock(supervising_); // whoever was spawning one is done now, and nobody begins
-  }
   if (last_resort_)
     last_resort_->close();
   for (const auto& part : parts)

@@ -133,14 +133,12 @@ private:
   void hire_scheduler();
   /// Spawns a supervisor for a part; the first part's watches sampler and scheduler, too. False: the runtime is closed.
   bool supervise(std::size_t part);
-  bool spawn_supervisor(std::size_t part);
 
   /// Given back first when it closes: what ends actors and fails requests takes a little memory.
   std::unique_ptr<std::byte[]> reserve_ = std::make_unique<std::byte[]>(std::size_t{64} << 10);
   runtime_hooks hooks_;
   std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   mutable std::once_flag told_of_template_, told_of_bos_;
-  std::recursive_mutex supervising_; ///< held while a supervisor is spawned; the one before may end with that
   class last_resort;
   std::shared_ptr<last_resort> last_resort_;
   std::mutex progress_mutex_;

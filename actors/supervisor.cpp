@@ -1,17 +1,13 @@
 // Monitors, replaces and reports.
 #include "actors/supervisor.hpp"
 
+#include "actors/restart_limit.hpp"
+
 #include <algorithm>
 #include <deque>
 #include <optional>
 
 namespace tropilla::cast {
-namespace {
-
-// What ends again and again has a cause that a new start does not remove.
-constexpr std::size_t most_restarts = 8;
-
-} // namespace
 
 struct supervisor_state {
   static constexpr const char* actor_name = "supervisor";
@@ -31,15 +27,11 @@ struct supervisor_state {
 
   /// Counts a new start; false when there were too many without a job being computed between.
   bool may_restart(const std::string& name, const std::string& reason) {
-    const auto now = with.progress->load();
-    if (std::exchange(progress_seen, now) != now)
-      restarts = 0;
-    if (restarts == most_restarts)
+    if (!restarts.allows_another(with.progress->load()))
       return false;
-    ++restarts;
     ++health.restarts;
     with.log.warning("the {} ended unexpectedly ({}) and is replaced: start {} of {} without anything computed", name,
-                     reason, restarts, most_restarts);
+                     reason, restarts.starts(), restart_limit::max);
     return true;
   }
 
@@ -51,7 +43,7 @@ struct supervisor_state {
     tell(self, with.scheduler->get(), member_down{name, reason});
   }
 
-  /// Nobody follows, of those who bring weights or compute with them: who waits for weights hears why, now and later.
+  /// Weight pipeline and compute get no successors: clients that wait for weights, now or later, get the reason.
   void give_up(const std::string& name, const std::string& reason) {
     report(name, reason);
     given_up.emplace(errc::device_failed,
@@ -164,7 +156,7 @@ struct supervisor_state {
       else if (exchange)
         go_on(*std::exchange(exchange, std::nullopt));
     } catch (const error& e) {
-      give_up("weight crew", e.what());
+      give_up("weight pipeline", e.what());
     }
   }
 
@@ -227,10 +219,9 @@ struct supervisor_state {
   std::optional<weights_suspended> exchange; ///< compute stands still, the crew is leaving
   bool rebuilding = false;                   ///< compute is gone, the crew is leaving
   bool restarting = false;                   ///< compute was asked to stand still because one of the crew is gone
-  std::size_t restarts = 0;                  ///< since a job was computed
-  std::uint64_t progress_seen = 0;
+  restart_limit restarts;
   std::deque<change_in_line> changes; ///< the first is under way
-  std::optional<error> given_up;      ///< nobody brings weights or computes any more
+  std::optional<error> given_up;      ///< why there are no successors
 };
 
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {

@@ -89,7 +89,7 @@ public:
     setup.hire = [this](const auto& weights, const auto&) {
       ++crews_hired;
       if (refuse_crews || weights == refused)
-        throw error(errc::over_budget, "there are no bytes for a crew");
+        throw error(errc::over_budget, "there are no bytes for a pipeline");
       return hire();
     };
     setup.hire_compute = [this] {
@@ -113,7 +113,7 @@ public:
 
   [[nodiscard]] caf::actor sampler() const { return caf::actor_cast<caf::actor>(sampler_.get()); }
   [[nodiscard]] caf::actor compute() const { return caf::actor_cast<caf::actor>(compute_->get()); }
-  [[nodiscard]] cast::weight_crew crew() const { return crew_->get(); }
+  [[nodiscard]] cast::weight_crew pipeline() const { return crew_->get(); }
 
   /// Ends an actor, and waits until `done` is true.
   template <class Done>
@@ -207,13 +207,13 @@ TEST_CASE("a member that ends eight times is replaced each time, and not a ninth
 
 TEST_CASE("whoever of those who bring weights ends, all three are replaced while compute stands still") {
   supervisor_fixture s;
-  const auto before = s.crew();
+  const auto before = s.pipeline();
   const auto who = GENERATE(0, 1, 2);
   const caf::actor victims[] = {caf::actor_cast<caf::actor>(before.memory_manager),
                                 caf::actor_cast<caf::actor>(before.loader),
                                 caf::actor_cast<caf::actor>(before.prefetcher)};
   s.kill(victims[who], [&] { return s.computes->resumed == 1; });
-  const auto now = s.crew();
+  const auto now = s.pipeline();
   CHECK(now.memory_manager != before.memory_manager);
   CHECK(now.loader != before.loader);
   CHECK(now.prefetcher != before.prefetcher);
@@ -232,20 +232,22 @@ TEST_CASE("a compute that ends is replaced with those who bring weights, and the
   CHECK(s.health().restarts == 1);
 }
 
-TEST_CASE("a crew that can't be hired is given up, the scheduler told why, and who waits for weights, too") {
+TEST_CASE("a weight pipeline that can't be spawned is given up, and scheduler and waiting clients get the reason") {
   supervisor_fixture s;
   s.refuse_crews = true;
   const bool of_compute = GENERATE(true, false);
-  s.kill(of_compute ? s.compute() : caf::actor_cast<caf::actor>(s.crew().loader),
+  s.kill(of_compute ? s.compute() : caf::actor_cast<caf::actor>(s.pipeline().loader),
          [&] { return !s.health().down.empty(); });
   for (int i = 0; i < 2; ++i) {
-    CHECK_THROWS_WITH(s.wait_for_weights(),
-                      "the weight crew ended unexpectedly (there are no bytes for a crew); open the runtime again");
-    CHECK_THROWS_WITH(s.change(std::make_shared<weight_arrangement>()),
-                      "the weight crew ended unexpectedly (there are no bytes for a crew); open the runtime again");
+    CHECK_THROWS_WITH(
+        s.wait_for_weights(),
+        "the weight pipeline ended unexpectedly (there are no bytes for a pipeline); open the runtime again");
+    CHECK_THROWS_WITH(
+        s.change(std::make_shared<weight_arrangement>()),
+        "the weight pipeline ended unexpectedly (there are no bytes for a pipeline); open the runtime again");
   }
-  CHECK(s.health().down == std::vector<std::string>{"weight crew: there are no bytes for a crew"});
-  CHECK(s.heard->down == std::vector<std::string>{"weight crew"});
+  CHECK(s.health().down == std::vector<std::string>{"weight pipeline: there are no bytes for a pipeline"});
+  CHECK(s.heard->down == std::vector<std::string>{"weight pipeline"});
 }
 
 TEST_CASE("other weights get another crew, and where there is none all is as it was") {
@@ -256,7 +258,7 @@ TEST_CASE("other weights get another crew, and where there is none all is as it 
   CHECK(s.weights() == first);
   CHECK(s.resumed() == 1);
   s.refused = second;
-  CHECK_THROWS_WITH(s.change(second), "there are no bytes for a crew");
+  CHECK_THROWS_WITH(s.change(second), "there are no bytes for a pipeline");
   CHECK(s.weights() == first);
   CHECK(s.resumed() == 2);
   CHECK(s.crews_hired == 3);
