@@ -47,13 +47,13 @@ std::string render(const caf::error& reason) {
 
 #if CAF_MAJOR_VERSION < 1
 
-struct conductor::impl final : caf::execution_unit {
+struct inline_executor::impl final : caf::execution_unit {
   // Actors that go on and on (somebody floods them) are the scheduler's, so that the thread gets back to its own work.
-  static constexpr std::size_t most_turns = 64;
+  static constexpr std::size_t max_turns = 64;
   static constexpr std::size_t messages_per_turn = 16;
 
   explicit impl(caf::actor_system& system) : caf::execution_unit(&system) {
-    ready.reserve(2 * most_turns); // whoever is in the middle of a message can't be told that there is no memory
+    ready.reserve(2 * max_turns); // whoever is in the middle of a message can't be told that there is no memory
   }
 
   void exec_later(caf::resumable* r) override {
@@ -66,7 +66,7 @@ struct conductor::impl final : caf::execution_unit {
   void run() {
     for (std::size_t turn = 0; turn < ready.size(); ++turn) {
       caf::resumable* const r = ready[turn];
-      if (turn >= most_turns)
+      if (turn >= max_turns)
         system().scheduler().enqueue(r);
       else if (r->resume(this, messages_per_turn) == caf::resumable::resume_later)
         exec_later(r);
@@ -79,9 +79,9 @@ struct conductor::impl final : caf::execution_unit {
   std::vector<caf::resumable*> ready; ///< each holds a reference; those before the turn's have had it
 };
 
-conductor::conductor(caf::actor_system& system) : impl_(std::make_unique<impl>(system)) {}
+inline_executor::inline_executor(caf::actor_system& system) : impl_(std::make_unique<impl>(system)) {}
 
-void conductor::send(const caf::strong_actor_ptr& to, const caf::message& m) {
+void inline_executor::send(const caf::strong_actor_ptr& to, const caf::message& m) {
   if (!to)
     return;
   retry_on_bad_alloc([&] { to->enqueue(nullptr, caf::make_message_id(), m, impl_.get()); });
@@ -90,13 +90,13 @@ void conductor::send(const caf::strong_actor_ptr& to, const caf::message& m) {
 
 #else
 
-struct conductor::impl {};
-conductor::conductor(caf::actor_system&) {}
-void conductor::send(const caf::strong_actor_ptr&, const caf::message&) {}
+struct inline_executor::impl {};
+inline_executor::inline_executor(caf::actor_system&) {}
+void inline_executor::send(const caf::strong_actor_ptr&, const caf::message&) {}
 
 #endif
 
-conductor::~conductor() = default;
+inline_executor::~inline_executor() = default;
 
 struct system::impl {
   struct config : caf::actor_system_config {

@@ -1,7 +1,7 @@
 /// What knows which version of CAF is there, 0.17 (Debian's package) or 1.x; handles and what is sent from outside of
 /// actors are in `tropilla/typed_actor.hpp`, for programs that use the library.
 ///
-/// Actors are classes `hosted<Handle, State>`; a state has a constructor `State(Handle::pointer, args...)` and
+/// Actors are classes `stateful_actor<Handle, State>`; a state has a constructor `State(Handle::pointer, args...)` and
 /// `behaviour()`. Messages stay in the process: none is serialised.
 #pragma once
 
@@ -107,10 +107,10 @@ void tell_later(Self* self, std::chrono::nanoseconds wait, Message&& m) {
 /// Runs on the calling thread the actors that a message sets in motion, until none of them has anything to do: the
 /// answer to a step wakes no other thread, which takes 5 to 50 us each time. Only for threads whose work can wait that
 /// long. On CAF 1.x messages take the ordinary way.
-class conductor {
+class inline_executor {
 public:
-  explicit conductor(caf::actor_system& system);
-  ~conductor();
+  explicit inline_executor(caf::actor_system& system);
+  ~inline_executor();
 
   /// Sends a notice, retried on bad_alloc, and runs what follows from it here.
   template <class Handle, class Message>
@@ -185,26 +185,26 @@ public:
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
 
-/// The part of a hosted actor that those who wait for its end need. CAF 1.x reports the end of an actor before it calls
-/// `on_exit`, so when the state still holds its leases.
-class state_host {
+/// The part of a stateful_actor actor that those who wait for its end need. CAF 1.x reports the end of an actor before
+/// it calls `on_exit`, so when the state still holds its leases.
+class stateful_actor_base {
 public:
   /// Done when the state is destroyed.
   [[nodiscard]] const event& state_gone() const noexcept { return state_gone_; }
 
 protected:
-  ~state_host() = default;
+  ~stateful_actor_base() = default;
 
 private:
   template <class, class>
-  friend class hosted;
+  friend class stateful_actor;
   event state_gone_ = event::make();
 };
 
-/// Done when the state of an actor is destroyed, at once for actors that are not `hosted`.
+/// Done when the state of an actor is destroyed, at once for actors that are not `stateful_actor`.
 template <class Handle>
 [[nodiscard]] event state_gone(const Handle& of) {
-  const auto* const host = dynamic_cast<const state_host*>(caf::actor_cast<caf::abstract_actor*>(of));
+  const auto* const host = dynamic_cast<const stateful_actor_base*>(caf::actor_cast<caf::abstract_actor*>(of));
   return host ? host->state_gone() : event{};
 }
 
@@ -216,12 +216,12 @@ template <class Handle>
 /// at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is called
 /// then.
 template <class Handle, class State>
-class hosted final : public Handle::base, public state_host {
+class stateful_actor final : public Handle::base, public stateful_actor_base {
 public:
   using super = typename Handle::base;
 
   template <class... Ts>
-  explicit hosted(caf::actor_config& config, Ts&&... arguments)
+  explicit stateful_actor(caf::actor_config& config, Ts&&... arguments)
       : super(config), make_([this, args = std::make_tuple(std::forward<Ts>(arguments)...)]() mutable {
           return std::apply([this](auto&... as) { return std::make_unique<State>(this, std::move(as)...); }, args);
         }) {
@@ -303,7 +303,7 @@ template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_
 Handle spawn(caf::actor_system& system, Ts&&... arguments) {
   [[maybe_unused]] const visit here;
   try {
-    return system.spawn<hosted<Handle, State>, Options>(std::forward<Ts>(arguments)...);
+    return system.spawn<stateful_actor<Handle, State>, Options>(std::forward<Ts>(arguments)...);
   } catch (const std::system_error& e) {
     throw_no_thread(State::actor_name, e);
   }

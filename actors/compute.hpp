@@ -15,7 +15,7 @@ struct host_copies {
 };
 
 struct compute_setup {
-  std::shared_ptr<const weight_arrangement> weights;
+  std::shared_ptr<const weight_placement> weights;
   const llama_workspace* space = nullptr; ///< these outlive the actor
   device* dev = nullptr;
   prefetcher_actor prefetcher;

@@ -54,8 +54,8 @@ private:
 struct engine_state {
   static constexpr const char* actor_name = "engine";
 
-  engine_state(engine_self::pointer s, std::shared_ptr<runtime_access::parts> p) : self(s), parts(std::move(p)) {}
-  ~engine_state() { parts->shut_down(); }
+  engine_state(engine_self::pointer s, std::shared_ptr<runtime_impl> p) : self(s), rt(std::move(p)) {}
+  ~engine_state() { rt->shut_down(); }
 
   engine_self::behavior_type behaviour() {
     return {
@@ -71,7 +71,7 @@ struct engine_state {
               reply.window->unread -= std::min(m.count, reply.window->unread.load()); // only this actor takes away
         },
         [this](const query_engine&) -> caf::result<engine_status> {
-          return engine_status{parts->facts, parts->report, parts->memory(), running.size()};
+          return engine_status{rt->facts, rt->report, rt->memory(), running.size()};
         },
         [this](const reply_over& m) { forget(m.id); },
     };
@@ -83,7 +83,7 @@ struct engine_state {
     window->most = m.window;
     try {
       const auto sink = std::make_shared<client_sink>(m.client, m.tag, engine_self(self), window);
-      request = parts->make_request(encode(m), m.options, false, sink);
+      request = rt->make_request(encode(m), m.options, false, sink);
       sink->bind(request.id);
     } catch (const error& e) {
       tell(self, m.client, reply_failed{m.tag, e.code(), e.what()});
@@ -95,7 +95,7 @@ struct engine_state {
     if (clients.insert(client.address()).second)
       others.watch(self, client, [this, address = client.address()](const caf::error&) { client_gone(address); });
     try {
-      (void)parts->submit(std::move(request)); // short, and the engine has a thread of its own
+      (void)rt->submit(std::move(request)); // short, and the engine has a thread of its own
     } catch (const error& e) {
       tell(self, m.client, reply_failed{m.tag, e.code(), e.what()});
       forget(id);
@@ -104,9 +104,9 @@ struct engine_state {
 
   [[nodiscard]] std::vector<token_id> encode(const generate_reply& m) const {
     if (const auto* messages = std::get_if<std::vector<chat_message>>(&m.prompt))
-      return parts->encode(*messages);
+      return rt->encode(*messages);
     if (const auto* text = std::get_if<std::string>(&m.prompt))
-      return parts->encode(*text, false);
+      return rt->encode(*text, false);
     return std::get<std::vector<token_id>>(m.prompt);
   }
 
@@ -129,11 +129,11 @@ struct engine_state {
   /// The flag holds also where the message finds a scheduler that is busy or being replaced.
   void stop(request_id id, const running_reply& reply) {
     *reply.abandoned = true;
-    parts->cancel(id);
+    rt->cancel(id);
   }
 
   engine_self::pointer self;
-  std::shared_ptr<runtime_access::parts> parts;
+  std::shared_ptr<runtime_impl> rt;
   std::map<request_id, running_reply> running;
   std::set<caf::actor_addr> clients; ///< that are watched
   watcher others;
@@ -144,9 +144,9 @@ struct engine_state {
 namespace tropilla {
 
 engine_actor spawn_engine(caf::actor_system& system, runtime_config config) {
-  auto parts = runtime_access::open(std::move(config), system);
+  auto rt = std::make_shared<runtime_impl>(std::move(config), &system);
   // A thread of its own: closing waits for the cast, and encoding a long prompt should hold up nobody.
-  return cast::spawn<cast::engine_self, cast::engine_state, caf::detached>(system, std::move(parts));
+  return cast::spawn<cast::engine_self, cast::engine_state, caf::detached>(system, std::move(rt));
 }
 
 } // namespace tropilla

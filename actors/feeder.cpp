@@ -15,14 +15,14 @@ constexpr int patience_ms = 50;
 constexpr auto next_look = 20ms;
 // Steps of reading between two looks at the mailbox; a line takes 1 to 100 us.
 constexpr int steps_per_message = 64;
-constexpr std::size_t most_replacements = 8;
+constexpr std::size_t max_replacements = 8;
 
 } // namespace
 
 struct feeder_state {
   static constexpr const char* actor_name = "feeder";
 
-  feeder_state(feeder_actor::pointer s, feeder_setup setup) : self(s), with(std::move(setup)) {}
+  feeder_state(feeder_actor::pointer s, feeder_setup given) : self(s), setup(std::move(given)) {}
 
   feeder_actor::behavior_type behaviour() {
     tell(self, feeder_actor(self), read_ahead{});
@@ -44,27 +44,27 @@ struct feeder_state {
 
   void serve() {
     while (demand > 0) {
-      auto r = with.queue->take();
+      auto r = setup.queue->take();
       if (!r)
         break;
       --demand;
-      with.sink->take(std::move(*r));
+      setup.sink->take(std::move(*r));
     }
-    if (demand > 0 && with.queue->input_ended())
-      with.sink->input_ended();
+    if (demand > 0 && setup.queue->input_ended())
+      setup.sink->input_ended();
   }
 
   void read_on() {
     try {
       for (int i = 0; i < steps_per_message; ++i) {
-        if (with.queue->full() || with.queue->input_ended()) {
+        if (setup.queue->full() || setup.queue->input_ended()) {
           idle = true;
           return;
         }
-        const bool waiting = !with.queue->read_on(with.queue->empty() ? patience_ms : 0);
+        const bool waiting = !setup.queue->read_on(setup.queue->empty() ? patience_ms : 0);
         serve();
         if (waiting) {
-          if (with.queue->empty())
+          if (setup.queue->empty())
             break;
           tell_later(self, next_look, read_ahead{});
           return;
@@ -72,7 +72,7 @@ struct feeder_state {
       }
       go_on();
     } catch (const error& e) {
-      with.sink->input_failed(e);
+      setup.sink->input_failed(e);
       idle = true;
     } catch (...) {
       // A bug, or no memory: the line is still in the queue, for another feeder to try.
@@ -81,7 +81,7 @@ struct feeder_state {
   }
 
   feeder_actor::pointer self;
-  feeder_setup with;
+  feeder_setup setup;
   std::size_t demand = 0;
   bool idle = false; ///< no `read_ahead` is on its way
 };
@@ -116,7 +116,7 @@ private:
 request_feed::request_feed(caf::actor_system& system, std::shared_ptr<request_queue> queue,
                            std::shared_ptr<request_sink> sink)
     : system_(system), queue_(std::move(queue)), sink_(std::make_shared<counting_sink>(std::move(sink))) {
-  hire();
+  spawn();
 }
 
 request_feed::~request_feed() {
@@ -124,7 +124,7 @@ request_feed::~request_feed() {
   end_and_wait(system_, feeder_);
 }
 
-void request_feed::hire() {
+void request_feed::spawn() {
   feeder_ = spawn_feeder(system_, {queue_, sink_});
   when_ended(feeder_, [sink = sink_] { sink->feeder_ended(); });
 }
@@ -142,9 +142,9 @@ void request_feed::replace() {
   const std::size_t come = sink_->come;
   replaced_ = come == come_ ? replaced_ + 1 : 1;
   come_ = come;
-  if (replaced_ > most_replacements)
+  if (replaced_ > max_replacements)
     throw error(errc::device_failed, fmt::format("the feeder ended {} times without bringing a request", replaced_));
-  hire();
+  spawn();
   if (const std::size_t missing = awaited(); missing > 0)
     tell_from_outside(feeder_, pull_requests{missing});
 }

@@ -53,7 +53,7 @@ public:
 
 private:
   class counting_sink;
-  void hire();
+  void spawn();
 
   caf::actor_system& system_;
   std::shared_ptr<request_queue> queue_;

@@ -17,55 +17,56 @@ struct loader_state {
     load_group what; ///< its destination is held while it is written to, whatever happens to the one who asked
   };
   struct row_flight {
-    pending_response<rows_gathered> promise;
+    pending_response<embedding_ready> promise;
     std::shared_ptr<const step> work;
   };
 
-  loader_state(loader_actor::pointer s, loader_setup setup) : self(s), with(std::move(setup)) {
-    for (std::size_t g = 0; g < with.weights->layout.groups.size(); ++g) {
+  loader_state(loader_actor::pointer s, loader_setup given) : self(s), setup(std::move(given)) {
+    for (std::size_t g = 0; g < setup.weights->layout.groups.size(); ++g) {
       progress.bytes_total += counted_bytes(g);
-      if (g < with.kept.size() && with.kept[g])
+      if (g < setup.kept.size() && setup.kept[g])
         progress.bytes_done += counted_bytes(g);
     }
-    with.kept.clear();
-    with.loader.layout = &with.weights->layout;
-    with.loader.shape = with.weights->loading;
-    with.loader.staging = with.staging.data();
-    with.loader.mapping = with.weights->mapping;
-    with.loader.keeps = [w = with.weights](std::size_t group) { return w->streams(group); };
-    if (with.loader.trace)
-      row = with.loader.trace->make_row("actor loader");
-    loader.emplace(with.loader);
+    setup.kept.clear();
+    setup.loader.layout = &setup.weights->layout;
+    setup.loader.shape = setup.weights->loading;
+    setup.loader.staging = setup.staging.data();
+    setup.loader.mapping = setup.weights->mapping;
+    setup.loader.keeps = [w = setup.weights](std::size_t group) { return w->streams(group); };
+    if (setup.loader.trace)
+      track = setup.loader.trace->make_track("actor loader");
+    loader.emplace(setup.loader);
   }
 
   loader_actor::behavior_type behaviour() {
     return {
         [this](const load_group& m) -> caf::result<group_loaded> { return load(m); },
-        [this](const gather_rows& m) -> caf::result<rows_gathered> { return gather(m); },
+        [this](const look_up_embedding& m) -> caf::result<embedding_ready> { return look_up(m); },
         [this](const transfer_done& m) { finish(m); },
     };
   }
 
   caf::typed_response_promise<group_loaded> load(const load_group& m) {
-    const trace_span span(with.loader.trace, row, "load_group", "group", static_cast<std::int64_t>(m.group));
+    const trace_span span(setup.loader.trace, track, "load_group", "group", static_cast<std::int64_t>(m.group));
     pending_response<group_loaded> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
     flights.emplace(id, group_flight{std::move(promise), m});
-    if (with.weights->mapping)
+    if (setup.weights->mapping)
       loader->touch(m.group, m.destination.data(), answer_to(id));
     else
       loader->load(m.group, m.destination.data(), answer_to(id));
     return later;
   }
 
-  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) {
-    const trace_span span(with.loader.trace, row, "gather_rows", "rows", static_cast<std::int64_t>(m.work->ids.size()));
-    pending_response<rows_gathered> promise(self);
+  caf::typed_response_promise<embedding_ready> look_up(const look_up_embedding& m) {
+    const trace_span span(setup.loader.trace, track, "look_up_embedding", "rows",
+                          static_cast<std::int64_t>(m.work->ids.size()));
+    pending_response<embedding_ready> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
     flights.emplace(id, row_flight{std::move(promise), m.work});
-    loader->gather(m.work->ids, m.rows, answer_to(id));
+    loader->look_up(m.work->ids, m.rows, answer_to(id));
     return later;
   }
 
@@ -77,7 +78,7 @@ struct loader_state {
   }
 
   [[nodiscard]] std::size_t counted_bytes(std::size_t group) const {
-    return with.weights->streams(group) ? 0 : with.weights->layout.groups[group].file_bytes;
+    return setup.weights->streams(group) ? 0 : setup.weights->layout.groups[group].file_bytes;
   }
 
   void finish(const transfer_done& m) {
@@ -97,8 +98,8 @@ struct loader_state {
   }
 
   void fail(auto& flight, const error& why) {
-    with.loader.log.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "weights of {}: {}",
-                        with.loader.dev->name(), why.what());
+    setup.loader.log.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "weights of {}: {}",
+                         setup.loader.dev->name(), why.what());
     flight.promise.deliver(to_caf(why));
   }
 
@@ -106,20 +107,20 @@ struct loader_state {
     const std::size_t group = flight.what.group;
     progress.bytes_done += counted_bytes(group);
     if (counted_bytes(group) > 0 && progress.bytes_done == progress.bytes_total)
-      with.loader.log.info("{}: all weights that stay in memory are there, {} in {:.3f} s", with.loader.dev->name(),
-                           human_bytes{progress.bytes_total},
-                           std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
-    if (with.on_progress && counted_bytes(group) > 0)
-      with.on_progress(progress);
+      setup.loader.log.info("{}: all weights that stay in memory are there, {} in {:.3f} s", setup.loader.dev->name(),
+                            human_bytes{progress.bytes_total},
+                            std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+    if (setup.on_progress && counted_bytes(group) > 0)
+      setup.on_progress(progress);
     flight.promise.deliver(group_loaded{group, event{}}); // packed: an empty event is done
   }
-  void succeed(row_flight& flight) { flight.promise.deliver(rows_gathered{}); }
+  void succeed(row_flight& flight) { flight.promise.deliver(embedding_ready{}); }
 
   loader_actor::pointer self;
-  loader_setup with;
+  loader_setup setup;
   load_progress progress;
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
-  tracer::row row = 0;
+  tracer::track track = 0;
   std::unordered_map<std::uint64_t, std::variant<group_flight, row_flight>> flights;
   std::uint64_t next_id = 0;
   std::optional<weight_loader> loader; ///< last: its threads finish before what they write to is given back

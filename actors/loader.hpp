@@ -11,7 +11,7 @@
 namespace tropilla::cast {
 
 struct loader_setup {
-  std::shared_ptr<const weight_arrangement> weights;
+  std::shared_ptr<const weight_placement> weights;
   lease staging;
   weight_loader_setup loader; ///< its layout, shape, staging and what it keeps are of the above
   std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty

@@ -1,4 +1,4 @@
-// Requests to the ledger; its answers may come later, from the thread that gave bytes back.
+// Requests to the arbiter; its answers may come later, from the thread that gave bytes back.
 #include "actors/memory_manager.hpp"
 
 #include <atomic>
@@ -17,24 +17,24 @@ struct memory_manager_state {
     clock::time_point waits_since{}; ///< where the log wants to know
   };
 
-  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<arbiter> l, logger to)
-      : self(s), ledger(std::move(l)), log(std::move(to)) {}
+  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> l, logger to)
+      : self(s), arbiter(std::move(l)), log(std::move(to)) {}
 
-  /// What nobody waits for any more must not stand before others in the ledger's queue.
+  /// What nobody waits for any more must not stand before others in the arbiter's queue.
   ~memory_manager_state() {
     for (const auto& [id, p] : std::exchange(pending, {}))
-      (void)ledger->cancel(p.ticket);
+      (void)arbiter->cancel(p.ticket);
   }
 
   memory_manager_actor::behavior_type behaviour() {
     return {
         [this](const acquire_memory& m) -> caf::result<memory_granted> { return acquire(m.request); },
-        [this](const query_memory&) -> caf::result<memory_usage> { return memory_usage{ledger->usage()}; },
+        [this](const query_memory&) -> caf::result<memory_usage> { return memory_usage{arbiter->usage()}; },
         [this](const grant_settled& m) { settle(m); },
     };
   }
 
-  /// The ledger may answer on any thread, so its answer comes back as a message: a promise belongs to its actor.
+  /// The arbiter may answer on any thread, so its answer comes back as a message: a promise belongs to its actor.
   caf::typed_response_promise<memory_granted> acquire(const memory_request& request) {
     const auto id = next_id++;
     pending_response<memory_granted> promise(self);
@@ -42,7 +42,7 @@ struct memory_manager_state {
     pending.emplace(id, pending_request{std::move(promise)});
     const memory_manager_actor me = self;
     const auto answered = std::make_shared<std::atomic<bool>>(false);
-    pending.at(id).ticket = ledger->acquire(request, [me, id, answered](arbiter::grant answer) {
+    pending.at(id).ticket = arbiter->acquire(request, [me, id, answered](memory_arbiter::grant answer) {
       *answered = true;
       grant_settled m{id, {}, {}};
       if (auto* granted = std::get_if<lease>(&answer))
@@ -57,7 +57,7 @@ struct memory_manager_state {
   }
 
   void log_wait(const memory_request& request, pending_request& p) {
-    const auto now = ledger->usage(request.device);
+    const auto now = arbiter->usage(request.device);
     log.debug("{} for {} wait until bytes of {} come back: {} of {} are in use", human_bytes{request.bytes},
               to_string(request.why), request.device, human_bytes{now.in_use}, human_bytes{now.budget});
     p.waits_since = clock::now();
@@ -81,14 +81,15 @@ struct memory_manager_state {
   }
 
   memory_manager_actor::pointer self;
-  std::shared_ptr<arbiter> ledger;
+  std::shared_ptr<memory_arbiter> arbiter;
   logger log;
   std::unordered_map<std::uint64_t, pending_request> pending;
   std::uint64_t next_id = 0;
 };
 
-memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger, logger log) {
-  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(ledger), std::move(log));
+memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<memory_arbiter> arbiter,
+                                          logger log) {
+  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(arbiter), std::move(log));
 }
 
 } // namespace tropilla::cast

@@ -1,4 +1,4 @@
-/// The ledger as an actor: a thin shell around `arbiter`, which decides.
+/// The arbiter as an actor: a thin shell around `memory_arbiter`, which decides.
 #pragma once
 
 #include "actors/messages.hpp"
@@ -8,8 +8,8 @@
 
 namespace tropilla::cast {
 
-/// Shares the ledger with the leases that it granted; ends without waiting for them.
-[[nodiscard]] memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<arbiter> ledger,
-                                                        logger log = {});
+/// Shares the arbiter with the leases that it granted; ends without waiting for them.
+[[nodiscard]] memory_manager_actor spawn_memory_manager(caf::actor_system& system,
+                                                        std::shared_ptr<memory_arbiter> arbiter, logger log = {});
 
 } // namespace tropilla::cast

@@ -4,8 +4,8 @@
 /// category `tropilla` (`cast::from_caf` gives the code and the sentence); an actor that ended answers everything so.
 #pragma once
 
-#include "actors/arrangement.hpp"
 #include "actors/caf_seam.hpp"
+#include "actors/placement.hpp"
 #include "kernels/device.hpp"
 #include "memory/arbiter.hpp"
 #include "src/model/llama.hpp"
@@ -35,7 +35,7 @@ struct memory_usage {
   std::vector<device_usage> devices;
 };
 
-/// The memory_manager to itself, from whatever thread the ledger answered on.
+/// The memory_manager to itself, from whatever thread the arbiter answered on.
 struct grant_settled {
   std::uint64_t id = 0;
   lease granted;       ///< empty: refused
@@ -59,12 +59,12 @@ struct group_loaded {
 };
 
 /// Compute -> prefetcher -> loader, where the embedding's rows are not in memory: those of a step's tokens.
-/// Answered with `rows_gathered`; fails with io_error or malformed_file.
-struct gather_rows {
+/// Answered with `embedding_ready`; fails with io_error or malformed_file.
+struct look_up_embedding {
   std::shared_ptr<const step> work;
   float* rows = nullptr; ///< [ids, width]; stays valid until the answer
 };
-struct rows_gathered {};
+struct embedding_ready {};
 
 /// The loader to itself, from a thread of its own.
 struct transfer_done {
@@ -72,7 +72,7 @@ struct transfer_done {
   std::shared_ptr<const error> failure; ///< null: none
 };
 
-using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<rows_gathered>(gather_rows),
+using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<embedding_ready>(look_up_embedding),
                                  caf::result<void>(transfer_done)>;
 
 /// Compute -> prefetcher. Answered with `group_ready` once the group is in memory; fails as `load_group` and
@@ -102,12 +102,12 @@ struct begin_step {
 /// handed out, also those that are still on their way to compute, count as released; who waits for one gets cancelled.
 struct abandon_step {};
 
-/// Anyone (the ledger's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
+/// Anyone (the arbiter's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
 struct shrink_ring {};
 
 using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
                                      caf::result<void>(begin_step), caf::result<void>(abandon_step),
-                                     caf::result<void>(shrink_ring), caf::result<rows_gathered>(gather_rows)>;
+                                     caf::result<void>(shrink_ring), caf::result<embedding_ready>(look_up_embedding)>;
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 
@@ -128,7 +128,7 @@ struct step_computed {
 
 /// Compute to itself, from the compute stream's thread: a run of groups is done, or first of all what the compute
 /// before it had out.
-struct segment_done {
+struct job_done {
   double seconds = 0;
 };
 
@@ -140,29 +140,29 @@ struct weights_resident {};
 /// `need_group`.
 struct share_weights {};
 struct weights_shared {
-  std::shared_ptr<const weight_arrangement> weights;
+  std::shared_ptr<const weight_placement> weights;
   std::vector<lease> leases; ///< by group; empty for what is streamed
 };
 
 /// Supervisor -> compute: another prefetcher will follow, with `next`. Answered with `weights_suspended` when no job is
-/// out (and, where the arrangement changes, between two steps); nothing is computed until `resume_weights`.
+/// out (and, where the placement changes, between two steps); nothing is computed until `resume_weights`.
 struct suspend_weights {
-  std::shared_ptr<const weight_arrangement> next;
+  std::shared_ptr<const weight_placement> next;
 };
 struct weights_suspended {
-  std::shared_ptr<const weight_arrangement> next;
-  std::vector<lease> kept; ///< by group of the next arrangement; empty: it has to be fetched
+  std::shared_ptr<const weight_placement> next;
+  std::vector<lease> kept; ///< by group of the next placement; empty: it has to be fetched
 };
 
 /// Supervisor -> compute: go on where the step stands.
 struct resume_weights {
-  std::shared_ptr<const weight_arrangement> weights;
+  std::shared_ptr<const weight_placement> weights;
   prefetcher_actor prefetcher;
   std::vector<lease> kept;
 };
 
 using compute_actor =
-    typed_actor<caf::result<step_computed>(run_step), caf::result<void>(segment_done),
+    typed_actor<caf::result<step_computed>(run_step), caf::result<void>(job_done),
                 caf::result<weights_resident>(await_weights), caf::result<weights_shared>(share_weights),
                 caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
 
@@ -269,10 +269,10 @@ struct cast_health {
   std::size_t restarts = 0;      ///< how often one of the cast was replaced
 };
 
-/// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new arrangement;
+/// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new placement;
 /// fails with over_budget or io_error.
 struct change_weights {
-  std::shared_ptr<const weight_arrangement> next;
+  std::shared_ptr<const weight_placement> next;
 };
 struct weights_changed {};
 

@@ -13,7 +13,7 @@ namespace {
 // token of SmolLM2-135M comes 5% later. More only takes leases early.
 constexpr std::size_t window = 12;
 /// One is computed with while the other is filled.
-constexpr std::size_t least_slots = 2;
+constexpr std::size_t min_slots = 2;
 
 } // namespace
 
@@ -37,26 +37,26 @@ struct prefetcher_state {
     depth_clock::time_point delivered{};
   };
 
-  prefetcher_state(prefetcher_actor::pointer s, prefetcher_setup setup)
-      : self(s), with(std::move(setup)), groups(with.weights->layout.groups.size()),
-        depth(with.weights->plan.ring_slots, with.weights->spare_bytes, with.weights->plan.slot_bytes) {
+  prefetcher_state(prefetcher_actor::pointer s, prefetcher_setup given)
+      : self(s), setup(std::move(given)), groups(setup.weights->layout.groups.size()),
+        depth(setup.weights->plan.ring_slots, setup.weights->spare_bytes, setup.weights->plan.slot_bytes) {
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      if (with.weights->streams(g)) {
+      if (setup.weights->streams(g)) {
         circle.push_back(g);
-        first_of_output += g < with.weights->layout.norm_group() ? 1 : 0;
+        first_of_output += g < setup.weights->layout.norm_group() ? 1 : 0;
         continue;
       }
-      groups[g].ready = with.weights->layout.groups[g].bytes == 0 || (g < with.kept.size() && with.kept[g]);
+      groups[g].ready = setup.weights->layout.groups[g].bytes == 0 || (g < setup.kept.size() && setup.kept[g]);
       if (!groups[g].ready)
         staying.push_back(g);
     }
     turn = circle.size();
-    with.kept.clear();
+    setup.kept.clear();
   }
 
   prefetcher_actor::behavior_type behaviour() {
     fetch_staying();
-    for (std::size_t i = 0; i < with.weights->plan.ring_slots; ++i)
+    for (std::size_t i = 0; i < setup.weights->plan.ring_slots; ++i)
       add_slot();
     return {
         [this](const need_group& m) -> caf::result<group_ready> { return need(m.group); },
@@ -64,7 +64,7 @@ struct prefetcher_state {
         [this](const begin_step& m) { begin(m); },
         [this](const abandon_step&) { abandon(); },
         [this](const shrink_ring&) { shrink(); },
-        [this](const gather_rows& m) -> caf::result<rows_gathered> { return gather(m); },
+        [this](const look_up_embedding& m) -> caf::result<embedding_ready> { return look_up(m); },
     };
   }
 
@@ -77,7 +77,7 @@ struct prefetcher_state {
       return later;
     }
     g.waiting.push_back(std::move(promise));
-    if (with.weights->streams(index)) {
+    if (setup.weights->streams(index)) {
       for (; slots_refused > 0; --slots_refused)
         add_slot();
       unblock();
@@ -90,7 +90,7 @@ struct prefetcher_state {
   }
 
   void deliver(pending_response<group_ready>& promise, std::size_t index) {
-    if (with.weights->streams(index)) {
+    if (setup.weights->streams(index)) {
       const auto s = slot_of(index);
       if (!s->held)
         s->delivered = depth_clock::now();
@@ -107,7 +107,7 @@ struct prefetcher_state {
 
   template <class F, class G>
   void acquire(memory_request request, F granted, G refused) {
-    ask(self, with.memory, acquire_memory{std::move(request)})
+    ask(self, setup.memory, acquire_memory{std::move(request)})
         .then([granted](const memory_granted& m) { granted(m.bytes); },
               [refused](const caf::error& e) {
                 if (!is_gone(e)) // else its supervisor replaces it, and this one, too
@@ -123,9 +123,9 @@ struct prefetcher_state {
       const std::size_t index = staying[next_staying++];
       ++on_their_way;
       groups[index].asked = true;
-      memory_request request{with.device, with.weights->block_bytes(index), purpose::weights, priority::normal};
-      if (with.weights->mapping)
-        request.outside = outside_memory{with.weights->mapped[index], with.weights->mapping};
+      memory_request request{setup.device, setup.weights->block_bytes(index), purpose::weights, priority::normal};
+      if (setup.weights->mapping)
+        request.outside = outside_memory{setup.weights->mapped[index], setup.weights->mapping};
       acquire(
           std::move(request),
           [this, index](const lease& memory) {
@@ -160,7 +160,7 @@ struct prefetcher_state {
 
   template <class F>
   void load(std::size_t index, const lease& destination, F arrived) {
-    ask(self, with.loader, load_group{index, destination})
+    ask(self, setup.loader, load_group{index, destination})
         .then([arrived](const group_loaded&) { arrived(nullptr); },
               [arrived](const caf::error& e) {
                 const auto why = from_caf(e);
@@ -173,10 +173,10 @@ struct prefetcher_state {
 
   void add_slot() {
     acquire(
-        {with.device, with.weights->plan.slot_bytes, purpose::ring, priority::normal},
+        {setup.device, setup.weights->plan.slot_bytes, purpose::ring, priority::normal},
         [this](const lease& memory) {
           ring.push_back({memory, std::nullopt});
-          *with.slots = ring.size();
+          *setup.slots = ring.size();
           fill();
         },
         [this](const error& why) { slot_refused(why); });
@@ -184,7 +184,7 @@ struct prefetcher_state {
 
   /// Which no plan that fits leads to. It is asked for again with the next step.
   void slot_refused(const error& why) {
-    with.log.warning("a slot of the ring is refused and asked for again in the next step: {}", why.what());
+    setup.log.warning("a slot of the ring is refused and asked for again in the next step: {}", why.what());
     ++slots_refused;
     for (const auto g : circle)
       if (!groups[g].waiting.empty() && slot_of(g) == ring.end())
@@ -293,7 +293,7 @@ struct prefetcher_state {
   }
 
   void abandon() {
-    with.log.debug("{}: the step was given up, and the ring begins anew", with.device);
+    setup.log.debug("{}: the step was given up, and the ring begins anew", setup.device);
     const error why(errc::cancelled, "the step was given up");
     for (const auto g : circle)
       for (auto& promise : std::exchange(groups[g].waiting, {}))
@@ -307,11 +307,12 @@ struct prefetcher_state {
     case ring_depth::change::none:
       return;
     case ring_depth::change::grow:
-      with.log.debug("{}: the ring gets a slot more than its {}, for steps wait for weights", with.device, ring.size());
+      setup.log.debug("{}: the ring gets a slot more than its {}, for steps wait for weights", setup.device,
+                      ring.size());
       return add_slot();
     case ring_depth::change::shrink:
-      with.log.debug("{}: the ring gives up one of its {} slots, for no step waited for weights lately", with.device,
-                     ring.size());
+      setup.log.debug("{}: the ring gives up one of its {} slots, for no step waited for weights lately", setup.device,
+                      ring.size());
       return drop_slot();
     }
   }
@@ -321,14 +322,14 @@ struct prefetcher_state {
     if (s == ring.end())
       return;
     ring.erase(s);
-    *with.slots = ring.size();
+    *setup.slots = ring.size();
   }
 
   /// Somebody needs the bytes more. What was loaded last goes: it is needed last.
   void shrink() {
-    if (ring.size() <= least_slots)
+    if (ring.size() <= min_slots)
       return;
-    with.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", with.device, ring.size());
+    setup.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", setup.device, ring.size());
     for (auto s = ring.rbegin(); s != ring.rend(); ++s) // NOLINT(modernize-loop-convert): clang 14 knows no such view
       if (s->group && !s->held && !s->loading && groups[*s->group].waiting.empty()) {
         cursor = position_of(*s->group);
@@ -340,16 +341,16 @@ struct prefetcher_state {
 
   // -- the rest ----
 
-  caf::typed_response_promise<rows_gathered> gather(const gather_rows& m) const {
-    const auto promise = std::make_shared<pending_response<rows_gathered>>(self);
-    ask(self, with.loader, m)
-        .then([promise](const rows_gathered& done) { promise->deliver(done); },
+  caf::typed_response_promise<embedding_ready> look_up(const look_up_embedding& m) const {
+    const auto promise = std::make_shared<pending_response<embedding_ready>>(self);
+    ask(self, setup.loader, m)
+        .then([promise](const embedding_ready& done) { promise->deliver(done); },
               [promise](const caf::error& e) { promise->deliver(e); });
     return promise->promise();
   }
 
   prefetcher_actor::pointer self;
-  prefetcher_setup with;
+  prefetcher_setup setup;
   std::vector<group_state> groups;
   std::vector<std::size_t> staying; ///< groups that stay and are to be fetched, in the order of need
   std::size_t next_staying = 0;     ///< of these, the first that was not asked for

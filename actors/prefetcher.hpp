@@ -13,7 +13,7 @@ namespace tropilla::cast {
 
 struct prefetcher_setup {
   std::string device;
-  std::shared_ptr<const weight_arrangement> weights;
+  std::shared_ptr<const weight_placement> weights;
   memory_manager_actor memory;
   loader_actor loader;
   tracer* trace = nullptr;

@@ -38,10 +38,11 @@ std::size_t choose_context(std::size_t wanted, const llama_config& model) {
 
 namespace {
 
-constexpr std::size_t most_sequences = 1024;
-constexpr std::size_t default_contexts = 4; // few sequences are as long as they may be
-constexpr std::size_t host_step_rows = 512; // larger steps gain nothing: weights are reused enough, buffers grow
-constexpr std::size_t gpu_step_rows = 2048; // a GPU's blocks of threads come in waves, and the last one is mostly idle
+constexpr std::size_t max_sequences = 1024;
+constexpr std::size_t default_contexts = 4;    // few sequences are as long as they may be
+constexpr std::size_t host_batch_tokens = 512; // larger steps gain nothing: weights are reused enough, buffers grow
+constexpr std::size_t gpu_batch_tokens =
+    2048; // a GPU's blocks of threads come in waves, and the last one is mostly idle
 
 /// The number of "cuda:3"; empty for what is no GPU's name.
 std::optional<int> gpu_index(std::string_view name) {
@@ -56,26 +57,26 @@ std::optional<int> gpu_index(std::string_view name) {
   return index;
 }
 
-std::size_t default_step_rows(const runtime_config& config) {
+std::size_t default_batch_tokens(const runtime_config& config) {
   const auto is_gpu = [](const device_budget& d) { return gpu_index(d.name).has_value(); };
-  return std::ranges::all_of(config.devices, is_gpu) && !config.devices.empty() ? gpu_step_rows : host_step_rows;
+  return std::ranges::all_of(config.devices, is_gpu) && !config.devices.empty() ? gpu_batch_tokens : host_batch_tokens;
 }
 
 /// `rows`: of a step, where the configuration does not say.
 run_shape choose_shape(const runtime_config& config, const llama_config& model, std::size_t rows) {
   run_shape s;
   s.context = choose_context(config.context, model);
-  if (config.sequences < 1 || config.sequences > most_sequences)
+  if (config.sequences < 1 || config.sequences > max_sequences)
     throw error(errc::invalid_argument,
-                fmt::format("1 to {} sequences can be computed together, not {}", most_sequences, config.sequences));
+                fmt::format("1 to {} sequences can be computed together, not {}", max_sequences, config.sequences));
   s.sequences = config.sequences;
   if (config.kv_tokens > 0 && config.kv_tokens < s.context)
     throw error(errc::invalid_argument,
                 fmt::format("{} tokens with KV pages are fewer than the context of {}", config.kv_tokens, s.context));
   s.kv_tokens = config.kv_tokens > 0 ? config.kv_tokens : s.context * std::min(s.sequences, default_contexts);
-  s.step_rows = std::min(config.prefill_rows ? config.prefill_rows : rows, s.kv_tokens);
-  s.step_rows = std::max(s.step_rows, s.sequences);
-  s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.step_rows);
+  s.max_batch_tokens = std::min(config.prefill_chunk ? config.prefill_chunk : rows, s.kv_tokens);
+  s.max_batch_tokens = std::max(s.max_batch_tokens, s.sequences);
+  s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.max_batch_tokens);
   s.request_bytes = std::max(config.request_bytes, default_request_bytes(s.sequences, s.context));
   if (!config.kv_type.empty()) {
     const auto type = kv_type_from_name(config.kv_type);
@@ -89,7 +90,7 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model, 
 
 } // namespace
 
-plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget) {
+plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget) {
   plan_report out;
   const auto& plan = weights.plan;
   for (const auto& item : plan.items)
@@ -106,19 +107,19 @@ plan_report describe(const weight_arrangement& weights, const run_shape& shape, 
   out.kv_tokens = plan.kv_pages * kv_page_tokens;
   out.kv_page_tokens = kv_page_tokens;
   out.kv_type = to_string(shape.kv);
-  out.prefill_rows = shape.step_rows;
+  out.prefill_chunk = shape.max_batch_tokens;
   out.request_bytes = shape.request_bytes;
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;
   out.weight_bytes = weights.layout.decode_bytes();
   for (std::size_t g = weights.layout.begin_group(); g < weights.layout.end_group(); ++g) {
-    out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.gathers_embedding() ? 'G' : 'R';
+    out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.embedding_on_disk() ? 'G' : 'R';
     out.streamed_bytes += plan.streamed[g] ? weights.layout.groups[g].bytes : 0;
   }
   return out;
 }
 
-std::pair<std::size_t, std::string> prepared_model::part::bound() const {
+std::pair<std::size_t, std::string> prepared_model::shard::bound() const {
   const auto& limit = input.limit;
   if (has_budget && weights->budget <= limit.machine)
     return {weights->budget, ""};
@@ -126,16 +127,16 @@ std::pair<std::size_t, std::string> prepared_model::part::bound() const {
 }
 
 void prepared_model::require_fits() const {
-  for (const auto& p : parts) {
+  for (const auto& p : shards) {
     const auto [bytes, set_by] = p.bound();
     tropilla::require_fits(p.weights->plan, bytes, set_by);
   }
 }
 
-plan_report add_up(const std::vector<plan_report>& parts) {
-  plan_report out = parts.front();
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    const auto& p = parts[i];
+plan_report add_up(const std::vector<plan_report>& shards) {
+  plan_report out = shards.front();
+  for (std::size_t i = 1; i < shards.size(); ++i) {
+    const auto& p = shards[i];
     out.lines.insert(out.lines.end(), p.lines.begin(), p.lines.end());
     out.total_bytes += p.total_bytes;
     out.budget_bytes += p.budget_bytes;
@@ -229,7 +230,7 @@ opened_device make_device(const device_budget& wanted, const runtime_config& con
 /// As many layers for each device as its share of the budgets, without what requests hold, and at least one.
 std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices, const prepared_model& m) {
   const auto bytes_for_layers = [&](std::size_t i) {
-    const std::size_t requests = m.parts[i].input.request_bytes(m.shape.kv_tokens);
+    const std::size_t requests = m.shards[i].input.request_bytes(m.shape.kv_tokens);
     return static_cast<double>(devices[i].bytes > requests ? devices[i].bytes - requests : devices[i].bytes);
   };
   const std::size_t layers = m.model.layers;
@@ -250,13 +251,13 @@ std::vector<layer_range> divide_layers(const std::vector<device_budget>& devices
 }
 
 /// Of memory of the processor: as much for each device that has none of it.
-void divide_pinned(auto& parts, std::size_t bytes) {
+void divide_pinned(auto& shards, std::size_t bytes) {
   const auto apart = [](const auto& p) { return !p.dev->host_memory(); };
-  const auto count = static_cast<std::size_t>(std::ranges::count_if(parts, apart));
+  const auto count = static_cast<std::size_t>(std::ranges::count_if(shards, apart));
   if (bytes > 0 && count == 0)
     throw error(errc::invalid_argument, "pinned memory keeps weights that a GPU streams, and no GPU is asked for; "
                                         "name one in the budget: cuda:0=4GiB");
-  for (auto& p : parts)
+  for (auto& p : shards)
     if (apart(p))
       p.input.pinned_bytes = bytes / count;
 }
@@ -265,7 +266,7 @@ void divide_pinned(auto& parts, std::size_t bytes) {
 memory_limit limit_of_host(const prepared_model& m, const memory_reading& now) {
   auto limit = limit_of(now, m.needs);
   const auto hosts =
-      static_cast<std::size_t>(std::ranges::count_if(m.parts, [](const auto& p) { return p.dev->host_memory(); }));
+      static_cast<std::size_t>(std::ranges::count_if(m.shards, [](const auto& p) { return p.dev->host_memory(); }));
   if (limit.addresses != unlimited)
     limit.addresses /= std::max<std::size_t>(hosts, 1);
   return limit;
@@ -275,7 +276,7 @@ memory_limit limit_of_host(const prepared_model& m, const memory_reading& now) {
 void resolve_percents(std::vector<device_budget>& devices, const prepared_model& m) {
   for (std::size_t i = 0; i < devices.size(); ++i) {
     auto& d = devices[i];
-    const auto& limit = m.parts[i].input.limit;
+    const auto& limit = m.shards[i].input.limit;
     if (d.percent == 0)
       continue;
     if (limit.set_by.empty())
@@ -286,10 +287,10 @@ void resolve_percents(std::vector<device_budget>& devices, const prepared_model&
 }
 
 /// What a limit changed, and budgets that are above it.
-std::vector<std::string> notices_of_limits(const std::vector<prepared_model::part>& parts) {
+std::vector<std::string> notices_of_limits(const std::vector<prepared_model::shard>& shards) {
   std::vector<std::string> out;
   std::size_t given = 0;
-  for (const auto& p : parts) {
+  for (const auto& p : shards) {
     const auto& limit = p.input.limit;
     const auto& plan = p.weights->plan;
     if (p.dev->host_memory() && p.has_budget)
@@ -304,8 +305,8 @@ std::vector<std::string> notices_of_limits(const std::vector<prepared_model::par
                               streamed > 0 ? format_bytes(streamed) + " of weights are streamed for every step"
                                            : fmt::format("{} tokens have KV pages", plan.kv_pages * kv_page_tokens)));
   }
-  const auto host = std::ranges::find_if(parts, [](const auto& p) { return p.dev->host_memory(); });
-  if (host != parts.end() && given > host->input.limit.bytes)
+  const auto host = std::ranges::find_if(shards, [](const auto& p) { return p.dev->host_memory(); });
+  if (host != shards.end() && given > host->input.limit.bytes)
     out.push_back(above_limit(given, host->input.limit));
   return out;
 }
@@ -318,81 +319,82 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);
-  m.shape = choose_shape(config, m.model, default_step_rows(config));
+  m.shape = choose_shape(config, m.model, default_batch_tokens(config));
   auto devices = devices_of(config, m.model);
   const auto cpus = host::read_topology();
   const auto cores = std::max<std::size_t>(1, host::usable_cores(cpus) / devices.size());
   for (const auto& wanted : devices) {
-    part p;
+    shard p;
     auto opened = make_device(wanted, config, cpus, cores, m.model.attention, hooks.open_gpu);
     p.dev = std::move(opened.dev);
     p.input = {m.model, m.shape, {}, p.dev.get(), m.file.files, config.packed_cache, config.io};
     p.input.limit = std::move(opened.limit);
     p.has_budget = wanted.bytes > 0 || wanted.percent > 0;
-    p.input.holds_requests = p.dev->host_memory() && std::ranges::none_of(m.parts, [](const part& before) {
+    p.input.holds_requests = p.dev->host_memory() && std::ranges::none_of(m.shards, [](const shard& before) {
                                return before.input.holds_requests;
                              });
-    m.parts.push_back(std::move(p));
+    m.shards.push_back(std::move(p));
   }
   const auto now = hooks.read_memory(); // after the devices' threads were made
   m.needs = needs_of_runtime(m.model.vocabulary, now.thread_stack);
   const auto host_limit = limit_of_host(m, now);
-  for (auto& p : m.parts)
+  for (auto& p : m.shards)
     if (p.dev->host_memory())
       p.input.limit = host_limit;
   resolve_percents(devices, m);
   const auto ranges = divide_layers(devices, m);
   for (std::size_t i = 0; i < devices.size(); ++i)
-    m.parts[i].input.layers = ranges[i];
-  divide_pinned(m.parts, config.pinned_bytes);
-  const auto arrange_for = [&](std::size_t kv_tokens) {
+    m.shards[i].input.layers = ranges[i];
+  divide_pinned(m.shards, config.pinned_bytes);
+  const auto place_for = [&](std::size_t kv_tokens) {
     m.shape.kv_tokens = kv_tokens;
     for (std::size_t i = 0; i < devices.size(); ++i) {
-      auto& p = m.parts[i];
+      auto& p = m.shards[i];
       p.input.shape = m.shape;
-      p.weights = arrange(p.input, devices[i].bytes);
+      p.weights = place(p.input, devices[i].bytes);
       p.everything = std::max(p.everything, p.weights->plan.total);
       if (devices[i].bytes == 0 && p.weights->plan.total > p.input.limit.bytes) {
         devices[i].bytes = std::max<std::size_t>(p.input.limit.bytes, 1);
-        p.weights = arrange(p.input, devices[i].bytes);
+        p.weights = place(p.input, devices[i].bytes);
       }
     }
   };
   // Weights that stay are worth more than pages for many sequences, which can wait for each other.
-  const auto streams = [](const part& p) { return p.weights->plan.ring_slots > 0; };
-  const auto arrange_all = [&] {
-    arrange_for(m.shape.kv_tokens);
-    while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.parts, streams)) {
-      m.shape.step_rows = std::min(m.shape.step_rows, m.shape.kv_tokens - m.shape.context);
-      arrange_for(m.shape.kv_tokens - m.shape.context);
+  const auto streams = [](const shard& p) { return p.weights->plan.ring_slots > 0; };
+  const auto place_all = [&] {
+    place_for(m.shape.kv_tokens);
+    while (config.kv_tokens == 0 && m.shape.kv_tokens > m.shape.context && std::ranges::any_of(m.shards, streams)) {
+      m.shape.max_batch_tokens = std::min(m.shape.max_batch_tokens, m.shape.kv_tokens - m.shape.context);
+      place_for(m.shape.kv_tokens - m.shape.context);
     }
   };
-  arrange_all();
-  const auto exceeds = [](const part& p) { return !p.fits(); };
-  if (config.prefill_rows == 0 && m.shape.step_rows > host_step_rows && std::ranges::any_of(m.parts, exceeds)) {
-    m.shape = choose_shape(config, m.model, host_step_rows);
-    arrange_all();
+  place_all();
+  const auto exceeds = [](const shard& p) { return !p.fits(); };
+  if (config.prefill_chunk == 0 && m.shape.max_batch_tokens > host_batch_tokens &&
+      std::ranges::any_of(m.shards, exceeds)) {
+    m.shape = choose_shape(config, m.model, host_batch_tokens);
+    place_all();
   }
-  if (config.kv_tokens == 0 && std::ranges::none_of(m.parts, streams)) {
+  if (config.kv_tokens == 0 && std::ranges::none_of(m.shards, streams)) {
     std::size_t pages = m.shape.context * std::min(m.shape.sequences, default_contexts) / kv_page_tokens;
-    for (const auto& p : m.parts)
+    for (const auto& p : m.shards)
       pages = std::min(
           pages, p.weights->plan.kv_pages +
                      p.weights->spare_bytes /
                          (to_group_alignment(kv_page_bytes(p.weights->layout, m.shape.kv)) + kv_pages::bytes_per_page));
     if (pages > m.shape.kv_tokens / kv_page_tokens)
-      arrange_for(pages * kv_page_tokens);
+      place_for(pages * kv_page_tokens);
   }
   std::vector<plan_report> reports;
   for (std::size_t i = 0; i < devices.size(); ++i)
-    reports.push_back(describe(*m.parts[i].weights, m.shape, devices[i].bytes));
+    reports.push_back(describe(*m.shards[i].weights, m.shape, devices[i].bytes));
   m.report = add_up(reports);
   m.report.outside_bytes = outside_bytes(m.model.vocabulary);
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    m.report.devices[i].limit_bytes = m.parts[i].input.limit.bytes;
-    m.report.devices[i].limit_set_by = m.parts[i].input.limit.set_by;
+    m.report.devices[i].limit_bytes = m.shards[i].input.limit.bytes;
+    m.report.devices[i].limit_set_by = m.shards[i].input.limit.set_by;
   }
-  m.notices = notices_of_limits(m.parts);
+  m.notices = notices_of_limits(m.shards);
   try {
     m.require_fits();
   } catch (const error& e) {

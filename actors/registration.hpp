@@ -18,7 +18,7 @@
   X(weights_resident)                                                                                                  \
   X(run_step)                                                                                                          \
   X(step_computed)                                                                                                     \
-  X(segment_done)                                                                                                      \
+  X(job_done)                                                                                                          \
   X(draw_tokens)                                                                                                       \
   X(tokens_drawn)                                                                                                      \
   X(submit_request)                                                                                                    \
@@ -39,8 +39,8 @@
   X(begin_step)                                                                                                        \
   X(abandon_step)                                                                                                      \
   X(shrink_ring)                                                                                                       \
-  X(gather_rows)                                                                                                       \
-  X(rows_gathered)                                                                                                     \
+  X(look_up_embedding)                                                                                                 \
+  X(embedding_ready)                                                                                                   \
   X(share_weights)                                                                                                     \
   X(weights_shared)                                                                                                    \
   X(suspend_weights)                                                                                                   \

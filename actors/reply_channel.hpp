@@ -15,8 +15,8 @@ namespace tropilla {
 /// The scheduler pushes, one client waits. Any thread on either side.
 class reply_channel final : public reply_sink {
 public:
-  /// `most_unread`: pieces, beyond which the reply is to end.
-  explicit reply_channel(std::size_t most_unread = static_cast<std::size_t>(-1)) : most_unread_(most_unread) {}
+  /// `max_unread`: pieces, beyond which the reply is to end.
+  explicit reply_channel(std::size_t max_unread = static_cast<std::size_t>(-1)) : max_unread_(max_unread) {}
 
   /// What a scored sequence's step gave.
   struct logit_rows {
@@ -29,7 +29,7 @@ public:
     bool room = false;
     push([&] {
       pieces_.push_back(std::move(p));
-      room = pieces_.size() < most_unread_;
+      room = pieces_.size() < max_unread_;
     });
     return room ? client_wants::more : client_wants::room_for_pieces;
   }
@@ -87,7 +87,7 @@ private:
     changed_.notify_all();
   }
 
-  std::size_t most_unread_;
+  std::size_t max_unread_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<piece> pieces_;

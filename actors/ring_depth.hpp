@@ -21,7 +21,7 @@ public:
   /// Slots that the plan has, and bytes that the budget leaves for more.
   ring_depth(std::size_t planned, std::size_t spare_bytes, std::size_t slot_bytes) noexcept
       : planned_(planned),
-        most_(std::min(std::max(planned, most_slots), planned + (slot_bytes > 0 ? spare_bytes / slot_bytes : 0))) {}
+        max_(std::min(std::max(planned, max_slots), planned + (slot_bytes > 0 ? spare_bytes / slot_bytes : 0))) {}
 
   /// A group arrived that was asked for at `asked`.
   void arrived(depth_clock::time_point asked, depth_clock::time_point now) noexcept {
@@ -37,7 +37,7 @@ public:
       smooth_ = 0;
   }
   [[nodiscard]] change advice(std::size_t slots) noexcept {
-    if (stalls_ >= stalls_to_grow && load_ <= compute_ && slots < most_) {
+    if (stalls_ >= stalls_to_grow && load_ <= compute_ && slots < max_) {
       stalls_ = 0;
       return change::grow;
     }
@@ -49,7 +49,7 @@ public:
   }
 
 private:
-  static constexpr std::size_t most_slots = 8;
+  static constexpr std::size_t max_slots = 8;
   static constexpr std::size_t stalls_to_grow = 4;
   static constexpr std::size_t smooth_to_shrink = 1024;
 
@@ -58,7 +58,7 @@ private:
     mean = mean.count() == 0 ? value : mean + (value - mean) / 8;
   }
 
-  std::size_t planned_, most_;
+  std::size_t planned_, max_;
   std::chrono::duration<double> load_{}, compute_{};
   depth_clock::time_point last_arrival_{}, last_release_{};
   std::size_t stalls_ = 0, smooth_ = 0;

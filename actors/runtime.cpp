@@ -12,12 +12,12 @@
 namespace tropilla {
 
 struct TROPILLA_HIDDEN generation::impl {
-  std::shared_ptr<runtime::impl> owner;
+  std::shared_ptr<runtime_impl> owner;
   std::shared_ptr<reply_channel> channel;
   std::shared_ptr<std::atomic<bool>> abandoned;
   request_id id = 0;
 
-  impl(std::shared_ptr<runtime::impl> of, std::vector<token_id> prompt, const generation_options& options, bool score)
+  impl(std::shared_ptr<runtime_impl> of, std::vector<token_id> prompt, const generation_options& options, bool score)
       : owner(std::move(of)), channel(std::make_shared<reply_channel>(owner->config.unread_pieces)) {
     auto request = owner->make_request(std::move(prompt), options, score, channel);
     abandoned = request.abandoned;
@@ -51,7 +51,7 @@ const generation_statistics& generation::statistics() const noexcept {
   return impl_->channel->statistics();
 }
 
-runtime::runtime(runtime_config config) : impl_(std::make_shared<impl>(std::move(config), nullptr)) {}
+runtime::runtime(runtime_config config) : impl_(std::make_shared<runtime_impl>(std::move(config), nullptr)) {}
 
 runtime::~runtime() {
   if (impl_)
@@ -85,9 +85,9 @@ plan_report runtime::plan(const runtime_config& config) {
   if (!config.trace.empty())
     require_writable(config.trace);
   static_cast<void>(model_texts::read(prepared.file, config.chat_template));
-  for (const auto& part : prepared.parts)
-    if (part.dev->host_memory() && part.fits())
-      static_cast<void>(part.dev->reserve(device_part::reservation(part.input, *part.weights)));
+  for (const auto& shard : prepared.shards)
+    if (shard.dev->host_memory() && shard.fits())
+      static_cast<void>(shard.dev->reserve(device_shard::reservation(shard.input, *shard.weights)));
   return std::move(prepared.report);
 }
 
@@ -108,7 +108,7 @@ generation runtime::chat(std::initializer_list<chat_message> messages, const gen
 }
 
 struct TROPILLA_HIDDEN reply_ticket::impl {
-  std::weak_ptr<runtime::impl> owner;
+  std::weak_ptr<runtime_impl> owner;
   std::shared_ptr<std::atomic<bool>> abandoned;
   request_id id = 0;
 };
@@ -160,8 +160,8 @@ std::string runtime::detokenize(std::span<const token_id> ids, bool special) con
 }
 
 void runtime::wait_until_loaded() {
-  for (const auto& part : impl_->parts)
-    (void)cast::ask_role<cast::weights_resident>(*impl_->system, *part->compute, cast::await_weights{});
+  for (const auto& shard : impl_->shards)
+    (void)cast::ask_role<cast::weights_resident>(*impl_->system, *shard->compute, cast::await_weights{});
 }
 
 const model_facts& runtime::model() const noexcept {
@@ -184,7 +184,7 @@ void runtime::set_budget(std::size_t bytes, std::string_view device) {
 }
 
 runtime runtime::replicate(std::size_t context) const {
-  return runtime(std::make_shared<impl>(impl_, context));
+  return runtime(std::make_shared<runtime_impl>(impl_, context));
 }
 
 std::size_t runtime::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
@@ -198,12 +198,12 @@ std::vector<token_id> runtime::load_session(const std::filesystem::path& path, s
 
 std::size_t runtime::threads() const noexcept {
   std::size_t threads = 0;
-  for (const auto& part : impl_->parts)
-    threads += part->dev->lanes();
+  for (const auto& shard : impl_->shards)
+    threads += shard->dev->workers();
   return threads;
 }
 std::string_view runtime::isa() const noexcept {
-  return impl_->parts.front()->dev->isa();
+  return impl_->shards.front()->dev->isa();
 }
 
 } // namespace tropilla

@@ -47,8 +47,9 @@ std::function<void(std::string_view)> logged(std::function<void(std::string_view
 
 } // namespace
 
-runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
-    : config(std::move(c)), log(std::make_shared<logs>(config.log)), ledger(arbiter::make()), hooks_(std::move(h)) {
+runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
+    : config(std::move(c)), log(std::make_shared<logs>(config.log)), arbiter(memory_arbiter::make()),
+      hooks_(std::move(h)) {
   config.on_progress = guarded(std::move(config.on_progress));
   config.on_notice = logged(guarded(std::move(config.on_notice)), log->of(log_component::runtime));
   auto prepared = prepared_model::open(config, hooks_);
@@ -70,32 +71,32 @@ runtime::impl::impl(runtime_config c, caf::actor_system* external, runtime_hooks
     own_system.emplace();
     system = &own_system->get();
   }
-  progress_.resize(prepared.parts.size());
-  for (auto& part : prepared.parts)
-    parts.push_back(std::make_shared<device_part>(std::move(part.input), std::move(part.dev), std::move(part.weights),
-                                                  surroundings(parts.size())));
+  progress_.resize(prepared.shards.size());
+  for (auto& shard : prepared.shards)
+    shards.push_back(std::make_shared<device_shard>(std::move(shard.input), std::move(shard.dev),
+                                                    std::move(shard.weights), shard_context_of(shards.size())));
   spawn_cast([&] { read_texts(prepared.file); });
 }
 
-runtime::impl::impl(std::shared_ptr<impl> from, std::size_t context)
+runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t context)
     : config(from->config), log(from->log), original(std::move(from)), facts(original->facts),
-      vocabulary(original->vocabulary), ledger(original->ledger), promises(original->promises), tok(original->tok),
+      vocabulary(original->vocabulary), arbiter(original->arbiter), promises(original->promises), tok(original->tok),
       chat(original->chat), chat_failure(original->chat_failure), hooks_(original->hooks_) {
   config.trace.clear();
   config.on_progress = nullptr;
   own_system.emplace();
   system = &own_system->get(); // NOLINT(cppcoreguidelines-prefer-member-initializer): own_system is made first
   std::vector<plan_report> reports;
-  for (const auto& part : original->parts) {
-    parts.push_back(std::make_shared<device_part>(part, context, surroundings(parts.size())));
-    reports.push_back(parts.back()->report());
+  for (const auto& shard : original->shards) {
+    shards.push_back(std::make_shared<device_shard>(shard, context, shard_context_of(shards.size())));
+    reports.push_back(shards.back()->report());
   }
   report = add_up(reports);
   log_opening();
   spawn_cast([] {});
 }
 
-void runtime::impl::log_opening() const {
+void runtime_impl::log_opening() const {
   const auto to = log->of(log_component::runtime);
   if (original)
     to.info("a replica of {} opens", config.model.string());
@@ -104,27 +105,27 @@ void runtime::impl::log_opening() const {
             static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
   to.info(
       "a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} of {} tokens in {}",
-      report.context, report.prefill_rows, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
+      report.context, report.prefill_chunk, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
 }
 
-void runtime::impl::log_closing() const {
+void runtime_impl::log_closing() const {
   const auto to = log->of(log_component::runtime);
   if (!to.wants(log_level::info))
     return;
   std::string peaks;
-  for (const auto& u : ledger->usage())
+  for (const auto& u : arbiter->usage())
     peaks +=
         fmt::format("; {} had {} of {} in use at most", u.device, format_bytes(u.high_water), format_bytes(u.budget));
   const std::chrono::duration<double> open = std::chrono::steady_clock::now() - opened_;
   to.info("closed after {:.1f} s; requests: {}{}", open.count(), batch ? batch->usage().requests : 0, peaks);
 }
 
-part_surroundings runtime::impl::surroundings(std::size_t part) {
-  part_surroundings around{ledger, system, trace.get(), hooks_, {}, config.on_notice, log, promises};
+shard_context runtime_impl::shard_context_of(std::size_t shard) {
+  shard_context context{arbiter, system, trace.get(), hooks_, {}, config.on_notice, log, promises};
   if (config.on_progress)
-    around.on_progress = [this, part](const load_progress& now) {
+    context.on_progress = [this, shard](const load_progress& now) {
       const std::lock_guard lock(progress_mutex_);
-      progress_[part] = now;
+      progress_[shard] = now;
       load_progress all;
       for (const auto& p : progress_) {
         all.bytes_done += p.bytes_done;
@@ -132,7 +133,7 @@ part_surroundings runtime::impl::surroundings(std::size_t part) {
       }
       config.on_progress(all);
     };
-  return around;
+  return context;
 }
 
 model_texts model_texts::read(const gguf_file& file, const std::string& template_name) {
@@ -148,7 +149,7 @@ model_texts model_texts::read(const gguf_file& file, const std::string& template
   return texts;
 }
 
-void runtime::impl::read_texts(const gguf_file& file) {
+void runtime_impl::read_texts(const gguf_file& file) {
   model_texts texts = model_texts::read(file, config.chat_template);
   tok = std::move(texts.tok);
   notify(tok->notices());
@@ -156,30 +157,30 @@ void runtime::impl::read_texts(const gguf_file& file) {
   chat_failure = std::move(texts.chat_failure);
 }
 
-void runtime::impl::notify(std::span<const std::string> sentences) const {
+void runtime_impl::notify(std::span<const std::string> sentences) const {
   if (config.on_notice)
     for (const std::string& sentence : sentences)
       config.on_notice(sentence);
 }
 
-void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
-  for (std::size_t i = parts.size(); i-- > 0;)
-    parts[i]->start(i + 1 < parts.size() ? parts[i + 1].get() : nullptr);
+void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
+  for (std::size_t i = shards.size(); i-- > 0;)
+    shards[i]->start(i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
   meanwhile();
 
   make_room();
-  batch = std::make_shared<batcher>(*tok, parts.front()->input.shape, config.queue_length,
+  batch = std::make_shared<batcher>(*tok, shards.front()->input.shape, config.queue_length,
                                     log->of(log_component::scheduler), [this](page_number page) {
                                       std::optional<std::string> refused;
-                                      for (const auto& part : parts)
+                                      for (const auto& shard : shards)
                                         if (!refused)
-                                          refused = part->commit_page(page);
+                                          refused = shard->commit_page(page);
                                       return refused;
                                     });
   last_resort_ = std::make_shared<last_resort>(this);
-  hire_sampler();
-  hire_scheduler();
-  for (std::size_t i = 0; i < parts.size(); ++i)
+  spawn_sampler();
+  spawn_scheduler();
+  for (std::size_t i = 0; i < shards.size(); ++i)
     (void)supervise(i);
   cast::tell_from_outside(scheduler->get(), cast::supervisors_spawned{});
 } catch (...) {
@@ -187,24 +188,24 @@ void runtime::impl::spawn_cast(const std::function<void()>& meanwhile) try {
   throw;
 }
 
-void runtime::impl::make_room() {
+void runtime_impl::make_room() {
   request_room::more_source more;
-  for (const auto& part : parts)
-    if (part->input.holds_requests)
-      more = [to = ledger, device = part->name()](std::size_t bytes) -> std::optional<lease> {
+  for (const auto& shard : shards)
+    if (shard->input.holds_requests)
+      more = [to = arbiter, device = shard->name()](std::size_t bytes) -> std::optional<lease> {
         auto answer = to->try_acquire({device, bytes, purpose::requests, priority::background, outside_memory{}});
         if (auto* granted = std::get_if<lease>(&answer))
           return std::move(*granted);
         return std::nullopt;
       };
-  room = std::make_shared<request_room>(parts.front()->input.shape.request_bytes, std::move(more));
+  room = std::make_shared<request_room>(shards.front()->input.shape.request_bytes, std::move(more));
 }
 
 /// Scheduler and first supervisor replace each other. When both have ended, this spawns another supervisor, which
 /// replaces the scheduler.
-class runtime::impl::last_resort : public std::enable_shared_from_this<last_resort> {
+class runtime_impl::last_resort : public std::enable_shared_from_this<last_resort> {
 public:
-  explicit last_resort(impl* of) : of_(of) {}
+  explicit last_resort(runtime_impl* of) : of_(of) {}
 
   /// Looks when `member` ends, at once when it has ended already.
   template <class Handle>
@@ -226,11 +227,11 @@ private:
     const auto locked = lock();
     if (!of_ || of_->closed || of_->scheduler->closed())
       return;
-    const auto supervisor = of_->parts.front()->supervisor->get();
+    const auto supervisor = of_->shards.front()->supervisor->get();
     if (!supervisor || !cast::state_gone(supervisor).done() || !cast::state_gone(of_->scheduler->get()).done())
       return;
     try {
-      if (!restarts_.allows_another(of_->parts.front()->progress()))
+      if (!restarts_.allows_another(of_->shards.front()->progress()))
         throw error(errc::device_failed, "scheduler and supervisor ended again and again; open the runtime again");
       of_->log->of(log_component::supervisor).warning("scheduler and supervisor ended at once, and are replaced");
       (void)of_->supervise(0);
@@ -242,30 +243,30 @@ private:
   }
 
   std::recursive_mutex mutex_; ///< what is spawned may end before it is watched
-  impl* of_;
+  runtime_impl* of_;
   cast::restart_limit restarts_;
 };
 
-void runtime::impl::hire_sampler() {
+void runtime_impl::spawn_sampler() {
   sampler->set(cast::spawn_sampler(*system, trace.get()));
   log->of(log_component::supervisor).debug("the sampler begins");
 }
 
-void runtime::impl::hire_scheduler() {
-  cast::scheduler_setup setup{batch, vocabulary, parts.front()->compute, sampler, trace.get()};
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    const auto get = [part = parts[i]] { return caf::actor_cast<caf::actor>(part->supervisor->get()); };
+void runtime_impl::spawn_scheduler() {
+  cast::scheduler_setup setup{batch, vocabulary, shards.front()->compute, sampler, trace.get()};
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const auto get = [shard = shards[i]] { return caf::actor_cast<caf::actor>(shard->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
   }
   setup.progress = [this] {
     std::uint64_t all = 0;
-    for (const auto& part : parts)
-      all += part->progress();
+    for (const auto& shard : shards)
+      all += shard->progress();
     return all;
   };
   setup.end_members = [this] {
-    for (const auto& part : parts)
-      cast::send_exit(part->compute->get());
+    for (const auto& shard : shards)
+      cast::send_exit(shard->compute->get());
     cast::send_exit(sampler->get());
   };
   setup.between_looks = hooks_.between_looks;
@@ -276,21 +277,21 @@ void runtime::impl::hire_scheduler() {
   last_resort_->watch(scheduler->get());
 }
 
-bool runtime::impl::supervise(std::size_t part) {
+bool runtime_impl::supervise(std::size_t shard) {
   const auto locked = last_resort_->lock();
   if (closed)
     return false;
   std::vector<cast::supervised_member> others;
-  if (part == 0) {
+  if (shard == 0) {
     const auto get_sampler = [this] { return caf::actor_cast<caf::actor>(sampler->get()); };
     others.push_back({"sampler", get_sampler, [this, get_sampler] {
-                        hire_sampler();
+                        spawn_sampler();
                         return get_sampler();
                       }});
     const auto get_scheduler = [this] { return caf::actor_cast<caf::actor>(scheduler->get()); };
     others.push_back({"scheduler", get_scheduler,
                       [this, get_scheduler] {
-                        hire_scheduler();
+                        spawn_scheduler();
                         return get_scheduler();
                       },
                       [this](const error& why) {
@@ -298,30 +299,30 @@ bool runtime::impl::supervise(std::size_t part) {
                         batch->fail_all(why);
                       }});
   }
-  parts[part]->supervise(std::move(others), scheduler);
-  if (part == 0)
-    last_resort_->watch(parts.front()->supervisor->get());
+  shards[shard]->supervise(std::move(others), scheduler);
+  if (shard == 0)
+    last_resort_->watch(shards.front()->supervisor->get());
   return true;
 }
 
-void runtime::impl::shut_down() noexcept {
+void runtime_impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
   reserve_.reset();
   // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
   if (last_resort_)
     last_resort_->close();
-  for (const auto& part : parts)
-    part->end_supervisor();
+  for (const auto& shard : shards)
+    shard->end_supervisor();
   cast::end_role(*system, *scheduler);
   cast::end_role(*system, *sampler);
   log->of(log_component::supervisor).debug("scheduler and sampler are ended");
   if (batch)
     batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
-  for (const auto& part : parts)
-    part->end_compute();
-  for (const auto& part : parts)
-    part->end_crew();
+  for (const auto& shard : shards)
+    shard->end_compute();
+  for (const auto& shard : shards)
+    shard->stop_pipeline();
   if (trace) {
     try {
       trace->write(config.trace);
@@ -333,11 +334,11 @@ void runtime::impl::shut_down() noexcept {
   log_closing();
 }
 
-runtime::impl::~impl() {
+runtime_impl::~runtime_impl() {
   shut_down();
 }
 
-std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messages) const {
+std::vector<token_id> runtime_impl::encode(std::span<const chat_message> messages) const {
   if (messages.empty())
     throw error(errc::invalid_argument, "the conversation is empty; give at least one message");
   if (!chat)
@@ -358,8 +359,8 @@ std::vector<token_id> runtime::impl::encode(std::span<const chat_message> messag
 }
 
 /// Tokenising takes memory for each byte: a text that can't fit is refused before.
-void runtime::impl::require_may_fit(std::size_t bytes, std::size_t min_tokens) const {
-  const std::size_t context = parts.front()->input.shape.context;
+void runtime_impl::require_may_fit(std::size_t bytes, std::size_t min_tokens) const {
+  const std::size_t context = shards.front()->input.shape.context;
   constexpr std::size_t soon_counted = std::size_t{1} << 16; // with the true number for the sentence
   if (bytes <= soon_counted || min_tokens <= context)
     return;
@@ -370,7 +371,7 @@ void runtime::impl::require_may_fit(std::size_t bytes, std::size_t min_tokens) c
               longer ? remedy::context : remedy::none);
 }
 
-std::vector<token_id> runtime::impl::encode(std::string_view text, bool special) const {
+std::vector<token_id> runtime_impl::encode(std::string_view text, bool special) const {
   require_may_fit(text.size(), tok->min_tokens(text));
   if (special && tok->add_bos() && tok->begins_with_bos(text))
     std::call_once(told_of_bos_, [&] {
@@ -381,9 +382,9 @@ std::vector<token_id> runtime::impl::encode(std::string_view text, bool special)
   return tok->encode(text, {tok->add_bos(), special});
 }
 
-std::vector<memory_report> runtime::impl::memory() const {
+std::vector<memory_report> runtime_impl::memory() const {
   std::vector<memory_report> out;
-  for (const auto& u : ledger->usage()) {
+  for (const auto& u : arbiter->usage()) {
     memory_report r{u.device, u.budget, u.in_use, u.high_water, {}, u.waiters, u.waiting_bytes, u.pool.fragmentation()};
     for (std::size_t p = 0; p < purpose_count; ++p)
       r.purposes.push_back(
@@ -393,21 +394,21 @@ std::vector<memory_report> runtime::impl::memory() const {
   return out;
 }
 
-void runtime::impl::set_budget(std::size_t bytes, std::string_view name) {
+void runtime_impl::set_budget(std::size_t bytes, std::string_view name) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
   std::string names;
-  for (const auto& part : parts) {
-    if (name == part->name() || (name.empty() && parts.size() == 1))
-      return part->set_budget(bytes);
-    names += (names.empty() ? "" : ", ") + part->name();
+  for (const auto& shard : shards) {
+    if (name == shard->name() || (name.empty() && shards.size() == 1))
+      return shard->set_budget(bytes);
+    names += (names.empty() ? "" : ", ") + shard->name();
   }
   throw error(errc::invalid_argument, name.empty() ? fmt::format("say whose budget changes; the devices are {}", names)
                                                    : fmt::format("there is no device {}, only {}", name, names));
 }
 
-sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const generation_options& options,
-                                             bool score, std::shared_ptr<reply_sink> sink) {
+sequence_request runtime_impl::make_request(std::vector<token_id> prompt, const generation_options& options, bool score,
+                                            std::shared_ptr<reply_sink> sink) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
   sequence_request request;
@@ -418,7 +419,7 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   request.sink = std::move(sink);
   request.submitted = std::chrono::steady_clock::now();
   request.abandoned = std::make_shared<std::atomic<bool>>(false);
-  const std::size_t context = parts.front()->input.shape.context;
+  const std::size_t context = shards.front()->input.shape.context;
   try { // what can't be right is refused with its own sentence
     check_request(request, {vocabulary, context, facts.trained_context});
     request.memory = room->take(request_bytes(request.prompt.size(), request.options, context));
@@ -430,15 +431,15 @@ sequence_request runtime::impl::make_request(std::vector<token_id> prompt, const
   return request;
 }
 
-request_id runtime::impl::submit(sequence_request request) {
+request_id runtime_impl::submit(sequence_request request) {
   return cast::ask_role<cast::request_accepted>(*system, *scheduler, cast::submit_request{std::move(request)}).id;
 }
 
-load_report runtime::impl::load() const {
+load_report runtime_impl::load() const {
   const auto usage = cast::ask_role<cast::batch_state>(*system, *scheduler, cast::query_batch{}).usage;
   load_report out{usage.active, usage.waiting, usage.pages_in_use, usage.pages_cached, usage.preemptions, 0};
-  for (const auto& part : parts)
-    out.restarts += cast::ask_role<cast::cast_health>(*system, *part->supervisor, cast::query_health{}).restarts;
+  for (const auto& shard : shards)
+    out.restarts += cast::ask_role<cast::cast_health>(*system, *shard->supervisor, cast::query_health{}).restarts;
   return out;
 }
 

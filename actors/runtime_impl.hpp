@@ -2,7 +2,7 @@
 #pragma once
 
 #include "actors/callback_threads.hpp"
-#include "actors/device_part.hpp"
+#include "actors/device_shard.hpp"
 #include "actors/messages.hpp"
 #include "actors/reply_channel.hpp"
 #include "src/io/weight_loader.hpp"
@@ -22,10 +22,10 @@ namespace tropilla {
 
 /// A model opened as far as its header, and the bytes that running it would take, by device.
 struct prepared_model {
-  struct part {
+  struct shard {
     std::shared_ptr<device> dev;
-    arrangement_input input;
-    std::shared_ptr<const weight_arrangement> weights;
+    placement_input input;
+    std::shared_ptr<const weight_placement> weights;
     std::size_t everything = 0; ///< bytes, were there no limit
     bool has_budget = false;    ///< that was given, and not by the limit
 
@@ -36,10 +36,10 @@ struct prepared_model {
   gguf_file file;
   llama_config model;
   run_shape shape;
-  std::vector<part> parts;
+  std::vector<shard> shards;
   plan_report report;
   std::vector<std::string> notices;
-  program_needs needs; ///< besides the ledger
+  program_needs needs; ///< besides the arbiter
 
   /// Throws `error` as `runtime`'s constructor, but not over_budget.
   [[nodiscard]] static prepared_model open(const runtime_config& config, const runtime_hooks& hooks = {});
@@ -48,7 +48,7 @@ struct prepared_model {
 };
 
 /// One report of several devices'.
-[[nodiscard]] plan_report add_up(const std::vector<plan_report>& parts);
+[[nodiscard]] plan_report add_up(const std::vector<plan_report>& shards);
 
 /// What turns text into ids.
 struct model_texts {
@@ -60,13 +60,13 @@ struct model_texts {
   [[nodiscard]] static model_texts read(const gguf_file& file, const std::string& template_name);
 };
 
-struct TROPILLA_HIDDEN runtime::impl {
+struct TROPILLA_HIDDEN runtime_impl {
   /// `external` is the embedding program's system, or null for one of our own.
-  impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});
-  /// A replica: a cast of its own over the device, the ledger and the weights of `original`, which it keeps alive as
+  runtime_impl(runtime_config c, caf::actor_system* external, runtime_hooks h = {});
+  /// A replica: a cast of its own over the device, the arbiter and the weights of `original`, which it keeps alive as
   /// far as memory goes. `context`: tokens, 0 for as many as the original has.
-  impl(std::shared_ptr<impl> original, std::size_t context);
-  ~impl();
+  runtime_impl(std::shared_ptr<runtime_impl> original, std::size_t context);
+  ~runtime_impl();
 
   /// Ends the cast, gives all leases back and writes the trace; what is running fails with cancelled. Idempotent.
   void shut_down() noexcept;
@@ -96,13 +96,13 @@ struct TROPILLA_HIDDEN runtime::impl {
   std::unique_ptr<tracer> trace;
 
   // The order of these is the order of construction; the cast is gone before any of them.
-  std::shared_ptr<impl> original; ///< of a replica, else null
-  plan_report report;             ///< of the arrangements that it opened with
+  std::shared_ptr<runtime_impl> original; ///< of a replica, else null
+  plan_report report;                     ///< of the placements that it opened with
   model_facts facts;
   std::size_t vocabulary = 0;
-  std::shared_ptr<arbiter> ledger;
+  std::shared_ptr<memory_arbiter> arbiter;
   std::shared_ptr<memory_promises> promises;
-  std::vector<std::shared_ptr<device_part>> parts; ///< in the order of the layers
+  std::vector<std::shared_ptr<device_shard>> shards; ///< in the order of the layers
   std::shared_ptr<const tokenizer> tok;
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
@@ -123,16 +123,17 @@ private:
   void log_closing() const;
   void read_texts(const gguf_file& file);
   void notify(std::span<const std::string> sentences) const;
-  /// What the part of this number gets.
-  [[nodiscard]] part_surroundings surroundings(std::size_t part);
-  /// Starts the parts, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
+  /// What the shard of this number gets.
+  [[nodiscard]] shard_context shard_context_of(std::size_t shard);
+  /// Starts the shards, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
   /// read.
   void spawn_cast(const std::function<void()>& meanwhile);
   void make_room();
-  void hire_sampler();
-  void hire_scheduler();
-  /// Spawns a supervisor for a part; the first part's watches sampler and scheduler, too. False: the runtime is closed.
-  bool supervise(std::size_t part);
+  void spawn_sampler();
+  void spawn_scheduler();
+  /// Spawns a supervisor for a shard; the first shard's watches sampler and scheduler, too. False: the runtime is
+  /// closed.
+  bool supervise(std::size_t shard);
 
   /// Given back first when it closes: what ends actors and fails requests takes a little memory.
   std::unique_ptr<std::byte[]> reserve_ = std::make_unique<std::byte[]>(std::size_t{64} << 10);
@@ -142,15 +143,7 @@ private:
   class last_resort;
   std::shared_ptr<last_resort> last_resort_;
   std::mutex progress_mutex_;
-  std::vector<load_progress> progress_; ///< by part
-};
-
-/// How the engine actor opens a runtime's parts in a system that it did not make.
-struct runtime_access {
-  using parts = runtime::impl;
-  [[nodiscard]] static std::shared_ptr<runtime::impl> open(runtime_config config, caf::actor_system& system) {
-    return std::make_shared<runtime::impl>(std::move(config), &system);
-  }
+  std::vector<load_progress> progress_; ///< by shard
 };
 
 } // namespace tropilla

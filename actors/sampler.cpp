@@ -11,13 +11,13 @@ struct sampler_state {
 
   sampler_state(sampler_actor::pointer, tracer* t) : trace(t) {
     if (trace)
-      row = trace->make_row("actor sampler");
+      track = trace->make_track("actor sampler");
   }
 
   sampler_actor::behavior_type behaviour() {
     return {
         [this](const draw_tokens& m) -> caf::result<tokens_drawn> {
-          const trace_span span(trace, row, "draw_tokens", "tokens", static_cast<std::int64_t>(m.jobs.size()));
+          const trace_span span(trace, track, "draw_tokens", "tokens", static_cast<std::int64_t>(m.jobs.size()));
           tokens_drawn out;
           for (const auto& job : m.jobs)
             out.tokens.push_back(
@@ -48,7 +48,7 @@ struct sampler_state {
 
   std::vector<float> deciding;
   tracer* trace;
-  tracer::row row = 0;
+  tracer::track track = 0;
   token_drawer drawer;
 };
 

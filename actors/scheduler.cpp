@@ -27,10 +27,10 @@ struct scheduler_state {
   static constexpr const char* actor_name = "scheduler";
   using clock = batcher::clock;
 
-  scheduler_state(scheduler_actor::pointer s, scheduler_setup setup)
-      : self(s), with(std::move(setup)), queue(*with.queue) {
-    if (with.trace)
-      row = with.trace->make_row("actor scheduler");
+  scheduler_state(scheduler_actor::pointer s, scheduler_setup given)
+      : self(s), setup(std::move(given)), queue(*setup.queue) {
+    if (setup.trace)
+      track = setup.trace->make_track("actor scheduler");
   }
 
   scheduler_actor::behavior_type behaviour() {
@@ -86,7 +86,7 @@ struct scheduler_state {
   }
 
   void watch_supervisors() {
-    for (const auto& s : with.supervisors)
+    for (const auto& s : setup.supervisors)
       if (const auto supervisor = s.get())
         watch(s, supervisor);
   }
@@ -96,20 +96,20 @@ struct scheduler_state {
       return; // it was there before the news of it
     others.watch(self, supervisor, [this, s](const caf::error& reason) {
       if (const auto next = s.replace()) { // else the runtime is being closed
-        with.supervisor_log.warning("a supervisor ended unexpectedly ({}) and is replaced", render(reason));
+        setup.supervisor_log.warning("a supervisor ended unexpectedly ({}) and is replaced", render(reason));
         watch(s, next);
       }
     });
   }
 
   caf::result<request_accepted> submit(const sequence_request& request) {
-    const trace_span span(with.trace, row, "submit", "request", static_cast<std::int64_t>(request.id));
+    const trace_span span(setup.trace, track, "submit", "request", static_cast<std::int64_t>(request.id));
     if (down)
       return to_caf(*down);
     try {
       queue.submit(request);
     } catch (const error& e) {
-      with.log.debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
+      setup.log.debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
       return to_caf(e);
     }
     proceed();
@@ -147,9 +147,9 @@ struct scheduler_state {
   }
 
   void send(const std::shared_ptr<const step>& work) {
-    const std::size_t logits = work->logit_rows.size() * with.vocabulary;
+    const std::size_t logits = work->logit_rows.size() * setup.vocabulary;
     const auto number = begin_wait(awaited::compute);
-    ask(self, with.compute->get(), run_step{work})
+    ask(self, setup.compute->get(), run_step{work})
         .then(
             [this, logits, number](const step_computed& m) {
               if (end_wait(number))
@@ -162,17 +162,17 @@ struct scheduler_state {
   }
 
   void computed(const step_computed& m, std::size_t logits) {
-    const trace_span span(with.trace, row, "step_computed");
+    const trace_span span(setup.trace, track, "step_computed");
     const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
     const auto number = begin_wait(awaited::sampler);
-    ask(self, with.sampler->get(), draw_tokens{m, with.vocabulary, jobs})
+    ask(self, setup.sampler->get(), draw_tokens{m, setup.vocabulary, jobs})
         .then(
             [this, number](const tokens_drawn& answer) {
               if (!end_wait(number))
                 return;
-              const trace_span emitted(with.trace, row, "tokens_drawn", "tokens",
+              const trace_span emitted(setup.trace, track, "tokens_drawn", "tokens",
                                        static_cast<std::int64_t>(answer.tokens.size()));
               queue.drawn(answer.tokens, clock::now());
               proceed();
@@ -202,7 +202,7 @@ struct scheduler_state {
   std::uint64_t begin_wait(awaited whom) {
     waits_for = whom;
     if (!std::exchange(looks, true))
-      tell_later(self, with.between_looks, look_at_progress{});
+      tell_later(self, setup.between_looks, look_at_progress{});
     return ++wait_number;
   }
 
@@ -218,23 +218,23 @@ struct scheduler_state {
     looks = false;
     if (waits_for == awaited::nobody)
       return;
-    if (stall.look(wait_number, with.progress()))
+    if (stall.look(wait_number, setup.progress()))
       return give_up_wait();
     looks = true;
-    tell_later(self, with.between_looks, look_at_progress{});
+    tell_later(self, setup.between_looks, look_at_progress{});
   }
 
   void give_up_wait() {
-    const std::chrono::duration<double> each = with.between_looks;
+    const std::chrono::duration<double> each = setup.between_looks;
     const error why(errc::device_failed,
                     fmt::format("nothing was read or computed for {:.0f} seconds while the reply waited for {}; what "
                                 "was waited for is started anew, and the request may be made again",
                                 each.count() * patience, name_of(waits_for)));
-    with.supervisor_log.error("{}", why.what());
+    setup.supervisor_log.error("{}", why.what());
     ++wait_number;
     waits_for = awaited::nobody;
     queue.fail_all(why);
-    with.end_members();
+    setup.end_members();
   }
 
   void set_alarm() {
@@ -247,7 +247,7 @@ struct scheduler_state {
   }
 
   scheduler_actor::pointer self;
-  scheduler_setup with;
+  scheduler_setup setup;
   batcher& queue;
   watcher others;
   std::set<caf::actor_addr> watched; ///< supervisors
@@ -258,7 +258,7 @@ struct scheduler_state {
   stall_watch stall{patience};
   std::size_t replacements = 0;
   std::optional<clock::time_point> alarm; ///< when this looks at the clock
-  tracer::row row = 0;
+  tracer::track track = 0;
 };
 
 scheduler_actor spawn_scheduler(caf::actor_system& system, scheduler_setup setup) {

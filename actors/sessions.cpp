@@ -11,13 +11,11 @@
 namespace tropilla {
 namespace {
 
-using parts_of_runtime = runtime_access::parts;
-
 /// Pages that the scheduler lent; given back at the end.
 class borrowed_pages {
 public:
   template <class Message>
-  borrowed_pages(const parts_of_runtime& from, const Message& m)
+  borrowed_pages(const runtime_impl& from, const Message& m)
       : from_(from), borrower_(m.borrower),
         loan_(cast::ask_role<cast::pages_lent>(*from.system, *from.scheduler, m).loan) {}
   ~borrowed_pages() {
@@ -41,14 +39,14 @@ public:
   }
 
 private:
-  const parts_of_runtime& from_;
+  const runtime_impl& from_;
   request_id borrower_;
   page_loan loan_;
   bool over_ = false;
 };
 
-session_shape shape_of(const parts_of_runtime& rt) {
-  const auto& input = rt.parts.front()->input;
+session_shape shape_of(const runtime_impl& rt) {
+  const auto& input = rt.shards.front()->input;
   const auto& attention = input.model.attention;
   const auto number = [](std::size_t n) { return static_cast<std::uint32_t>(n); };
   return {fingerprint_of(input.model, input.files),
@@ -62,12 +60,12 @@ session_shape shape_of(const parts_of_runtime& rt) {
 
 /// Each layer of a page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
 template <class Function>
-void for_each_layer(const parts_of_runtime& rt, const session_shape& shape, page_number page, const Function& layer) {
+void for_each_layer(const runtime_impl& rt, const session_shape& shape, page_number page, const Function& layer) {
   const std::size_t bytes = shape.layer_bytes();
-  for (const auto& part : rt.parts) {
-    const auto& range = part->weights->layout.range;
+  for (const auto& shard : rt.shards) {
+    const auto& range = shard->weights->layout.range;
     for (std::size_t l = range.first; l < range.last; ++l)
-      layer(*part->dev, part->pages[page] + (l - range.first) * bytes, l * bytes);
+      layer(*shard->dev, shard->pages[page] + (l - range.first) * bytes, l * bytes);
   }
 }
 
@@ -84,8 +82,8 @@ void check_ids(std::span<const token_id> ids, std::size_t vocabulary, errc code,
 
 } // namespace
 
-std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
-                                        std::string_view note) {
+std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
+                                       std::string_view note) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
   require_path(path);
@@ -113,7 +111,7 @@ std::size_t runtime::impl::save_session(const std::filesystem::path& path, std::
   return loan.tokens;
 }
 
-std::vector<token_id> runtime::impl::load_session(const std::filesystem::path& path, std::string* note) {
+std::vector<token_id> runtime_impl::load_session(const std::filesystem::path& path, std::string* note) {
   require_path(path);
   const session_reader file(path);
   const auto shape = shape_of(*this);

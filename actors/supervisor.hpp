@@ -19,33 +19,34 @@
 namespace tropilla::cast {
 
 /// Those who bring weights. Replaced together: they hold nothing that can't be had again, and know each other.
-struct weight_crew {
+struct weight_pipeline {
   memory_manager_actor memory_manager;
   loader_actor loader;
   prefetcher_actor prefetcher;
 };
 
-/// The crew of the moment and what it works by, for whoever has to end it, or to take over, after the supervisor ended.
-class crew_on_duty {
+/// The pipeline of the moment and what it works by, for whoever has to end it, or to take over, after the supervisor
+/// ended.
+class current_pipeline {
 public:
-  void set(weight_crew crew, std::shared_ptr<const weight_arrangement> weights) {
+  void set(weight_pipeline pipeline, std::shared_ptr<const weight_placement> weights) {
     const std::lock_guard lock(mutex_);
-    crew_ = std::move(crew);
+    pipeline_ = std::move(pipeline);
     weights_ = std::move(weights);
   }
-  [[nodiscard]] weight_crew get() const {
+  [[nodiscard]] weight_pipeline get() const {
     const std::lock_guard lock(mutex_);
-    return crew_;
+    return pipeline_;
   }
-  [[nodiscard]] std::shared_ptr<const weight_arrangement> weights() const {
+  [[nodiscard]] std::shared_ptr<const weight_placement> weights() const {
     const std::lock_guard lock(mutex_);
     return weights_;
   }
 
 private:
   mutable std::mutex mutex_;
-  weight_crew crew_;
-  std::shared_ptr<const weight_arrangement> weights_;
+  weight_pipeline pipeline_;
+  std::shared_ptr<const weight_placement> weights_;
 };
 
 /// A member of the cast that is not one device's: how it is found, replaced, and given up.
@@ -60,13 +61,13 @@ struct supervisor_setup {
   std::vector<supervised_member> members; ///< that no other supervisor watches
   std::shared_ptr<const role<scheduler_actor>> scheduler;
   std::shared_ptr<role<compute_actor>> compute;
-  std::shared_ptr<crew_on_duty> crew;
+  std::shared_ptr<current_pipeline> pipeline;
   std::shared_ptr<const std::atomic<std::uint64_t>> progress; ///< counts jobs that were computed
-  /// Spawns a crew for an arrangement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
-  std::function<weight_crew(const std::shared_ptr<const weight_arrangement>& weights, const std::vector<lease>& kept)>
-      hire;
-  /// Spawns another compute, over the crew on duty.
-  std::function<void()> hire_compute;
+  /// Spawns a pipeline for an placement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
+  std::function<weight_pipeline(const std::shared_ptr<const weight_placement>& weights, const std::vector<lease>& kept)>
+      spawn_pipeline;
+  /// Spawns another compute, over the pipeline on duty.
+  std::function<void()> spawn_compute;
   std::string device{}; ///< whose part it is
   logger log{};
 };

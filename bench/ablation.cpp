@@ -184,8 +184,8 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
   host_options host;
   host.threads = o.threads;
   const auto dev = make_host_device(host);
-  // Streamed, the rows of the embedding are gathered in any case. What is read at a time is a tensor of the head, or
-  // with the loader a tile of it no larger than a layer.
+  // Streamed, the rows of the embedding are looked up on disk in any case. What is read at a time is a tensor of the
+  // head, or with the loader a tile of it no larger than a layer.
   const auto form = o.streamed ? weight_form::tiled : weight_form::whole;
   const auto layout = llama_layout::make(config, form, s.loading ? 0 : std::numeric_limits<std::size_t>::max() / 2);
   const run_shape shape{o.context, std::min(o.rows, o.context), o.score > 0 ? std::min<std::size_t>(64, o.rows) : 1};
@@ -195,7 +195,7 @@ json run_parts(const options& o, const strategy& s, bench_clock::time_point bega
   const std::size_t each =
       2 * weight_bytes(layout) + kv_page_bytes(layout, shape.kv) * (o.context / kv_page_tokens + 1);
   const auto memory =
-      s.memory ? make_ledger_memory(*dev, o.replicas * each + (std::size_t{1} << 30)) : make_plain_memory();
+      s.memory ? make_arbiter_memory(*dev, o.replicas * each + (std::size_t{1} << 30)) : make_plain_memory();
   weights_setup w{&layout, dev.get(), memory.get(), traced, file.files, o.packed, io_mode::direct};
   w.mode = o.io == "direct" ? io_mode::direct : io_mode::buffered;
   w.streamed = o.streamed;
@@ -242,7 +242,7 @@ runtime_config config_of(const options& o) {
   c.model = o.model;
   c.threads = o.threads;
   c.context = o.runtime_context ? o.runtime_context : std::max(o.prompt + o.decode, o.score);
-  c.prefill_rows = o.rows;
+  c.prefill_chunk = o.rows;
   c.logit_rows = o.score > 0 ? 64 : 1;
   c.packed_cache = o.packed;
   c.sequences = 1; // pages for the one that is measured, as the other strategies have
@@ -309,7 +309,7 @@ json run_runtime(const options& o, bench_clock::time_point began) {
     }
   auto& held = purposes[static_cast<std::size_t>(purpose::weights)];
   const std::size_t one = held / replicas.size();
-  // Each ledger counts what it maps; in memory it is once, and the kernel's account says so.
+  // Each arbiter counts what it maps; in memory it is once, and the kernel's account says so.
   if (const auto mapped = mapped_bytes(o.packed); o.io == "mmap" && mapped > 0) {
     total = total - held + mapped;
     held = mapped;

@@ -1,4 +1,4 @@
-// Two ways to bytes, with the same accounts.
+// Two ways to bytes, with the same counts.
 #include "bench/ablation_memory.hpp"
 
 #include "memory/arbiter.hpp"
@@ -20,17 +20,17 @@ public:
     auto* const memory = static_cast<std::byte*>(std::aligned_alloc(alignment, whole));
     if (!memory)
       throw error(errc::over_budget, fmt::format("the system has no {} for {}", format_bytes(whole), to_string(why)));
-    account_->add(whole, why);
-    return {memory, [whole, why, account = account_](std::byte* p) {
+    counts_->add(whole, why);
+    return {memory, [whole, why, counts = counts_](std::byte* p) {
               std::free(p);
-              account->remove(whole, why);
+              counts->remove(whole, why);
             }};
   }
 
-  [[nodiscard]] peak_bytes peak() const override { return account_->peak; }
+  [[nodiscard]] peak_bytes peak() const override { return counts_->peak; }
 
 private:
-  struct account {
+  struct counts {
     void add(std::size_t bytes, purpose why) {
       const auto p = static_cast<std::size_t>(why);
       peak.total = std::max(peak.total, total += bytes);
@@ -45,12 +45,12 @@ private:
     peak_bytes peak;
   };
 
-  std::shared_ptr<account> account_ = std::make_shared<account>();
+  std::shared_ptr<counts> counts_ = std::make_shared<counts>();
 };
 
-class ledger_memory final : public memory_source {
+class arbiter_memory final : public memory_source {
 public:
-  ledger_memory(device& dev, std::size_t bytes) : name_(dev.name()) {
+  arbiter_memory(device& dev, std::size_t bytes) : name_(dev.name()) {
     device_setup setup;
     setup.name = name_;
     setup.base = dev.reserve(bytes);
@@ -58,11 +58,11 @@ public:
     setup.budget = bytes;
     setup.alignment = alignment;
     setup.host_memory = true;
-    ledger_->add_device(setup);
+    arbiter_->add_device(setup);
   }
 
   [[nodiscard]] block take(std::size_t bytes, purpose why) override {
-    auto answer = ledger_->try_acquire({name_, std::max(bytes, alignment), why, priority::normal});
+    auto answer = arbiter_->try_acquire({name_, std::max(bytes, alignment), why, priority::normal});
     if (const auto* refused = std::get_if<refusal>(&answer))
       throw error(errc::over_budget, refused->message);
     const auto held = std::make_shared<lease>(std::get<lease>(std::move(answer)));
@@ -70,13 +70,13 @@ public:
   }
 
   [[nodiscard]] peak_bytes peak() const override {
-    const auto usage = ledger_->usage(name_);
+    const auto usage = arbiter_->usage(name_);
     return {usage.high_water, usage.high_water_by_purpose};
   }
 
 private:
   std::string name_;
-  std::shared_ptr<arbiter> ledger_ = arbiter::make();
+  std::shared_ptr<memory_arbiter> arbiter_ = memory_arbiter::make();
 };
 
 } // namespace
@@ -85,8 +85,8 @@ std::unique_ptr<memory_source> make_plain_memory() {
   return std::make_unique<plain_memory>();
 }
 
-std::unique_ptr<memory_source> make_ledger_memory(device& dev, std::size_t reservation_bytes) {
-  return std::make_unique<ledger_memory>(dev, reservation_bytes);
+std::unique_ptr<memory_source> make_arbiter_memory(device& dev, std::size_t reservation_bytes) {
+  return std::make_unique<arbiter_memory>(dev, reservation_bytes);
 }
 
 } // namespace tropilla::bench

@@ -1,5 +1,5 @@
 /// Where a run of bench_ablation has its bytes from: the system's allocator, one call per buffer, or one reservation
-/// under a ledger. Both count.
+/// under a arbiter. Both count.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -33,6 +33,6 @@ public:
 [[nodiscard]] std::unique_ptr<memory_source> make_plain_memory();
 
 /// Leases on the device, whose reservation this takes.
-[[nodiscard]] std::unique_ptr<memory_source> make_ledger_memory(device& dev, std::size_t reservation_bytes);
+[[nodiscard]] std::unique_ptr<memory_source> make_arbiter_memory(device& dev, std::size_t reservation_bytes);
 
 } // namespace tropilla::bench

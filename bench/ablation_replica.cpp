@@ -15,8 +15,8 @@ double seconds(bench_clock::duration d) {
 
 } // namespace
 
-replica::replica(const replica_setup& setup) : with_(setup) {
-  const auto& s = with_;
+replica::replica(const replica_setup& setup) : setup_(setup) {
+  const auto& s = setup_;
   workspace_ = s.memory->take(workspace_bytes(*s.layout, s.shape, *s.dev), purpose::workspace);
   if (s.planned) {
     offsets_ = make_plan(make_plan_input(*s.layout, s.shape, *s.dev, 0)).activations;
@@ -27,17 +27,17 @@ replica::replica(const replica_setup& setup) : with_(setup) {
   tables_.emplace(*s.layout, s.shape, *s.dev, s.planned ? arena_.get() : workspace_.get(), offsets_.offsets,
                   workspace_.get());
   if (s.trace)
-    row_ = s.trace->make_row("stream " + std::string(s.dev->name()) + " compute");
+    track_ = s.trace->make_track("stream " + std::string(s.dev->name()) + " compute");
 }
 
 void replica::begin_sequence() {
   kv_.clear();
   pages_.clear();
-  if (with_.planned)
+  if (setup_.planned)
     return;
-  const std::size_t page = kv_page_bytes(*with_.layout, with_.shape.kv);
-  const std::size_t count = kv_pages_for(with_.shape.context);
-  kv_.push_back(with_.memory->take(count * page, purpose::kv));
+  const std::size_t page = kv_page_bytes(*setup_.layout, setup_.shape.kv);
+  const std::size_t count = kv_pages_for(setup_.shape.context);
+  kv_.push_back(setup_.memory->take(count * page, purpose::kv));
   std::memset(kv_.front().get(), 0, count * page); // as a container does that is given a size
   for (std::size_t i = 0; i < count; ++i)
     pages_.push_back(kv_.front().get() + i * page);
@@ -45,17 +45,17 @@ void replica::begin_sequence() {
 
 void replica::have_pages(std::size_t tokens) {
   while (pages_.size() * kv_page_tokens < tokens) {
-    kv_.push_back(with_.memory->take(kv_page_bytes(*with_.layout, with_.shape.kv), purpose::kv));
+    kv_.push_back(setup_.memory->take(kv_page_bytes(*setup_.layout, setup_.shape.kv), purpose::kv));
     pages_.push_back(kv_.back().get());
   }
 }
 
 replica::buffers replica::buffers_for(std::size_t rows, std::size_t logit_rows) {
-  if (with_.planned)
+  if (setup_.planned)
     return {{}, *tables_};
   std::vector<block> blocks;
-  for (const auto& b : forward_buffers(*with_.layout, {with_.shape.context, rows, logit_rows}, *with_.dev))
-    blocks.push_back(with_.memory->take(b.bytes, purpose::activations));
+  for (const auto& b : forward_buffers(*setup_.layout, {setup_.shape.context, rows, logit_rows}, *setup_.dev))
+    blocks.push_back(setup_.memory->take(b.bytes, purpose::activations));
   const auto lowest = std::min_element(blocks.begin(), blocks.end(),
                                        [](const block& a, const block& b) { return std::less<>()(a.get(), b.get()); });
   std::byte* const base = lowest->get();
@@ -77,15 +77,15 @@ replica::buffers replica::compute(std::span<const token_id> ids, std::size_t pos
   if (all_logits)
     std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
 
-  auto& w = *with_.groups;
+  auto& w = *setup_.groups;
   auto last_seen = bench_clock::now();
   const auto lap = [&last_seen] {
     const auto now = bench_clock::now();
     return seconds(now - std::exchange(last_seen, now));
   };
-  if (with_.layout->gathers_embedding())
-    w.gather(s.ids, b.space.floats(buffer::hidden));
-  const std::size_t n = with_.layout->groups.size();
+  if (setup_.layout->embedding_on_disk())
+    w.look_up(s.ids, b.space.floats(buffer::hidden));
+  const std::size_t n = setup_.layout->groups.size();
   for (std::size_t g = 0; g < n;) {
     w.need(g);
     std::size_t end = g + 1;
@@ -95,9 +95,9 @@ replica::buffers replica::compute(std::span<const token_id> ids, std::size_t pos
     }
     load_ += lap();
     {
-      const trace_span span(with_.trace, row_, "group", "first", static_cast<std::int64_t>(g));
-      with_.dev->enqueue([&, g, end](ops& o) { forward_groups(o, *with_.layout, b.space, s, w.groups(), g, end); });
-      with_.dev->compute_stream().record().wait();
+      const trace_span span(setup_.trace, track_, "group", "first", static_cast<std::int64_t>(g));
+      setup_.dev->enqueue([&, g, end](ops& o) { forward_groups(o, *setup_.layout, b.space, s, w.groups(), g, end); });
+      setup_.dev->compute_stream().record().wait();
     }
     compute_ += lap();
     for (; g < end; ++g)
@@ -110,14 +110,14 @@ reply replica::generate(const std::vector<token_id>& prompt, std::size_t count) 
   reply out;
   begin_sequence();
   load_ = compute_ = 0;
-  const std::size_t vocabulary = with_.layout->config.vocabulary;
+  const std::size_t vocabulary = setup_.layout->config.vocabulary;
   const auto take_token = [&](const buffers& b) {
     out.tokens.push_back(drawer_.draw({b.space.floats(buffer::logits), vocabulary}, {}, out.tokens.size()));
   };
   std::size_t at = 0;
   const std::span<const token_id> ids(prompt);
   while (at < ids.size()) {
-    const auto rows = std::min(with_.shape.step_rows, ids.size() - at);
+    const auto rows = std::min(setup_.shape.max_batch_tokens, ids.size() - at);
     const auto b = compute(ids.subspan(at, rows), at, false);
     at += rows;
     if (at == ids.size())
@@ -138,9 +138,9 @@ reply replica::generate(const std::vector<token_id>& prompt, std::size_t count) 
 void replica::score(const std::vector<token_id>& ids,
                     const std::function<void(std::size_t, std::span<const float>)>& row) {
   begin_sequence();
-  const std::size_t vocabulary = with_.layout->config.vocabulary;
+  const std::size_t vocabulary = setup_.layout->config.vocabulary;
   const std::span<const token_id> all(ids);
-  const std::size_t most = std::min(with_.shape.step_rows, with_.shape.logit_rows);
+  const std::size_t most = std::min(setup_.shape.max_batch_tokens, setup_.shape.logit_rows);
   for (std::size_t at = 0; at < ids.size(); at += most) {
     const auto rows = std::min(most, ids.size() - at);
     const auto b = compute(all.subspan(at, rows), at, true);

@@ -58,13 +58,13 @@ private:
   /// Appends `rows` tokens of `ids` from `position` on. `logits`: of the last row alone, or of all.
   [[nodiscard]] buffers compute(std::span<const token_id> ids, std::size_t position, bool all_logits);
 
-  replica_setup with_;
+  replica_setup setup_;
   block workspace_, arena_;
   offset_plan offsets_;
   std::vector<block> kv_;
   std::vector<std::byte*> pages_;
   std::optional<llama_workspace> tables_;
-  tracer::row row_ = 0;
+  tracer::track track_ = 0;
   double load_ = 0, compute_ = 0;
   token_drawer drawer_;
 };

@@ -1,7 +1,7 @@
 // Who reads: the one who computes, and waits, or a loader beside him.
 #include "bench/ablation_weights.hpp"
 
-#include "src/io/embedding_rows.hpp"
+#include "src/io/embedding_lookup.hpp"
 #include "src/io/packed_weights.hpp"
 
 #include <algorithm>
@@ -27,13 +27,13 @@ class source {
 public:
   virtual ~source() = default;
   [[nodiscard]] virtual arrival start(std::size_t group, std::byte* memory) = 0;
-  [[nodiscard]] virtual arrival gather(const std::vector<token_id>& ids, float* rows) = 0;
+  [[nodiscard]] virtual arrival look_up(const std::vector<token_id>& ids, float* rows) = 0;
 };
 
 /// One read at a time, each waited for.
 class waiting_source final : public source {
 public:
-  explicit waiting_source(const weights_setup& s) : with_(s) {
+  explicit waiting_source(const weights_setup& s) : setup_(s) {
     auto found = find_packed_weights(s.packed_folder, *s.layout, s.files);
     if (!found)
       throw error(
@@ -42,27 +42,27 @@ public:
     packed_.emplace(std::move(*found));
     const auto path = packed_->path();
     reader_ = make_file_reader({&path, 1}, {.depth = 1, .mode = s.mode});
-    if (s.layout->gathers_embedding()) {
+    if (s.layout->embedding_on_disk()) {
       const auto& table = s.layout->embedding_source();
       auto rows = make_file_reader(s.files, {.depth = 1, .mode = s.mode, .scattered = true});
       row_memory_ = s.memory->take(
-          embedding_rows::memory_bytes(row_bytes(table.type, table.columns), rows->alignment()), purpose::staging);
+          embedding_lookup::memory_bytes(row_bytes(table.type, table.columns), rows->alignment()), purpose::staging);
       rows_.emplace(std::move(rows), table, row_memory_.get());
     }
     if (s.trace)
-      row_ = s.trace->make_row("stream " + std::string(s.dev->name()) + " read");
+      track_ = s.trace->make_track("stream " + std::string(s.dev->name()) + " read");
   }
 
   [[nodiscard]] arrival start(std::size_t group, std::byte* memory) override {
-    const auto& g = with_.layout->groups[group];
-    const trace_span span(with_.trace, row_, g.name, "bytes", static_cast<std::int64_t>(g.bytes));
+    const auto& g = setup_.layout->groups[group];
+    const trace_span span(setup_.trace, track_, g.name, "bytes", static_cast<std::int64_t>(g.bytes));
     reader_->submit({0, packed_->offset(g.section) + g.section_offset, memory, block_bytes(g), 0, g.bytes});
     const auto ended = reader_->wait();
     return arrived(ended.failure.empty() ? std::nullopt : std::optional(error(errc::io_error, ended.failure)));
   }
 
-  [[nodiscard]] arrival gather(const std::vector<token_id>& ids, float* rows) override {
-    const trace_span span(with_.trace, row_, "rows", "rows", static_cast<std::int64_t>(ids.size()));
+  [[nodiscard]] arrival look_up(const std::vector<token_id>& ids, float* rows) override {
+    const trace_span span(setup_.trace, track_, "rows", "rows", static_cast<std::int64_t>(ids.size()));
     return arrived(rows_->read(ids, rows));
   }
 
@@ -73,19 +73,19 @@ private:
     return p.get_future();
   }
 
-  weights_setup with_;
+  weights_setup setup_;
   std::optional<packed_file> packed_;
   std::unique_ptr<file_reader> reader_;
   block row_memory_;
-  std::optional<embedding_rows> rows_;
-  tracer::row row_ = 0;
+  std::optional<embedding_lookup> rows_;
+  tracer::track track_ = 0;
 };
 
 /// The runtime's loader.
 class ahead_source final : public source {
 public:
   explicit ahead_source(const weights_setup& s) {
-    auto shape = loader_shape::for_model(*s.layout, s.dev->lanes());
+    auto shape = loader_shape::for_model(*s.layout, s.dev->workers());
     shape.model_mode = shape.packed_mode = s.mode;
     staging_ = s.memory->take(shape.staging_bytes(), purpose::staging);
     loader_.emplace(weight_loader_setup{.layout = s.layout,
@@ -100,8 +100,8 @@ public:
   [[nodiscard]] arrival start(std::size_t group, std::byte* memory) override {
     return await([&](auto done) { loader_->load(group, memory, done); });
   }
-  [[nodiscard]] arrival gather(const std::vector<token_id>& ids, float* rows) override {
-    return await([&](auto done) { loader_->gather(ids, rows, done); });
+  [[nodiscard]] arrival look_up(const std::vector<token_id>& ids, float* rows) override {
+    return await([&](auto done) { loader_->look_up(ids, rows, done); });
   }
 
 private:
@@ -126,7 +126,7 @@ void wait_for(arrival& a) {
 class group_weights final : public weights {
 public:
   explicit group_weights(const weights_setup& s)
-      : with_(s), memory_(s.layout->groups.size(), nullptr), blocks_(memory_.size()), arrivals_(memory_.size()) {
+      : setup_(s), memory_(s.layout->groups.size(), nullptr), blocks_(memory_.size()), arrivals_(memory_.size()) {
     std::size_t largest = 0;
     for (std::size_t g = 0; g < memory_.size(); ++g)
       if (streams(g)) {
@@ -165,15 +165,15 @@ public:
     if (!streams(g))
       return;
     memory_[g] = nullptr;
-    if (with_.slots)
+    if (setup_.slots)
       free_slots_.push_back(std::move(ring_.front().memory));
     ring_.pop_front();
-    if (with_.ahead)
+    if (setup_.ahead)
       top_up();
   }
 
-  void gather(const std::vector<token_id>& ids, float* rows) override {
-    auto a = source_->gather(ids, rows);
+  void look_up(const std::vector<token_id>& ids, float* rows) override {
+    auto a = source_->look_up(ids, rows);
     wait_for(a);
   }
 
@@ -186,18 +186,18 @@ private:
   };
 
   [[nodiscard]] bool streams(std::size_t g) const {
-    return with_.streamed && g != with_.layout->norm_group() && with_.layout->groups[g].bytes > 0;
+    return setup_.streamed && g != setup_.layout->norm_group() && setup_.layout->groups[g].bytes > 0;
   }
 
   void read_staying() {
     for (std::size_t g = 0; g < memory_.size(); ++g) {
-      const auto& group = with_.layout->groups[g];
+      const auto& group = setup_.layout->groups[g];
       if (streams(g) || group.bytes == 0)
         continue;
-      blocks_[g] = with_.memory->take(block_bytes(group), purpose::weights);
+      blocks_[g] = setup_.memory->take(block_bytes(group), purpose::weights);
       memory_[g] = blocks_[g].get();
       arrivals_[g] = source_->start(g, blocks_[g].get());
-      if (!with_.ahead)
+      if (!setup_.ahead)
         wait_for(arrivals_[g]);
     }
   }
@@ -208,18 +208,18 @@ private:
       const std::size_t g = circle_[next_];
       next_ = (next_ + 1) % circle_.size();
       flight f;
-      if (with_.slots) {
+      if (setup_.slots) {
         f.memory = std::move(free_slots_.back());
         free_slots_.pop_back();
       } else {
-        f.memory = with_.memory->take(block_bytes(with_.layout->groups[g]), purpose::ring);
+        f.memory = setup_.memory->take(block_bytes(setup_.layout->groups[g]), purpose::ring);
       }
       f.there = source_->start(g, f.memory.get());
       ring_.push_back(std::move(f));
     }
   }
 
-  weights_setup with_;
+  weights_setup setup_;
   std::vector<const std::byte*> memory_;
   std::vector<block> blocks_;     ///< of groups that stay
   std::vector<arrival> arrivals_; ///< of those

@@ -37,8 +37,8 @@ public:
   [[nodiscard]] virtual bool there(std::size_t group) = 0;
   /// It was computed.
   virtual void done(std::size_t group) = 0;
-  /// Where the layout gathers the embedding: the rows of a step's tokens, float32.
-  virtual void gather(const std::vector<token_id>& ids, float* rows) = 0;
+  /// Where the embedding is on disk: the rows of a step's tokens, float32.
+  virtual void look_up(const std::vector<token_id>& ids, float* rows) = 0;
   [[nodiscard]] virtual std::span<const std::byte* const> groups() const = 0;
 };
 

@@ -121,7 +121,7 @@ void run(const options& o) {
         ratios.push_back(times[k][0][i] / times[k][c][i]);
       const double middle = median(times[k][c]), least = *std::min_element(times[k][c].begin(), times[k][c].end());
       fmt::print("| {} | {:.0f} | {} | {:.2f} ({:.2f}) | {:.1f} | {:.2f} |\n", to_string(caches[k].type),
-                 static_cast<double>(caches[k].bytes) / 1048576, computers[c].dev->lanes(), 1e3 * middle, 1e3 * least,
+                 static_cast<double>(caches[k].bytes) / 1048576, computers[c].dev->workers(), 1e3 * middle, 1e3 * least,
                  static_cast<double>(caches[k].bytes) / middle / 1e9, median(ratios));
     }
 }

@@ -8,7 +8,7 @@
 // and each reads the next 192 MiB of the file, because a disk may remember, too. The best of three rounds: what the
 // disk can do, not what the neighbours let it.
 #include "src/io/read_speed.hpp"
-#include "src/io/row_gatherer.hpp"
+#include "src/io/scattered_reader.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -28,7 +28,7 @@ using namespace tropilla;
 namespace {
 
 constexpr std::size_t kib = 1024;
-constexpr std::size_t most_bytes = 192 * kib * kib;
+constexpr std::size_t max_bytes = 192 * kib * kib;
 
 struct release {
   void operator()(std::byte* p) const { std::free(p); }
@@ -66,12 +66,12 @@ std::size_t& position() {
 /// GB/s of consecutive reads.
 double bandwidth(const std::filesystem::path& path, const reader_options& how, std::size_t bytes) {
   drop_cached(path);
-  const read_speed found = measure_reads(path, how, {bytes, position() / bytes, most_bytes});
+  const read_speed found = measure_reads(path, how, {bytes, position() / bytes, max_bytes});
   position() += found.bytes;
   return found.bytes_per_second() / 1e9;
 }
 
-/// Milliseconds to gather rows, best of three.
+/// Milliseconds to read scattered rows, best of three.
 double rows(const std::filesystem::path& path, const reader_options& how) {
   constexpr std::size_t count = 512;
   constexpr std::size_t row_bytes = 1088; // 2048 columns of Q4_0 and their scales
@@ -85,11 +85,11 @@ double rows(const std::filesystem::path& path, const reader_options& how) {
       wanted.push_back({0, random() % in_file * row_bytes, row_bytes, destination.get() + i * row_bytes});
     drop_cached(path);
     const auto reader = make_file_reader({&path, 1}, how);
-    const std::size_t scratch_bytes = row_gatherer::scratch_bytes(*reader, row_bytes);
+    const std::size_t scratch_bytes = scattered_reader::scratch_bytes(*reader, row_bytes);
     const auto scratch = allocate(scratch_bytes);
-    row_gatherer gatherer(*reader, row_bytes, {scratch.get(), scratch_bytes});
+    scattered_reader scattered(*reader, row_bytes, {scratch.get(), scratch_bytes});
     const auto start = std::chrono::steady_clock::now();
-    check(gatherer.gather(wanted));
+    check(scattered.read(wanted));
     best = std::min(best, seconds_since(start));
   }
   return best * 1e3;

@@ -7,9 +7,9 @@
 // Timings are the best of several repetitions: what the code can do, not what the neighbours let it.
 #include "kernels/device.hpp"
 #include "kernels/host/activation_format.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/linear.hpp"
 #include "kernels/host/read_bandwidth.hpp"
-#include "kernels/host/row_kernels.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -107,14 +107,14 @@ private:
      "1, %%" reg "9\n" op " %%" reg "0, %%" reg "1, %%" reg "10\n" op " %%" reg "0, %%" reg "1, %%" reg "11\n"
 #define TROPILLA_TOUCHED "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
 
-/// GOP/s (a multiplication and an addition are two) of all lanes; 0 without vector instructions.
+/// GOP/s (a multiplication and an addition are two) of all workers; 0 without vector instructions.
 double int8_peak(team& t, const std::string& isa) {
   constexpr std::size_t repeats = 10'000'000;
   const double bytes = isa == "avx512" ? 64 : isa == "avx2" ? 32 : 0;
   double best = 0;
   for (int pass = 0; pass < 6 && bytes != 0; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    t.run([&](lane_context&) {
+    t.run([&](worker_context&) {
       if (isa == "avx512")
         for (std::size_t i = 0; i < repeats; ++i)
           asm volatile(TROPILLA_TEN("vpdpbusd", "zmm")::: TROPILLA_TOUCHED);
@@ -123,7 +123,7 @@ double int8_peak(team& t, const std::string& isa) {
           asm volatile(TROPILLA_TEN("vpmaddubsw", "ymm")::: TROPILLA_TOUCHED);
       asm volatile("vzeroupper");
     });
-    const double operations = 2 * bytes * 10 * static_cast<double>(repeats * t.lanes());
+    const double operations = 2 * bytes * 10 * static_cast<double>(repeats * t.workers());
     best = std::max(best, operations / seconds_since(start) / 1e9);
   }
   return best;
@@ -190,9 +190,9 @@ public:
   }
 
 private:
-  /// One random row group, repeated: values do not matter for speed as long as they are ordinary numbers.
+  /// One random panel, repeated: values do not matter for speed as long as they are ordinary numbers.
   static void fill(const packed_layout& l, std::byte* packed) {
-    const std::size_t rows = std::min(packed_row_group, l.rows);
+    const std::size_t rows = std::min(panel_rows, l.rows);
     std::mt19937 engine(1);
     std::uniform_real_distribution<float> uniform(-0.1F, 0.1F);
     std::vector<float> values(rows * l.columns);
@@ -201,9 +201,9 @@ private:
     quantise(l.type, values, blocks);
     packed_layout group = l;
     group.rows = rows;
-    pack_row_groups(group, 0, 1, blocks, packed);
-    for (std::size_t g = 1; g < l.row_groups(); ++g)
-      std::memcpy(packed + g * l.group_bytes, packed, l.group_bytes);
+    pack_panels(group, 0, 1, blocks, packed);
+    for (std::size_t g = 1; g < l.panels(); ++g)
+      std::memcpy(packed + g * l.panel_bytes, packed, l.panel_bytes);
   }
 
   std::vector<packed_layout> layouts_;
@@ -226,8 +226,8 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
   for (const std::size_t n : s.rows)
     stride += n;
   const buffer out(rows * stride * sizeof(float));
-  const std::size_t lane_scratch = (linear_scratch_bytes(s.columns) + 63) / 64 * 64;
-  const buffer scratch(lane_scratch * t.lanes());
+  const std::size_t worker_scratch = (linear_scratch_bytes(s.columns) + 63) / 64 * 64;
+  const buffer scratch(worker_scratch * t.workers());
   const linear_table& table = linear_kernels(o.isa);
 
   const double operations = 2.0 * static_cast<double>(stride * s.columns * rows);
@@ -240,11 +240,11 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
   std::size_t copy = 0;
   for (int pass = 0; pass < 9; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    t.run([&](lane_context& lane) {
+    t.run([&](worker_context& worker) {
       for (std::size_t i = 0; i < repeats; ++i) {
-        linear(table, lane, scratch.data() + lane.lane() * lane_scratch, x, o.precise, rows,
+        linear(table, worker, scratch.data() + worker.worker() * worker_scratch, x, o.precise, rows,
                targets[(copy + i) % w.copies()]);
-        lane.barrier();
+        worker.barrier();
       }
     });
     best = std::min(best, seconds_since(start) / static_cast<double>(repeats));

@@ -1,6 +1,6 @@
 // What a block costs: a pair of allocate and free in ns, and what a day of serving does to the pool.
 //
-//   bench_pool                 pairs for the pool, a lease of the ledger, malloc, mimalloc and cudaMallocAsync
+//   bench_pool                 pairs for the pool, a lease of the arbiter, malloc, mimalloc and cudaMallocAsync
 //   bench_pool --replay        10^7 operations drawn from bench/data/pool_mix.json: fragmentation
 //   also --json, --repetitions N, --mix FILE, --operations N, --seed N
 //
@@ -139,14 +139,14 @@ std::vector<row> all_pairs(const options& o, cuda_pool& of_cuda) {
   pool p(reservation, 64);
   rows.push_back(pairs_of(
       "pool", o, s, [&](std::size_t bytes) { return *p.allocate(bytes); }, [&](const pool::block& b) { p.free(b); }));
-  const auto ledger = arbiter::make();
-  ledger->add_device("host:0", nullptr, reservation, reservation, 64);
+  const auto arbiter = memory_arbiter::make();
+  arbiter->add_device("host:0", nullptr, reservation, reservation, 64);
   memory_request request{"host:0", 0, purpose::kv, priority::normal};
   rows.push_back(pairs_of(
       "lease", o, s,
       [&](std::size_t bytes) {
         request.bytes = bytes;
-        return std::get<lease>(ledger->try_acquire(request));
+        return std::get<lease>(arbiter->try_acquire(request));
       },
       [](lease& l) { l.reset(); }));
   rows.push_back(pairs_of(

@@ -35,8 +35,8 @@ request_mix read_mix(const std::string& path) {
     get("resident_bytes", m.resident_bytes, j);
     get("slot_bytes", m.slot_bytes, j);
     const auto& slots = j.at("slots");
-    get("least", m.least_slots, slots);
-    get("most", m.most_slots, slots);
+    get("least", m.min_slots, slots);
+    get("most", m.max_slots, slots);
     get("staging_bytes", m.staging_bytes, slots);
     get("staging_blocks", m.staging_blocks, slots);
     get("staging_s", m.staging_s, slots);
@@ -95,16 +95,16 @@ struct happening {
 class day {
 public:
   day(const request_mix& m, const replay_options& o)
-      : mix_(m), with_(o), blocks_(o.capacity, m.alignment), random_(o.seed) {}
+      : mix_(m), options_(o), blocks_(o.capacity, m.alignment), random_(o.seed) {}
 
   replay_result run() {
     const auto start = std::chrono::steady_clock::now();
     for (const std::size_t bytes : mix_.resident_bytes)
       (void)take(bytes, pool::end::high);
-    while (slots_.size() < mix_.most_slots)
+    while (slots_.size() < mix_.max_slots)
       add_slot();
     happen(0, what::arrival);
-    while (result_.operations < with_.operations && !future_.empty()) {
+    while (result_.operations < options_.operations && !future_.empty()) {
       const happening now = future_.top();
       future_.pop();
       pass(now.at);
@@ -113,7 +113,7 @@ public:
     const auto s = blocks_.statistics();
     result_.scatter_end = s.fragmentation();
     result_.simulated_s = time_;
-    result_.waste = static_cast<double>(most_taken_) / static_cast<double>(s.high_water) - 1;
+    result_.waste = static_cast<double>(max_taken_) / static_cast<double>(s.high_water) - 1;
     result_.in_use_mean = weighted_in_use_ / time_;
     result_.in_use_peak = static_cast<double>(s.high_water) / static_cast<double>(mix_.budget_bytes);
     summarise();
@@ -127,7 +127,7 @@ private:
   void pass(double to) {
     const auto s = blocks_.statistics();
     const double f = s.fragmentation(), dt = to - time_;
-    most_taken_ = std::max(most_taken_, s.capacity - s.largest_free);
+    max_taken_ = std::max(max_taken_, s.capacity - s.largest_free);
     histogram_[static_cast<std::size_t>(f * last_bin)] += dt;
     weighted_ += f * dt;
     weighted_in_use_ += static_cast<double>(s.in_use) / static_cast<double>(mix_.budget_bytes) * dt;
@@ -167,7 +167,7 @@ private:
   std::optional<pool::block> take(std::size_t bytes, pool::end from) {
     if (!has_room(bytes))
       return std::nullopt;
-    const auto b = blocks_.allocate(bytes, with_.one_end ? pool::end::low : from);
+    const auto b = blocks_.allocate(bytes, options_.one_end ? pool::end::low : from);
     result_.misplaced += b ? 0 : 1;
     result_.operations += b ? 1 : 0;
     return b;
@@ -198,7 +198,7 @@ private:
   /// Makes room in the order of pressure; false when nothing is left to take.
   bool reclaim(std::size_t bytes) {
     while (!has_room(bytes)) {
-      if (slots_.size() > mix_.least_slots) {
+      if (slots_.size() > mix_.min_slots) {
         give(slots_.back());
         slots_.pop_back();
       } else if (!cached_.empty()) {
@@ -307,7 +307,7 @@ private:
       happen(static_cast<double>(s.to_prefill) / mix_.prefill_tokens_per_s, what::prefilled, waiting_.front(), s.life);
       waiting_.pop_front();
     }
-    if (slots_.size() < mix_.most_slots && has_room(4 * mix_.slot_bytes))
+    if (slots_.size() < mix_.max_slots && has_room(4 * mix_.slot_bytes))
       add_slot(); // the window deepens again when there is plenty
   }
 
@@ -380,7 +380,7 @@ private:
   }
 
   const request_mix& mix_;
-  const replay_options with_;
+  const replay_options options_;
   pool blocks_;
   std::mt19937_64 random_;
   std::priority_queue<happening, std::vector<happening>, std::greater<>> future_;
@@ -389,7 +389,7 @@ private:
   std::deque<std::size_t> waiting_;
   std::list<std::size_t> cached_; ///< the oldest first
   std::vector<pool::block> slots_, staging_;
-  std::size_t most_taken_ = 0; ///< bytes of address space outside of the largest free block
+  std::size_t max_taken_ = 0; ///< bytes of address space outside of the largest free block
   double time_ = 0, weighted_ = 0, weighted_in_use_ = 0;
   static constexpr double last_bin = 1000;
   std::array<double, 1001> histogram_{}; ///< seconds by fragmentation in thousandths

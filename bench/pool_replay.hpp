@@ -24,7 +24,7 @@ struct request_mix {
   std::size_t budget_bytes = 0, alignment = 0;
   std::size_t kv_page_tokens = 0, kv_page_bytes = 0;
   std::vector<std::size_t> resident_bytes;
-  std::size_t slot_bytes = 0, least_slots = 0, most_slots = 0;
+  std::size_t slot_bytes = 0, min_slots = 0, max_slots = 0;
   std::size_t staging_bytes = 0, staging_blocks = 0;
   double staging_s = 0;
   std::size_t activation_bytes_per_row = 0, activation_rows = 0, logits_bytes = 0;

@@ -62,8 +62,8 @@ public:
     ++counts_.finished;
   }
 
-  /// Keeps `most_open` requests in the runtime for so long.
-  void run(double seconds, std::size_t most_open) {
+  /// Keeps `max_open` requests in the runtime for so long.
+  void run(double seconds, std::size_t max_open) {
     const auto until = clients_.now() + seconds;
     while (clients_.now() < until) {
       for (auto& c : open_)
@@ -74,7 +74,7 @@ public:
       while (!unread_.empty() && unread_.front().first <= clients_.now())
         unread_.pop_front(); // the range goes with its reply unread
       collect();
-      for (auto n = open_.size() + unread_.size(); n < most_open; ++n)
+      for (auto n = open_.size() + unread_.size(); n < max_open; ++n)
         submit_one();
       // Replies end by the millisecond; waiting for each would let cancels come late.
       std::this_thread::sleep_for(std::chrono::milliseconds(2));

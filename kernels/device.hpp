@@ -54,7 +54,7 @@ public:
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 };
 
-/// A job for a device's compute stream. On a device with several lanes (the threads of a host team) every lane
+/// A job for a device's compute stream. On a device with several workers (the threads of a host team) every worker
 /// runs the same job with its own `ops`, in step; see `ops.hpp`.
 using compute_job = std::function<void(ops&)>;
 
@@ -95,8 +95,8 @@ public:
   [[nodiscard]] virtual stream& compute_stream() noexcept = 0;
   /// Enqueues a job on the compute stream.
   virtual void enqueue(compute_job job) = 0;
-  /// Lanes that run a compute job (host: threads of the team; CUDA: 1).
-  [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
+  /// Workers that run a compute job (host: threads of the team; CUDA: 1).
+  [[nodiscard]] virtual std::size_t workers() const noexcept = 0;
   /// The instruction set or architecture that it computes with: "avx2".
   [[nodiscard]] virtual std::string_view isa() const noexcept = 0;
   /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.

@@ -1,9 +1,9 @@
 /// What a device can compute: the operations of a Llama layer, over buffers that somebody else leased.
 ///
-/// A compute job runs on every lane of the device at once (host: each thread of the team; CUDA: one lane).
-/// Each lane calls the same operations with the same arguments in the same order. An operation divides its work
-/// between the lanes and ends with a barrier, so its outputs are visible to all lanes when it returns.
-/// Rows are independent: a row's bits do not depend on the other rows, the number of rows, or the number of lanes.
+/// A compute job runs on every worker of the device at once (host: each thread of the team; CUDA: one worker).
+/// Each worker calls the same operations with the same arguments in the same order. An operation divides its work
+/// between the workers and ends with a barrier, so its outputs are visible to all workers when it returns.
+/// Rows are independent: a row's bits do not depend on the other rows, the number of rows, or the number of workers.
 #pragma once
 
 #include "kernels/kv_cache.hpp"
@@ -15,13 +15,13 @@
 
 namespace tropilla {
 
-/// Which precision the consumers of an activation want: quantised weights read `quantised` or `refined`, F16, BF16 and
-/// F32 weights read `full`. A device that computes precisely keeps float32 whatever the kind.
+/// Which precision the consumers of an activation want: quantised weights read `quantised` or `residual_int8`, F16,
+/// BF16 and F32 weights read `full`. A device that computes precisely keeps float32 whatever the kind.
 enum class activation_kind : std::uint8_t {
   quantised,
   full,
   both,
-  refined, ///< quantised, and what that rounded away quantised again: for the output head
+  residual_int8, ///< quantised, and what that rounded away quantised again: for the output head
 };
 
 /// The input of matrix products, in the device's own format (host: int8 blocks with scales and/or float32).
@@ -87,16 +87,16 @@ struct candidate {
   float logit = 0;
   std::int32_t token = -1;
 };
-/// The most that `ops::likeliest` finds, and of how many.
-inline constexpr std::size_t most_likeliest = 64;
-inline constexpr std::size_t most_likeliest_vocabulary = std::size_t{1} << 18;
+/// The most that `ops::top_k` finds, and of how many.
+inline constexpr std::size_t max_top_k = 64;
+inline constexpr std::size_t max_top_k_vocabulary = std::size_t{1} << 18;
 
 class ops {
 public:
   virtual ~ops() = default;
 
-  [[nodiscard]] virtual std::size_t lane() const noexcept = 0;
-  [[nodiscard]] virtual std::size_t lanes() const noexcept = 0;
+  [[nodiscard]] virtual std::size_t worker() const noexcept = 0;
+  [[nodiscard]] virtual std::size_t workers() const noexcept = 0;
 
   /// `x[r] = table[ids[r]]`; `x` is `[ids.size(), table.columns]`. @pre ids are in range.
   virtual void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) = 0;
@@ -131,14 +131,14 @@ public:
   virtual void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) = 0;
 
   /// Copies `bytes`, a multiple of 64. Copies of the same size may follow each other's results without more ado: a
-  /// lane has the same part of each.
+  /// worker has the same part of each.
   virtual void copy(const std::byte* from, std::byte* to, std::size_t bytes) = 0;
 
   /// The `k` greatest logits of each row, by ascending token: `out` is `[rows, k]`, `logits` `[rows, vocabulary]`,
   /// which hold nothing afterwards. Of equal ones the lower token goes first; what is no number comes last. Only for
   /// devices whose memory the processor can't read: who can, finds them where they are.
-  /// @pre k <= most_likeliest, 2 k <= vocabulary <= most_likeliest_vocabulary
-  virtual void likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
+  /// @pre k <= max_top_k, 2 k <= vocabulary <= max_top_k_vocabulary
+  virtual void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 };
 
 } // namespace tropilla

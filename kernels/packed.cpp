@@ -1,4 +1,4 @@
-// Repacks rows of file blocks into groups of sixteen, and reads single rows back.
+// Repacks rows of file blocks into panels of sixteen, and reads single rows back.
 //
 // Packing is bound by memory: values move as 32-bit words of four columns, which every plane keeps together.
 #include "kernels/packed.hpp"
@@ -20,10 +20,10 @@ namespace {
 using namespace formats;
 using namespace packed;
 
-constexpr std::size_t group_alignment = 64;
+constexpr std::size_t panel_alignment = 64;
 
 /// A block's values as the planes hold them, in words of four columns: column 4 g in the low byte of word g.
-using words = std::array<std::uint32_t, block_groups>;
+using words = std::array<std::uint32_t, block_quads>;
 
 template <class Block>
 Block read_block(const std::byte* at) noexcept {
@@ -66,19 +66,19 @@ words values_of(const Block& b, std::size_t block) noexcept {
     w = nibbles_of(b.qs);
   } else if constexpr (std::is_same_v<Block, block_q5_0> || std::is_same_v<Block, block_q5_1>) {
     w = nibbles_of(b.qs);
-    for (std::size_t g = 0; g < block_groups; ++g)
+    for (std::size_t g = 0; g < block_quads; ++g)
       w[g] |= fifth_bits(word(b.qh), g);
   } else if constexpr (std::is_same_v<Block, block_q8_0>) {
-    for (std::size_t g = 0; g < block_groups; ++g)
+    for (std::size_t g = 0; g < block_quads; ++g)
       w[g] = word(reinterpret_cast<const std::uint8_t*>(b.qs) + 4 * g) ^ every_byte(128); // q + 128
   } else if constexpr (std::is_same_v<Block, block_q2_k> || std::is_same_v<Block, block_q3_k>) {
-    for (std::size_t g = 0; g < block_groups; ++g) {
+    for (std::size_t g = 0; g < block_quads; ++g) {
       w[g] = (word(b.qs + block / 4 * 32 + 4 * g) >> (block % 4 * 2)) & every_byte(3);
       if constexpr (std::is_same_v<Block, block_q3_k>)
         w[g] |= ((word(b.hmask + 4 * g) >> block) & every_byte(1)) << 2;
     }
   } else if constexpr (std::is_same_v<Block, block_q4_k> || std::is_same_v<Block, block_q5_k>) {
-    for (std::size_t g = 0; g < block_groups; ++g) {
+    for (std::size_t g = 0; g < block_quads; ++g) {
       w[g] = (word(b.qs + block / 2 * 32 + 4 * g) >> (block % 2 * 4)) & every_byte(15);
       if constexpr (std::is_same_v<Block, block_q5_k>)
         w[g] |= ((word(b.qh + 4 * g) >> block) & every_byte(1)) << 4;
@@ -86,7 +86,7 @@ words values_of(const Block& b, std::size_t block) noexcept {
   } else {
     static_assert(std::is_same_v<Block, block_q6_k>);
     const std::size_t half = block / 4;
-    for (std::size_t g = 0; g < block_groups; ++g) {
+    for (std::size_t g = 0; g < block_quads; ++g) {
       const std::uint32_t low = word(b.ql + half * 64 + block % 2 * 32 + 4 * g) >> (block % 4 / 2 * 4);
       const std::uint32_t high = word(b.qh + half * 32 + 4 * g) >> (block % 4 * 2);
       w[g] = (low & every_byte(15)) | ((high & every_byte(3)) << 4);
@@ -100,10 +100,10 @@ template <tensor_type T>
 void store_values(const words& w, std::size_t row, std::byte* block) noexcept {
   constexpr format f = format_of(T);
   const auto store = [&](std::size_t offset, std::uint32_t value) {
-    std::memcpy(block + offset + row * group_columns, &value, sizeof(value));
+    std::memcpy(block + offset + row * quad_columns, &value, sizeof(value));
   };
   if constexpr (f.bytes)
-    for (std::size_t g = 0; g < block_groups; ++g)
+    for (std::size_t g = 0; g < block_quads; ++g)
       store(g * vector_bytes, w[g]);
   if constexpr (f.nibbles)
     for (std::size_t j = 0; j < 4; ++j)
@@ -117,7 +117,7 @@ void store_values(const words& w, std::size_t row, std::byte* block) noexcept {
     }
   if constexpr (f.ones) {
     std::uint32_t plane = 0;
-    for (std::size_t g = 0; g < block_groups; ++g)
+    for (std::size_t g = 0; g < block_quads; ++g)
       plane |= ((w[g] >> (f.nibbles ? 4 : 2)) & every_byte(1)) << g;
     store(f.ones_offset(), plane);
   }
@@ -133,7 +133,7 @@ struct header_writer {
   }
   /// Byte `j` of the row, in the arrays that follow `halves` arrays of halves.
   void byte(std::size_t halves, std::size_t j, unsigned value) const noexcept {
-    unit[halves * halves_bytes + j * packed_row_group + row] = static_cast<std::byte>(value);
+    unit[halves * halves_bytes + j * panel_rows + row] = static_cast<std::byte>(value);
   }
 };
 
@@ -173,13 +173,13 @@ void store_scales(const Block& b, const header_writer& out) noexcept {
 }
 
 template <tensor_type T, class Block>
-void pack_group(std::size_t columns, std::size_t rows, const std::byte* file, std::byte* group) noexcept {
+void pack_panel(std::size_t columns, std::size_t rows, const std::byte* file, std::byte* panel) noexcept {
   constexpr format f = format_of(T);
-  static_assert(f.unit_bytes() == packed_row_group * sizeof(Block), "packing must not cost memory");
+  static_assert(f.unit_bytes() == panel_rows * sizeof(Block), "packing must not cost memory");
   const std::size_t units = columns / f.unit_columns();
   const std::size_t file_row = units * sizeof(Block);
   for (std::size_t u = 0; u < units; ++u) {
-    std::byte* unit = group + u * f.unit_bytes();
+    std::byte* unit = panel + u * f.unit_bytes();
     for (std::size_t row = 0; row < rows; ++row) {
       const auto b = read_block<Block>(file + row * file_row + u * sizeof(Block));
       store_scales(b, {unit, row});
@@ -190,55 +190,55 @@ void pack_group(std::size_t columns, std::size_t rows, const std::byte* file, st
 }
 
 template <class Value>
-void interleave(std::size_t columns, std::size_t rows, const std::byte* file, std::byte* group) noexcept {
+void interleave(std::size_t columns, std::size_t rows, const std::byte* file, std::byte* panel) noexcept {
   // By blocks of columns that stay in the first-level cache while sixteen rows visit them.
   constexpr std::size_t step = 64;
   for (std::size_t first = 0; first < columns; first += step)
     for (std::size_t row = 0; row < rows; ++row)
       for (std::size_t k = first; k < columns && k < first + step; ++k)
-        std::memcpy(group + (k * packed_row_group + row) * sizeof(Value), file + (row * columns + k) * sizeof(Value),
+        std::memcpy(panel + (k * panel_rows + row) * sizeof(Value), file + (row * columns + k) * sizeof(Value),
                     sizeof(Value));
 }
 
 void pack_any(tensor_type type, std::size_t columns, std::size_t rows, const std::byte* file,
-              std::byte* group) noexcept {
+              std::byte* panel) noexcept {
   using enum tensor_type;
   switch (type) {
   case f32:
-    return interleave<std::uint32_t>(columns, rows, file, group);
+    return interleave<std::uint32_t>(columns, rows, file, panel);
   case f16:
   case bf16:
-    return interleave<std::uint16_t>(columns, rows, file, group);
+    return interleave<std::uint16_t>(columns, rows, file, panel);
   case q4_0:
-    return pack_group<q4_0, block_q4_0>(columns, rows, file, group);
+    return pack_panel<q4_0, block_q4_0>(columns, rows, file, panel);
   case q4_1:
-    return pack_group<q4_1, block_q4_1>(columns, rows, file, group);
+    return pack_panel<q4_1, block_q4_1>(columns, rows, file, panel);
   case q5_0:
-    return pack_group<q5_0, block_q5_0>(columns, rows, file, group);
+    return pack_panel<q5_0, block_q5_0>(columns, rows, file, panel);
   case q5_1:
-    return pack_group<q5_1, block_q5_1>(columns, rows, file, group);
+    return pack_panel<q5_1, block_q5_1>(columns, rows, file, panel);
   case q8_0:
-    return pack_group<q8_0, block_q8_0>(columns, rows, file, group);
+    return pack_panel<q8_0, block_q8_0>(columns, rows, file, panel);
   case q2_k:
-    return pack_group<q2_k, block_q2_k>(columns, rows, file, group);
+    return pack_panel<q2_k, block_q2_k>(columns, rows, file, panel);
   case q3_k:
-    return pack_group<q3_k, block_q3_k>(columns, rows, file, group);
+    return pack_panel<q3_k, block_q3_k>(columns, rows, file, panel);
   case q4_k:
-    return pack_group<q4_k, block_q4_k>(columns, rows, file, group);
+    return pack_panel<q4_k, block_q4_k>(columns, rows, file, panel);
   case q5_k:
-    return pack_group<q5_k, block_q5_k>(columns, rows, file, group);
+    return pack_panel<q5_k, block_q5_k>(columns, rows, file, panel);
   case q6_k:
-    return pack_group<q6_k, block_q6_k>(columns, rows, file, group);
+    return pack_panel<q6_k, block_q6_k>(columns, rows, file, panel);
   case iq4_nl:
-    return pack_group<iq4_nl, block_iq4_nl>(columns, rows, file, group);
+    return pack_panel<iq4_nl, block_iq4_nl>(columns, rows, file, panel);
   }
 }
 
 template <tensor_type T>
-void unpack_quantised(const std::byte* group, std::size_t row, std::span<float> out) noexcept {
+void unpack_quantised(const std::byte* panel, std::size_t row, std::span<float> out) noexcept {
   constexpr format f = format_of(T);
   for (std::size_t k = 0; k < out.size(); k += f.scale_columns) {
-    const std::byte* unit = group + k / f.unit_columns() * f.unit_bytes();
+    const std::byte* unit = panel + k / f.unit_columns() * f.unit_bytes();
     const std::size_t in_unit = k % f.unit_columns();
     const std::byte* block = unit + f.header_bytes + in_unit / block_columns * f.block_bytes();
     const scale_pair s = scale_at<T>(unit, row, in_unit / f.scale_columns);
@@ -254,10 +254,10 @@ void unpack_quantised(const std::byte* group, std::size_t row, std::span<float> 
 
 /// Column `row` of `[columns, 16]`.
 template <class Value, class Widen>
-void unpack_column(const std::byte* group, std::size_t row, std::span<float> out, Widen widen) noexcept {
+void unpack_column(const std::byte* panel, std::size_t row, std::span<float> out, Widen widen) noexcept {
   for (std::size_t k = 0; k < out.size(); ++k) {
     Value v;
-    std::memcpy(&v, group + (k * packed_row_group + row) * sizeof(v), sizeof(v));
+    std::memcpy(&v, panel + (k * panel_rows + row) * sizeof(v), sizeof(v));
     out[k] = widen(v);
   }
 }
@@ -273,49 +273,49 @@ packed_layout make_packed_layout(tensor_type type, std::size_t rows, std::size_t
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
   const std::size_t blocks = columns / t.block_values;
   packed_layout layout{type, rows, columns, 0};
-  const std::size_t groups = rows / packed_row_group + (rows % packed_row_group != 0 ? 1 : 0);
-  const bool fits = blocks <= (most - group_alignment) / (packed_row_group * t.block_bytes);
+  const std::size_t panels = rows / panel_rows + (rows % panel_rows != 0 ? 1 : 0);
+  const bool fits = blocks <= (most - panel_alignment) / (panel_rows * t.block_bytes);
   if (fits) {
-    const std::size_t bytes = blocks * packed_row_group * t.block_bytes;
-    layout.group_bytes = (bytes + group_alignment - 1) / group_alignment * group_alignment;
+    const std::size_t bytes = blocks * panel_rows * t.block_bytes;
+    layout.panel_bytes = (bytes + panel_alignment - 1) / panel_alignment * panel_alignment;
   }
-  if (!fits || rows > most - packed_row_group || (groups != 0 && layout.group_bytes > most / groups))
+  if (!fits || rows > most - panel_rows || (panels != 0 && layout.panel_bytes > most / panels))
     throw error(errc::unsupported,
                 fmt::format("a {} matrix of {} by {} is larger than the address space", t.name, rows, columns));
   return layout;
 }
 
-void pack_row_groups(const packed_layout& layout, std::size_t first, std::size_t last, std::span<const std::byte> rows,
-                     std::byte* packed) noexcept {
+void pack_panels(const packed_layout& layout, std::size_t first, std::size_t last, std::span<const std::byte> rows,
+                 std::byte* packed) noexcept {
   const std::size_t file_row = row_bytes(layout.type, layout.columns);
   const std::byte* file = rows.data();
   for (std::size_t g = first; g < last; ++g) {
-    const std::size_t begin = g * packed_row_group;
-    const std::size_t count = std::min(packed_row_group, layout.rows - begin);
-    std::byte* group = packed + g * layout.group_bytes;
+    const std::size_t begin = g * panel_rows;
+    const std::size_t count = std::min(panel_rows, layout.rows - begin);
+    std::byte* panel = packed + g * layout.panel_bytes;
     assert(static_cast<std::size_t>(file - rows.data()) + count * file_row <= rows.size());
-    if (count < packed_row_group)
-      std::memset(group, 0, layout.group_bytes);
-    pack_any(layout.type, layout.columns, count, file, group);
-    const std::size_t used = packed_row_group * file_row;
-    std::memset(group + used, 0, layout.group_bytes - used);
+    if (count < panel_rows)
+      std::memset(panel, 0, layout.panel_bytes);
+    pack_any(layout.type, layout.columns, count, file, panel);
+    const std::size_t used = panel_rows * file_row;
+    std::memset(panel + used, 0, layout.panel_bytes - used);
     file += count * file_row;
   }
 }
 
 void unpack_row(const packed_layout& layout, const std::byte* packed, std::size_t row, std::span<float> out) noexcept {
   assert(row < layout.rows && out.size() == layout.columns);
-  const std::byte* group = packed + row / packed_row_group * layout.group_bytes;
-  const std::size_t lane = row % packed_row_group;
+  const std::byte* panel = packed + row / panel_rows * layout.panel_bytes;
+  const std::size_t lane = row % panel_rows;
   switch (layout.type) {
   case tensor_type::f32:
-    return unpack_column<float>(group, lane, out, [](float v) { return v; });
+    return unpack_column<float>(panel, lane, out, [](float v) { return v; });
   case tensor_type::f16:
-    return unpack_column<std::uint16_t>(group, lane, out, half_to_float);
+    return unpack_column<std::uint16_t>(panel, lane, out, half_to_float);
   case tensor_type::bf16:
-    return unpack_column<std::uint16_t>(group, lane, out, bf16_to_float);
+    return unpack_column<std::uint16_t>(panel, lane, out, bf16_to_float);
   default:
-    return with_quantised(layout.type, [&]<tensor_type T>() { unpack_quantised<T>(group, lane, out); });
+    return with_quantised(layout.type, [&]<tensor_type T>() { unpack_quantised<T>(panel, lane, out); });
   }
 }
 

@@ -1,14 +1,14 @@
-/// How a packed row group lies in memory: shared by packing, unpacking and the kernels. Not for users of `packed.hpp`.
+/// A packed panel in memory: shared by packing, unpacking and the kernels. Not for users of `packed.hpp`.
 ///
-/// A row group of a quantised matrix is a sequence of units, one per block of the file (32 columns, or 256 of K types).
+/// A panel of a quantised matrix is a sequence of units, one per block of the file (32 columns, or 256 of K types).
 /// A unit begins with the scales of its sixteen rows and goes on with 1 or 8 blocks of 32 columns. In a block, value
-/// k = 4 g + i of row r belongs to group g (0 to 7) and to byte 4 r + i of a 64-byte vector. Its bits, unsigned with a
+/// k = 4 g + i of row r belongs to quad g (0 to 7) and to byte 4 r + i of a 64-byte vector. Its bits, unsigned with a
 /// zero point, are spread over the planes that the type has, in this order:
 ///   nibbles  4 vectors: the low nibble of vector g % 4 for g < 4, the high one for g >= 4
 ///   twos     2 vectors: bits 2 (g % 4) and up of vector g / 4
 ///   ones     1 vector: bit g
 ///   bytes    8 vectors: vector g
-/// Unpacking a group is thus one shift and one mask for sixteen rows, in every instruction set. IQ4_NL's nibbles are
+/// Unpacking a quad is thus one shift and one mask for sixteen rows, in every instruction set. IQ4_NL's nibbles are
 /// then looked up in `codebook`.
 ///
 /// Scales of a unit (arrays over the sixteen rows; f16 as in the file, so they are exact):
@@ -19,7 +19,7 @@
 ///   Q4_K Q5_K       d, dmin, 8 bytes: scale and, above it, the high two bits of min; 4 bytes: low nibbles of mins
 ///                   2 j and 2 j + 1
 ///   Q6_K            d, 16 bytes: signed scale
-/// F32, F16 and BF16 groups are `[columns, 16]` in the file's type.
+/// F32, F16 and BF16 panels are `[columns, 16]` in the file's type.
 #pragma once
 
 #include "kernels/block_formats.hpp"
@@ -35,14 +35,14 @@ namespace tropilla::packed {
 /// Columns of a block.
 inline constexpr std::size_t block_columns = 32;
 /// Consecutive columns of a row that lie in one 32-bit lane.
-inline constexpr std::size_t group_columns = 4;
-inline constexpr std::size_t block_groups = block_columns / group_columns;
-/// Bytes of one group of sixteen rows.
-inline constexpr std::size_t vector_bytes = packed_row_group * group_columns;
+inline constexpr std::size_t quad_columns = 4;
+inline constexpr std::size_t block_quads = block_columns / quad_columns;
+/// Bytes of one quad of sixteen rows.
+inline constexpr std::size_t vector_bytes = panel_rows * quad_columns;
 /// Bytes of one half-precision scale per row.
-inline constexpr std::size_t halves_bytes = packed_row_group * sizeof(std::uint16_t);
+inline constexpr std::size_t halves_bytes = panel_rows * sizeof(std::uint16_t);
 
-/// What a quantised type's groups are made of.
+/// What a quantised type's panels are made of.
 struct format {
   bool nibbles = false;
   bool twos = false;
@@ -88,7 +88,7 @@ inline constexpr auto codebook = [] {
 /// @pre not `is_float(type)`.
 [[nodiscard]] constexpr format format_of(tensor_type type) noexcept {
   constexpr std::size_t h = halves_bytes;
-  constexpr std::size_t b = packed_row_group;
+  constexpr std::size_t b = panel_rows;
   switch (type) {
   case tensor_type::q4_0:
     return {.nibbles = true, .zero_point = 8, .header_bytes = h};
@@ -127,8 +127,8 @@ inline constexpr auto codebook = [] {
 template <tensor_type T>
 [[nodiscard]] inline int value_at(const std::byte* block, std::size_t row, std::size_t k) noexcept {
   constexpr format f = format_of(T);
-  const std::size_t g = k / group_columns;
-  const std::size_t at = row * group_columns + k % group_columns;
+  const std::size_t g = k / quad_columns;
+  const std::size_t at = row * quad_columns + k % quad_columns;
   const auto byte = [&](std::size_t offset) { return static_cast<unsigned>(block[offset + at]); };
   unsigned q = 0;
   if constexpr (f.bytes)
@@ -163,7 +163,7 @@ template <tensor_type T>
   using enum tensor_type;
   const float d = half_at(unit, row);
   const auto byte = [&](std::size_t header, std::size_t j) {
-    return static_cast<unsigned>(unit[header + j * packed_row_group + row]);
+    return static_cast<unsigned>(unit[header + j * panel_rows + row]);
   };
   if constexpr (T == q4_1 || T == q5_1) {
     return {d, half_at(unit + halves_bytes, row)};

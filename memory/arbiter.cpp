@@ -1,7 +1,7 @@
-// One lock around plain accounts. Answers are collected under it and given after it, and reclaimers are asked after it.
+// One lock around plain devices. Answers are collected under it and given after it, and reclaimers are asked after it.
 #include "memory/arbiter.hpp"
 
-#include "memory/account.hpp"
+#include "memory/arbiter_device.hpp"
 #include "memory/bytes.hpp"
 #include "memory/lease_block.hpp"
 #include "tropilla/error.hpp"
@@ -16,19 +16,19 @@
 
 namespace tropilla {
 
-using detail::account;
+using detail::arbiter_device;
 
-struct arbiter::impl {
-  /// A request and the account that it is for.
-  struct part {
-    account* on = nullptr;
+struct memory_arbiter::impl {
+  /// A request and the device that it is for.
+  struct device_request {
+    arbiter_device* on = nullptr;
     memory_request request;
   };
 
   struct waiter {
     ticket id = 0;
     priority rank{};
-    std::vector<part> parts;
+    std::vector<device_request> requests;
     std::function<void(grants)> done;
   };
 
@@ -36,24 +36,24 @@ struct arbiter::impl {
   struct answer {
     std::function<void(grants)> done;
     grants what;
-    std::vector<part> parts;
+    std::vector<device_request> requests;
   };
 
   /// What is to be done once the lock is released.
   struct aftermath {
     std::vector<answer> answers;
-    std::vector<account*> pressed; ///< whose reclaimers are to be asked
+    std::vector<arbiter_device*> pressed; ///< whose reclaimers are to be asked
   };
 
   mutable std::mutex mutex;
-  std::map<std::string, account, std::less<>> accounts;
+  std::map<std::string, arbiter_device, std::less<>> devices;
   std::list<waiter> queue; ///< in the order in which they will be served
   ticket next_ticket = 1;
   std::uint64_t refuse_in = 0; ///< acquisitions until one is refused for a test; 0: never
 
-  account& find(const std::string& device) {
-    const auto it = accounts.find(device);
-    if (it == accounts.end())
+  arbiter_device& find(const std::string& device) {
+    const auto it = devices.find(device);
+    if (it == devices.end())
       throw error(errc::invalid_argument, fmt::format("there is no device \"{}\"", device));
     return it->second;
   }
@@ -62,23 +62,24 @@ struct arbiter::impl {
     return fmt::format("{} for {} on {}", format_bytes(r.bytes), to_string(r.why), r.device);
   }
 
-  [[nodiscard]] static std::string needs(std::span<const part> parts) {
-    if (parts.size() == 1)
-      return needs(parts[0].request);
-    return parts.empty() ? "nothing" : fmt::format("{} and {} more blocks", needs(parts[0].request), parts.size() - 1);
+  [[nodiscard]] static std::string needs(std::span<const device_request> requests) {
+    if (requests.size() == 1)
+      return needs(requests[0].request);
+    return requests.empty() ? "nothing"
+                            : fmt::format("{} and {} more blocks", needs(requests[0].request), requests.size() - 1);
   }
 
-  [[nodiscard]] std::optional<refusal> fault(std::span<const part> parts) {
+  [[nodiscard]] std::optional<refusal> fault(std::span<const device_request> requests) {
     if (refuse_in == 0 || --refuse_in != 0)
       return std::nullopt;
-    return refusal{0, needs(parts) + ": refused because a test asked for it"};
+    return refusal{0, needs(requests) + ": refused because a test asked for it"};
   }
 
-  /// Sums, per account, what the parts take. A sum that can't be is the budget and more.
-  static void count(std::span<const part> parts) noexcept {
-    for (const auto& p : parts)
+  /// Sums, per device, what the requests take. A sum that can't be is the budget and more.
+  static void count(std::span<const device_request> requests) noexcept {
+    for (const auto& p : requests)
       p.on->asked = 0;
-    for (const auto& p : parts) {
+    for (const auto& p : requests) {
       const std::size_t budget = p.on->usage.budget;
       const std::size_t bytes = p.request.bytes > budget ? p.request.bytes : p.on->taken_by(p.request);
       p.on->asked = bytes > ~p.on->asked ? ~std::size_t{0} : p.on->asked + bytes;
@@ -86,54 +87,55 @@ struct arbiter::impl {
   }
 
   /// Why a request can't ever fit, or empty.
-  [[nodiscard]] static std::optional<refusal> never(std::span<const part> parts) {
-    count(parts);
-    for (const auto& p : parts)
+  [[nodiscard]] static std::optional<refusal> never(std::span<const device_request> requests) {
+    count(requests);
+    for (const auto& p : requests)
       if (const std::size_t budget = p.on->usage.budget, asked = p.on->asked; asked > budget)
-        return refusal{asked - budget, fmt::format("{}: the whole budget is {}; it must be at least {}", needs(parts),
-                                                   format_bytes(budget), format_bytes_up(asked))};
+        return refusal{asked - budget, fmt::format("{}: the whole budget is {}; it must be at least {}",
+                                                   needs(requests), format_bytes(budget), format_bytes_up(asked))};
     return std::nullopt;
   }
 
-  /// All of the parts when they fit now, or none. Then `starved` is set where a device has less memory than its budget,
-  /// which nobody who waits would learn of.
-  static bool take(std::span<const part> parts, std::span<lease> out, const std::shared_ptr<arbiter>& self,
-                   std::optional<refusal>& starved) {
-    count(parts);
-    for (const auto& p : parts)
+  /// All of the requests when they fit now, or none. Then `starved` is set where a device has less memory than its
+  /// budget, which nobody who waits would learn of.
+  static bool take(std::span<const device_request> requests, std::span<lease> out,
+                   const std::shared_ptr<memory_arbiter>& self, std::optional<refusal>& starved) {
+    count(requests);
+    for (const auto& p : requests)
       if (p.on->asked > p.on->room())
         return false;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
+    for (std::size_t i = 0; i < requests.size(); ++i) {
       out[i] = lease(std::make_shared<lease::block>());
       std::string why;
-      const auto placing = parts[i].on->place(*out[i].block_, parts[i].request, why);
-      if (placing == account::placing::done)
+      const auto placing = requests[i].on->place(*out[i].block_, requests[i].request, why);
+      if (placing == arbiter_device::placing::done)
         continue;
-      if (placing == account::placing::no_memory)
-        starved = no_memory(parts[i], why);
+      if (placing == arbiter_device::placing::no_memory)
+        starved = no_memory(requests[i], why);
       else
-        parts[i].on->unplaced = parts[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
+        requests[i].on->unplaced =
+            requests[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
       out[i].reset();
       while (i-- > 0) {
-        parts[i].on->unplace(*out[i].block_);
+        requests[i].on->unplace(*out[i].block_);
         out[i].reset();
       }
       return false;
     }
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      out[i].block_->ledger = self;
-      parts[i].on->enter(*out[i].block_);
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      out[i].block_->arbiter = self;
+      requests[i].on->enter(*out[i].block_);
     }
     return true;
   }
 
-  [[nodiscard]] static refusal no_memory(const part& p, std::string_view why) {
+  [[nodiscard]] static refusal no_memory(const device_request& p, std::string_view why) {
     return {0, fmt::format("{}: {}, though its budget of {} has {}; end what holds the rest, or lower the budget",
                            needs(p.request), why, format_bytes(p.on->usage.budget), format_bytes(p.on->room()))};
   }
 
   void enqueue(waiter w) {
-    for (const auto& p : w.parts) {
+    for (const auto& p : w.requests) {
       ++p.on->usage.waiters;
       p.on->usage.waiting_bytes += p.on->rounded(p.request);
     }
@@ -143,31 +145,32 @@ struct arbiter::impl {
 
   /// Takes a waiter out of the queue and owes it an answer. Returns the next.
   auto answer_with(std::list<waiter>::iterator w, grants what, aftermath& due) {
-    for (const auto& p : w->parts) {
+    for (const auto& p : w->requests) {
       --p.on->usage.waiters;
       p.on->usage.waiting_bytes -= p.on->rounded(p.request);
     }
-    due.answers.push_back({std::move(w->done), std::move(what), std::move(w->parts)});
+    due.answers.push_back({std::move(w->done), std::move(what), std::move(w->requests)});
     return queue.erase(w);
   }
 
-  [[nodiscard]] static bool should_press(const account& a) noexcept {
+  [[nodiscard]] static bool should_press(const arbiter_device& a) noexcept {
     return !a.reclaimers.empty() && a.shortage() > 0;
   }
 
   /// Serves waiters in order. One that can't be served blocks its devices for those behind it, so that a large request
   /// is not overtaken for ever by small ones.
-  void serve(const std::shared_ptr<arbiter>& self, aftermath& due) {
-    for (auto& [name, a] : accounts) {
+  void serve(const std::shared_ptr<memory_arbiter>& self, aftermath& due) {
+    for (auto& [name, a] : devices) {
       a.blocked = false;
       a.unplaced = 0;
     }
-    std::size_t open = accounts.size();
+    std::size_t open = devices.size();
     for (auto w = queue.begin(); w != queue.end() && open > 0;) {
-      std::vector<lease> granted(w->parts.size());
-      const bool first = std::none_of(w->parts.begin(), w->parts.end(), [](const auto& p) { return p.on->blocked; });
+      std::vector<lease> granted(w->requests.size());
+      const bool first =
+          std::none_of(w->requests.begin(), w->requests.end(), [](const auto& p) { return p.on->blocked; });
       std::optional<refusal> starved;
-      if (first && take(w->parts, granted, self, starved)) {
+      if (first && take(w->requests, granted, self, starved)) {
         w = answer_with(w, std::move(granted), due);
         continue;
       }
@@ -175,14 +178,14 @@ struct arbiter::impl {
         w = answer_with(w, std::move(*starved), due);
         continue;
       }
-      for (const auto& p : w->parts)
+      for (const auto& p : w->requests)
         if (!std::exchange(p.on->blocked, true))
           --open;
       ++w;
     }
     // Of every device: bytes that came back on one may have been the last that a waiter lacked there, and now it is
     // another's turn.
-    for (auto& [name, a] : accounts)
+    for (auto& [name, a] : devices)
       if (should_press(a))
         due.pressed.push_back(&a);
   }
@@ -197,7 +200,7 @@ struct arbiter::impl {
 
   /// Asks the reclaimers of a device in their order. One thread at a time: another's wish is noted and this one goes
   /// on, so that leases that come back inside of a reclaimer lead to no recursion. Call without the lock.
-  void press(account& a) {
+  void press(arbiter_device& a) {
     std::unique_lock lock(mutex);
     a.press_again = true;
     if (std::exchange(a.pressing, true))
@@ -223,60 +226,61 @@ struct arbiter::impl {
     aftermath due;
     {
       const std::lock_guard lock(mutex);
-      accounts.find(*b.device)->second.leave(b);
-      serve(b.ledger, due);
+      devices.find(*b.device)->second.leave(b);
+      serve(b.arbiter, due);
     }
     settle(due);
   }
 };
 
 lease::block::~block() {
-  if (ledger)
-    ledger->impl_->give_back(*this);
+  if (arbiter)
+    arbiter->impl_->give_back(*this);
 }
 
-arbiter::arbiter() : impl_(std::make_unique<impl>()) {}
-arbiter::~arbiter() = default;
+memory_arbiter::memory_arbiter() : impl_(std::make_unique<impl>()) {}
+memory_arbiter::~memory_arbiter() = default;
 
-std::shared_ptr<arbiter> arbiter::make() {
-  return std::shared_ptr<arbiter>(new arbiter); // the constructor is private
+std::shared_ptr<memory_arbiter> memory_arbiter::make() {
+  return std::shared_ptr<memory_arbiter>(new memory_arbiter); // the constructor is private
 }
 
-void arbiter::add_device(const device_setup& setup) {
+void memory_arbiter::add_device(const device_setup& setup) {
   if (setup.budget > setup.reservation_bytes)
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} ({}) is larger than its reservation ({})", setup.name,
                             format_bytes(setup.budget), format_bytes(setup.reservation_bytes)));
   const std::lock_guard lock(impl_->mutex);
-  const auto [it, is_new] = impl_->accounts.try_emplace(setup.name, setup);
+  const auto [it, is_new] = impl_->devices.try_emplace(setup.name, setup);
   if (!is_new)
     throw error(errc::invalid_argument, fmt::format("there already is a device \"{}\"", setup.name));
   it->second.name = &it->first;
 }
 
-void arbiter::add_device(const std::string& name, std::byte* base, std::size_t reservation_bytes, std::size_t budget,
-                         std::size_t alignment) {
+void memory_arbiter::add_device(const std::string& name, std::byte* base, std::size_t reservation_bytes,
+                                std::size_t budget, std::size_t alignment) {
   add_device({name, base, reservation_bytes, budget, alignment});
 }
 
-arbiter::grant arbiter::try_acquire(const memory_request& request) {
+memory_arbiter::grant memory_arbiter::try_acquire(const memory_request& request) {
   const std::lock_guard lock(impl_->mutex);
   auto& a = impl_->find(request.device);
-  const impl::part part{&a, request};
-  const std::span parts(&part, 1);
-  if (auto refused = impl_->fault(parts))
+  const impl::device_request wanted{&a, request};
+  const std::span requests(&wanted, 1);
+  if (auto refused = impl_->fault(requests))
     return *refused;
-  if (auto refused = impl::never(parts))
+  if (auto refused = impl::never(requests))
     return *refused;
   if (a.usage.waiters > 0)
     for (const auto& w : impl_->queue)
-      if (w.rank >= request.rank && std::any_of(w.parts.begin(), w.parts.end(), [&](auto& p) { return p.on == &a; }))
+      if (w.rank >= request.rank &&
+          std::any_of(w.requests.begin(), w.requests.end(), [&](auto& p) { return p.on == &a; }))
         return refusal{0,
                        fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.usage.waiters)};
   const std::size_t unplaced = a.unplaced; // of the waiters, not of this one
   lease granted;
   std::optional<refusal> starved;
-  if (impl::take(parts, {&granted, 1}, shared_from_this(), starved))
+  if (impl::take(requests, {&granted, 1}, shared_from_this(), starved))
     return granted;
   a.unplaced = unplaced;
   if (starved)
@@ -291,7 +295,7 @@ arbiter::grant arbiter::try_acquire(const memory_request& request) {
                              format_bytes(a.usage.in_use), format_bytes(a.usage.budget), format_bytes(missing))};
 }
 
-arbiter::ticket arbiter::acquire(const memory_request& request, std::function<void(grant)> done) {
+memory_arbiter::ticket memory_arbiter::acquire(const memory_request& request, std::function<void(grant)> done) {
   return acquire_all({request}, [done = std::move(done)](grants all) {
     if (auto* refused = std::get_if<refusal>(&all))
       done(std::move(*refused));
@@ -300,7 +304,8 @@ arbiter::ticket arbiter::acquire(const memory_request& request, std::function<vo
   });
 }
 
-arbiter::ticket arbiter::acquire_all(std::vector<memory_request> requests, std::function<void(grants)> done) {
+memory_arbiter::ticket memory_arbiter::acquire_all(std::vector<memory_request> requests,
+                                                   std::function<void(grants)> done) {
   impl::aftermath due;
   ticket id = 0;
   {
@@ -309,15 +314,15 @@ arbiter::ticket arbiter::acquire_all(std::vector<memory_request> requests, std::
     for (auto& r : requests) {
       auto& a = impl_->find(r.device);
       w.rank = std::max(w.rank, r.rank);
-      w.parts.push_back({&a, std::move(r)});
+      w.requests.push_back({&a, std::move(r)});
     }
     id = w.id = impl_->next_ticket++;
     w.done = std::move(done);
-    auto refused = impl_->fault(w.parts);
+    auto refused = impl_->fault(w.requests);
     if (!refused)
-      refused = impl::never(w.parts);
+      refused = impl::never(w.requests);
     if (refused) {
-      due.answers.push_back({std::move(w.done), *refused, std::move(w.parts)});
+      due.answers.push_back({std::move(w.done), *refused, std::move(w.requests)});
     } else {
       impl_->enqueue(std::move(w));
       impl_->serve(shared_from_this(), due);
@@ -327,21 +332,21 @@ arbiter::ticket arbiter::acquire_all(std::vector<memory_request> requests, std::
   return id;
 }
 
-bool arbiter::cancel(ticket t) {
+bool memory_arbiter::cancel(ticket t) {
   impl::aftermath due;
   {
     const std::lock_guard lock(impl_->mutex);
     const auto it = std::find_if(impl_->queue.begin(), impl_->queue.end(), [t](const auto& w) { return w.id == t; });
     if (it == impl_->queue.end())
       return false;
-    impl_->answer_with(it, refusal{0, impl::needs(it->parts) + ": the request was cancelled"}, due);
+    impl_->answer_with(it, refusal{0, impl::needs(it->requests) + ": the request was cancelled"}, due);
     impl_->serve(shared_from_this(), due); // those behind it may fit
   }
   impl_->settle(due);
   return true;
 }
 
-void arbiter::set_budget(const std::string& device, std::size_t budget) {
+void memory_arbiter::set_budget(const std::string& device, std::size_t budget) {
   impl::aftermath due;
   {
     const std::lock_guard lock(impl_->mutex);
@@ -351,7 +356,7 @@ void arbiter::set_budget(const std::string& device, std::size_t budget) {
                                                       device, format_bytes_up(budget), format_bytes(capacity)));
     a.set_budget(budget);
     for (auto it = impl_->queue.begin(); it != impl_->queue.end();) {
-      const auto refused = impl::never(it->parts);
+      const auto refused = impl::never(it->requests);
       it = refused ? impl_->answer_with(it, *refused, due) : std::next(it);
     }
     impl_->serve(shared_from_this(), due);
@@ -359,7 +364,7 @@ void arbiter::set_budget(const std::string& device, std::size_t budget) {
   impl_->settle(due);
 }
 
-reclaim_registration arbiter::add_reclaimer(const std::string& device, reclaimable what, reclaimer ask) {
+reclaim_registration memory_arbiter::add_reclaimer(const std::string& device, reclaimable what, reclaimer ask) {
   auto entry = std::make_shared<reclaim_registration::entry>();
   entry->what = what;
   entry->ask = std::move(ask);
@@ -374,8 +379,8 @@ reclaim_registration arbiter::add_reclaimer(const std::string& device, reclaimab
   return reclaim_registration(std::move(entry));
 }
 
-void arbiter::press(const std::string& device) {
-  account* a = nullptr;
+void memory_arbiter::press(const std::string& device) {
+  arbiter_device* a = nullptr;
   {
     const std::lock_guard lock(impl_->mutex);
     a = &impl_->find(device);
@@ -383,20 +388,20 @@ void arbiter::press(const std::string& device) {
   impl_->press(*a);
 }
 
-device_usage arbiter::usage(const std::string& device) const {
+device_usage memory_arbiter::usage(const std::string& device) const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->find(device).describe();
 }
 
-std::vector<device_usage> arbiter::usage() const {
+std::vector<device_usage> memory_arbiter::usage() const {
   const std::lock_guard lock(impl_->mutex);
   std::vector<device_usage> all;
-  for (const auto& [name, a] : impl_->accounts)
+  for (const auto& [name, a] : impl_->devices)
     all.push_back(a.describe());
   return all;
 }
 
-void arbiter::refuse_acquisition(std::uint64_t n) {
+void memory_arbiter::refuse_acquisition(std::uint64_t n) {
   const std::lock_guard lock(impl_->mutex);
   impl_->refuse_in = n;
 }

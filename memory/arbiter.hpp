@@ -1,4 +1,4 @@
-/// The ledger of every device: budgets, pools, leases, waiters by priority, high-water marks.
+/// The arbiter of every device: budgets, pools, leases, waiters by priority, high-water marks.
 #pragma once
 
 #include "memory/lease.hpp"
@@ -44,27 +44,27 @@ struct refusal {
   std::string message;
 };
 
-/// What the ledger is told about a device.
+/// What the arbiter is told about a device.
 struct device_setup {
   std::string name;
   std::byte* base = nullptr; ///< of the reservation; may be null in tests
   std::size_t reservation_bytes = 0;
   std::size_t budget = 0; ///< at most the reservation
   std::size_t alignment = 64;
-  /// `base` is ordinary memory that reads as zeros until it is written and outlives the ledger: builds with assertions
+  /// `base` is ordinary memory that reads as zeros until it is written and outlives the arbiter: builds with assertions
   /// or AddressSanitizer poison what is free (`pool::poison`).
   bool host_memory = false;
   /// The bytes [offset, offset + bytes) of the reservation are about to be used. Empty: they may; else why the device
-  /// has no memory for them ("the device has no memory left"), and they are not. Called with the ledger's lock held: it
-  /// must not call the ledger.
+  /// has no memory for them ("the device has no memory left"), and they are not. Called with the arbiter's lock held:
+  /// it must not call the arbiter.
   std::function<std::optional<std::string>(std::size_t offset, std::size_t bytes)> commit = {};
   /// The free bytes [offset, offset + bytes) of the reservation need no pages: the budget is lower than it was, and
   /// what is in use and what lies free with pages would exceed it. May name bytes that have none. Called with the
-  /// ledger's lock held, so that nobody gets the bytes meanwhile: it must not call the ledger, and not throw.
+  /// arbiter's lock held, so that nobody gets the bytes meanwhile: it must not call the arbiter, and not throw.
   std::function<void(std::size_t offset, std::size_t bytes)> trim = {};
 };
 
-/// A device's account at one moment. Bytes, rounded as the pool rounds them.
+/// A device's memory at one moment. Bytes, rounded as the pool rounds them.
 struct device_usage {
   std::string device;
   std::size_t budget = 0;
@@ -79,7 +79,7 @@ struct device_usage {
 };
 
 /// Grants, queues or refuses. Every member function may be called from any thread, also from the callbacks of
-/// waiters and from reclaimers, which run without the ledger's lock. Leases keep the ledger alive.
+/// waiters and from reclaimers, which run without the arbiter's lock. Leases keep the arbiter alive.
 ///
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
 /// when nothing is granted until enough came back.
@@ -90,14 +90,14 @@ struct device_usage {
 /// `try_acquire`, which never waits, and when that is refused gives back what it holds and asks for all of it with
 /// `acquire_all` (a sequence that is preempted and computed again). Waiters are served in one order for all devices,
 /// and nobody is overtaken by an equal on a device that both need, so nobody starves.
-class arbiter : public std::enable_shared_from_this<arbiter> {
+class memory_arbiter : public std::enable_shared_from_this<memory_arbiter> {
 public:
   using grant = std::variant<lease, refusal>;
   using grants = std::variant<std::vector<lease>, refusal>; ///< leases in the order of the requests
   using ticket = std::uint64_t;
 
-  [[nodiscard]] static std::shared_ptr<arbiter> make();
-  ~arbiter();
+  [[nodiscard]] static std::shared_ptr<memory_arbiter> make();
+  ~memory_arbiter();
 
   /// Adds a device. Throws `error` (invalid_argument) for a name that exists or a budget above the reservation.
   void add_device(const device_setup& setup);
@@ -141,7 +141,7 @@ public:
 
 private:
   friend class lease;
-  arbiter();
+  memory_arbiter();
   struct impl;
   std::unique_ptr<impl> impl_;
 };

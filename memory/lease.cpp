@@ -1,4 +1,4 @@
-// The handle's few lines; giving back is the ledger's.
+// The handle's few lines; giving back is the arbiter's.
 #include "memory/lease_block.hpp"
 
 namespace tropilla {

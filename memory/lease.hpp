@@ -8,10 +8,10 @@
 
 namespace tropilla {
 namespace detail {
-class account;
+class arbiter_device;
 }
 
-/// What bytes are for. The ledger and the plan account by these.
+/// What bytes are for. The arbiter and the plan count by these.
 enum class purpose : std::uint8_t { weights, ring, kv, activations, workspace, staging, requests };
 inline constexpr std::size_t purpose_count = 7;
 
@@ -35,8 +35,8 @@ public:
   void reset() noexcept { block_.reset(); }
 
 private:
-  friend class arbiter;
-  friend class detail::account;
+  friend class memory_arbiter;
+  friend class detail::arbiter_device;
   struct block;
   explicit lease(std::shared_ptr<block> b) : block_(std::move(b)) {}
   std::shared_ptr<block> block_;

@@ -1,4 +1,4 @@
-// What a lease shares: internal to the ledger.
+// What a lease shares: internal to the arbiter.
 #pragma once
 
 #include "memory/arbiter.hpp"
@@ -6,11 +6,11 @@
 namespace tropilla {
 
 struct lease::block {
-  std::shared_ptr<arbiter> ledger;     ///< null until the ledger counts the block
-  const std::string* device = nullptr; ///< the ledger's, which this block keeps alive
+  std::shared_ptr<memory_arbiter> arbiter; ///< null until the arbiter counts the block
+  const std::string* device = nullptr;     ///< the arbiter's, which this block keeps alive
   std::byte* data = nullptr;
   pool::block place;
-  bool outside = false;             ///< accounted for, but not in the pool
+  bool outside = false;             ///< counted, but not in the pool
   bool shared = false;              ///< memory outside that was leased before, and is counted there
   std::shared_ptr<void> keep_alive; ///< of memory outside
   std::size_t bytes = 0;

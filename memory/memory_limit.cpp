@@ -164,7 +164,7 @@ memory_limit limit_of(const memory_reading& reading, const program_needs& needs)
     if (bound.what == memory_bound::counts::mapped) {
       const std::size_t addresses = less(bound.left, needs.mapped);
       out.addresses = std::min(out.addresses, addresses);
-      bytes = less(addresses, least_reservation(0)) / 9 * 8;
+      bytes = less(addresses, min_reservation(0)) / 9 * 8;
     }
     if (out.set_by.empty() || bytes < out.bytes) {
       out.bytes = bytes;
@@ -174,7 +174,7 @@ memory_limit limit_of(const memory_reading& reading, const program_needs& needs)
   return out;
 }
 
-std::size_t least_reservation(std::size_t bytes) noexcept {
+std::size_t min_reservation(std::size_t bytes) noexcept {
   return bytes + bytes / 8 + 2 * mib;
 }
 

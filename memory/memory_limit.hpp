@@ -1,4 +1,4 @@
-/// How much memory this process may still take, who says so, and how much of that a ledger may have.
+/// How much memory this process may still take, who says so, and how much of that a arbiter may have.
 #pragma once
 
 #include "memory/control_groups.hpp"
@@ -55,7 +55,7 @@ private:
   std::vector<control_group> groups_;
 };
 
-/// What a program takes besides its ledger, from when the limit is read on.
+/// What a program takes besides its arbiter, from when the limit is read on.
 struct program_needs {
   std::size_t written = 0;
   std::size_t mapped = 0;
@@ -65,7 +65,7 @@ struct program_needs {
 /// memory that the kernel keeps per thread and core. A program that has its own needs adds them.
 [[nodiscard]] program_needs needs_of_runtime(std::size_t vocabulary, std::size_t thread_stack);
 
-/// What a ledger may have.
+/// What a arbiter may have.
 struct memory_limit {
   std::size_t bytes = unlimited;
   std::string set_by;                ///< `memory_bound::who`, of the tightest; empty: nothing is known
@@ -77,6 +77,6 @@ struct memory_limit {
 [[nodiscard]] memory_limit limit_of(const memory_reading& reading, const program_needs& needs);
 
 /// What a pool of `bytes` must reserve at the least: one that is filled to its last byte can't find the last block.
-[[nodiscard]] std::size_t least_reservation(std::size_t bytes) noexcept;
+[[nodiscard]] std::size_t min_reservation(std::size_t bytes) noexcept;
 
 } // namespace tropilla

@@ -35,7 +35,7 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
 
 /// Slots of a ring: one is computed with while the others are being filled.
 constexpr std::size_t wanted_slots = 3;
-constexpr std::size_t least_slots = 2;
+constexpr std::size_t min_slots = 2;
 
 struct residency {
   std::vector<bool> streamed;
@@ -75,7 +75,7 @@ residency choose_residency(std::span<const weight_group> groups, std::span<const
   if (!bounded || smallest.bytes <= room)
     return smallest;
   const std::size_t streamable = count_streamable(groups);
-  for (std::size_t slots = wanted_slots; slots >= least_slots; --slots)
+  for (std::size_t slots = wanted_slots; slots >= min_slots; --slots)
     for (std::size_t count = slots + 1; count <= streamable; ++count) {
       auto r = spread(groups, bytes, count, slots);
       if (r.bytes <= room)

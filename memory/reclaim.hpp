@@ -9,7 +9,7 @@
 
 namespace tropilla {
 namespace detail {
-class account;
+class arbiter_device;
 }
 
 /// What can be given back, in the order in which it is asked for: first what costs least to have again. What all of
@@ -23,12 +23,12 @@ enum class reclaimable : std::uint8_t {
 /// Answers with how many bytes it will give back, by letting go of leases now or later. `bytes` is what is short now.
 /// Bytes that were promised and are still under way are short, too, so the answer counts them again; asking twice then
 /// takes nothing twice. Called on the thread that asked for bytes, changed the budget or gave bytes back, without the
-/// ledger's lock, never twice at a time for one device. It may call the ledger. Letting go of a lease may call others
+/// arbiter's lock, never twice at a time for one device. It may call the arbiter. Letting go of a lease may call others
 /// from within: waiters that it serves, another device's reclaimers. It must not throw.
 using reclaimer = std::function<std::size_t(std::size_t bytes)>;
 
 /// Keeps a reclaimer registered. When it is gone, the reclaimer is not called any more: one that another thread is in
-/// is waited for, so don't hold a lock here that the reclaimer takes. Movable; the ledger may end first.
+/// is waited for, so don't hold a lock here that the reclaimer takes. Movable; the arbiter may end first.
 class reclaim_registration {
 public:
   reclaim_registration() = default;
@@ -40,8 +40,8 @@ public:
   void reset() noexcept;
 
 private:
-  friend class arbiter;
-  friend class detail::account;
+  friend class memory_arbiter;
+  friend class detail::arbiter_device;
   struct entry;
   explicit reclaim_registration(std::shared_ptr<entry> e) : entry_(std::move(e)) {}
   std::shared_ptr<entry> entry_;

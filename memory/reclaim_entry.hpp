@@ -1,4 +1,4 @@
-// What a registration shares with the ledger: internal to it.
+// What a registration shares with the arbiter: internal to it.
 #pragma once
 
 #include "memory/reclaim.hpp"

@@ -97,7 +97,7 @@ worst=0
 # Alone, since a fault would take all that comes after it in its process.
 step warpgroups 40 test_gpu_kernels --use-colour no "a Hopper GPU*" || worst=$?
 ((worst != 77)) || die "$(cat "$logs/warpgroups.out")"
-((worst == 0)) || export TROPILLA_CUDA_WARPGROUPS=off
+((worst == 0)) || export TROPILLA_CUDA_WGMMA=off
 step kernels 60 test_gpu_kernels --use-colour no || worst=$?
 if ! step tests 110 test_gpu --use-colour no; then
   worst=1
@@ -112,7 +112,7 @@ check() {
 }
 if command -v compute-sanitizer >/dev/null; then
   check memcheck test_gpu "[small]"
-  check racecheck test_gpu_kernels "*same bits*,CUDA: a product of warpgroups*,CUDA: rows*,CUDA: the likeliest*"
+  check racecheck test_gpu_kernels "*same bits*,CUDA: a product of warpgroups*,CUDA: rows*,CUDA: the top-k*"
 fi
 while kill -0 "$writer" 2>/dev/null && ((SECONDS < deadline / 2)); do
   sleep 0.2

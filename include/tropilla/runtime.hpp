@@ -27,6 +27,8 @@
 
 namespace tropilla {
 
+struct runtime_impl; ///< internal
+
 struct runtime_config {
   std::filesystem::path model{}; ///< a GGUF file; any part of a split one
   std::size_t threads = 0;       ///< of each device; 0: the cores that this process may use, divided between them
@@ -42,12 +44,12 @@ struct runtime_config {
   /// Of the processor's memory, page-locked, in which weights stay that GPUs stream: read once, and copied for every
   /// step. Of all GPUs together.
   std::size_t pinned_bytes = 0;
-  bool precise = false;         ///< activations stay float32: slower, for comparisons
-  std::string isa{};            ///< "": the best that the machine has; "scalar", "avx2", "avx512"
-  std::string chat_template{};  ///< "": the model's own; "llama3", "chatml"
-  std::size_t prefill_rows = 0; ///< tokens per prefill step; 0: 512, on GPUs 2048 where the budget has room
-  std::size_t logit_rows = 1;   ///< rows per step that may ask for logits: `score` is faster with more
-  std::size_t sequences = 16;   ///< replies that are computed together, at most; others wait in a queue
+  bool precise = false;          ///< activations stay float32: slower, for comparisons
+  std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
+  std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"
+  std::size_t prefill_chunk = 0; ///< tokens per prefill step; 0: 512, on GPUs 2048 where the budget has room
+  std::size_t logit_rows = 1;    ///< rows per step that may ask for logits: `score` is faster with more
+  std::size_t sequences = 16;    ///< replies that are computed together, at most; others wait in a queue
   /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are
   /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
   std::size_t kv_tokens = 0;
@@ -217,7 +219,7 @@ public:
   /// another model, `kv_type` or `precise`; context_full when it is longer than the context, busy when replies leave
   /// too few pages; device_failed.
   std::vector<token_id> load_session(const std::filesystem::path& path, std::string* note = nullptr);
-  /// Another runtime over the same device, ledger and weights: it computes in turn with this one and adds its own KV
+  /// Another runtime over the same device, arbiter and weights: it computes in turn with this one and adds its own KV
   /// pages for `context` tokens (0: as many as this one has), buffers and, where groups are streamed, a ring, inside
   /// the same budget, but not a byte of weights that stay. Waits until they are loaded. The two may be closed in any
   /// order. Throws `error`: over_budget when the budget has no room for what it adds, invalid_argument for the context.
@@ -228,10 +230,8 @@ public:
 private:
   friend class generation;
   friend class reply_ticket;
-  friend struct runtime_access;
-  struct impl;
-  explicit runtime(std::shared_ptr<impl> i) noexcept : impl_(std::move(i)) {}
-  std::shared_ptr<impl> impl_;
+  explicit runtime(std::shared_ptr<runtime_impl> i) noexcept : impl_(std::move(i)) {}
+  std::shared_ptr<runtime_impl> impl_;
 };
 
 } // namespace tropilla

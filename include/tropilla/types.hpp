@@ -30,9 +30,9 @@ struct logit_bias {
 /// this order. The same seed gives the same text, whatever the number of threads and whatever else is computed.
 struct sampling_options {
   double temperature = 0.0; ///< 0: greedy (the arg-max; ties go to the lower id)
-  std::size_t top_k = 0;    ///< keep the k likeliest; 0: all
+  std::size_t top_k = 0;    ///< keep the k most probable; 0: all
   double top_p = 1.0;       ///< keep the fewest tokens that together have this probability; 0: only the arg-max
-  double min_p = 0.0;       ///< keep those with at least this share of the likeliest one's probability; 0: all
+  double min_p = 0.0;       ///< keep those with at least this share of the most probable one's probability; 0: all
   /// Keep those whose surprise is closest to what is expected, that together have this probability (Meister et al.,
   /// "Locally Typical Sampling", 2022); 1: all.
   double typical_p = 1.0;
@@ -52,7 +52,7 @@ struct generation_options {
   sampling_options sampling{};
   std::vector<token_id> stop_tokens{}; ///< end the reply as the model's own do
   std::vector<std::string> stop{};     ///< text that ends the reply and is not part of it, across tokens too
-  /// With each piece the log-probability of its token and of the n likeliest, at most 20; 0: none.
+  /// With each piece the log-probability of its token and of the n most probable, at most 20; 0: none.
   std::size_t logprobs = 0;
   bool ignore_eos = false; ///< go on past the tokens that end a reply (benchmarks)
   /// Replies to the same prompt, which is computed once. The first is what a request for one would give; each other
@@ -87,7 +87,7 @@ struct token_logprob {
 struct piece {
   token_id id = -1; ///< -1: the rest of the text at the end of a reply, no token of its own
   std::string text;
-  std::vector<token_logprob> logprobs{}; ///< where asked for: of the token itself, then of the likeliest
+  std::vector<token_logprob> logprobs{}; ///< where asked for: of the token itself, then of the most probable
   std::size_t output = 0;                ///< which of the request's replies it belongs to
   std::optional<finish_reason> finish{}; ///< with the last piece of an output that came to its end: why
 };
@@ -158,7 +158,7 @@ struct plan_report {
   std::size_t kv_pages = 0;       ///< for them
   std::size_t kv_page_tokens = 0; ///< of each page
   std::string kv_type;            ///< what they hold: "f16", "bf16", "q8_0"
-  std::size_t prefill_rows = 0;   ///< most tokens of a prompt that one step computes
+  std::size_t prefill_chunk = 0;  ///< most tokens of a prompt that one step computes
   std::size_t weight_bytes = 0;   ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
   /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
@@ -193,7 +193,7 @@ struct memory_report {
   std::string device;
   std::size_t budget_bytes = 0;
   std::size_t in_use_bytes = 0;
-  std::size_t peak_bytes = 0;           ///< the ledger's high-water mark
+  std::size_t peak_bytes = 0;           ///< the arbiter's high-water mark
   std::vector<purpose_report> purposes; ///< all of them, also those without bytes
   std::size_t waiters = 0;              ///< requests that wait for bytes
   std::size_t waiting_bytes = 0;        ///< that they want

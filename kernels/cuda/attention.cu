@@ -5,12 +5,12 @@
 // page's 32 tokens beside it, a token of values its numbers. So queries are columns throughout: of the scores (tokens
 // by queries), which become the second operand of the sums of values (numbers by queries) by transposing them.
 //
-// A query's bits do not depend on the others, nor on how its context is divided: it is cut into parts of
-// `attention_part_pages`. A part's pages are seen in order, with a running maximum (Milakov and Gimelshein, "Online
-// normalizer calculation for softmax", 2018), and parts are merged in order, by the warp that has seen all of them or,
-// where rows are few and every part has a warp, by a kernel after them.
+// A query's bits do not depend on the others, nor on how its context is divided: it is cut into splits of
+// `attention_split_pages`. A split's pages are seen in order, with a running maximum (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018), and splits are merged in order, by the warp that has seen all of them or,
+// where rows are few and every split has a warp, by a kernel after them.
 #include "kernels/cuda/kernel_parts.hpp"
-#include "kernels/cuda/matrix_words.hpp"
+#include "kernels/cuda/mma.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -41,7 +41,7 @@ struct heads_of_layer {
 
 // -- rotating and appending ------------------------------------------------------------------------------------------
 
-/// The number of lane `lane` of a block of 32, quantised with the others: see `row_kernels::to_q8`.
+/// The number of lane `lane` of a block of 32, quantised with the others: see `elementwise_kernels::to_q8`.
 struct kv_quantised {
   std::int8_t q;
   std::uint16_t scale;
@@ -67,8 +67,8 @@ __device__ float rotated(const float* head, unsigned d, unsigned dims, const flo
 /// One warp: one head of one row. Queries first, then keys, then values.
 template <kv_type Type>
 __global__ void __launch_bounds__(warp_size) append(float* q, const float* k, const float* v, std::size_t stride,
-                                                    heads_of_layer h, rope_table rope, step_rows step) {
-  wait_for_kernels_before();
+                                                    heads_of_layer h, rope_table rope, attention_metadata step) {
+  griddepcontrol_wait();
   const unsigned lane = threadIdx.x, row = blockIdx.x, unit = blockIdx.y;
   const row_place at = step.places[row];
   const auto dims = static_cast<unsigned>(rope.dims);
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(warp_size) append(float* q, const float* k, co
 // -- attention -------------------------------------------------------------------------------------------------------
 
 constexpr unsigned attention_warps = warps_of_block(4), attention_threads = attention_warps * warp_size;
-constexpr auto part_pages = static_cast<unsigned>(cuda::attention_part_pages);
+constexpr auto split_pages = static_cast<unsigned>(cuda::attention_split_pages);
 
 /// Four neighbouring numbers of keys or values as two words of halves. Of q8_0 they are the integers: scales come
 /// later.
@@ -168,10 +168,10 @@ __device__ inline void rows_of_columns(unsigned (&a)[4], unsigned w0, unsigned w
 /// What has been seen of a context: lane 4 g + t has queries 2 t and 2 t + 1. Of each 32 numbers of a value it has
 /// 4 g and 4 g + 1 (first tile) and the two after them (second), for both queries.
 template <unsigned Blocks>
-struct seen {
+struct online_softmax {
   float m[2], l[2], o[2 * Blocks][4];
 
-  __device__ seen() {
+  __device__ online_softmax() {
     for (unsigned i = 0; i < 2; ++i) {
       m[i] = -INFINITY;
       l[i] = 0;
@@ -208,7 +208,7 @@ struct warp_queries {
 };
 
 template <kv_type Type, unsigned Blocks>
-struct attending {
+struct attention_tile {
   using numbers = kv_numbers<Type>;
   static constexpr unsigned halves = 2 * Blocks; // sixteens of a key
 
@@ -217,8 +217,8 @@ struct attending {
   unsigned q[halves][2]; ///< the query g
   int position[2];       ///< of queries 2 t and 2 t + 1; -1: sees nothing
 
-  __device__ attending(const heads_of_layer& layer, const warp_queries& w, const float* queries, std::size_t stride,
-                       const step_rows& step)
+  __device__ attention_tile(const heads_of_layer& layer, const warp_queries& w, const float* queries,
+                            std::size_t stride, const attention_metadata& step)
       : h(layer) {
     const bool there = w.has(g);
     const float* const from = queries + (there ? w.row(g) * stride + std::size_t{w.head_of(g)} * h.key_size : 0);
@@ -269,7 +269,7 @@ struct attending {
   }
 
   /// Page `page` of the context; nothing is behind `end` of its tokens yet.
-  __device__ void see(seen<Blocks>& so_far, const std::byte* keys, const std::byte* values, unsigned page,
+  __device__ void see(online_softmax<Blocks>& so_far, const std::byte* keys, const std::byte* values, unsigned page,
                       unsigned end) const {
     float p[2][4];
     score(keys, p);
@@ -344,23 +344,23 @@ struct attending {
         b[tile][j] = transpose(pack_halves<numbers::bf16>(p[tile][2 * j], p[tile][2 * j + 1]));
   }
 
-  static __device__ void merge(seen<Blocks>& all, const seen<Blocks>& part) {
+  static __device__ void merge(online_softmax<Blocks>& all, const online_softmax<Blocks>& split) {
     for (unsigned i = 0; i < 2; ++i) {
-      if (!(part.l[i] > 0))
+      if (!(split.l[i] > 0))
         continue;
-      const merged_maximum by(all.m[i], part.m[i]);
+      const merged_maximum by(all.m[i], split.m[i]);
       all.m[i] = by.m;
-      all.l[i] = merged_sum(all.l[i], part.l[i], by);
+      all.l[i] = merged_sum(all.l[i], split.l[i], by);
       TROPILLA_UNROLL
       for (unsigned tile = 0; tile < 2 * Blocks; ++tile)
         for (unsigned j = i; j < 4; j += 2)
-          all.o[tile][j] = merged_sum(all.o[tile][j], part.o[tile][j], by);
+          all.o[tile][j] = merged_sum(all.o[tile][j], split.o[tile][j], by);
     }
   }
 
   /// Calls `f(query, its place in the lane, number, o)` for what the lane has.
   template <class F>
-  __device__ void each(const seen<Blocks>& s, const warp_queries& w, F f) const {
+  __device__ void each(const online_softmax<Blocks>& s, const warp_queries& w, F f) const {
     TROPILLA_UNROLL
     for (unsigned tile = 0; tile < 2 * Blocks; ++tile)
       for (unsigned i = 0; i < 4; ++i) {
@@ -371,7 +371,7 @@ struct attending {
   }
 };
 
-/// Where parts of contexts leave what they saw: `[slots, heads]`, and `value_size` values of each.
+/// Where splits of contexts leave what they saw: `[slots, heads]`, and `value_size` values of each.
 struct partial_results {
   float* m;
   float* l;
@@ -381,8 +381,9 @@ struct partial_results {
 /// A warp has an item; kv heads and pieces of their query heads are y.
 template <kv_type Type, unsigned Blocks>
 __global__ void __launch_bounds__(attention_threads)
-    attend(const float* q, std::size_t stride, heads_of_layer h, step_rows step, float* out, partial_results partial) {
-  wait_for_kernels_before();
+    attend(const float* q, std::size_t stride, heads_of_layer h, attention_metadata step, float* out,
+           partial_results partial) {
+  griddepcontrol_wait();
   const unsigned number = blockIdx.x * attention_warps + threadIdx.x / warp_size;
   if (number >= step.item_count)
     return;
@@ -399,25 +400,25 @@ __global__ void __launch_bounds__(attention_threads)
   w.first_row = item.first_row;
   w.head = w.kv_head * group + piece * heads;
   w.last_position = step.places[item.first_row + item.rows - 1].position;
-  const attending<Type, Blocks> a(h, w, q, stride, step);
+  const attention_tile<Type, Blocks> a(h, w, q, stride, step);
   std::byte* const* const pages = step.page_starts + step.places[item.first_row].first_page;
   const unsigned page_end = w.last_position / page_tokens + 1;
-  seen<Blocks> all;
-  for (unsigned part = item.first_part; part < item.first_part + item.parts; ++part) {
-    seen<Blocks> of_part;
-    for (unsigned page = part * part_pages; page < min((part + 1) * part_pages, page_end); ++page)
-      a.see(of_part, pages[page] + h.keys(w.kv_head), pages[page] + h.values(w.kv_head), page,
+  online_softmax<Blocks> all;
+  for (unsigned split = item.first_split; split < item.first_split + item.splits; ++split) {
+    online_softmax<Blocks> of_split;
+    for (unsigned page = split * split_pages; page < min((split + 1) * split_pages, page_end); ++page)
+      a.see(of_split, pages[page] + h.keys(w.kv_head), pages[page] + h.values(w.kv_head), page,
             min(w.last_position + 1 - page * page_tokens, page_tokens));
     if (item.slot == cuda::no_slot) {
-      a.merge(all, of_part);
+      a.merge(all, of_split);
       continue;
     }
-    a.each(of_part, w, [&](unsigned n, unsigned i, unsigned d, float o) { // it has one part and one row
+    a.each(of_split, w, [&](unsigned n, unsigned i, unsigned d, float o) { // it has one split and one row
       const std::size_t place = std::size_t{item.slot} * h.heads + w.head_of(n);
       partial.o[place * h.value_size + d] = o;
       if (d == 0) {
-        partial.m[place] = of_part.m[i];
-        partial.l[place] = of_part.l[i];
+        partial.m[place] = of_split.m[i];
+        partial.l[place] = of_split.l[i];
       }
     });
   }
@@ -427,15 +428,15 @@ __global__ void __launch_bounds__(attention_threads)
     });
 }
 
-/// Merges the parts of one query head of one row, where it left any.
+/// Merges the splits of one query head of one row, where it left any.
 __global__ void __launch_bounds__(warp_size)
-    merge_parts(partial_results partial, heads_of_layer h, step_rows step, float* out) {
-  wait_for_kernels_before();
+    merge_splits(partial_results partial, heads_of_layer h, attention_metadata step, float* out) {
+  griddepcontrol_wait();
   const row_place at = step.places[blockIdx.x];
-  for (unsigned d = threadIdx.x; at.parts > 0 && d < h.value_size; d += warp_size) {
+  for (unsigned d = threadIdx.x; at.splits > 0 && d < h.value_size; d += warp_size) {
     float m = -INFINITY, l = 0, o = 0;
-    for (unsigned part = 0; part < at.parts; ++part) {
-      const std::size_t place = std::size_t{at.first_slot + part} * h.heads + blockIdx.y;
+    for (unsigned split = 0; split < at.splits; ++split) {
+      const std::size_t place = std::size_t{at.first_slot + split} * h.heads + blockIdx.y;
       const merged_maximum by(m, partial.m[place]);
       m = by.m;
       l = merged_sum(l, partial.l[place], by);
@@ -459,7 +460,7 @@ void with_kv_type(kv_type type, F f) {
 
 void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                      const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
-                     const step_rows& step) {
+                     const attention_metadata& step) {
   if (step.rows == 0)
     return;
   const dim3 grid(step.rows, static_cast<unsigned>(shape.heads + 2 * shape.kv_heads));
@@ -469,7 +470,7 @@ void rope_and_append(void* stream, float* q, const float* k, const float* v, std
 }
 
 void attention(void* stream, const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
-               const step_rows& step, float* out, std::byte* scratch) {
+               const attention_metadata& step, float* out, std::byte* scratch) {
   if (step.rows == 0)
     return;
   const heads_of_layer h(shape, layer);
@@ -492,7 +493,7 @@ void attention(void* stream, const float* q, std::size_t stride, const attention
       with.template operator()<cuda::largest_head / kv_block>();
   });
   if (step.slots > 0)
-    launch(stream, dim3(step.rows, h.heads), warp_size, merge_parts, partial, h, step, out);
+    launch(stream, dim3(step.rows, h.heads), warp_size, merge_splits, partial, h, step, out);
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

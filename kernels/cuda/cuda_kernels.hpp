@@ -23,12 +23,12 @@ namespace tropilla::cuda {
 inline constexpr std::size_t largest_head = 256;
 
 /// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
-inline constexpr std::size_t most_few_inputs = 64;
+inline constexpr std::size_t max_few_inputs = 64;
 
 /// Whether a GPU's warpgroups can multiply so many inputs with weights of this type and width.
-[[nodiscard]] constexpr bool warpgroups_multiply(tensor_type type, std::size_t rows, std::size_t columns) noexcept {
+[[nodiscard]] constexpr bool wgmma_fits(tensor_type type, std::size_t rows, std::size_t columns) noexcept {
   constexpr std::size_t together = 1024; // sixteen chunks of 64 columns
-  return (type == tensor_type::f16 || type == tensor_type::bf16) && rows > most_few_inputs && columns != 0 &&
+  return (type == tensor_type::f16 || type == tensor_type::bf16) && rows > max_few_inputs && columns != 0 &&
          columns % together == 0;
 }
 
@@ -46,8 +46,8 @@ inline constexpr std::size_t most_few_inputs = 64;
 
 /// Queries of a warp of attention.
 inline constexpr std::size_t attention_tile_queries = 8;
-/// Pages of a part of a context. Fixed, for the order of sums depends on it.
-inline constexpr std::size_t attention_part_pages = 8;
+/// Pages of a split of a context. Fixed, for the order of sums depends on it.
+inline constexpr std::size_t attention_split_pages = 8;
 
 /// Heads of a tile, of those that share a kv head: all, or as many in each of the fewest pieces.
 [[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
@@ -65,24 +65,24 @@ inline constexpr std::size_t attention_part_pages = 8;
 struct row_place {
   std::uint32_t position = 0;
   std::uint32_t first_page = 0; ///< of its sequence, in the list of page starts
-  std::uint32_t first_slot = 0; ///< of its parts
-  std::uint32_t parts = 0;      ///< that its context is divided into; 0: an item has seen all of it
+  std::uint32_t first_slot = 0; ///< of its splits
+  std::uint32_t splits = 0;     ///< that its context is divided into; 0: an item has seen all of it
 };
 
 inline constexpr std::uint32_t no_slot = ~std::uint32_t{0};
 
-/// What one warp of attention sees, for each kv head: parts of a context, for up to a tile of rows; nothing, of no
+/// What one warp of attention sees, for each kv head: splits of a context, for up to a tile of rows; nothing, of no
 /// rows.
 struct attention_item {
   std::uint32_t first_row = 0;
   std::uint32_t rows = 0;
-  std::uint32_t first_part = 0;
-  std::uint32_t parts = 0;
-  std::uint32_t slot = no_slot; ///< where it leaves what it saw of its one part and one row
+  std::uint32_t first_split = 0;
+  std::uint32_t splits = 0;
+  std::uint32_t slot = no_slot; ///< where it leaves what it saw of its one split and one row
 };
 
 /// A step's rows, in the device's memory.
-struct step_rows {
+struct attention_metadata {
   const row_place* places = nullptr;       ///< [rows]
   std::byte* const* page_starts = nullptr; ///< of one sequence after another
   const attention_item* items = nullptr;   ///< [item_count]
@@ -90,7 +90,7 @@ struct step_rows {
   std::uint32_t item_count = 0;
   std::uint32_t slots = 0;
 
-  friend bool operator==(const step_rows&, const step_rows&) = default;
+  friend bool operator==(const attention_metadata&, const attention_metadata&) = default;
 };
 
 /// Scratch of attention: what is left in the slots.
@@ -116,22 +116,21 @@ struct kernel_table {
   void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
                  std::span<const linear_target> targets, std::byte* rounded);
   /// The full part of `out` becomes what `linear` and `store_swiglu` would make of both products. For GPUs that have
-  /// warpgroup products. @pre both have one layout, for which `warpgroups_multiply`; `rounded` as above
+  /// warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
   void (*gated_linear)(void* stream, const host::activation_parts& input, std::size_t rows, const packed_matrix& gate,
                        const packed_matrix& up, const host::activation_parts& out, std::byte* rounded);
   /// As `ops::rope_and_append`.
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
-                          const step_rows& step);
+                          const attention_metadata& step);
   /// As `ops::attention`. `scratch` has `attention_scratch_bytes`.
   void (*attention)(void* stream, const float* q, std::size_t stride, const attention_shape& shape,
-                    const kv_layer& layer, const step_rows& step, float* out, std::byte* scratch);
+                    const kv_layer& layer, const attention_metadata& step, float* out, std::byte* scratch);
   /// As `ops::gather_rows`.
   void (*gather_rows)(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
                       float* out);
-  /// As `ops::likeliest`.
-  void (*likeliest)(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k,
-                    candidate* out);
+  /// As `ops::top_k`.
+  void (*top_k)(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 };
 
 [[nodiscard]] const kernel_table& kernels() noexcept;

@@ -1,7 +1,7 @@
 // A job is written down, with its tables, and then enqueued.
 #include "kernels/cuda/cuda_ops.hpp"
 
-#include "kernels/cuda/step_tables.hpp"
+#include "kernels/cuda/attention_metadata.hpp"
 #include "kernels/kv_cache.hpp"
 #include "tropilla/error.hpp"
 
@@ -32,20 +32,20 @@ std::size_t workspace_bytes(bool rounds, std::size_t rows, std::size_t width, st
   const std::size_t gates = 2 * std::min(rows, gated_rows) * width * sizeof(float);
   const std::size_t rounded = rounds ? rounded_bytes(rows, width) : 0;
   // Heads of two numbers or more: what is in a slot is no more than twice its values.
-  const std::size_t slots = std::bit_ceil(step_tables::most_slots(pages)) * 2 * width * sizeof(float);
+  const std::size_t slots = std::bit_ceil(host_attention_metadata::max_slots(pages)) * 2 * width * sizeof(float);
   return aligned(std::max({gates, rounded, slots}));
 }
 
 std::size_t table_bytes(std::size_t rows, std::size_t pages) noexcept {
   return table_of<row_place>(rows) + 2 * table_of<std::uint32_t>(rows) + table_of<std::byte*>(pages + rows) +
-         table_of<attention_item>(step_tables::most_items(rows, pages));
+         table_of<attention_item>(host_attention_metadata::max_items(rows, pages));
 }
 
 } // namespace
 
 std::size_t cuda_ops::scratch_bytes(const gpu_api& gpu, std::size_t rows, std::size_t width,
                                     std::size_t pages) noexcept {
-  return table_bytes(rows, pages) + workspace_bytes(gpu.has_warpgroup_products(), rows, width, pages);
+  return table_bytes(rows, pages) + workspace_bytes(gpu.has_wgmma(), rows, width, pages);
 }
 
 /// From the scratch's end down: tables are as large as a step needs, and the workspace is what they leave.
@@ -64,7 +64,7 @@ const T* cuda_ops::upload(std::span<T> values) {
 void cuda_ops::place(const attention_shape& shape, std::span<const sequence_rows> sequences) {
   if (step_.places != nullptr)
     return;
-  const step_tables tables(shape, sequences);
+  const host_attention_metadata tables(shape, sequences);
   step_.rows = static_cast<std::uint32_t>(tables.places.size());
   // As many as the table has room for: those behind the step's are of no rows.
   step_.item_count = static_cast<std::uint32_t>(std::bit_ceil(tables.items.size()));
@@ -102,7 +102,7 @@ void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows,
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  add_linear(host::locate(input, false), rows, targets, gpu_.has_warpgroup_products() ? scratch_.base : nullptr);
+  add_linear(host::locate(input, false), rows, targets, gpu_.has_wgmma() ? scratch_.base : nullptr);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
@@ -123,8 +123,8 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
   const auto in = host::locate(input, false);
   const auto to = host::locate(out, false);
   const packed_layout& w = gate.layout;
-  if (gpu_.has_warpgroup_products() && w == up.layout && warpgroups_multiply(w.type, rows, w.columns) &&
-      to.full != nullptr && to.quantised.q == nullptr) {
+  if (gpu_.has_wgmma() && w == up.layout && wgmma_fits(w.type, rows, w.columns) && to.full != nullptr &&
+      to.quantised.q == nullptr) {
     job_.calls.emplace_back(call::gated_linear{in, rows, gate, up, to, scratch_.base});
     return;
   }
@@ -147,8 +147,8 @@ void cuda_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   job_.calls.emplace_back(call::copy{from, to, bytes});
 }
 
-void cuda_ops::likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
-  job_.calls.emplace_back(call::likeliest{logits, rows, vocabulary, k, out});
+void cuda_ops::top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
+  job_.calls.emplace_back(call::top_k{logits, rows, vocabulary, k, out});
 }
 
 } // namespace tropilla::cuda

@@ -42,8 +42,8 @@ public:
   [[nodiscard]] static std::size_t scratch_bytes(const gpu_api& gpu, std::size_t rows, std::size_t width,
                                                  std::size_t pages) noexcept;
 
-  [[nodiscard]] std::size_t lane() const noexcept override { return 0; }
-  [[nodiscard]] std::size_t lanes() const noexcept override { return 1; }
+  [[nodiscard]] std::size_t worker() const noexcept override { return 0; }
+  [[nodiscard]] std::size_t workers() const noexcept override { return 1; }
   void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
   void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;
   void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) override;
@@ -57,7 +57,7 @@ public:
                     const activation& out) override;
   void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
-  void likeliest(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) override;
+  void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) override;
 
 private:
   template <class T>
@@ -70,7 +70,7 @@ private:
   void* stream_;
   device_scratch scratch_;
   written_job& job_;
-  step_rows step_;
+  attention_metadata step_;
 };
 
 } // namespace tropilla::cuda

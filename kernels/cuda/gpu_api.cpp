@@ -17,9 +17,9 @@ namespace tropilla::cuda {
 namespace {
 
 #ifdef TROPILLA_HAS_SM_90A
-constexpr bool built_for_warpgroups = true;
+constexpr bool built_for_wgmma = true;
 #else
-constexpr bool built_for_warpgroups = false;
+constexpr bool built_for_wgmma = false;
 #endif
 
 /// A driver's function by its name. The program links no driver: it may run where there is none.
@@ -44,8 +44,7 @@ public:
     place_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     place_.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index_}};
     check(granularity_(&granule_, &place_, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED), "cuMemGetAllocationGranularity", 0);
-    has_warpgroup_products_ = built_for_warpgroups && architecture_ == "sm_90" &&
-                              !turned_off("TROPILLA_CUDA_WARPGROUPS") && warpgroup_products_agree();
+    has_wgmma_ = built_for_wgmma && architecture_ == "sm_90" && !turned_off("TROPILLA_CUDA_WGMMA") && wgmma_agrees();
     (void)cudaGetLastError(); // that there was no memory to find out, for one
   }
 
@@ -58,7 +57,7 @@ public:
     return free;
   }
   const kernel_table& kernels() const noexcept override { return cuda::kernels(); }
-  bool has_warpgroup_products() const noexcept override { return has_warpgroup_products_; }
+  bool has_wgmma() const noexcept override { return has_wgmma_; }
 
   std::byte* reserve(std::size_t bytes) override {
     use();
@@ -179,7 +178,7 @@ private:
 
   int index_;
   std::string architecture_;
-  bool has_warpgroup_products_ = false;
+  bool has_wgmma_ = false;
   CUmemAllocationProp place_{};
   std::vector<CUmemAccessDesc> access_; ///< of this GPU and its peers
   std::size_t granule_ = 0;

@@ -24,7 +24,7 @@ public:
   [[nodiscard]] virtual std::size_t free_bytes() const = 0; ///< of its memory, now
   [[nodiscard]] virtual const kernel_table& kernels() const noexcept = 0;
   /// Whether `kernel_table::linear` takes scratch for rounded inputs.
-  [[nodiscard]] virtual bool has_warpgroup_products() const noexcept = 0;
+  [[nodiscard]] virtual bool has_wgmma() const noexcept = 0;
 
   /// Address space, without memory.
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;

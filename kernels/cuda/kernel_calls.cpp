@@ -11,7 +11,7 @@ namespace {
 /// Fewer calls are launched as fast as a graph.
 constexpr std::size_t fewest_calls = 4;
 /// Of a model whose layers are streamed, each has calls of its own.
-constexpr std::size_t most_known = 64;
+constexpr std::size_t max_known = 64;
 
 struct issuing {
   const kernel_table& kernels;
@@ -41,9 +41,7 @@ struct issuing {
   void operator()(const call::gather_rows& c) const {
     kernels.gather_rows(stream, c.x, c.width, c.rows, c.count, c.out);
   }
-  void operator()(const call::likeliest& c) const {
-    kernels.likeliest(stream, c.logits, c.rows, c.vocabulary, c.k, c.out);
-  }
+  void operator()(const call::top_k& c) const { kernels.top_k(stream, c.logits, c.rows, c.vocabulary, c.k, c.out); }
   void operator()(const call::copy& c) const { gpu.copy(stream, c.from, c.to, c.bytes); }
 };
 
@@ -82,7 +80,7 @@ void call_graphs::run(std::span<const kernel_call> calls, void* stream) {
   const auto found =
       std::find_if(known_.begin(), known_.end(), [&](const known& k) { return std::ranges::equal(k.calls, calls); });
   if (found == known_.end()) {
-    if (known_.size() == most_known) {
+    if (known_.size() == max_known) {
       if (known_.back().graph != nullptr) {
         gpu_.synchronize(stream); // which may still run it
         gpu_.end_graph(known_.back().graph);

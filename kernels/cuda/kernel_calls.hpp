@@ -68,7 +68,7 @@ struct rope_and_append {
   attention_shape shape;
   rope_table rope;
   kv_layer layer;
-  step_rows step;
+  attention_metadata step;
   friend bool operator==(const rope_and_append&, const rope_and_append&) = default;
 };
 struct attention {
@@ -76,7 +76,7 @@ struct attention {
   std::size_t stride;
   attention_shape shape;
   kv_layer layer;
-  step_rows step;
+  attention_metadata step;
   float* out;
   std::byte* scratch;
   friend bool operator==(const attention&, const attention&) = default;
@@ -89,11 +89,11 @@ struct gather_rows {
   float* out;
   friend bool operator==(const gather_rows&, const gather_rows&) = default;
 };
-struct likeliest {
+struct top_k {
   float* logits;
   std::size_t rows, vocabulary, k;
   candidate* out;
-  friend bool operator==(const likeliest&, const likeliest&) = default;
+  friend bool operator==(const top_k&, const top_k&) = default;
 };
 struct copy {
   const std::byte* from;
@@ -106,7 +106,7 @@ struct copy {
 
 using kernel_call =
     std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::gated_linear,
-                 call::rope_and_append, call::attention, call::gather_rows, call::likeliest, call::copy>;
+                 call::rope_and_append, call::attention, call::gather_rows, call::top_k, call::copy>;
 
 /// Enqueues them in their order. Throws `error` (device_failed).
 void issue(std::span<const kernel_call> calls, gpu_api& gpu, void* stream);

@@ -1,14 +1,14 @@
 // Matrix products of packed weights, on tensor cores.
 //
-// A warp multiplies a row group (sixteen rows) with eight inputs at a time, a block of 32 columns after the other.
-// Weights are the first operand: its row g is row 2 g of the group, and its row g + 8 row 2 g + 1, so that a lane's two
+// A warp multiplies a panel (sixteen rows) with eight inputs at a time, a block of 32 columns after the other.
+// Weights are the first operand: its row g is row 2 g of the panel, and its row g + 8 row 2 g + 1, so that a lane's two
 // rows are neighbours and a load of eight bytes has both. Of quantised types the sum over a block (or over half of one,
 // where scales are for sixteen columns) is exact, and then scaled.
 //
 // With few inputs the warps of a block have different chunks of the same rows; with many they have different rows and
 // inputs. The order of sums is that of `products.hpp`.
-#include "kernels/cuda/matrix_words.hpp"
-#include "kernels/cuda/packed_words.hpp"
+#include "kernels/cuda/mma.hpp"
+#include "kernels/cuda/packed_tile.hpp"
 #include "kernels/cuda/products.hpp"
 
 #include <algorithm>
@@ -19,10 +19,10 @@ namespace {
 constexpr unsigned tile_inputs = 8; // of one product of a warp
 
 // Inputs of a block of threads where there are many: warps lie in `many_row_warps` rows of `many_input_warps`, each
-// with `many_groups` row groups and `many_tiles` tiles of inputs.
+// with `many_panels` panels and `many_tiles` tiles of inputs.
 constexpr unsigned many_warps = warps_of_block(8), many_threads = many_warps * warp_size;
 constexpr unsigned many_input_warps = 2, many_row_warps = many_warps / many_input_warps;
-constexpr unsigned many_groups = 2, many_tiles = 8;
+constexpr unsigned many_panels = 2, many_tiles = 8;
 constexpr unsigned many_inputs_of_block = many_input_warps * many_tiles * tile_inputs;
 
 /// Rounds up; for numbers of things that threads of a block share.
@@ -64,12 +64,12 @@ struct quantised_product {
     row_scales<2> scale[scales];
 
     weights() = default;
-    __device__ weights(const std::byte* group, unsigned block, std::uint32_t) {
+    __device__ weights(const std::byte* panel, unsigned block, std::uint32_t) {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
-      const std::byte* const unit = group + block / format.unit_blocks * format.unit_bytes();
+      const std::byte* const unit = panel + block / format.unit_blocks * format.unit_bytes();
       const unsigned in_unit = block % format.unit_blocks;
       const std::byte* const at = unit + format.header_bytes + in_unit * format.block_bytes();
-      const auto first = group_rows<T, 2>(at, t, 2 * g), second = group_rows<T, 2>(at, t + 4, 2 * g);
+      const auto first = quad_rows<T, 2>(at, t, 2 * g), second = quad_rows<T, 2>(at, t + 4, 2 * g);
       for (unsigned i = 0; i < 2; ++i) {
         a[i] = first.row[i];
         a[2 + i] = second.row[i];
@@ -214,13 +214,13 @@ struct half_product {
     unsigned a[halves][4];
 
     weights() = default;
-    __device__ weights(const std::byte* group, unsigned block, std::uint32_t columns) {
+    __device__ weights(const std::byte* panel, unsigned block, std::uint32_t columns) {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
       for (unsigned h = 0; h < halves; ++h) {
         unsigned word[4]; // two rows of a column each
         for (unsigned j = 0; j < 4; ++j) {
           const unsigned k = block * block_columns + h * 16 + j * 4 + t;
-          word[j] = k < columns ? *reinterpret_cast<const unsigned*>(group + (std::size_t{k} * rows_of_group + 2 * g) *
+          word[j] = k < columns ? *reinterpret_cast<const unsigned*>(panel + (std::size_t{k} * rows_of_panel + 2 * g) *
                                                                                  sizeof(std::uint16_t))
                                 : 0;
         }
@@ -304,37 +304,37 @@ __device__ void each_sum(const float (&sums)[4], F f) {
 
 constexpr unsigned few_warps = warps_of_block(16), few_threads = few_warps * warp_size;
 /// Tiles of inputs that meet a weight once it is read, where there are few.
-constexpr unsigned most_few_tiles = 4;
+constexpr unsigned max_few_tiles = 4;
 
 /// A warp's first weights, while the kernels before end: memory would be idle.
-__device__ inline void fetch_weights_ahead(const group_of_product& group, unsigned blocks) {
+__device__ inline void fetch_weights_ahead(const panel_of_product& panel, unsigned blocks) {
   constexpr unsigned step = 64; // bytes
-  const std::size_t bytes = group.target.group_bytes,
+  const std::size_t bytes = panel.target.panel_bytes,
                     from = chunk_begin(threadIdx.x / warp_size, blocks) * bytes / blocks;
   const std::size_t at = from + threadIdx.x % warp_size * step;
   if (at < bytes)
-    fetch_ahead(group.weights() + at);
+    prefetch_l2(panel.weights() + at);
 }
 
-/// One row group, `Tiles` tiles of inputs.
+/// One panel, `Tiles` tiles of inputs.
 template <class Product, unsigned Tiles>
 __global__ void __launch_bounds__(few_threads)
-    multiply_few(products p, typename Product::inputs x, unsigned count, unsigned parts) {
-  __shared__ float sums[chunks][Tiles * tile_inputs][rows_of_group];
-  const group_of_product group(p, blockIdx.x);
+    gemv(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+  __shared__ float sums[chunks][Tiles * tile_inputs][rows_of_panel];
+  const panel_of_product panel(p, blockIdx.x);
   const unsigned blocks = p.blocks();
-  fetch_weights_ahead(group, blocks);
-  wait_for_kernels_before();
+  fetch_weights_ahead(panel, blocks);
+  griddepcontrol_wait();
   for (unsigned chunk = threadIdx.x / warp_size; chunk < chunks; chunk += few_warps) {
     float acc[Tiles][4] = {};
     // More registers than 64 a thread would halve the warps.
-    constexpr unsigned together = Tiles < most_few_tiles ? Product::blocks_in_flight : 1;
+    constexpr unsigned together = Tiles < max_few_tiles ? Product::blocks_in_flight : 1;
     const unsigned end = chunk_begin(chunk + 1, blocks);
     for (unsigned b = chunk_begin(chunk, blocks); b < end; b += together) {
       typename Product::weights w[together];
       TROPILLA_UNROLL
       for (unsigned i = 0; i < together; ++i)
-        w[i] = {group.weights(), min(b + i, end - 1), p.columns};
+        w[i] = {panel.weights(), min(b + i, end - 1), p.columns};
       TROPILLA_UNROLL
       for (unsigned i = 0; i < together; ++i)
         TROPILLA_UNROLL
@@ -347,8 +347,8 @@ __global__ void __launch_bounds__(few_threads)
                [&](unsigned input, unsigned row, float sum) { sums[chunk][tile * tile_inputs + input][row] = sum; });
   }
   __syncthreads();
-  for (unsigned i = threadIdx.x; i < count / parts * rows_of_group; i += few_threads) {
-    const unsigned input = i / rows_of_group, row = i % rows_of_group;
+  for (unsigned i = threadIdx.x; i < count / parts * rows_of_panel; i += few_threads) {
+    const unsigned input = i / rows_of_panel, row = i % rows_of_panel;
     float sum = 0;
     for (unsigned part = 0; part < parts; ++part) {
       float of_part = 0;
@@ -356,31 +356,31 @@ __global__ void __launch_bounds__(few_threads)
         of_part += sums[c][input * parts + part][row];
       sum = part == 0 ? of_part : sum + of_part;
     }
-    group.store(input, row, sum);
+    panel.store(input, row, sum);
   }
 }
 
 /// Warps share inputs, which lie in shared memory: one stage is multiplied while the next one comes.
 template <class Product>
 __global__ void __launch_bounds__(many_threads)
-    multiply_many(products p, typename Product::inputs x, unsigned count, unsigned parts) {
-  wait_for_kernels_before();
+    gemm(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+  griddepcontrol_wait();
   __shared__ typename Product::stage stages[2];
   const unsigned warp = threadIdx.x / warp_size;
   const unsigned first_input = blockIdx.x * many_inputs_of_block;
   const unsigned of_warp = warp % many_input_warps * many_tiles * tile_inputs;
-  const unsigned first_group = (blockIdx.y * many_row_warps + warp / many_input_warps) * many_groups;
+  const unsigned first_panel = (blockIdx.y * many_row_warps + warp / many_input_warps) * many_panels;
   const unsigned here = count - first_input; // or more than the block takes
   const typename Product::inputs from = Product::from(x, first_input);
-  const std::byte* rows[many_groups];
-  for (unsigned g = 0; g < many_groups; ++g) // behind the last one: that one again, which is not stored
-    rows[g] = group_of_product(p, min(first_group + g, p.groups - 1)).weights();
+  const std::byte* rows[many_panels];
+  for (unsigned g = 0; g < many_panels; ++g) // behind the last one: that one again, which is not stored
+    rows[g] = panel_of_product(p, min(first_panel + g, p.panels - 1)).weights();
 
   const unsigned blocks = p.blocks();
-  float acc[many_groups][many_tiles][4] = {}, total[many_groups][many_tiles][4] = {};
+  float acc[many_panels][many_tiles][4] = {}, total[many_panels][many_tiles][4] = {};
   const auto end_chunk = [&] {
     TROPILLA_UNROLL
-    for (unsigned g = 0; g < many_groups; ++g)
+    for (unsigned g = 0; g < many_panels; ++g)
       TROPILLA_UNROLL
     for (unsigned tile = 0; tile < many_tiles; ++tile)
       for (unsigned i = 0; i < 4; ++i) {
@@ -400,12 +400,12 @@ __global__ void __launch_bounds__(many_threads)
         break;
       for (; chunk_begin(chunk + 1, blocks) <= first + b; ++chunk)
         end_chunk();
-      const typename Product::weights w[many_groups] = {{rows[0], first + b, p.columns},
+      const typename Product::weights w[many_panels] = {{rows[0], first + b, p.columns},
                                                         {rows[1], first + b, p.columns}};
       TROPILLA_UNROLL
       for (unsigned tile = 0; tile < many_tiles; ++tile) {
         const typename Product::operands in = stages[turn].read(of_warp + tile * tile_inputs, b);
-        for (unsigned g = 0; g < many_groups; ++g)
+        for (unsigned g = 0; g < many_panels; ++g)
           Product::multiply(acc[g][tile], w[g], in);
       }
     }
@@ -414,22 +414,22 @@ __global__ void __launch_bounds__(many_threads)
   }
   end_chunk();
   TROPILLA_UNROLL
-  for (unsigned g = 0; g < many_groups; ++g)
-    if (first_group + g < p.groups) {
-      const group_of_product group(p, first_group + g);
+  for (unsigned g = 0; g < many_panels; ++g)
+    if (first_panel + g < p.panels) {
+      const panel_of_product panel(p, first_panel + g);
       TROPILLA_UNROLL
       for (unsigned tile = 0; tile < many_tiles; ++tile) {
         const unsigned lane = threadIdx.x % warp_size;
         const unsigned input = first_input + of_warp + tile * tile_inputs + lane % 4 * 2;
         for (unsigned row = 0; row < 2; ++row) { // the lane's; two inputs of each, or two parts of one
           const float(&sums)[4] = total[g][tile];
-          const unsigned in_group = lane / 4 * 2 + row;
+          const unsigned in_panel = lane / 4 * 2 + row;
           if (parts == 2 && input < count)
-            group.store(input / 2, in_group, sums[2 * row] + sums[2 * row + 1]);
+            panel.store(input / 2, in_panel, sums[2 * row] + sums[2 * row + 1]);
           else
             for (unsigned i = 0; i < 2; ++i)
               if (input + i < count)
-                group.store(input + i, in_group, sums[2 * row + i]);
+                panel.store(input + i, in_panel, sums[2 * row + i]);
         }
       }
     }
@@ -437,47 +437,47 @@ __global__ void __launch_bounds__(many_threads)
 
 /// Float32 weights, which models have for small matrices: a thread has a row and every sixteenth column.
 constexpr unsigned full_slices = 16;
-__global__ void __launch_bounds__(full_slices* rows_of_group)
+__global__ void __launch_bounds__(full_slices* rows_of_panel)
     multiply_full(products p, const float* x, std::size_t stride) {
-  wait_for_kernels_before();
-  __shared__ float sums[full_slices][rows_of_group];
-  const group_of_product group(p, blockIdx.x);
-  const auto* const weights = reinterpret_cast<const float*>(group.weights());
-  const unsigned row = threadIdx.x % rows_of_group, slice = threadIdx.x / rows_of_group;
+  griddepcontrol_wait();
+  __shared__ float sums[full_slices][rows_of_panel];
+  const panel_of_product panel(p, blockIdx.x);
+  const auto* const weights = reinterpret_cast<const float*>(panel.weights());
+  const unsigned row = threadIdx.x % rows_of_panel, slice = threadIdx.x / rows_of_panel;
   const float* const in = x + blockIdx.y * stride;
   float acc = 0;
   for (unsigned k = slice; k < p.columns; k += full_slices)
-    acc = fmaf(weights[std::size_t{k} * rows_of_group + row], in[k], acc);
+    acc = fmaf(weights[std::size_t{k} * rows_of_panel + row], in[k], acc);
   sums[slice][row] = acc;
   __syncthreads();
   if (slice == 0) {
     float sum = 0;
     for (unsigned s = 0; s < full_slices; ++s)
       sum += sums[s][row];
-    group.store(blockIdx.y, row, sum);
+    panel.store(blockIdx.y, row, sum);
   }
 }
 
 void multiply_full_rows(void* stream, const products& p, const activation_parts& input, unsigned count) {
   constexpr unsigned most = 65535; // of a grid in this direction
   for (unsigned first = 0; first < count; first += most)
-    launch(stream, dim3(p.groups, std::min(count - first, most)), full_slices * rows_of_group, multiply_full,
+    launch(stream, dim3(p.panels, std::min(count - first, most)), full_slices * rows_of_panel, multiply_full,
            after(p, first), input.full + first * input.full_stride, input.full_stride);
 }
 
 /// `count` inputs, `parts` of each row.
 template <class Product>
 void multiply(void* stream, const products& p, const typename Product::inputs& x, unsigned count, unsigned parts) {
-  if (count > cuda::most_few_inputs) {
-    constexpr unsigned groups = many_row_warps * many_groups;
-    const dim3 grid((count + many_inputs_of_block - 1) / many_inputs_of_block, (p.groups + groups - 1) / groups);
-    launch(stream, grid, many_threads, multiply_many<Product>, p, x, count, parts);
+  if (count > cuda::max_few_inputs) {
+    constexpr unsigned panels = many_row_warps * many_panels;
+    const dim3 grid((count + many_inputs_of_block - 1) / many_inputs_of_block, (p.panels + panels - 1) / panels);
+    launch(stream, grid, many_threads, gemm<Product>, p, x, count, parts);
     return;
   }
-  for (unsigned first = 0; first < count; first += most_few_tiles * tile_inputs) {
-    const unsigned here = std::min(count - first, most_few_tiles * tile_inputs);
+  for (unsigned first = 0; first < count; first += max_few_tiles * tile_inputs) {
+    const unsigned here = std::min(count - first, max_few_tiles * tile_inputs);
     const auto with = [&]<unsigned Tiles>() {
-      launch(stream, dim3(p.groups), few_threads, multiply_few<Product, Tiles>, after(p, first / parts),
+      launch(stream, dim3(p.panels), few_threads, gemv<Product, Tiles>, after(p, first / parts),
              Product::from(x, first), here, parts);
     };
     if (here <= tile_inputs)
@@ -485,7 +485,7 @@ void multiply(void* stream, const products& p, const typename Product::inputs& x
     else if (here <= 2 * tile_inputs)
       with.template operator()<2>();
     else
-      with.template operator()<most_few_tiles>();
+      with.template operator()<max_few_tiles>();
   }
 }
 
@@ -495,8 +495,8 @@ void multiply_type(void* stream, const activation_parts& input, std::size_t rows
   const auto count = static_cast<unsigned>(rows);
   if (type == tensor_type::f32)
     multiply_full_rows(stream, p, input, count);
-  else if (rounded != nullptr && cuda::warpgroups_multiply(type, rows, p.columns))
-    multiply_by_warpgroups(stream, input, count, type, p, rounded);
+  else if (rounded != nullptr && cuda::wgmma_fits(type, rows, p.columns))
+    gemm_wgmma(stream, input, count, type, p, rounded);
   else if (type == tensor_type::f16)
     multiply<half_product<tensor_type::f16>>(stream, p, {input.full, input.full_stride}, count, 1);
   else if (type == tensor_type::bf16)
@@ -519,12 +519,12 @@ void linear(void* stream, const activation_parts& input, std::size_t rows, std::
       const linear_target& t = targets[i];
       const packed_layout& w = t.weight.layout;
       p.columns = static_cast<std::uint32_t>(w.columns);
-      p.first_group[p.count] = p.groups;
-      p.of[p.count++] = {t.weight.data, w.group_bytes, t.out, t.stride, static_cast<std::uint32_t>(w.rows),
+      p.first_panel[p.count] = p.panels;
+      p.of[p.count++] = {t.weight.data, w.panel_bytes, t.out, t.stride, static_cast<std::uint32_t>(w.rows),
                          t.accumulate};
-      p.groups += static_cast<unsigned>(w.row_groups());
+      p.panels += static_cast<unsigned>(w.panels());
     }
-    if (p.groups != 0)
+    if (p.panels != 0)
       multiply_type(stream, input, rows, type, p, rounded);
   }
 }

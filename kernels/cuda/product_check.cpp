@@ -75,7 +75,7 @@ bool agree(tensor_type type, const std::vector<float>& numbers, const host::acti
 
 } // namespace
 
-bool warpgroup_products_agree() noexcept {
+bool wgmma_agrees() noexcept {
   try {
     const auto numbers = make_numbers();
     const gpu_bytes x = copied(numbers);

@@ -9,6 +9,6 @@ namespace tropilla::cuda {
 /// GPU, and compares the bits: how a tensor core rounds the sum of sixteen products is the hardware's to choose, and a
 /// reply must not depend on how many are computed together. Takes and gives back 8 MiB of the GPU's memory. False where
 /// CUDA fails, too.
-[[nodiscard]] bool warpgroup_products_agree() noexcept;
+[[nodiscard]] bool wgmma_agrees() noexcept;
 
 } // namespace tropilla::cuda

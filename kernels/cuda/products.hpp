@@ -10,7 +10,7 @@
 
 namespace tropilla::TROPILLA_CUDA_NS {
 
-inline constexpr auto rows_of_group = static_cast<unsigned>(packed_row_group);
+inline constexpr auto rows_of_panel = static_cast<unsigned>(panel_rows);
 inline constexpr auto block_columns = static_cast<unsigned>(packed::block_columns);
 inline constexpr unsigned chunks = 16;
 
@@ -21,41 +21,41 @@ __device__ inline unsigned chunk_begin(unsigned c, unsigned blocks) {
 
 /// What the kernels need of a `linear_target`.
 struct product_target {
-  const std::byte* groups;
-  std::size_t group_bytes;
+  const std::byte* panels;
+  std::size_t panel_bytes;
   float* out;
   std::size_t stride;
   std::uint32_t rows;
   bool accumulate;
 };
 
-/// Targets of one type and width; their row groups are numbered one after another.
+/// Targets of one type and width; their panels are numbered one after another.
 struct products {
   static constexpr unsigned most = 3;
   product_target of[most];
-  unsigned first_group[most];
-  unsigned count, groups;
+  unsigned first_panel[most];
+  unsigned count, panels;
   std::uint32_t columns;
 
   [[nodiscard]] __device__ unsigned blocks() const { return (columns + block_columns - 1) / block_columns; }
 };
 
-/// A row group, and where its sums go.
-struct group_of_product {
+/// A panel, and where its sums go.
+struct panel_of_product {
   product_target target;
-  unsigned group;
+  unsigned panel;
 
-  __device__ group_of_product(const products& p, unsigned number) : target(p.of[0]), group(number) {
+  __device__ panel_of_product(const products& p, unsigned number) : target(p.of[0]), panel(number) {
     for (unsigned i = 1; i < products::most; ++i)
-      if (i < p.count && number >= p.first_group[i]) {
+      if (i < p.count && number >= p.first_panel[i]) {
         target = p.of[i];
-        group = number - p.first_group[i];
+        panel = number - p.first_panel[i];
       }
   }
-  [[nodiscard]] __device__ const std::byte* weights() const { return target.groups + group * target.group_bytes; }
-  /// `row` is one of the group's.
+  [[nodiscard]] __device__ const std::byte* weights() const { return target.panels + panel * target.panel_bytes; }
+  /// `row` is one of the panel's.
   __device__ void store(unsigned input, unsigned row, float sum) const {
-    row += group * rows_of_group;
+    row += panel * rows_of_panel;
     if (row >= target.rows)
       return;
     float& out = target.out[input * target.stride + row];
@@ -70,12 +70,12 @@ inline products after(products p, std::size_t first) {
   return p;
 }
 
-// linear_warpgroups.cu
+// linear_wgmma.cu
 
 /// Rounds the inputs into `rounded` (`cuda::rounded_bytes`), and multiplies them. For GPUs that have Hopper's
 /// warpgroups.
-/// @pre cuda::warpgroups_multiply
-void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
-                            const products& p, std::byte* rounded);
+/// @pre cuda::wgmma_fits
+void gemm_wgmma(void* stream, const activation_parts& input, unsigned count, tensor_type type, const products& p,
+                std::byte* rounded);
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -25,7 +25,7 @@ const cuda::kernel_table& kernels() noexcept {
                                                .rope_and_append = rope_and_append,
                                                .attention = attention,
                                                .gather_rows = gather_rows,
-                                               .likeliest = likeliest};
+                                               .top_k = top_k};
   return table;
 }
 

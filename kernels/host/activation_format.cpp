@@ -1,7 +1,7 @@
 // Sizes and places of the parts of an activation buffer.
 #include "kernels/host/activation_format.hpp"
 
-#include "kernels/host/row_kernels.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 
 namespace tropilla::host {
 namespace {
@@ -23,7 +23,7 @@ std::size_t lay_out(std::byte* base, activation_kind kind, std::size_t rows, std
   };
   const std::size_t padded = round_up(width, row_piece);
   if (kind != activation_kind::full) {
-    out.row_parts = kind == activation_kind::refined ? 2 : 1;
+    out.row_parts = kind == activation_kind::residual_int8 ? 2 : 1;
     const std::size_t values = rows * out.row_parts * padded;
     out.quantised.padded = padded;
     part(out.quantised.q, values);

@@ -16,8 +16,8 @@ inline constexpr std::size_t activation_block = 32;
 /// sum(w q) + z minus; K types and Q4_1 add a minimum times scale * sum(q). Widths are padded with zeros to a multiple
 /// of 64; strides are per row.
 ///
-/// A refined activation has two of these rows for each row: the second is what the first rounded away, in the same
-/// format, so that a product is the sum of the products with both.
+/// A residual_int8 activation has two of these rows for each row: the second is what the first rounded away, in the
+/// same format, so that a product is the sum of the products with both.
 struct quantised_rows {
   std::int8_t* q = nullptr;        ///< [rows, padded]
   float* scale = nullptr;          ///< [rows, padded / 32]
@@ -45,7 +45,7 @@ struct quantised_rows {
 /// Where the parts of an activation buffer lie. All parts are 64-byte aligned.
 struct activation_parts {
   quantised_rows quantised;  ///< null pointers when the kind has none
-  std::size_t row_parts = 1; ///< quantised rows per row: 2 when refined
+  std::size_t row_parts = 1; ///< quantised rows per row: 2 when residual_int8
   float* full = nullptr;     ///< [rows, full_stride], or null
   std::size_t full_stride = 0;
 

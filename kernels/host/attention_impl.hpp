@@ -140,7 +140,7 @@ struct attention_kernels_of {
   }
 
   /// Scores to `e^(s - m)`; sets m and l. What the vector does not see becomes 0, up to `padded` tokens.
-  static void soften(float* s, std::size_t visible, std::size_t padded, float* m, float* l) noexcept {
+  static void softmax(float* s, std::size_t visible, std::size_t padded, float* m, float* l) noexcept {
     const vec nothing = V::set1(minus_infinity);
     vec largest = nothing;
     std::size_t t = 0;
@@ -202,7 +202,7 @@ struct attention_kernels_of {
         score_page<Type, R>(job, p * page, tokens, ahead);
       }
     });
-    soften_all(job, 0, job.vectors, tokens);
+    softmax_all(job, 0, job.vectors, tokens);
     const std::size_t size = job.value_size;
     with_rows(job.vectors, [&]<std::size_t R>() {
       for (std::size_t p = 0; p < pages; ++p) {
@@ -222,13 +222,13 @@ struct attention_kernels_of {
     });
   }
 
-  static void soften_all(const attention_chunk_job& job, std::size_t first, std::size_t last,
-                         std::size_t tokens) noexcept {
+  static void softmax_all(const attention_chunk_job& job, std::size_t first, std::size_t last,
+                          std::size_t tokens) noexcept {
     const std::size_t padded = (tokens + w - 1) / w * w;
     for (std::size_t v = first; v < last; ++v) {
       float* const s = job.scores + v * attention_chunk;
       if (job.visible[v] > 0)
-        soften(s, job.visible[v], padded, job.out.m + v, job.out.l + v);
+        softmax(s, job.visible[v], padded, job.out.m + v, job.out.l + v);
       else
         for (std::size_t t = 0; t < padded; t += w)
           V::store(s + t, V::zero());
@@ -307,7 +307,7 @@ struct attention_kernels_of {
     const std::size_t padded = padded_head(job.value_size);
     const plain_rows<V, float> values{job.values, padded};
     for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t seen, const float*) {
-      soften_all(job, first, first + R, seen);
+      softmax_all(job, first, first + R, seen);
       value_tile<R, false, sizeof(float)>(job.scores + first * attention_chunk, values, seen, padded,
                                           job.out.o + first * padded, padded);
     });

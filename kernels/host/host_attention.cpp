@@ -1,4 +1,4 @@
-// The rotary embedding, the KV cache and attention: how they are divided between lanes.
+// The rotary embedding, the KV cache and attention: how they are divided between workers.
 #include "kernels/host/host_ops.hpp"
 
 #include <algorithm>
@@ -12,9 +12,9 @@ using half = std::uint16_t;
 
 /// Query vectors that are computed together, at most: enough for keys and values that were converted once to be used
 /// by many, few enough for their scores to stay in the second-level cache (48 KiB).
-constexpr std::size_t most_vectors = 96;
-constexpr std::size_t attention_lane_floats = host_scratch::attention_bytes / sizeof(float);
-constexpr std::size_t shared_lane_floats = host_scratch::shared_bytes / sizeof(float);
+constexpr std::size_t max_vectors = 96;
+constexpr std::size_t attention_worker_floats = host_scratch::attention_bytes / sizeof(float);
+constexpr std::size_t shared_worker_floats = host_scratch::shared_bytes / sizeof(float);
 
 constexpr std::size_t round_up(std::size_t n) noexcept {
   return (n + 15) / 16 * 16;
@@ -36,7 +36,7 @@ void scatter(const T* from, std::size_t size, T* to) noexcept {
 }
 
 /// Stores one token's key at `head`, where the head's keys of a page begin.
-void store_key(const row_kernels& kernels, kv_type type, const float* key, std::size_t size, std::size_t token,
+void store_key(const elementwise_kernels& kernels, kv_type type, const float* key, std::size_t size, std::size_t token,
                std::byte* head) noexcept {
   if (type == kv_type::q8_0) {
     std::array<std::int8_t, largest_head> bytes;
@@ -56,8 +56,8 @@ void store_key(const row_kernels& kernels, kv_type type, const float* key, std::
 }
 
 /// The same with its value.
-void store_value(const row_kernels& kernels, kv_type type, const float* value, std::size_t size, std::size_t token,
-                 std::byte* head) noexcept {
+void store_value(const elementwise_kernels& kernels, kv_type type, const float* value, std::size_t size,
+                 std::size_t token, std::byte* head) noexcept {
   if (type == kv_type::q8_0)
     kernels.to_q8(value, reinterpret_cast<std::int8_t*>(head) + token * size,
                   reinterpret_cast<std::uint16_t*>(head + size * kv_page_tokens) + token * kv_blocks(size), size);
@@ -77,8 +77,8 @@ attention_state state_at(float* base, std::size_t vectors) noexcept {
   return {base, base + line, base + 2 * line};
 }
 
-/// A lane's scratch for attention.
-struct lane_buffers {
+/// A worker's scratch for attention.
+struct worker_buffers {
   float* queries = nullptr;
   float* scores = nullptr;
   float* keys = nullptr;
@@ -89,10 +89,10 @@ struct lane_buffers {
     const std::size_t fixed =
         s.key_size * kv_page_tokens + attention_chunk * padded_head(s.value_size) + std::size_t{6 * 16 + 16};
     const std::size_t each = s.key_size + attention_chunk + 2 * padded_head(s.value_size) + 4;
-    return std::min(most_vectors, (attention_lane_floats - fixed) / each);
+    return std::min(max_vectors, (attention_worker_floats - fixed) / each);
   }
 
-  lane_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
+  worker_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
     const auto take = [&base](std::size_t floats) {
       float* const at = base;
       base += round_up(floats);
@@ -146,7 +146,7 @@ public:
   }
 
   /// One chunk of one kv head; fills `visible`.
-  void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const lane_buffers& buffers,
+  void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const worker_buffers& buffers,
              const attention_state& out, std::size_t* visible) const noexcept {
     see(b, chunk, visible);
     attention_chunk_job job;
@@ -192,8 +192,8 @@ public:
   }
 
   /// All chunks of one kv head, one after another.
-  void whole(const row_block& b, std::size_t kv_head, const lane_buffers& buffers) const noexcept {
-    std::array<std::size_t, most_vectors> visible;
+  void whole(const row_block& b, std::size_t kv_head, const worker_buffers& buffers) const noexcept {
+    std::array<std::size_t, max_vectors> visible;
     const std::size_t vectors = b.rows * group_;
     pack(b, kv_head, buffers.queries);
     chunk(b, kv_head, 0, buffers, buffers.state, visible.data());
@@ -215,11 +215,11 @@ private:
   float* out_;
 };
 
-/// Attention of one block whose context is divided between the lanes: chunks are computed in waves that fit the shared
-/// scratch, and after each the lanes merge them in order, each lane its own heads.
-void divided(lane_context& lane, const attention_call& call, const attention_shape& shape, const row_block& block,
-             const lane_buffers& buffers, float* shared, std::size_t chunks_at_once) {
-  std::array<std::size_t, most_vectors> visible;
+/// Attention of one block whose context is divided between the workers: chunks are computed in waves that fit the
+/// shared scratch, and after each the workers merge them in order, each worker its own heads.
+void divided(worker_context& worker, const attention_call& call, const attention_shape& shape, const row_block& block,
+             const worker_buffers& buffers, float* shared, std::size_t chunks_at_once) {
+  std::array<std::size_t, max_vectors> visible;
   const std::size_t vectors = block.rows * call.group();
   const std::size_t slot = state_floats(vectors, shape.value_size);
   const auto partial = [&](std::size_t chunk, std::size_t kv_head) {
@@ -231,17 +231,17 @@ void divided(lane_context& lane, const attention_call& call, const attention_sha
     const std::size_t end = std::min(block.chunks(), begin + room);
     const std::size_t first_slot = begin == 0 ? 0 : 1;
     const std::size_t items = (end - begin) * shape.kv_heads;
-    const std::size_t last = items * (lane.lane() + 1) / lane.lanes();
+    const std::size_t last = items * (worker.worker() + 1) / worker.workers();
     std::size_t packed = shape.kv_heads;
-    for (std::size_t i = items * lane.lane() / lane.lanes(); i < last; ++i) {
+    for (std::size_t i = items * worker.worker() / worker.workers(); i < last; ++i) {
       const std::size_t kv_head = i / (end - begin);
       const std::size_t c = i % (end - begin);
       if (packed != kv_head)
         call.pack(block, packed = kv_head, buffers.queries);
       call.chunk(block, kv_head, begin + c, buffers, partial(first_slot + c, kv_head), visible.data());
     }
-    lane.barrier();
-    for (std::size_t kv_head = lane.lane(); kv_head < shape.kv_heads; kv_head += lane.lanes()) {
+    worker.barrier();
+    for (std::size_t kv_head = worker.worker(); kv_head < shape.kv_heads; kv_head += worker.workers()) {
       const auto state = partial(0, kv_head);
       for (std::size_t c = begin == 0 ? 1 : begin; c < end; ++c) {
         call.see(block, c, visible.data());
@@ -250,7 +250,7 @@ void divided(lane_context& lane, const attention_call& call, const attention_sha
       for (std::size_t v = 0; end == block.chunks() && v < vectors; ++v)
         call.finish(block, kv_head, state, v);
     }
-    lane.barrier();
+    worker.barrier();
     begin = end;
   }
 }
@@ -296,15 +296,15 @@ void host_ops::rope_and_append(float* q, const float* k, const float* v, std::si
     }
     before += s.rows * units;
   }
-  lane_.barrier();
+  worker_.barrier();
 }
 
 void host_ops::attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                          std::span<const sequence_rows> sequences, float* out) {
   const attention_call call(*kernels_.attention, shape, layer, q, stride, out);
-  const std::size_t fit = lane_buffers::vectors_that_fit(shape);
+  const std::size_t fit = worker_buffers::vectors_that_fit(shape);
   const std::size_t block_rows = std::max<std::size_t>(1, fit / call.group());
-  const lane_buffers buffers(scratch_.attention(lane()), shape, block_rows * call.group());
+  const worker_buffers buffers(scratch_.attention(worker()), shape, block_rows * call.group());
 
   std::size_t blocks = 0;
   for (const auto& s : sequences)
@@ -312,27 +312,27 @@ void host_ops::attention(const float* q, std::size_t stride, const attention_sha
   const std::size_t items = blocks * shape.kv_heads;
 
   // With few pieces of work the context is divided, too. That needs a barrier more, so not for a single chunk.
-  constexpr std::size_t enough_items_per_lane = 4;
-  if (lanes() > 1 && items < enough_items_per_lane * lanes()) {
+  constexpr std::size_t enough_items_per_worker = 4;
+  if (workers() > 1 && items < enough_items_per_worker * workers()) {
     for (std::size_t i = 0; i < blocks; ++i) {
       const auto block = block_at(sequences, block_rows, i);
       const std::size_t slot = shape.kv_heads * state_floats(block.rows * call.group(), shape.value_size);
-      const std::size_t chunks_at_once = lanes() * shared_lane_floats / slot;
+      const std::size_t chunks_at_once = workers() * shared_worker_floats / slot;
       if (block.chunks() > 1 && chunks_at_once > 2) {
-        divided(lane_, call, shape, block, buffers, scratch_.shared(lanes()), chunks_at_once);
+        divided(worker_, call, shape, block, buffers, scratch_.shared(workers()), chunks_at_once);
       } else {
-        for (std::size_t kv_head = lane(); kv_head < shape.kv_heads; kv_head += lanes())
+        for (std::size_t kv_head = worker(); kv_head < shape.kv_heads; kv_head += workers())
           call.whole(block, kv_head, buffers);
       }
     }
-    lane_.barrier();
+    worker_.barrier();
     return;
   }
   // Later rows see more, so they go first.
-  lane_.share(items, [&](std::size_t i) {
+  worker_.share(items, [&](std::size_t i) {
     call.whole(block_at(sequences, block_rows, blocks - 1 - i / shape.kv_heads), i % shape.kv_heads, buffers);
   });
-  lane_.barrier();
+  worker_.barrier();
 }
 
 } // namespace tropilla::host

@@ -17,12 +17,12 @@ namespace {
 
 /// Steps of a reply follow each other within about this time; waking a parked thread takes 5 to 50 us.
 constexpr std::chrono::microseconds spin_between_steps{50};
-constexpr std::size_t most_threads = 1024;
+constexpr std::size_t max_threads = 1024;
 
 std::size_t threads_of(const host_options& options, const topology& cpus) {
-  if (options.threads > most_threads)
+  if (options.threads > max_threads)
     throw error(errc::invalid_argument, fmt::format("{} is asked to use {} threads; it can use 1 to {}", options.name,
-                                                    options.threads, most_threads));
+                                                    options.threads, max_threads));
   return options.threads == 0 ? usable_cores(cpus) : options.threads;
 }
 
@@ -78,8 +78,8 @@ std::unique_ptr<stream> host_device::make_stream(std::string name) {
 
 void host_device::enqueue(compute_job job) {
   compute_.enqueue([this, job = std::move(job)] {
-    team_.run([&](lane_context& lane) {
-      host_ops o(lane, kernels_, scratch_, precise_);
+    team_.run([&](worker_context& worker) {
+      host_ops o(worker, kernels_, scratch_, precise_);
       job(o);
     });
   });
@@ -90,14 +90,14 @@ std::size_t host_device::activation_bytes(activation_kind kind, std::size_t rows
 }
 
 std::size_t host_device::scratch_bytes(std::size_t, std::size_t width, std::size_t) const noexcept {
-  return host_scratch::bytes(team_.lanes(), width);
+  return host_scratch::bytes(team_.workers(), width);
 }
 
 void host_device::set_scratch(std::byte* scratch, std::size_t bytes) {
-  const std::size_t least = host_scratch::bytes(team_.lanes(), 0);
+  const std::size_t least = host_scratch::bytes(team_.workers(), 0);
   if (bytes < least)
     throw error(errc::internal, fmt::format("{} got {} bytes of scratch and needs {} or more", name_, bytes, least));
-  scratch_ = host_scratch::divide(scratch, bytes, team_.lanes());
+  scratch_ = host_scratch::divide(scratch, bytes, team_.workers());
 }
 
 } // namespace tropilla::host

@@ -26,7 +26,7 @@ public:
   [[nodiscard]] std::unique_ptr<stream> make_stream(std::string name) override;
   [[nodiscard]] stream& compute_stream() noexcept override { return compute_; }
   void enqueue(compute_job job) override;
-  [[nodiscard]] std::size_t lanes() const noexcept override { return team_.lanes(); }
+  [[nodiscard]] std::size_t workers() const noexcept override { return team_.workers(); }
   [[nodiscard]] std::string_view isa() const noexcept override { return isa_; }
   [[nodiscard]] std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                              std::size_t width) const noexcept override;

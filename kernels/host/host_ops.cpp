@@ -1,4 +1,4 @@
-// Divides the work of each operation between the lanes.
+// Divides the work of each operation between the workers.
 #include "kernels/host/host_ops.hpp"
 
 #include <algorithm>
@@ -13,25 +13,25 @@ constexpr std::size_t round_down(std::size_t n) noexcept {
 
 } // namespace
 
-std::size_t host_scratch::bytes(std::size_t lanes, std::size_t width) noexcept {
+std::size_t host_scratch::bytes(std::size_t workers, std::size_t width) noexcept {
   const std::size_t linear = round_down(linear_scratch_bytes(width) + 63);
-  return lanes * (attention_bytes + shared_bytes + linear);
+  return workers * (attention_bytes + shared_bytes + linear);
 }
 
-host_scratch host_scratch::divide(std::byte* base, std::size_t bytes, std::size_t lanes) noexcept {
-  return {base, round_down(bytes / lanes - attention_bytes - shared_bytes)};
+host_scratch host_scratch::divide(std::byte* base, std::size_t bytes, std::size_t workers) noexcept {
+  return {base, round_down(bytes / workers - attention_bytes - shared_bytes)};
 }
 
-float* host_scratch::attention(std::size_t lane) const noexcept {
-  return reinterpret_cast<float*>(base + lane * attention_bytes);
+float* host_scratch::attention(std::size_t worker) const noexcept {
+  return reinterpret_cast<float*>(base + worker * attention_bytes);
 }
 
-float* host_scratch::shared(std::size_t lanes) const noexcept {
-  return reinterpret_cast<float*>(base + lanes * attention_bytes);
+float* host_scratch::shared(std::size_t workers) const noexcept {
+  return reinterpret_cast<float*>(base + workers * attention_bytes);
 }
 
-std::byte* host_scratch::linear(std::size_t lane, std::size_t lanes) const noexcept {
-  return base + lanes * (attention_bytes + shared_bytes) + lane * linear_bytes;
+std::byte* host_scratch::linear(std::size_t worker, std::size_t workers) const noexcept {
+  return base + workers * (attention_bytes + shared_bytes) + worker * linear_bytes;
 }
 
 kernel_set kernels_of(std::string_view isa) {
@@ -61,11 +61,11 @@ void host_ops::embed(const packed_matrix& table, std::span<const std::int32_t> i
   const auto [first, last] = part_of(ids.size());
   for (std::size_t r = first; r < last; ++r)
     unpack_row(table.layout, table.data, static_cast<std::size_t>(ids[r]), {x + r * width, width});
-  lane_.barrier();
+  worker_.barrier();
 }
 
 void host_ops::rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) {
-  // Lanes that share a row each compute its factor: that costs less than another barrier.
+  // Workers that share a row each compute its factor: that costs less than another barrier.
   const auto parts = locate(out, precise_);
   const std::size_t width = out.width;
   for_pieces(rows, width, [&](std::size_t row, std::size_t first, std::size_t last) {
@@ -73,7 +73,7 @@ void host_ops::rms_norm(const float* x, const float* weight, float epsilon, std:
     const float factor = kernels_.rows->inverse_rms(from, width, epsilon);
     kernels_.rows->store_scaled(from, factor, weight, width, first, last, row_of(parts, row));
   });
-  lane_.barrier();
+  worker_.barrier();
 }
 
 void host_ops::quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) {
@@ -81,33 +81,33 @@ void host_ops::quantise_activation(const float* x, std::size_t stride, std::size
   for_pieces(rows, out.width, [&](std::size_t row, std::size_t first, std::size_t last) {
     kernels_.rows->store_plain(x + row * stride, out.width, first, last, row_of(parts, row));
   });
-  lane_.barrier();
+  worker_.barrier();
 }
 
 void host_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  host::linear(*kernels_.linear, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows, targets);
-  lane_.barrier();
+  host::linear(*kernels_.linear, worker_, scratch_.linear(worker(), workers()), input, precise_, rows, targets);
+  worker_.barrier();
 }
 
 void host_ops::gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
                             const packed_matrix& up, const activation& out) {
-  host::gated_linear(*kernels_.linear, *kernels_.rows, lane_, scratch_.linear(lane(), lanes()), input, precise_, rows,
-                     gate, up, out);
-  lane_.barrier();
+  host::gated_linear(*kernels_.linear, *kernels_.rows, worker_, scratch_.linear(worker(), workers()), input, precise_,
+                     rows, gate, up, out);
+  worker_.barrier();
 }
 
 void host_ops::gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) {
   const auto [first, last] = part_of(rows.size());
   for (std::size_t i = first; i < last; ++i)
     std::memcpy(out + i * width, x + rows[i] * width, width * sizeof(float));
-  lane_.barrier();
+  worker_.barrier();
 }
 
 void host_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   constexpr std::size_t line = 64;
   const auto [first, last] = part_of(bytes / line);
   std::memcpy(to + first * line, from + first * line, (last - first) * line);
-  lane_.barrier();
+  worker_.barrier();
 }
 
 } // namespace tropilla::host

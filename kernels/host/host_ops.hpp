@@ -1,10 +1,10 @@
-/// The operations of a Llama layer on one lane of a host team.
+/// The operations of a Llama layer on one worker of a host team.
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
 #include "kernels/host/attention_kernels.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/linear.hpp"
-#include "kernels/host/row_kernels.hpp"
 #include "kernels/host/team.hpp"
 #include "kernels/ops.hpp"
 
@@ -14,7 +14,7 @@ namespace tropilla::host {
 
 /// The kernels of one instruction set.
 struct kernel_set {
-  const row_kernels* rows = nullptr;
+  const elementwise_kernels* rows = nullptr;
   const attention_kernels* attention = nullptr;
   const linear_table* linear = nullptr;
 };
@@ -25,34 +25,34 @@ struct kernel_set {
 /// Largest key or value head that attention's scratch is made for.
 inline constexpr std::size_t largest_head = 512;
 
-/// Scratch of all lanes. Each part is 64-byte aligned.
+/// Scratch of all workers. Each part is 64-byte aligned.
 struct host_scratch {
-  /// Per lane, for attention: room for 96 query vectors of heads of 64, 87 of 128, 9 of 512.
+  /// Per worker, for attention: room for 96 query vectors of heads of 64, 87 of 128, 9 of 512.
   static constexpr std::size_t attention_bytes = 384 << 10;
-  /// Per lane, for partial results of attention over a divided context: 26 chunks of SmolLM2's nine heads of 64.
+  /// Per worker, for partial results of attention over a divided context: 26 chunks of SmolLM2's nine heads of 64.
   static constexpr std::size_t shared_bytes = 64 << 10;
 
   std::byte* base = nullptr;
-  std::size_t linear_bytes = 0; ///< of one lane, for `linear`
+  std::size_t linear_bytes = 0; ///< of one worker, for `linear`
 
-  /// Bytes for `lanes` lanes and matrices of up to `width` columns.
-  [[nodiscard]] static std::size_t bytes(std::size_t lanes, std::size_t width) noexcept;
-  /// Divides `bytes` (at least `bytes(lanes, 0)`) from `base` on.
-  [[nodiscard]] static host_scratch divide(std::byte* base, std::size_t bytes, std::size_t lanes) noexcept;
+  /// Bytes for `workers` workers and matrices of up to `width` columns.
+  [[nodiscard]] static std::size_t bytes(std::size_t workers, std::size_t width) noexcept;
+  /// Divides `bytes` (at least `bytes(workers, 0)`) from `base` on.
+  [[nodiscard]] static host_scratch divide(std::byte* base, std::size_t bytes, std::size_t workers) noexcept;
 
-  [[nodiscard]] float* attention(std::size_t lane) const noexcept;
-  [[nodiscard]] float* shared(std::size_t lanes) const noexcept; ///< partial results of attention, of all lanes
-  [[nodiscard]] std::byte* linear(std::size_t lane, std::size_t lanes) const noexcept;
+  [[nodiscard]] float* attention(std::size_t worker) const noexcept;
+  [[nodiscard]] float* shared(std::size_t workers) const noexcept; ///< partial results of attention, of all workers
+  [[nodiscard]] std::byte* linear(std::size_t worker, std::size_t workers) const noexcept;
 };
 
-/// Lives on its lane's stack for one job.
+/// Lives on its worker's stack for one job.
 class host_ops final : public ops {
 public:
-  host_ops(lane_context& lane, const kernel_set& kernels, const host_scratch& scratch, bool precise)
-      : lane_(lane), kernels_(kernels), scratch_(scratch), precise_(precise) {}
+  host_ops(worker_context& worker, const kernel_set& kernels, const host_scratch& scratch, bool precise)
+      : worker_(worker), kernels_(kernels), scratch_(scratch), precise_(precise) {}
 
-  [[nodiscard]] std::size_t lane() const noexcept override { return lane_.lane(); }
-  [[nodiscard]] std::size_t lanes() const noexcept override { return lane_.lanes(); }
+  [[nodiscard]] std::size_t worker() const noexcept override { return worker_.worker(); }
+  [[nodiscard]] std::size_t workers() const noexcept override { return worker_.workers(); }
 
   void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
   void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;
@@ -70,18 +70,18 @@ public:
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
 
 private:
-  /// This lane's part of `count` pieces: contiguous, the same in every call.
+  /// This worker's part of `count` pieces: contiguous, the same in every call.
   struct range {
     std::size_t first, last;
   };
   [[nodiscard]] range part_of(std::size_t count) const noexcept {
-    return {count * lane() / lanes(), count * (lane() + 1) / lanes()};
+    return {count * worker() / workers(), count * (worker() + 1) / workers()};
   }
-  /// Calls `f(row, first piece, last piece)` for this lane's part of `rows` rows of `width` values.
+  /// Calls `f(row, first piece, last piece)` for this worker's part of `rows` rows of `width` values.
   template <class F>
   void for_pieces(std::size_t rows, std::size_t width, F&& f);
 
-  lane_context& lane_;
+  worker_context& worker_;
   const kernel_set& kernels_;
   const host_scratch& scratch_;
   bool precise_;

@@ -1,4 +1,4 @@
-// Which lane multiplies what, and in which pieces.
+// Which worker multiplies what, and in which pieces.
 #include "kernels/host/linear.hpp"
 
 #include "kernels/packed_format.hpp"
@@ -15,31 +15,31 @@ namespace {
 
 /// Input rows that meet a tile while it is in the first-level cache: enough that unpacking costs 1% of the products,
 /// few enough that their sums (16 KiB) stay in the second-level cache.
-constexpr std::size_t most_vectors = 256;
+constexpr std::size_t max_vectors = 256;
 /// Of an unpacked tile: it should stay in a first-level cache of 32 KiB beside the inputs that stream by.
 constexpr std::size_t tile_bytes = std::size_t{24} * 1024;
-/// Row groups that may be multiplied together.
-constexpr std::size_t most_groups = 2;
+/// Panels that may be multiplied together.
+constexpr std::size_t max_panels = 2;
 
-/// Up to so many input rows a product is bound by reading weights as much as by multiplying: lanes have contiguous
-/// shares then, as for one row, so that the next tile can be fetched across the end of a row group.
+/// Up to so many input rows a product is bound by reading weights as much as by multiplying: workers have contiguous
+/// shares then, as for one row, so that the next tile can be fetched across the end of a panel.
 constexpr std::size_t few_rows = 32;
 
 /// Most quantised rows of an input row.
-constexpr std::size_t most_parts = 2;
+constexpr std::size_t max_parts = 2;
 
-/// Row groups of each of the two matrices of a gated product that a lane multiplies before it stores what they give:
+/// Panels of each of the two matrices of a gated product that a worker multiplies before it stores what they give:
 /// together, the columns that an activation is stored by.
-constexpr std::size_t gated_groups = row_piece / packed_row_group;
+constexpr std::size_t gated_panels = row_piece / panel_rows;
 /// Floats of an input row in a gated product's scratch: gates and what they gate.
 constexpr std::size_t gated_width = 2 * row_piece;
 /// Input rows of a piece of a gated product: fewer than of others, for the floats that it keeps.
-constexpr std::size_t most_gated_vectors = 128;
+constexpr std::size_t max_gated_vectors = 128;
 
-constexpr std::size_t sums_bytes = most_groups * most_vectors * packed_row_group * sizeof(float);
-constexpr std::size_t gated_bytes = most_gated_vectors * gated_width * sizeof(float);
+constexpr std::size_t sums_bytes = max_panels * max_vectors * panel_rows * sizeof(float);
+constexpr std::size_t gated_bytes = max_gated_vectors * gated_width * sizeof(float);
 
-/// A lane's scratch.
+/// A worker's scratch.
 struct scratch {
   std::byte* tile;
   float* sums;
@@ -50,12 +50,13 @@ struct scratch {
         gated(reinterpret_cast<float*>(base + tile_bytes + sums_bytes)) {}
 };
 
-/// Adds the sums of a refined row's second part to those of its first: `[vectors, 2, 16]` becomes `[vectors, 16]`.
+/// Adds the sums of a residual_int8 row's second part to those of its first: `[vectors, 2, 16]` becomes `[vectors,
+/// 16]`.
 void join_parts(std::size_t vectors, float* sums) {
   for (std::size_t v = 0; v < vectors; ++v) {
-    const float* const parts = sums + most_parts * v * packed_row_group;
-    for (std::size_t i = 0; i < packed_row_group; ++i)
-      sums[v * packed_row_group + i] = parts[i] + parts[packed_row_group + i];
+    const float* const parts = sums + max_parts * v * panel_rows;
+    for (std::size_t i = 0; i < panel_rows; ++i)
+      sums[v * panel_rows + i] = parts[i] + parts[panel_rows + i];
   }
 }
 
@@ -63,7 +64,7 @@ void join_parts(std::size_t vectors, float* sums) {
 template <class Count>
 void put_rows(Count count, float* __restrict out, std::size_t stride, bool accumulate, std::size_t vectors,
               const float* __restrict sums) {
-  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group, out += stride) {
+  for (std::size_t v = 0; v < vectors; ++v, sums += panel_rows, out += stride) {
     if (!accumulate)
       std::memcpy(out, sums, count * sizeof(float));
     else
@@ -72,12 +73,12 @@ void put_rows(Count count, float* __restrict out, std::size_t stride, bool accum
   }
 }
 
-/// Stores or adds the sums of one row group; the last group of a matrix may be short.
-void put(const linear_target& t, std::size_t group, std::size_t first, std::size_t vectors, const float* sums) {
-  const std::size_t row = group * packed_row_group;
+/// Stores or adds the sums of one panel; the last panel of a matrix may be short.
+void put(const linear_target& t, std::size_t panel, std::size_t first, std::size_t vectors, const float* sums) {
+  const std::size_t row = panel * panel_rows;
   float* const out = t.out + first * t.stride + row;
-  if (t.weight.layout.rows - row >= packed_row_group)
-    put_rows(std::integral_constant<std::size_t, packed_row_group>{}, out, t.stride, t.accumulate, vectors, sums);
+  if (t.weight.layout.rows - row >= panel_rows)
+    put_rows(std::integral_constant<std::size_t, panel_rows>{}, out, t.stride, t.accumulate, vectors, sums);
   else
     put_rows(t.weight.layout.rows - row, out, t.stride, t.accumulate, vectors, sums);
 }
@@ -93,24 +94,24 @@ struct product {
     return table.types[static_cast<std::size_t>(type)];
   }
 
-  /// Sums of one row group and one input row, `[16]` of the scratch.
-  void vector(const packed_matrix& m, std::size_t group, const scratch& s) const;
-  /// Sums of `groups` row groups (1 or 2) and input rows from `first` on, `[groups, vectors, 16]` of the scratch.
-  void matrix(const packed_matrix& m, std::size_t group, std::size_t groups, std::size_t first, std::size_t vectors,
+  /// Sums of one panel and one input row, `[16]` of the scratch.
+  void vector(const packed_matrix& m, std::size_t panel, const scratch& s) const;
+  /// Sums of `panels` panels (1 or 2) and input rows from `first` on, `[panels, vectors, 16]` of the scratch.
+  void matrix(const packed_matrix& m, std::size_t panel, std::size_t panels, std::size_t first, std::size_t vectors,
               const scratch& s) const;
 
 private:
-  void matrix_full(const packed_layout& w, const std::byte* group, std::size_t first, std::size_t vectors, float* sums,
+  void matrix_full(const packed_layout& w, const std::byte* panel, std::size_t first, std::size_t vectors, float* sums,
                    const scratch& s) const;
 };
 
-void product::vector(const packed_matrix& m, std::size_t group, const scratch& s) const {
+void product::vector(const packed_matrix& m, std::size_t panel, const scratch& s) const {
   const packed_layout& w = m.layout;
-  const std::byte* data = m.data + group * w.group_bytes;
+  const std::byte* data = m.data + panel * w.panel_bytes;
   const linear_type& k = kernels(w.type);
   if (!full(w.type)) {
-    for (std::size_t part = 0; part < x.row_parts; ++part) // the group stays in a cache for the second
-      k.vector(data, w.columns, x.quantised.from(part, 0), s.sums + part * packed_row_group);
+    for (std::size_t part = 0; part < x.row_parts; ++part) // the panel stays in a cache for the second
+      k.vector(data, w.columns, x.quantised.from(part, 0), s.sums + part * panel_rows);
     if (x.row_parts > 1)
       join_parts(1, s.sums);
   } else if (k.vector_full != nullptr)
@@ -129,85 +130,86 @@ constexpr std::size_t tile_blocks(std::size_t blocks, std::size_t block_bytes, s
 
 /// Has the next tile's weights brought to the second-level cache while this tile is multiplied: 2% of the 1B shape's
 /// prefill (Zen 5, median of seven pairs). May lie behind the matrix: it is only fetched.
-void fetch(const std::byte* data, std::size_t groups, std::size_t stride, std::size_t bytes) {
+void fetch(const std::byte* data, std::size_t panels, std::size_t stride, std::size_t bytes) {
   constexpr std::size_t line = 64;
-  for (std::size_t g = 0; g < groups; ++g)
+  for (std::size_t g = 0; g < panels; ++g)
     for (std::size_t at = 0; at < bytes; at += line)
       __builtin_prefetch(data + g * stride + at, 0, 2);
 }
 
-void product::matrix(const packed_matrix& m, std::size_t group, std::size_t groups, std::size_t first,
+void product::matrix(const packed_matrix& m, std::size_t panel, std::size_t panels, std::size_t first,
                      std::size_t vectors, const scratch& s) const {
   const packed_layout& w = m.layout;
-  const std::byte* data = m.data + group * w.group_bytes;
+  const std::byte* data = m.data + panel * w.panel_bytes;
   const linear_type& k = kernels(w.type);
-  const std::size_t next = vectors * packed_row_group; // sums of a group
+  const std::size_t next = vectors * panel_rows; // sums of a panel
   if (full(w.type)) {
-    for (std::size_t g = 0; g < groups; ++g)
-      matrix_full(w, data + g * w.group_bytes, first, vectors, s.sums + g * next, s);
+    for (std::size_t g = 0; g < panels; ++g)
+      matrix_full(w, data + g * w.panel_bytes, first, vectors, s.sums + g * next, s);
     return;
   }
   const packed::format f = packed::format_of(w.type);
   const std::size_t rows = vectors * x.row_parts;
-  if (groups == most_groups && rows <= few_rows && k.multiply_few != nullptr) {
-    k.multiply_few(data, w.group_bytes, w.columns, x.quantised.from(first * x.row_parts, 0), rows, s.sums);
+  if (panels == max_panels && rows <= few_rows && k.gemm_small != nullptr) {
+    k.gemm_small(data, w.panel_bytes, w.columns, x.quantised.from(first * x.row_parts, 0), rows, s.sums);
     if (x.row_parts > 1)
-      join_parts(groups * vectors, s.sums);
+      join_parts(panels * vectors, s.sums);
     return;
   }
-  const std::size_t next_rows = rows * packed_row_group;
-  std::fill_n(s.sums, groups * next_rows, 0.0F);
+  const std::size_t next_rows = rows * panel_rows;
+  std::fill_n(s.sums, panels * next_rows, 0.0F);
   const std::size_t blocks = w.columns / packed::block_columns;
-  const std::size_t together = k.multiply_pair != nullptr ? groups : 1;
+  const std::size_t together = k.multiply_pair != nullptr ? panels : 1;
   const std::size_t step = tile_blocks(blocks, together * k.tile_block_bytes, f.unit_blocks);
   const std::size_t step_bytes = step / f.unit_blocks * f.unit_bytes();
   for (std::size_t b = 0; b < blocks; b += step) {
     const std::size_t count = std::min(step, blocks - b);
     const quantised_rows input = x.quantised.from(first * x.row_parts, b);
-    for (std::size_t g = 0; g < groups; g += together) {
+    for (std::size_t g = 0; g < panels; g += together) {
       for (std::size_t i = 0; i < together; ++i)
-        k.unpack(data + (g + i) * w.group_bytes, b, count, s.tile + i * count * k.tile_block_bytes);
+        k.unpack(data + (g + i) * w.panel_bytes, b, count, s.tile + i * count * k.tile_block_bytes);
       if (b + count < blocks)
-        fetch(data + g * w.group_bytes + (b / step + 1) * step_bytes, together, w.group_bytes, step_bytes);
-      else // what a lane with a contiguous share multiplies next
-        fetch(data + (g + together) * w.group_bytes, together, w.group_bytes, step_bytes);
+        fetch(data + g * w.panel_bytes + (b / step + 1) * step_bytes, together, w.panel_bytes, step_bytes);
+      else // what a worker with a contiguous share multiplies next
+        fetch(data + (g + together) * w.panel_bytes, together, w.panel_bytes, step_bytes);
       (together == 1 ? k.multiply : k.multiply_pair)(s.tile, count, input, rows, s.sums + g * next_rows);
     }
   }
   if (x.row_parts > 1)
-    join_parts(groups * vectors, s.sums);
+    join_parts(panels * vectors, s.sums);
 }
 
-void product::matrix_full(const packed_layout& w, const std::byte* group, std::size_t first, std::size_t vectors,
+void product::matrix_full(const packed_layout& w, const std::byte* panel, std::size_t first, std::size_t vectors,
                           float* sums, const scratch& s) const {
   constexpr std::size_t step = 256;
-  static_assert(step * packed_row_group * sizeof(float) <= tile_bytes);
-  std::fill_n(sums, vectors * packed_row_group, 0.0F);
+  static_assert(step * panel_rows * sizeof(float) <= tile_bytes);
+  std::fill_n(sums, vectors * panel_rows, 0.0F);
   auto* tile = reinterpret_cast<float*>(s.tile);
   for (std::size_t k = 0; k < w.columns; k += step) {
     const std::size_t count = std::min(step, w.columns - k);
-    kernels(w.type).expand(group, k, count, tile);
+    kernels(w.type).expand(panel, k, count, tile);
     table.multiply_full(tile, count, x.full + first * x.full_stride + k, x.full_stride, vectors, sums);
   }
 }
 
-/// One input row: each lane reads one contiguous share of the weights' bytes, so that no lane waits for a counter
+/// One input row: each worker reads one contiguous share of the weights' bytes, so that no worker waits for a counter
 /// and the machine's prefetchers see long streams.
-void one_row(const product& p, const lane_context& lane, const scratch& s, std::span<const linear_target> targets) {
+void one_row(const product& p, const worker_context& worker, const scratch& s, std::span<const linear_target> targets) {
   std::size_t total = 0;
   for (const linear_target& t : targets)
     total += t.weight.layout.bytes();
-  const std::size_t begin = total / lane.lanes() * lane.lane();
-  const std::size_t end = lane.lane() + 1 == lane.lanes() ? total : total / lane.lanes() * (lane.lane() + 1);
+  const std::size_t begin = total / worker.workers() * worker.worker();
+  const std::size_t end =
+      worker.worker() + 1 == worker.workers() ? total : total / worker.workers() * (worker.worker() + 1);
   std::size_t at = 0;
   for (const linear_target& t : targets) {
     const packed_layout& w = t.weight.layout;
-    const std::size_t groups = w.row_groups();
-    // Groups whose first byte is in [begin, end): of a matrix without columns, the lane that has its place.
+    const std::size_t panels = w.panels();
+    // Panels whose first byte is in [begin, end): of a matrix without columns, the worker that has its place.
     const auto first_at = [&](std::size_t byte) {
       if (byte <= at)
         return std::size_t{0};
-      return w.group_bytes == 0 ? groups : std::min(groups, (byte - at + w.group_bytes - 1) / w.group_bytes);
+      return w.panel_bytes == 0 ? panels : std::min(panels, (byte - at + w.panel_bytes - 1) / w.panel_bytes);
     };
     for (std::size_t g = first_at(begin); g < first_at(end); ++g) {
       p.vector(t.weight, g, s);
@@ -227,16 +229,14 @@ constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
   return {count, (rows + count - 1) / count};
 }
 
-/// Several input rows: pieces of a pair of row groups and up to `most_vectors` rows, to whoever is free.
-void many_rows(const product& p, lane_context& lane, const scratch& s, std::size_t rows,
+/// Several input rows: pieces of a pair of panels and up to `max_vectors` rows, to whoever is free.
+void many_rows(const product& p, worker_context& worker, const scratch& s, std::size_t rows,
                std::span<const linear_target> targets) {
-  const auto pairs_of = [](const linear_target& t) {
-    return (t.weight.layout.row_groups() + most_groups - 1) / most_groups;
-  };
+  const auto pairs_of = [](const linear_target& t) { return (t.weight.layout.panels() + max_panels - 1) / max_panels; };
   std::size_t pairs = 0;
   for (const linear_target& t : targets)
     pairs += pairs_of(t);
-  const auto [blocks, vectors] = cut_rows(rows, most_vectors / p.x.row_parts);
+  const auto [blocks, vectors] = cut_rows(rows, max_vectors / p.x.row_parts);
   const auto multiply = [&, vectors = vectors](std::size_t piece) {
     const std::size_t first = piece / pairs * vectors;
     std::size_t pair = piece % pairs;
@@ -245,23 +245,24 @@ void many_rows(const product& p, lane_context& lane, const scratch& s, std::size
       pair -= pairs_of(*t);
     if (first >= rows)
       return;
-    const std::size_t group = pair * most_groups;
-    const std::size_t groups = std::min(most_groups, t->weight.layout.row_groups() - group);
+    const std::size_t panel = pair * max_panels;
+    const std::size_t panels = std::min(max_panels, t->weight.layout.panels() - panel);
     const std::size_t count = std::min(vectors, rows - first);
-    p.matrix(t->weight, group, groups, first, count, s);
-    for (std::size_t g = 0; g < groups; ++g)
-      put(*t, group + g, first, count, s.sums + g * count * packed_row_group);
+    p.matrix(t->weight, panel, panels, first, count, s);
+    for (std::size_t g = 0; g < panels; ++g)
+      put(*t, panel + g, first, count, s.sums + g * count * panel_rows);
   };
   if (rows > few_rows)
-    return lane.share(pairs * blocks, multiply);
-  for (std::size_t i = pairs * lane.lane() / lane.lanes(); i < pairs * (lane.lane() + 1) / lane.lanes(); ++i)
+    return worker.share(pairs * blocks, multiply);
+  for (std::size_t i = pairs * worker.worker() / worker.workers(); i < pairs * (worker.worker() + 1) / worker.workers();
+       ++i)
     multiply(i);
 }
 
 /// Both matrices of a gated product, and where its rows go.
 struct gated_product {
   const product& p;
-  const row_kernels& kernels;
+  const elementwise_kernels& kernels;
   const packed_matrix& gate;
   const packed_matrix& up;
   activation_parts out;
@@ -280,16 +281,16 @@ struct gated_product {
 private:
   void multiply(const packed_matrix& m, std::size_t piece, std::size_t first, std::size_t vectors, const scratch& s,
                 float* to) const {
-    const std::size_t end = std::min((piece + 1) * gated_groups, m.layout.row_groups());
-    for (std::size_t group = piece * gated_groups; group < end;) {
-      const std::size_t groups = vectors == 1 ? 1 : std::min(most_groups, end - group);
+    const std::size_t end = std::min((piece + 1) * gated_panels, m.layout.panels());
+    for (std::size_t panel = piece * gated_panels; panel < end;) {
+      const std::size_t panels = vectors == 1 ? 1 : std::min(max_panels, end - panel);
       if (vectors == 1)
-        p.vector(m, group, s);
+        p.vector(m, panel, s);
       else
-        p.matrix(m, group, groups, first, vectors, s);
-      for (std::size_t g = 0; g < groups; ++g, ++group, to += packed_row_group)
-        put_rows(std::integral_constant<std::size_t, packed_row_group>{}, to, gated_width, false, vectors,
-                 s.sums + g * vectors * packed_row_group);
+        p.matrix(m, panel, panels, first, vectors, s);
+      for (std::size_t g = 0; g < panels; ++g, ++panel, to += panel_rows)
+        put_rows(std::integral_constant<std::size_t, panel_rows>{}, to, gated_width, false, vectors,
+                 s.sums + g * vectors * panel_rows);
     }
   }
 };
@@ -310,35 +311,36 @@ std::size_t linear_scratch_bytes(std::size_t /*max_columns*/) noexcept {
   return tile_bytes + sums_bytes + gated_bytes;
 }
 
-void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
+void linear(const linear_table& table, worker_context& worker, std::byte* worker_scratch, const activation& input,
             bool precise, std::size_t rows, std::span<const linear_target> targets) {
   const product p{table, locate(input, precise), precise};
-  const scratch s(lane_scratch);
+  const scratch s(worker_scratch);
   if (rows == 1)
-    one_row(p, lane, s, targets);
+    one_row(p, worker, s, targets);
   else if (rows != 0)
-    many_rows(p, lane, s, rows, targets);
+    many_rows(p, worker, s, rows, targets);
 }
 
-void gated_linear(const linear_table& table, const row_kernels& kernels, lane_context& lane, std::byte* lane_scratch,
-                  const activation& input, bool precise, std::size_t rows, const packed_matrix& gate,
-                  const packed_matrix& up, const activation& out) {
+void gated_linear(const linear_table& table, const elementwise_kernels& kernels, worker_context& worker,
+                  std::byte* worker_scratch, const activation& input, bool precise, std::size_t rows,
+                  const packed_matrix& gate, const packed_matrix& up, const activation& out) {
   const product p{table, locate(input, precise), precise};
   const gated_product both{p, kernels, gate, up, locate(out, precise)};
-  const scratch s(lane_scratch);
+  const scratch s(worker_scratch);
   const std::size_t pieces = (out.width + row_piece - 1) / row_piece;
   if (rows <= few_rows) { // contiguous shares, as in `one_row`
-    for (std::size_t i = pieces * lane.lane() / lane.lanes(); i < pieces * (lane.lane() + 1) / lane.lanes(); ++i)
+    for (std::size_t i = pieces * worker.worker() / worker.workers();
+         i < pieces * (worker.worker() + 1) / worker.workers(); ++i)
       both.store(i, 0, rows, s);
     return;
   }
-  // Neighbouring pieces share cache lines of scales: lanes begin far apart, each in its own part of the columns.
-  const auto [blocks, vectors] = cut_rows(rows, most_gated_vectors / p.x.row_parts);
-  const std::size_t part = (pieces + lane.lanes() - 1) / lane.lanes();
-  const std::size_t places = part * lane.lanes();
-  lane.share(places * blocks, [&, vectors = vectors](std::size_t i) {
+  // Neighbouring pieces share cache lines of scales: workers begin far apart, each in its own part of the columns.
+  const auto [blocks, vectors] = cut_rows(rows, max_gated_vectors / p.x.row_parts);
+  const std::size_t part = (pieces + worker.workers() - 1) / worker.workers();
+  const std::size_t places = part * worker.workers();
+  worker.share(places * blocks, [&, vectors = vectors](std::size_t i) {
     const std::size_t first = i / places * vectors;
-    const std::size_t piece = i % lane.lanes() * part + i % places / lane.lanes();
+    const std::size_t piece = i % worker.workers() * part + i % places / worker.workers();
     if (piece < pieces && first < rows)
       both.store(piece, first, std::min(vectors, rows - first), s);
   });

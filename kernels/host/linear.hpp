@@ -1,7 +1,7 @@
-/// Matrix products of the host: packed weights times activations, shared between the lanes of a team.
+/// Matrix products of the host: packed weights times activations, shared between the workers of a team.
 ///
 /// All instruction sets compute the same formula in the same order, so their results are equal bit for bit, whatever
-/// the number of rows, lanes or targets. For one output (weight row r, input row c), over k in order:
+/// the number of rows, workers or targets. For one output (weight row r, input row c), over k in order:
 ///
 ///   per 32 columns (16 where the type has a scale per 16), with the weights' unsigned values w and int8 inputs x:
 ///     dot = sum(w x), less z sum(x) with a zero point z  exact, int32
@@ -11,15 +11,15 @@
 ///     acc = fma(w, x, acc) per column
 ///
 /// `scale_c` and `sum_c` (scale_c * sum(x)) come with the activation. `acc` starts at 0; `out` is set to it or has it
-/// added. A refined input row counts as two input rows, whose `acc` are added.
+/// added. A residual_int8 input row counts as two input rows, whose `acc` are added.
 ///
-/// Many input rows share the work of unpacking: a tile of one or two row groups and some columns is unpacked once into
-/// the lane's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth
+/// Many input rows share the work of unpacking: a tile of one or two panels and some columns is unpacked once into
+/// the worker's scratch, then meets every input row from the first-level cache. One input row is bound by the bandwidth
 /// of memory, and unpacks in registers; so do a few, which would wait for memory while a tile is unpacked.
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
-#include "kernels/host/row_kernels.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/team.hpp"
 #include "kernels/ops.hpp"
 
@@ -30,31 +30,31 @@
 
 namespace tropilla::host {
 
-/// The kernels of one tensor type. A *group* is a packed row group; `sums` has one float per row of the group and
+/// The kernels of one tensor type. `sums` has one float per row of the panel and
 /// input row: `[vectors, 16]`.
 struct linear_type {
-  /// `sums = group * x` for one input row; `columns` of the whole row. Quantised types.
-  void (*vector)(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) = nullptr;
+  /// `sums = panel * x` for one input row; `columns` of the whole row. Quantised types.
+  void (*vector)(const std::byte* panel, std::size_t columns, const quantised_rows& x, float* sums) = nullptr;
   /// Unpacks blocks of 32 columns into a tile. @pre `first` and `blocks` are multiples of the type's unit.
-  void (*unpack)(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) = nullptr;
+  void (*unpack)(const std::byte* panel, std::size_t first, std::size_t blocks, std::byte* tile) = nullptr;
   /// `sums += tile * x` for many input rows; `x` begins at the tile's first column.
   void (*multiply)(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
                    float* sums) = nullptr;
-  /// The same for the tiles of two row groups, the second behind the first; so are their sums, `[2, vectors, 16]`.
+  /// The same for the tiles of two panels, the second behind the first; so are their sums, `[2, vectors, 16]`.
   /// Null where a pair gains nothing.
   void (*multiply_pair)(const std::byte* tiles, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
                         float* sums) = nullptr;
   /// Of an unpacked block, a multiple of 64.
   std::size_t tile_block_bytes = 0;
-  /// `sums = groups * x` for two row groups, `group_bytes` apart, and a few input rows, without a tile; sums as of
+  /// `sums = panels * x` for two panels, `panel_bytes` apart, and a few input rows, without a tile; sums as of
   /// `multiply_pair`. Null where that gains nothing.
-  void (*multiply_few)(const std::byte* group, std::size_t group_bytes, std::size_t columns, const quantised_rows& x,
-                       std::size_t vectors, float* sums) = nullptr;
-  /// `sums = group * x` for one float32 input row. F32, F16 and BF16.
-  void (*vector_full)(const std::byte* group, std::size_t columns, const float* x, float* sums) = nullptr;
+  void (*gemm_small)(const std::byte* panel, std::size_t panel_bytes, std::size_t columns, const quantised_rows& x,
+                     std::size_t vectors, float* sums) = nullptr;
+  /// `sums = panel * x` for one float32 input row. F32, F16 and BF16.
+  void (*vector_full)(const std::byte* panel, std::size_t columns, const float* x, float* sums) = nullptr;
   /// Float32 values of columns `[first, first + columns)` as `[columns, 16]`.
   /// @pre for quantised types, `first` and `columns` are multiples of the type's unit.
-  void (*expand)(const std::byte* group, std::size_t first, std::size_t columns, float* tile) = nullptr;
+  void (*expand)(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) = nullptr;
 };
 
 /// The kernels of one instruction set.
@@ -69,21 +69,22 @@ struct linear_table {
 /// "scalar", "avx2" or "avx512"; does not ask whether the machine has it. Throws `error` (invalid_argument) for others.
 [[nodiscard]] const linear_table& linear_kernels(std::string_view isa);
 
-/// Scratch of one lane, 64-byte aligned, for matrices of up to `max_columns` columns.
+/// Scratch of one worker, 64-byte aligned, for matrices of up to `max_columns` columns.
 [[nodiscard]] std::size_t linear_scratch_bytes(std::size_t max_columns) noexcept;
 
-/// `out[r] (+)= input[r] * weight^T` for each target and the first `rows` rows of `input`. Every lane calls it with the
-/// same arguments and its own scratch; the lanes share the work, and there is no barrier at the end.
-/// `precise` means that activations are float32 whatever their kind.
-void linear(const linear_table& table, lane_context& lane, std::byte* lane_scratch, const activation& input,
+/// `out[r] (+)= input[r] * weight^T` for each target and the first `rows` rows of `input`. Every worker calls it with
+/// the same arguments and its own scratch; the workers share the work, and there is no barrier at the end. `precise`
+/// means that activations are float32 whatever their kind.
+void linear(const linear_table& table, worker_context& worker, std::byte* worker_scratch, const activation& input,
             bool precise, std::size_t rows, std::span<const linear_target> targets);
 
 /// `out[r] = silu(input[r] * gate^T) * (input[r] * up^T)`, stored as an activation: `linear` with both matrices, then
-/// `row_kernels::store_swiglu`, without the floats between them ever leaving a lane's scratch. Else as `linear`.
+/// `elementwise_kernels::store_swiglu`, without the floats between them ever leaving a worker's scratch. Else as
+/// `linear`.
 /// @pre gate and up have `out.width` rows.
-void gated_linear(const linear_table& table, const row_kernels& kernels, lane_context& lane, std::byte* lane_scratch,
-                  const activation& input, bool precise, std::size_t rows, const packed_matrix& gate,
-                  const packed_matrix& up, const activation& out);
+void gated_linear(const linear_table& table, const elementwise_kernels& kernels, worker_context& worker,
+                  std::byte* worker_scratch, const activation& input, bool precise, std::size_t rows,
+                  const packed_matrix& gate, const packed_matrix& up, const activation& out);
 
 namespace scalar {
 [[nodiscard]] const linear_table& linear_kernels() noexcept;

@@ -1,6 +1,6 @@
 // Matrix products with AVX-512 and VNNI.
 //
-// `vpdpbusd` adds four products of unsigned weights and signed inputs to each of sixteen 32-bit sums, exactly: a group
+// `vpdpbusd` adds four products of unsigned weights and signed inputs to each of sixteen 32-bit sums, exactly: a quad
 // of sixteen rows is one vector, the input's four columns are broadcast from memory. A block of one input row is eight
 // of them, a conversion and two or three multiply-adds.
 #include "kernels/host/linear_impl.hpp"
@@ -42,7 +42,7 @@ using namespace packed;
   return _mm512_dpbusd_epi32(sums, weights, inputs);
 }
 #endif
-[[gnu::always_inline]] inline __m512i broadcast_group(const std::int8_t* x) {
+[[gnu::always_inline]] inline __m512i broadcast_quad(const std::int8_t* x) {
   std::int32_t four = 0;
   std::memcpy(&four, x, sizeof(four));
   return _mm512_set1_epi32(four);
@@ -68,9 +68,9 @@ template <int N>
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), indices);
 }
 
-/// Group `G` of a packed block, unpacked.
+/// Quad `G` of a packed block, unpacked.
 template <tensor_type T, int G>
-[[gnu::always_inline]] inline __m512i group_values(const std::byte* block) {
+[[gnu::always_inline]] inline __m512i quad_values(const std::byte* block) {
   constexpr format f = format_of(T);
   if constexpr (f.bytes) {
     return load(block + G * vector_bytes);
@@ -147,7 +147,7 @@ template <tensor_type T>
   const __m512 d = halves(unit);
   const __m512 none = _mm512_setzero_ps();
   const auto bytes = [&](std::size_t header, std::size_t j) {
-    return from_u8(load_bytes(unit + header + j * packed_row_group));
+    return from_u8(load_bytes(unit + header + j * panel_rows));
   };
   if constexpr (T == q4_1 || T == q5_1) {
     return {d, halves(unit + halves_bytes)};
@@ -165,7 +165,7 @@ template <tensor_type T>
     const __m512i min = _mm512_or_si512(low, _mm512_slli_epi32(masked(a, 6, 3), 4));
     return {times(d, masked(a, 0, 63)), negated(times(halves(unit + halves_bytes), min))};
   } else if constexpr (T == q6_k) {
-    return {times(d, from_i8(load_bytes(unit + halves_bytes + s * packed_row_group))), none};
+    return {times(d, from_i8(load_bytes(unit + halves_bytes + s * panel_rows))), none};
   } else {
     return {d, none};
   }
@@ -193,33 +193,33 @@ template <values_format V>
 /// How far ahead a single row's weights are fetched: the processor's own prefetching ends at each page of 4 KiB, so
 /// further. Q4_K 1.35 times and Q4_1 1.08 times as fast as without, and 1.11 and 0.93 times with 1 KiB (Zen 5, medians
 /// of seven pairs). What lies behind the weights is only fetched, never read.
-constexpr std::size_t fetch_ahead = 4096;
+constexpr std::size_t prefetch_distance = 4096;
 
 template <tensor_type T>
-void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
+void vector(const std::byte* panel, std::size_t columns, const quantised_rows& x, float* sums) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
-  constexpr int groups = 8 / scale_count;
+  constexpr int quads = 8 / scale_count;
   __m512 acc = _mm512_setzero_ps();
   const std::int8_t* q = x.q;
   const float* scale = x.scale;
   const float* sum = input_sums<values_of(T)>(x);
   const std::int32_t* minus = input_minus<values_of(T)>(x);
-  for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
-    const std::byte* block = group + f.header_bytes;
+  for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, panel += f.unit_bytes()) {
+    const std::byte* block = panel + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), q += block_columns, ++scale) {
       unrolled<static_cast<int>(f.block_bytes() / vector_bytes)>([&](auto i) __attribute__((always_inline)) {
-        __builtin_prefetch(block + fetch_ahead + i * vector_bytes);
+        __builtin_prefetch(block + prefetch_distance + i * vector_bytes);
       });
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         // Two sums, so that the additions' latency does not add up.
         __m512i dot[2] = {dot_start<values_of(T)>(minus + s), _mm512_setzero_si512()};
-        unrolled<groups>([&](auto i) __attribute__((always_inline)) {
-          constexpr int g = s * groups + i;
-          dot[i % 2] = add_products(dot[i % 2], group_values<T, g>(block), broadcast_group(q + g * group_columns));
+        unrolled<quads>([&](auto i) __attribute__((always_inline)) {
+          constexpr int g = s * quads + i;
+          dot[i % 2] = add_products(dot[i % 2], quad_values<T, g>(block), broadcast_quad(q + g * quad_columns));
         });
         acc =
-            accumulated<values_of(T)>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(group, b * scale_count + s),
+            accumulated<values_of(T)>(acc, _mm512_add_epi32(dot[0], dot[1]), unit_scales<T>(panel, b * scale_count + s),
                                       _mm512_set1_ps(*scale), _mm512_set1_ps(sum[s]));
       });
       sum += scale_count;
@@ -229,29 +229,29 @@ void vector(const std::byte* group, std::size_t columns, const quantised_rows& x
   _mm512_storeu_ps(sums, acc);
 }
 
-/// Bytes of an unpacked block: values `[8 groups][16 rows][4]`, then scales and minimums, `[16]` each, per scale.
-constexpr std::size_t tile_values_bytes = block_groups * vector_bytes;
+/// Bytes of an unpacked block: values `[8 quads][16 rows][4]`, then scales and minimums, `[16]` each, per scale.
+constexpr std::size_t tile_values_bytes = block_quads * vector_bytes;
 template <values_format V>
-constexpr std::size_t tile_scales_bytes = packed_row_group * sizeof(float) * (V.minimum ? 2 : 1);
+constexpr std::size_t tile_scales_bytes = panel_rows * sizeof(float) * (V.minimum ? 2 : 1);
 template <values_format V>
 constexpr std::size_t tile_block_bytes = tile_values_bytes + V.block_scales* tile_scales_bytes<V>;
 
 template <tensor_type T>
-void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) {
+void unpack(const std::byte* panel, std::size_t first, std::size_t blocks, std::byte* tile) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
-  const std::byte* unit = group + first / f.unit_blocks * f.unit_bytes();
+  const std::byte* unit = panel + first / f.unit_blocks * f.unit_bytes();
   for (std::size_t u = 0; u < blocks / f.unit_blocks; ++u, unit += f.unit_bytes()) {
     const std::byte* block = unit + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), tile += tile_block_bytes<values_of(T)>) {
       unrolled<8>([&](auto g)
-                      __attribute__((always_inline)) { store(tile + g * vector_bytes, group_values<T, g>(block)); });
+                      __attribute__((always_inline)) { store(tile + g * vector_bytes, quad_values<T, g>(block)); });
       unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
         const scales w = unit_scales<T>(unit, b * scale_count + s);
         auto* at = reinterpret_cast<float*>(tile + tile_values_bytes + s * tile_scales_bytes<values_of(T)>);
         _mm512_storeu_ps(at, w.scale);
         if constexpr (f.minimum)
-          _mm512_storeu_ps(at + packed_row_group, w.minimum);
+          _mm512_storeu_ps(at + panel_rows, w.minimum);
       });
     }
   }
@@ -261,7 +261,7 @@ template <values_format V>
 [[gnu::always_inline]] inline scales tile_scales(const std::byte* tile, int s) {
   const auto* at = reinterpret_cast<const float*>(tile + tile_values_bytes + s * tile_scales_bytes<V>);
   if constexpr (V.minimum)
-    return {_mm512_loadu_ps(at), _mm512_loadu_ps(at + packed_row_group)};
+    return {_mm512_loadu_ps(at), _mm512_loadu_ps(at + panel_rows)};
   else
     return {_mm512_loadu_ps(at), _mm512_setzero_ps()};
 }
@@ -274,7 +274,7 @@ template <values_format V, int C, int G>
 void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums,
                    std::size_t next_sums) {
   constexpr int scale_count = V.block_scales;
-  constexpr int groups = 8 / scale_count;
+  constexpr int quads = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
   const std::size_t next_tile = blocks * tile_block_bytes<V>;
   const float* input_sum = input_sums<V>(x);
@@ -284,7 +284,7 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   for (int c = 0; c < C; ++c) {
     TROPILLA_UNROLL
     for (int n = 0; n < G; ++n)
-      acc[c][n] = _mm512_loadu_ps(sums + c * packed_row_group + n * next_sums);
+      acc[c][n] = _mm512_loadu_ps(sums + c * panel_rows + n * next_sums);
   }
   for (std::size_t b = 0; b < blocks; ++b, tile += tile_block_bytes<V>) {
     TROPILLA_UNROLL
@@ -298,15 +298,15 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
           dot[c][n] = start;
       }
       TROPILLA_UNROLL
-      for (int i = 0; i < groups; ++i) {
-        const int g = s * groups + i;
+      for (int i = 0; i < quads; ++i) {
+        const int g = s * quads + i;
         __m512i values[G];
         TROPILLA_UNROLL
         for (int n = 0; n < G; ++n)
           values[n] = load(tile + n * next_tile + g * vector_bytes);
         TROPILLA_UNROLL
         for (int c = 0; c < C; ++c) {
-          const __m512i input = broadcast_group(x.q + c * x.padded + b * block_columns + g * group_columns);
+          const __m512i input = broadcast_quad(x.q + c * x.padded + b * block_columns + g * quad_columns);
           TROPILLA_UNROLL
           for (int n = 0; n < G; ++n)
             dot[c][n] = add_products(dot[c][n], values[n], input);
@@ -331,7 +331,7 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
   for (int c = 0; c < C; ++c) {
     TROPILLA_UNROLL
     for (int n = 0; n < G; ++n)
-      _mm512_storeu_ps(sums + c * packed_row_group + n * next_sums, acc[c][n]);
+      _mm512_storeu_ps(sums + c * panel_rows + n * next_sums, acc[c][n]);
   }
 }
 
@@ -343,9 +343,9 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
 
 /// Input rows that meet one or two tiles at once.
 #ifdef TROPILLA_TWO_ROWS
-constexpr int most_rows[] = {2, 2};
+constexpr int max_rows[] = {2, 2};
 #else
-constexpr int most_rows[] = {8, 6};
+constexpr int max_rows[] = {8, 6};
 #endif
 
 /// Fewer rows for what `C` leaves, so that little is left for one or two, whose chains are too few: 16 rows go as 6, 6
@@ -360,27 +360,27 @@ void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows
                  std::size_t next_sums) {
   std::size_t v = 0;
   for (; v + C <= vectors; v += C)
-    multiply_rows<V, C, G>(tile, blocks, x.from(v, 0), sums + v * packed_row_group, next_sums);
+    multiply_rows<V, C, G>(tile, blocks, x.from(v, 0), sums + v * panel_rows, next_sums);
   if constexpr (C > 1)
     if (v < vectors)
-      multiply_by<V, fewer_rows(C), G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * packed_row_group, next_sums);
+      multiply_by<V, fewer_rows(C), G>(tile, blocks, x.from(v, 0), vectors - v, sums + v * panel_rows, next_sums);
 }
 
 template <tensor_type T, int G>
 void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums) {
-  multiply_by<values_of(T), most_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * packed_row_group);
+  multiply_by<values_of(T), max_rows[G - 1], G>(tile, blocks, x, vectors, sums, vectors * panel_rows);
 }
 
-/// Two packed row groups with `C` input rows, unpacked in registers: `multiply_rows` without a tile. With each block,
+/// Two packed panels with `C` input rows, unpacked in registers: `multiply_rows` without a tile. With each block,
 /// fetches the next `fetch_bytes` from `next` on. Never inlined: several in one function have too few registers for
 /// their addresses, which costs Q6_K a tenth.
 template <tensor_type T, int C>
-[[gnu::noinline]] void few_rows(const std::byte* group, std::size_t group_bytes, std::size_t columns,
+[[gnu::noinline]] void few_rows(const std::byte* panel, std::size_t panel_bytes, std::size_t columns,
                                 const quantised_rows& x, float* sums, std::size_t next_sums, const std::byte* next,
                                 std::size_t fetch_bytes) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
-  constexpr int groups = 8 / scale_count;
+  constexpr int quads = 8 / scale_count;
   const std::size_t row_scales = x.padded / activation_block;
   const float* const input_sum = input_sums<values_of(T)>(x);
   const std::int32_t* const minus = input_minus<values_of(T)>(x);
@@ -389,8 +389,8 @@ template <tensor_type T, int C>
   for (int c = 0; c < C; ++c)
     acc[c][0] = acc[c][1] = _mm512_setzero_ps();
   std::size_t at_block = 0;
-  for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, group += f.unit_bytes()) {
-    const std::byte* block = group + f.header_bytes;
+  for (std::size_t u = 0; u < columns / f.unit_columns(); ++u, panel += f.unit_bytes()) {
+    const std::byte* block = panel + f.header_bytes;
     for (std::size_t b = 0; b < f.unit_blocks; ++b, ++at_block, block += f.block_bytes()) {
       for (const std::byte* const end = next + fetch_bytes; next < end; next += vector_bytes)
         __builtin_prefetch(next, 0, 2);
@@ -399,18 +399,18 @@ template <tensor_type T, int C>
         TROPILLA_UNROLL
         for (int c = 0; c < C; ++c)
           dot[c][0] = dot[c][1] = dot_start<values_of(T)>(minus + (c * row_scales + at_block) * scale_count + s);
-        unrolled<groups>([&](auto i) __attribute__((always_inline)) {
-          constexpr int g = s * groups + i;
-          const __m512i first = group_values<T, g>(block), second = group_values<T, g>(block + group_bytes);
+        unrolled<quads>([&](auto i) __attribute__((always_inline)) {
+          constexpr int g = s * quads + i;
+          const __m512i first = quad_values<T, g>(block), second = quad_values<T, g>(block + panel_bytes);
           TROPILLA_UNROLL
           for (int c = 0; c < C; ++c) {
-            const __m512i input = broadcast_group(x.q + c * x.padded + at_block * block_columns + g * group_columns);
+            const __m512i input = broadcast_quad(x.q + c * x.padded + at_block * block_columns + g * quad_columns);
             dot[c][0] = add_products(dot[c][0], first, input);
             dot[c][1] = add_products(dot[c][1], second, input);
           }
         });
-        const scales w[2] = {unit_scales<T>(group, b * scale_count + s),
-                             unit_scales<T>(group + group_bytes, b * scale_count + s)};
+        const scales w[2] = {unit_scales<T>(panel, b * scale_count + s),
+                             unit_scales<T>(panel + panel_bytes, b * scale_count + s)};
         TROPILLA_UNROLL
         for (int c = 0; c < C; ++c) {
           const std::size_t at = c * row_scales + at_block;
@@ -427,29 +427,29 @@ template <tensor_type T, int C>
   for (int c = 0; c < C; ++c) {
     TROPILLA_UNROLL
     for (int n = 0; n < 2; ++n)
-      _mm512_storeu_ps(sums + c * packed_row_group + n * next_sums, acc[c][n]);
+      _mm512_storeu_ps(sums + c * panel_rows + n * next_sums, acc[c][n]);
   }
 }
 
-/// Rows go by six and fewer, which pass over the weights one after another. Meanwhile the next two row groups are
+/// Rows go by six and fewer, which pass over the weights one after another. Meanwhile the next two panels are
 /// fetched, by every row its share: if the first pass fetched all, memory would be idle in the others. What is fetched
 /// may lie behind the matrix, and is never read.
 template <tensor_type T>
-void multiply_few(const std::byte* group, std::size_t group_bytes, std::size_t columns, const quantised_rows& x,
-                  std::size_t vectors, float* sums) {
-  const std::size_t next_sums = vectors * packed_row_group;
-  const std::byte* const next = group + 2 * group_bytes;
-  const std::size_t lines = 2 * group_bytes / vector_bytes;
+void gemm_small(const std::byte* panel, std::size_t panel_bytes, std::size_t columns, const quantised_rows& x,
+                std::size_t vectors, float* sums) {
+  const std::size_t next_sums = vectors * panel_rows;
+  const std::byte* const next = panel + 2 * panel_bytes;
+  const std::size_t lines = 2 * panel_bytes / vector_bytes;
   const std::size_t work = vectors * (columns / block_columns);
   std::size_t v = 0;
   const auto by = [&]<int C>() {
     const std::size_t block_lines = (C * lines + work - 1) / work;
     for (; v + C <= vectors; v += C)
-      few_rows<T, C>(group, group_bytes, columns, x.from(v, 0), sums + v * packed_row_group, next_sums,
+      few_rows<T, C>(panel, panel_bytes, columns, x.from(v, 0), sums + v * panel_rows, next_sums,
                      next + v * lines / vectors * vector_bytes, block_lines * vector_bytes);
   };
 #ifndef TROPILLA_TWO_ROWS
-  by.template operator()<most_rows[1]>();
+  by.template operator()<max_rows[1]>();
   by.template operator()<4>();
 #endif
   by.template operator()<2>();
@@ -458,43 +458,43 @@ void multiply_few(const std::byte* group, std::size_t group_bytes, std::size_t c
 
 /// Sixteen values of one column of a float type, from `[columns, 16]`.
 template <tensor_type T>
-[[gnu::always_inline]] inline __m512 column_values(const std::byte* group, std::size_t column) {
-  const std::size_t at = column * packed_row_group;
+[[gnu::always_inline]] inline __m512 column_values(const std::byte* panel, std::size_t column) {
+  const std::size_t at = column * panel_rows;
   if constexpr (T == tensor_type::f32)
-    return _mm512_loadu_ps(reinterpret_cast<const float*>(group) + at);
+    return _mm512_loadu_ps(reinterpret_cast<const float*>(panel) + at);
   else if constexpr (T == tensor_type::f16)
-    return halves(group + at * 2);
+    return halves(panel + at * 2);
   else
     return _mm512_castsi512_ps(
-        _mm512_slli_epi32(from_u16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + at * 2))), 16));
+        _mm512_slli_epi32(from_u16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + at * 2))), 16));
 }
 
 template <tensor_type T>
-void vector_full(const std::byte* group, std::size_t columns, const float* x, float* sums) {
+void vector_full(const std::byte* panel, std::size_t columns, const float* x, float* sums) {
   __m512 acc = _mm512_setzero_ps();
   for (std::size_t k = 0; k < columns; ++k)
-    acc = _mm512_fmadd_ps(column_values<T>(group, k), _mm512_set1_ps(x[k]), acc);
+    acc = _mm512_fmadd_ps(column_values<T>(panel, k), _mm512_set1_ps(x[k]), acc);
   _mm512_storeu_ps(sums, acc);
 }
 
 template <tensor_type T>
-void widen(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
-  for (std::size_t k = first; k < first + columns; ++k, tile += packed_row_group)
-    _mm512_storeu_ps(tile, column_values<T>(group, k));
+void widen(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) {
+  for (std::size_t k = first; k < first + columns; ++k, tile += panel_rows)
+    _mm512_storeu_ps(tile, column_values<T>(panel, k));
 }
 
 template <tensor_type T>
-void expand(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
+void expand(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) {
   constexpr format f = format_of(T);
   constexpr int scale_count = static_cast<int>(f.block_scales());
-  for (std::size_t k = first; k < first + columns; k += block_columns, tile += block_columns * packed_row_group) {
-    const std::byte* unit = group + k / f.unit_columns() * f.unit_bytes();
+  for (std::size_t k = first; k < first + columns; k += block_columns, tile += block_columns * panel_rows) {
+    const std::byte* unit = panel + k / f.unit_columns() * f.unit_bytes();
     const std::size_t b = k % f.unit_columns() / block_columns;
     const std::byte* block = unit + f.header_bytes + b * f.block_bytes();
     unrolled<8>([&](auto g) __attribute__((always_inline)) {
       constexpr int s = g * scale_count / 8;
       const scales w = unit_scales<T>(unit, b * scale_count + s);
-      const __m512i values = group_values<T, g>(block);
+      const __m512i values = quad_values<T, g>(block);
       unrolled<4>([&](auto i) __attribute__((always_inline)) {
         const __m512 q = ints_to_floats(_mm512_and_si512(_mm512_srli_epi32(values, 8 * i), _mm512_set1_epi32(255)));
         __m512 out;
@@ -502,7 +502,7 @@ void expand(const std::byte* group, std::size_t first, std::size_t columns, floa
           out = _mm512_add_ps(_mm512_mul_ps(w.scale, q), w.minimum);
         else
           out = _mm512_mul_ps(w.scale, _mm512_sub_ps(q, _mm512_set1_ps(float{f.zero_point})));
-        _mm512_storeu_ps(tile + (g * 4 + i) * packed_row_group, out);
+        _mm512_storeu_ps(tile + (g * 4 + i) * panel_rows, out);
       });
     });
   }
@@ -514,8 +514,8 @@ void multiply_rows_full(const float* tile, std::size_t columns, const float* x, 
   __m512 acc[C];
   TROPILLA_UNROLL
   for (int c = 0; c < C; ++c)
-    acc[c] = _mm512_loadu_ps(sums + c * packed_row_group);
-  for (std::size_t k = 0; k < columns; ++k, tile += packed_row_group) {
+    acc[c] = _mm512_loadu_ps(sums + c * panel_rows);
+  for (std::size_t k = 0; k < columns; ++k, tile += panel_rows) {
     const __m512 w = _mm512_loadu_ps(tile);
     TROPILLA_UNROLL
     for (int c = 0; c < C; ++c)
@@ -523,17 +523,17 @@ void multiply_rows_full(const float* tile, std::size_t columns, const float* x, 
   }
   TROPILLA_UNROLL
   for (int c = 0; c < C; ++c)
-    _mm512_storeu_ps(sums + c * packed_row_group, acc[c]);
+    _mm512_storeu_ps(sums + c * panel_rows, acc[c]);
 }
 
 void multiply_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
                    float* sums) {
   constexpr int most = 12;
-  for (; vectors >= most; vectors -= most, x += most * stride, sums += most * packed_row_group)
+  for (; vectors >= most; vectors -= most, x += most * stride, sums += most * panel_rows)
     multiply_rows_full<most>(tile, columns, x, stride, sums);
-  for (; vectors >= 4; vectors -= 4, x += 4 * stride, sums += 4 * packed_row_group)
+  for (; vectors >= 4; vectors -= 4, x += 4 * stride, sums += 4 * panel_rows)
     multiply_rows_full<4>(tile, columns, x, stride, sums);
-  for (; vectors != 0; --vectors, x += stride, sums += packed_row_group)
+  for (; vectors != 0; --vectors, x += stride, sums += panel_rows)
     multiply_rows_full<1>(tile, columns, x, stride, sums);
 }
 
@@ -547,7 +547,7 @@ consteval linear_type kernels() {
             .multiply = multiply<T, 1>,
             .multiply_pair = multiply<T, 2>,
             .tile_block_bytes = tile_block_bytes<values_of(T)>,
-            .multiply_few = multiply_few<T>,
+            .gemm_small = gemm_small<T>,
             .expand = expand<T>};
 }
 

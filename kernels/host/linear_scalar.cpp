@@ -12,21 +12,21 @@ using namespace packed;
 
 /// An unpacked block.
 struct tile_block {
-  std::uint8_t values[packed_row_group][block_columns];
-  float scales[2][packed_row_group];
-  float minimums[2][packed_row_group];
+  std::uint8_t values[panel_rows][block_columns];
+  float scales[2][panel_rows];
+  float minimums[2][panel_rows];
 };
 static_assert(sizeof(tile_block) % 64 == 0);
 
 template <tensor_type T>
-void unpack(const std::byte* group, std::size_t first, std::size_t blocks, std::byte* tile) {
+void unpack(const std::byte* panel, std::size_t first, std::size_t blocks, std::byte* tile) {
   constexpr format f = format_of(T);
   for (std::size_t b = first; b < first + blocks; ++b, tile += sizeof(tile_block)) {
-    const std::byte* unit = group + b / f.unit_blocks * f.unit_bytes();
+    const std::byte* unit = panel + b / f.unit_blocks * f.unit_bytes();
     const std::size_t in_unit = b % f.unit_blocks;
     const std::byte* block = unit + f.header_bytes + in_unit * f.block_bytes();
     tile_block out;
-    for (std::size_t row = 0; row < packed_row_group; ++row) {
+    for (std::size_t row = 0; row < panel_rows; ++row) {
       for (std::size_t k = 0; k < block_columns; ++k)
         out.values[row][k] = static_cast<std::uint8_t>(value_at<T>(block, row, k));
       for (std::size_t s = 0; s < f.block_scales(); ++s) {
@@ -59,31 +59,31 @@ void multiply(const std::byte* tile, std::size_t blocks, const quantised_rows& x
     const auto& w = *reinterpret_cast<const tile_block*>(tile + b * sizeof(tile_block));
     for (std::size_t v = 0; v < vectors; ++v) {
       const quantised_rows at = x.from(v, b);
-      for (std::size_t row = 0; row < packed_row_group; ++row)
-        sums[v * packed_row_group + row] = add_block<T>(w, row, at, sums[v * packed_row_group + row]);
+      for (std::size_t row = 0; row < panel_rows; ++row)
+        sums[v * panel_rows + row] = add_block<T>(w, row, at, sums[v * panel_rows + row]);
     }
   }
 }
 
 template <tensor_type T>
-void vector(const std::byte* group, std::size_t columns, const quantised_rows& x, float* sums) {
+void vector(const std::byte* panel, std::size_t columns, const quantised_rows& x, float* sums) {
   constexpr format f = format_of(T);
   alignas(64) std::byte tile[f.unit_blocks * sizeof(tile_block)];
-  std::fill_n(sums, packed_row_group, 0.0F);
+  std::fill_n(sums, panel_rows, 0.0F);
   for (std::size_t b = 0; b < columns / block_columns; b += f.unit_blocks) {
-    unpack<T>(group, b, f.unit_blocks, tile);
+    unpack<T>(panel, b, f.unit_blocks, tile);
     multiply<T>(tile, f.unit_blocks, x.from(0, b), 1, sums);
   }
 }
 
 template <tensor_type T>
-void expand(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
+void expand(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) {
   constexpr format f = format_of(T);
   for (std::size_t k = first; k < first + columns; ++k) {
-    const std::byte* unit = group + k / f.unit_columns() * f.unit_bytes();
+    const std::byte* unit = panel + k / f.unit_columns() * f.unit_bytes();
     const std::size_t in_unit = k % f.unit_columns();
     const std::byte* block = unit + f.header_bytes + in_unit / block_columns * f.block_bytes();
-    for (std::size_t row = 0; row < packed_row_group; ++row) {
+    for (std::size_t row = 0; row < panel_rows; ++row) {
       const scale_pair s = scale_at<T>(unit, row, in_unit / f.scale_columns);
       const int q = value_at<T>(block, row, in_unit % block_columns);
       *tile++ =
@@ -94,38 +94,38 @@ void expand(const std::byte* group, std::size_t first, std::size_t columns, floa
 
 /// One value of a float type.
 template <tensor_type T>
-float float_at(const std::byte* group, std::size_t index) {
+float float_at(const std::byte* panel, std::size_t index) {
   if constexpr (T == tensor_type::f32) {
     float value = 0;
-    std::memcpy(&value, group + index * sizeof(value), sizeof(value));
+    std::memcpy(&value, panel + index * sizeof(value), sizeof(value));
     return value;
   } else {
     std::uint16_t bits = 0;
-    std::memcpy(&bits, group + index * sizeof(bits), sizeof(bits));
+    std::memcpy(&bits, panel + index * sizeof(bits), sizeof(bits));
     return T == tensor_type::f16 ? half_to_float(bits) : bf16_to_float(bits);
   }
 }
 
 template <tensor_type T>
-void widen(const std::byte* group, std::size_t first, std::size_t columns, float* tile) {
-  for (std::size_t i = 0; i < columns * packed_row_group; ++i)
-    tile[i] = float_at<T>(group, first * packed_row_group + i);
+void widen(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) {
+  for (std::size_t i = 0; i < columns * panel_rows; ++i)
+    tile[i] = float_at<T>(panel, first * panel_rows + i);
 }
 
 template <tensor_type T>
-void vector_full(const std::byte* group, std::size_t columns, const float* x, float* sums) {
-  std::fill_n(sums, packed_row_group, 0.0F);
+void vector_full(const std::byte* panel, std::size_t columns, const float* x, float* sums) {
+  std::fill_n(sums, panel_rows, 0.0F);
   for (std::size_t k = 0; k < columns; ++k)
-    for (std::size_t row = 0; row < packed_row_group; ++row)
-      sums[row] = std::fma(float_at<T>(group, k * packed_row_group + row), x[k], sums[row]);
+    for (std::size_t row = 0; row < panel_rows; ++row)
+      sums[row] = std::fma(float_at<T>(panel, k * panel_rows + row), x[k], sums[row]);
 }
 
 void multiply_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, std::size_t vectors,
                    float* sums) {
-  for (std::size_t v = 0; v < vectors; ++v, sums += packed_row_group)
+  for (std::size_t v = 0; v < vectors; ++v, sums += panel_rows)
     for (std::size_t k = 0; k < columns; ++k)
-      for (std::size_t row = 0; row < packed_row_group; ++row)
-        sums[row] = std::fma(tile[k * packed_row_group + row], x[v * stride + k], sums[row]);
+      for (std::size_t row = 0; row < panel_rows; ++row)
+        sums[row] = std::fma(tile[k * panel_rows + row], x[v * stride + k], sums[row]);
 }
 
 template <tensor_type T>

@@ -1,4 +1,4 @@
-// Every lane sums its own part of a buffer in huge pages.
+// Every worker sums its own part of a buffer in huge pages.
 #include "kernels/host/read_bandwidth.hpp"
 
 #include "kernels/host/team.hpp"
@@ -27,19 +27,19 @@ double read_bandwidth(std::size_t threads, std::size_t bytes, int passes) {
   ::madvise(mapped, bytes, MADV_HUGEPAGE); // a refusal costs speed only
   std::memset(mapped, 1, bytes);
   team t(threads, "read");
-  std::vector<std::uint64_t> found(t.lanes() * 8); // so that no sum is left out; a cache line each
+  std::vector<std::uint64_t> found(t.workers() * 8); // so that no sum is left out; a cache line each
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {
     const auto start = clock::now();
-    t.run([&](lane_context& lane) {
-      const std::size_t words = bytes / sizeof(std::uint64_t) / lane.lanes();
-      const auto* p = static_cast<const std::uint64_t*>(mapped) + words * lane.lane();
+    t.run([&](worker_context& worker) {
+      const std::size_t words = bytes / sizeof(std::uint64_t) / worker.workers();
+      const auto* p = static_cast<const std::uint64_t*>(mapped) + words * worker.worker();
       std::uint64_t sum[8] = {};
       for (std::size_t i = 0; i + 8 <= words; i += 8)
         for (std::size_t j = 0; j < 8; ++j)
           sum[j] ^= p[i + j];
       for (const std::uint64_t s : sum)
-        found[lane.lane() * 8] += s;
+        found[worker.worker() * 8] += s;
     });
     best = std::max(best, static_cast<double>(bytes) / std::chrono::duration<double>(clock::now() - start).count());
   }

@@ -20,10 +20,10 @@ constexpr std::size_t line_bytes = 64;
 /// How long a thread looks for the next job before it parks. Steps of a reply follow each other within about this
 /// time, and waking a parked thread takes about as long.
 constexpr std::chrono::microseconds spin_between_jobs{50};
-/// Looks at a flag before a lane assumes that the lane it waits for lost its core. A barrier within a step is met
+/// Looks at a flag before a worker assumes that the worker it waits for lost its core. A barrier within a step is met
 /// within microseconds; 2000 pauses are 40 to 100 of them.
 constexpr int looks_before_yield = 2000;
-/// The same where lanes share cores.
+/// The same where workers share cores.
 constexpr int looks_when_crowded = 20;
 constexpr std::size_t share_counters = 4;
 
@@ -46,42 +46,43 @@ void pin_to(pthread_t thread, int unit) {
 
 } // namespace
 
-/// The barrier is a dissemination barrier (Hensgen, Finkel and Manber, 1988): in round k, lane i tells lane i + 2^k
-/// that it came and waits to be told by lane i - 2^k. Each flag has one writer and counts up, so nothing is reset; two
-/// lanes need a single round, in which both stores travel at the same time.
+/// The barrier is a dissemination barrier (Hensgen, Finkel and Manber, 1988): in round k, worker i tells worker i + 2^k
+/// that it came and waits to be told by worker i - 2^k. Each flag has one writer and counts up, so nothing is reset;
+/// two workers need a single round, in which both stores travel at the same time.
 struct team::impl {
-  struct alignas(line_bytes) lane_state {
+  struct alignas(line_bytes) worker_state {
     std::array<padded_flag, 10> flags;           ///< by round
-    alignas(line_bytes) std::uint64_t epoch = 0; ///< barriers that this lane has begun; its own
+    alignas(line_bytes) std::uint64_t epoch = 0; ///< barriers that this worker has begun; its own
   };
 
   impl(std::size_t threads, bool crowded)
-      : lanes(threads), rounds(static_cast<std::size_t>(std::bit_width(threads - 1))),
+      : workers(threads), rounds(static_cast<std::size_t>(std::bit_width(threads - 1))),
         looks(crowded ? looks_when_crowded : looks_before_yield) {}
 
-  std::vector<lane_state> lanes;
+  std::vector<worker_state> workers;
   std::size_t rounds;
   int looks; ///< at a flag before yielding
   std::array<padded_counter, share_counters> counters;
   alignas(line_bytes) std::atomic<std::uint32_t> jobs = 0; ///< published so far
   alignas(line_bytes) std::atomic<std::uint64_t> beats = 0;
-  alignas(line_bytes) const std::function<void(lane_context&)>* job = nullptr;
+  alignas(line_bytes) const std::function<void(worker_context&)>* job = nullptr;
   bool stopping = false; ///< guarded by `jobs`, as `job`
-  int first_unit = -1;   ///< of lane 0; -1: not pinned
-  std::vector<std::jthread> workers;
+  int first_unit = -1;   ///< of worker 0; -1: not pinned
+  std::vector<std::jthread> started;
 
   ~impl() {
     stopping = true;
     publish();
-    workers.clear(); // joins, also those that were made before another was refused
+    started.clear(); // joins, also those that were made before another was refused
   }
 
-  void barrier(std::size_t lane) noexcept {
-    auto& own = lanes[lane];
+  void barrier(std::size_t worker) noexcept {
+    auto& own = workers[worker];
     const std::uint64_t epoch = ++own.epoch;
     for (std::size_t round = 0, step = 1; round < rounds; ++round, step *= 2) {
-      const std::size_t to = lane + step;
-      lanes[to < lanes.size() ? to : to - lanes.size()].flags[round].epoch.store(epoch, std::memory_order_release);
+      const std::size_t to = worker + step;
+      workers[to < workers.size() ? to : to - workers.size()].flags[round].epoch.store(epoch,
+                                                                                       std::memory_order_release);
       const auto& flag = own.flags[round].epoch;
       for (int looked = 0; flag.load(std::memory_order_acquire) < epoch;)
         if (++looked < looks)
@@ -105,16 +106,16 @@ struct team::impl {
   }
 };
 
-void lane_context::barrier() noexcept {
-  if (lane_ == 0) {
-    auto& beats = team_->impl_->beats; // lane 0 alone writes it
+void worker_context::barrier() noexcept {
+  if (worker_ == 0) {
+    auto& beats = team_->impl_->beats; // worker 0 alone writes it
     beats.store(beats.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
-  if (lanes_ > 1)
-    team_->impl_->barrier(lane_);
+  if (workers_ > 1)
+    team_->impl_->barrier(worker_);
 }
 
-std::atomic<std::size_t>& lane_context::next_counter() noexcept {
+std::atomic<std::size_t>& worker_context::next_counter() noexcept {
   // Two calls may be under way at once (this and its neighbour), so the counter after the next is nobody's: the call
   // before the last is over for all, and the one that will use it comes after a barrier.
   auto& counters = team_->impl_->counters;
@@ -127,28 +128,28 @@ team::team(std::size_t threads, std::string name, const topology& cpus) {
   const bool pinned = threads <= cpus.units.size(); // else threads share cores, and the system divides them best
   if (pinned)
     impl_->first_unit = cpus.units.front();
-  for (std::size_t lane = 1; lane < threads; ++lane) {
-    impl_->workers.push_back(start_thread("computing", [this, lane] {
+  for (std::size_t worker = 1; worker < threads; ++worker) {
+    impl_->started.push_back(start_thread("computing", [this, worker] {
       for (std::uint32_t seen = 0;;) {
         seen = impl_->next_job(seen);
         if (impl_->stopping)
           return;
-        lane_context context(*this, lane, impl_->lanes.size());
+        worker_context context(*this, worker, impl_->workers.size());
         (*impl_->job)(context);
         context.barrier();
       }
     }));
-    const auto handle = impl_->workers.back().native_handle();
-    pthread_setname_np(handle, fmt::format("{:.11}/{}", name, lane).substr(0, 15).c_str());
+    const auto handle = impl_->started.back().native_handle();
+    pthread_setname_np(handle, fmt::format("{:.11}/{}", name, worker).substr(0, 15).c_str());
     if (pinned)
-      pin_to(handle, cpus.units[lane]);
+      pin_to(handle, cpus.units[worker]);
   }
 }
 
 team::~team() = default;
 
-std::size_t team::lanes() const noexcept {
-  return impl_->lanes.size();
+std::size_t team::workers() const noexcept {
+  return impl_->workers.size();
 }
 
 std::uint64_t team::beats() const noexcept {
@@ -159,11 +160,11 @@ void team::pin_caller() const {
   pin_to(pthread_self(), impl_->first_unit);
 }
 
-void team::run(const std::function<void(lane_context&)>& job) {
+void team::run(const std::function<void(worker_context&)>& job) {
   for (auto& counter : impl_->counters)
     counter.value.store(0, std::memory_order_relaxed);
-  lane_context context(*this, 0, impl_->lanes.size());
-  if (impl_->lanes.size() == 1) {
+  worker_context context(*this, 0, impl_->workers.size());
+  if (impl_->workers.size() == 1) {
     job(context);
     return;
   }

@@ -14,17 +14,17 @@ namespace tropilla::host {
 class team;
 
 /// One thread's part in a running job. Used by that thread alone.
-class lane_context {
+class worker_context {
 public:
-  [[nodiscard]] std::size_t lane() const noexcept { return lane_; }
-  [[nodiscard]] std::size_t lanes() const noexcept { return lanes_; }
+  [[nodiscard]] std::size_t worker() const noexcept { return worker_; }
+  [[nodiscard]] std::size_t workers() const noexcept { return workers_; }
 
-  /// Returns when all lanes have called it; what they wrote before is visible after.
+  /// Returns when all workers have called it; what they wrote before is visible after.
   void barrier() noexcept;
 
-  /// Divides `chunks` pieces of work between the lanes, whoever is free first: calls `f(i)` for the pieces that this
-  /// lane gets. All lanes must call it with the same `chunks`; there is no barrier at its end, and a barrier must lie
-  /// between it and the next-but-one call.
+  /// Divides `chunks` pieces of work between the workers, whoever is free first: calls `f(i)` for the pieces that this
+  /// worker gets. All workers must call it with the same `chunks`; there is no barrier at its end, and a barrier must
+  /// lie between it and the next-but-one call.
   template <class F>
   void share(std::size_t chunks, F&& f) {
     auto& counter = next_counter();
@@ -34,12 +34,12 @@ public:
 
 private:
   friend class team;
-  lane_context(team& t, std::size_t lane, std::size_t lanes) : team_(&t), lane_(lane), lanes_(lanes) {}
+  worker_context(team& t, std::size_t worker, std::size_t workers) : team_(&t), worker_(worker), workers_(workers) {}
   std::atomic<std::size_t>& next_counter() noexcept;
 
   team* team_;
-  std::size_t lane_;
-  std::size_t lanes_;
+  std::size_t worker_;
+  std::size_t workers_;
   std::size_t shares_ = 0;
 };
 
@@ -53,16 +53,16 @@ public:
   team(const team&) = delete;
   team& operator=(const team&) = delete;
 
-  [[nodiscard]] std::size_t lanes() const noexcept;
-  /// How often lane 0 came to a barrier. Any thread.
+  [[nodiscard]] std::size_t workers() const noexcept;
+  /// How often worker 0 came to a barrier. Any thread.
   [[nodiscard]] std::uint64_t beats() const noexcept;
-  /// Pins the calling thread to lane 0's core: for a thread that does little but call `run`.
+  /// Pins the calling thread to worker 0's core: for a thread that does little but call `run`.
   void pin_caller() const;
-  /// Runs `job` on every lane and returns when all are done. One caller at a time.
-  void run(const std::function<void(lane_context&)>& job);
+  /// Runs `job` on every worker and returns when all are done. One caller at a time.
+  void run(const std::function<void(worker_context&)>& job);
 
 private:
-  friend class lane_context;
+  friend class worker_context;
   struct impl;
   std::unique_ptr<impl> impl_;
 };

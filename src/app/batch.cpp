@@ -200,14 +200,14 @@ void require_no_failure(const batch_totals& now, const finished_lines& earlier, 
                     earlier.failed, count_of(earlier.records, "result"), output)};
 }
 
-void execute(const batch_options& options, surroundings& around) {
+void execute(const batch_options& options, command_context& env) {
   if (options.inputs.size() != 1)
     throw error(errc::invalid_argument, options.inputs.empty() ? "no input: name a file of requests, or - for standard "
                                                                  "input"
                                                                : "more than one input: name one file of requests");
   if (options.reply.seed_drawn)
-    around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
-  runtime_config config = options.model.to_config(around, 16);
+    env.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
+  runtime_config config = options.model.to_config(env, 16);
   // Waiting ones are what joins when a reply ends; they cost a prompt's ids each.
   const std::size_t in_flight = 2 * config.sequences;
   config.queue_length = std::numeric_limits<std::size_t>::max(); // of the runtime: the feeder is what waits
@@ -221,10 +221,10 @@ void execute(const batch_options& options, surroundings& around) {
     if (!destination.lines_left)
       return require_no_failure({}, earlier, options.output);
   }
-  loaded_runtime model(std::move(config), options.model, around);
+  loaded_runtime model(std::move(config), options.model, env);
   model.wait();
 
-  batch_display display(input.bytes, options.model.quiet, around.status);
+  batch_display display(input.bytes, options.model.quiet, env.status);
   batch_work work;
   const std::size_t context = model.get().plan().context;
   work.queue = std::make_shared<request_queue>(request_queue_setup{.input = input.descriptor,
@@ -232,7 +232,7 @@ void execute(const batch_options& options, surroundings& around) {
                                                                    .done = earlier.lines,
                                                                    .defaults = options.reply.generation,
                                                                    .encode = encoder_of(model.get(), options.special),
-                                                                   .most_bytes = read_ahead_bytes,
+                                                                   .max_bytes = read_ahead_bytes,
                                                                    .longest_line = max_line_of_batch(context),
                                                                    .max_values = max_values_of_line(context)});
   work.in_flight = in_flight;
@@ -243,7 +243,7 @@ void execute(const batch_options& options, surroundings& around) {
     if (journal)
       journal->append(record);
     else
-      around.out.write(record);
+      env.out.write(record);
   };
   work.on_progress = [&](const batch_totals& t) { display.show(t); };
   batch_loop loop(model.get(), std::move(work));
@@ -251,7 +251,7 @@ void execute(const batch_options& options, surroundings& around) {
   model.check_interrupt();
   {
     const interrupts::scope on_interrupt(
-        around.signals, [&](int) { loop.stop(); }, interrupts::patience);
+        env.signals, [&](int) { loop.stop(); }, interrupts::patience);
     complete = loop.run();
   }
   if (journal)
@@ -281,7 +281,7 @@ command make_batch() {
                        "same command does what is missing, and nothing twice.",
                    .example = "  tropilla batch questions.jsonl -o answers.jsonl"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

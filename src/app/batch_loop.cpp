@@ -97,19 +97,19 @@ bool is_of_request(errc code) {
 
 class batch_loop::impl {
 public:
-  impl(runtime& rt, batch_work work) : rt_(rt), with_(std::move(work)) {
+  impl(runtime& rt, batch_work work) : rt_(rt), work_(std::move(work)) {
     context_.model = rt.model().name;
     context_.text_of_token = [this](token_id id) { return rt_.detokenize(std::span(&id, 1), true); };
   }
 
   bool run() {
-    feed_.emplace(system_.get(), with_.queue, inbox_);
+    feed_.emplace(system_.get(), work_.queue, inbox_);
     while (!over()) {
       pull();
       if (auto n = inbox_->take(progress_interval))
         std::visit([this](auto& what) { handle(what); }, *n);
-      if (with_.on_progress)
-        with_.on_progress(totals_);
+      if (work_.on_progress)
+        work_.on_progress(totals_);
     }
     feed_.reset();
     if (failure_)
@@ -128,11 +128,11 @@ private:
     if (stopping() || ended_)
       return;
     const std::size_t busy = jobs_.size() + waiting_.size() + pulled_;
-    if (with_.ordered && records_.size() + pulled_ >= held_per_flight * with_.in_flight)
+    if (work_.ordered && records_.size() + pulled_ >= held_per_flight * work_.in_flight)
       return;
-    if (busy < with_.in_flight) {
-      feed_->pull(with_.in_flight - busy);
-      pulled_ += with_.in_flight - busy;
+    if (busy < work_.in_flight) {
+      feed_->pull(work_.in_flight - busy);
+      pulled_ += work_.in_flight - busy;
     }
   }
 
@@ -141,18 +141,18 @@ private:
     if (stopping())
       return;
     totals_.passed_bytes += r.passed;
-    if (with_.ordered)
+    if (work_.ordered)
       records_.push_back({r.line, std::nullopt});
     if (r.failure)
       return fail(r, errc::invalid_argument, *r.failure);
     const std::size_t bytes = bytes_of(r);
-    if (bytes > with_.max_bytes)
+    if (bytes > work_.max_bytes)
       return fail(r, errc::over_budget,
                   fmt::format("the replies may take {} ({} of up to {} tokens, {} log-probabilities each), and a batch "
                               "has {} for them; ask for fewer or shorter ones",
                               format_bytes(bytes), r.ids.size() * r.options.outputs,
-                              std::min(r.options.max_tokens, with_.context), r.options.logprobs,
-                              format_bytes(with_.max_bytes)));
+                              std::min(r.options.max_tokens, work_.context), r.options.logprobs,
+                              format_bytes(work_.max_bytes)));
     auto j = std::make_shared<job>();
     j->request = std::move(r);
     j->bytes = bytes;
@@ -162,15 +162,15 @@ private:
 
   /// What it holds from when it is submitted until its record is written.
   [[nodiscard]] std::size_t bytes_of(const batch_request& r) const {
-    std::size_t bytes = reply_bytes(r, with_.context);
+    std::size_t bytes = reply_bytes(r, work_.context);
     for (const auto& prompt : r.ids)
-      if (__builtin_add_overflow(bytes, request_bytes(prompt.size(), r.options, with_.context), &bytes))
+      if (__builtin_add_overflow(bytes, request_bytes(prompt.size(), r.options, work_.context), &bytes))
         return std::numeric_limits<std::size_t>::max();
     return bytes;
   }
 
   void submit_waiting() {
-    while (!stopping() && !waiting_.empty() && waiting_.front()->bytes <= with_.max_bytes - held_bytes_) {
+    while (!stopping() && !waiting_.empty() && waiting_.front()->bytes <= work_.max_bytes - held_bytes_) {
       const auto j = std::move(waiting_.front());
       waiting_.pop_front();
       held_bytes_ += j->bytes;
@@ -285,7 +285,7 @@ private:
 
   void put(const batch_request& r, std::string record) {
     totals_.done_bytes += r.bytes;
-    if (!with_.ordered)
+    if (!work_.ordered)
       return write(record);
     if (const auto place = std::ranges::find(records_, r.line, &ordered_record::line); place != records_.end())
       place->text = std::move(record);
@@ -297,7 +297,7 @@ private:
   }
 
   void write(std::string_view record) {
-    with_.write(record);
+    work_.write(record);
     ++totals_.requests;
   }
 
@@ -313,7 +313,7 @@ private:
   }
 
   runtime& rt_;
-  batch_work with_;
+  batch_work work_;
   record_context context_;
   std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>(); ///< whoever may still write to it holds it
   std::map<std::size_t, std::shared_ptr<job>> jobs_;         ///< by line of the input

@@ -180,12 +180,12 @@ table as_table(const std::vector<test_result>& results, const runtime& rt) {
   return t;
 }
 
-void execute(const bench_options& options, surroundings& around) {
+void execute(const bench_options& options, command_context& env) {
   const auto prompts = sizes(options.prompt_sizes, "--n-prompt");
   const auto replies = sizes(options.reply_sizes, "--n-gen");
   if (prompts.empty() && replies.empty())
     throw error(errc::invalid_argument, "there is nothing to measure: --n-prompt and --n-gen are both 0");
-  runtime_config config = options.model.to_config(around);
+  runtime_config config = options.model.to_config(env);
   std::size_t needed = 0;
   for (const std::size_t n : prompts)
     needed = std::max(needed, options.depth + n + 1);
@@ -197,10 +197,10 @@ void execute(const bench_options& options, surroundings& around) {
     throw error(errc::invalid_argument,
                 fmt::format("--ctx {} is too small for these tests: they need {} tokens", config.context, needed));
   std::vector<test_result> results;
-  loaded_runtime model(std::move(config), options.model, around);
+  loaded_runtime model(std::move(config), options.model, env);
   model.wait();
   {
-    progress shown("measuring", progress::unit::count, options.model.quiet, around.status);
+    progress shown("measuring", progress::unit::count, options.model.quiet, env.status);
     bench b(options, model.get(), shown, prompts.size() + replies.size());
     for (const std::size_t n : prompts)
       results.push_back(b.prefill(n));
@@ -212,10 +212,10 @@ void execute(const bench_options& options, surroundings& around) {
     json out = json::array();
     for (const test_result& r : results)
       out.push_back(as_json(r, model.get()));
-    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const table t = as_table(results, model.get());
-    around.out.write(options.format == "md" ? t.markdown() : t.csv());
+    env.out.write(options.format == "md" ? t.markdown() : t.csv());
   }
 }
 
@@ -234,7 +234,7 @@ command make_bench() {
                        "compute) / elapsed.",
                    .example = "  tropilla bench -p 128,512 -n 64 -o json"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

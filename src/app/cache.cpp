@@ -48,7 +48,7 @@ std::string local_time(std::int64_t seconds) {
   return text;
 }
 
-void show(const std::vector<packed_entry>& entries, bool as_json, surroundings& around) {
+void show(const std::vector<packed_entry>& entries, bool as_json, command_context& env) {
   if (as_json) {
     json out = json::array();
     for (const packed_entry& e : entries)
@@ -57,7 +57,7 @@ void show(const std::vector<packed_entry>& entries, bool as_json, surroundings& 
                      {"bytes", e.bytes},
                      {"last_used", e.last_used},
                      {"state", name_of(e.what)}});
-    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
     return;
   }
   table t{{{"key"}, {"model"}, {"size", true}, {"last used"}, {"state"}}, {}};
@@ -69,8 +69,8 @@ void show(const std::vector<packed_entry>& entries, bool as_json, surroundings& 
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
   if (!entries.empty())
-    around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
-  around.out.write(
+    env.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  env.out.write(
       fmt::format("{} {}, {}\n", entries.size(), entries.size() == 1 ? "entry" : "entries", format_bytes(total)));
 }
 
@@ -91,7 +91,7 @@ std::vector<packed_entry> find(const std::vector<packed_entry>& entries, const s
 }
 
 void remove(const std::vector<packed_entry>& entries, bool as_json, const std::filesystem::path& folder,
-            surroundings& around) {
+            command_context& env) {
   std::vector<packed_entry> removed;
   std::string refusal;
   for (const packed_entry& e : entries) {
@@ -103,15 +103,15 @@ void remove(const std::vector<packed_entry>& entries, bool as_json, const std::f
       refusal = failure;
   }
   if (as_json) {
-    show(removed, true, around);
+    show(removed, true, env);
   } else if (!removed.empty()) {
     std::size_t bytes = 0;
     for (const packed_entry& e : removed)
       bytes += e.bytes;
-    around.out.write(fmt::format("removed {} {}, {}\n", removed.size(), removed.size() == 1 ? "entry" : "entries",
-                                 format_bytes(bytes)));
+    env.out.write(fmt::format("removed {} {}, {}\n", removed.size(), removed.size() == 1 ? "entry" : "entries",
+                              format_bytes(bytes)));
   } else if (refusal.empty()) {
-    around.out.write("nothing to remove\n");
+    env.out.write("nothing to remove\n");
   }
   if (!refusal.empty())
     throw error(errc::io_error, refusal);
@@ -143,11 +143,11 @@ verdict verify(const packed_entry& e, const std::filesystem::path& folder,
 }
 
 void verify_all(const std::vector<packed_entry>& entries, const cache_options& options,
-                const std::filesystem::path& folder, surroundings& around) {
+                const std::filesystem::path& folder, command_context& env) {
   std::uint64_t total = 0, done = 0;
   for (const packed_entry& e : entries)
     total += e.what == packed_entry::state::complete ? e.bytes : 0;
-  progress shown("checking", progress::unit::bytes, options.quiet || options.json, around.status);
+  progress shown("checking", progress::unit::bytes, options.quiet || options.json, env.status);
   json out = json::array();
   std::vector<std::string> refused;
   for (const packed_entry& e : entries) {
@@ -160,12 +160,12 @@ void verify_all(const std::vector<packed_entry>& entries, const cache_options& o
     if (options.json)
       out.push_back({{"key", e.key}, {"model", e.description}, {"state", v.state}, {"reason", v.reason}});
     else
-      around.out.write(fmt::format("{}  {:<8}  {}{}\n", e.key, v.state, escape(e.description),
-                                   v.reason.empty() ? "" : " (" + v.reason + ")"));
+      env.out.write(fmt::format("{}  {:<8}  {}{}\n", e.key, v.state, escape(e.description),
+                                v.reason.empty() ? "" : " (" + v.reason + ")"));
   }
   shown.finish();
   if (options.json)
-    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   if (!refused.empty())
     throw error(
         errc::malformed_file,
@@ -186,7 +186,7 @@ std::vector<packed_entry> choose(const std::vector<packed_entry>& entries, std::
   return chosen;
 }
 
-void execute(const cache_options& options, surroundings& around) {
+void execute(const cache_options& options, command_context& env) {
   const std::string verb = options.words.empty() ? "" : options.words[0];
   if (verb != "ls" && verb != "rm" && verb != "verify")
     throw error(errc::invalid_argument, verb.empty()
@@ -200,22 +200,22 @@ void execute(const cache_options& options, surroundings& around) {
   if (verb == "ls") {
     if (!keys.empty())
       throw error(errc::invalid_argument, "cache ls lists all entries and takes no key");
-    show(entries, options.json, around);
+    show(entries, options.json, env);
     return;
   }
   if (verb == "verify") {
     if (options.all)
       throw error(errc::invalid_argument, "cache verify checks all entries when no key is given; --all is for rm");
-    verify_all(keys.empty() ? entries : choose(entries, keys, folder), options, folder, around);
+    verify_all(keys.empty() ? entries : choose(entries, keys, folder), options, folder, env);
     return;
   }
   if (keys.empty() != options.all)
     throw error(errc::invalid_argument, "cache rm wants keys (tropilla cache ls lists them) or --all, and not both");
   if (options.all) {
-    remove(entries, options.json, folder, around);
+    remove(entries, options.json, folder, env);
     return;
   }
-  remove(choose(entries, keys, folder), options.json, folder, around);
+  remove(choose(entries, keys, folder), options.json, folder, env);
 }
 
 } // namespace
@@ -237,7 +237,7 @@ command make_cache() {
                         "(damaged, or of another version). The last two are built anew when they are wanted.",
                .example = "  tropilla cache ls"},
       .bind = [options](option_binder& b) { options->bind(b); },
-      .execute = [options](surroundings& around) { execute(*options, around); }};
+      .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -11,20 +11,20 @@
 namespace tropilla::app {
 namespace {
 
-void execute(const chat_options& options, surroundings& around) {
+void execute(const chat_options& options, command_context& env) {
   require_utf8(options.system, "the text of --system");
   if (options.reply.seed_drawn)
-    around.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
+    env.note(fmt::format("seed {}", options.reply.generation.sampling.seed));
   std::optional<terminal_session> terminal;
   if (console::edits())
     terminal.emplace(STDIN_FILENO);
-  chat_model model(options.model, around);
+  chat_model model(options.model, env);
   // Outside of an answer, Ctrl-C is a key of the editor; one that comes as a signal must not end the conversation.
   const bool person = inspect_terminal(STDIN_FILENO).interactive;
   std::optional<interrupts::scope> keep;
   if (person)
-    keep.emplace(around.signals, [](int) {});
-  console(options, model, terminal ? &*terminal : nullptr, around).run();
+    keep.emplace(env.signals, [](int) {});
+  console(options, model, terminal ? &*terminal : nullptr, env).run();
 }
 
 } // namespace
@@ -59,7 +59,7 @@ command make_chat() {
                    .notes = "Inside, /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
                    .example = R"(  tropilla chat --temp 0 --system "You are brief.")"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

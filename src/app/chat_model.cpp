@@ -10,7 +10,8 @@
 
 namespace tropilla::app {
 
-chat_model::chat_model(model_options options, surroundings& context) : options_(std::move(options)), context_(context) {
+chat_model::chat_model(model_options options, command_context& context)
+    : options_(std::move(options)), context_(context) {
   open();
 }
 

@@ -14,7 +14,7 @@ class chat_model {
 public:
   /// Opens it and waits until its weights are there, with a progress display; Ctrl-C ends the program meanwhile. Throws
   /// as `loaded_runtime`.
-  chat_model(model_options options, surroundings& context);
+  chat_model(model_options options, command_context& context);
 
   /// False after `change` could open neither: nothing but to end is left then.
   [[nodiscard]] bool is_open() const noexcept { return open_.has_value(); }
@@ -33,7 +33,7 @@ private:
   void open_again(const model_options& former, const std::vector<memory_report>& budgets);
 
   model_options options_;
-  surroundings& context_;
+  command_context& context_;
   std::filesystem::path file_;
   std::optional<loaded_runtime> open_;
 };

@@ -48,16 +48,16 @@ const command& find_command(const std::vector<command>& commands, const std::str
                                                   near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
-void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
+void dispatch(const std::vector<std::string>& arguments, command_context& env) {
   const std::string first = arguments.empty() ? "--help" : arguments[0];
   if (first == "--version" || first == "version" || first == "-V") {
-    around.out.write(
+    env.out.write(
         fmt::format("tropilla {}.{}.{}\n", TROPILLA_VERSION_MAJOR, TROPILLA_VERSION_MINOR, TROPILLA_VERSION_PATCH));
     return;
   }
   const bool help = first == "--help" || first == "-h" || first == "help";
   if (help && arguments.size() < 2) {
-    around.out.write(overview());
+    env.out.write(overview());
     return;
   }
   const std::vector<command> commands = all_commands();
@@ -68,15 +68,15 @@ void dispatch(const std::vector<std::string>& arguments, surroundings& around) {
     const parsed_options parsed =
         parse_options(chosen.bind, std::span(arguments).subspan(1),
                       {.command = std::string(chosen.name), .known_keys = all_option_names(), .environment = {}});
-    around.quiet = parsed.quiet;
+    env.quiet = parsed.quiet;
     for (const std::string& notice : parsed.notices)
-      around.note(notice);
+      env.note(notice);
   } catch (const help_requested&) {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-    around.out.write(help_text(chosen, terminal.interactive ? std::clamp<std::size_t>(terminal.width, 80, 100) : 100));
+    env.out.write(help_text(chosen, terminal.interactive ? std::clamp<std::size_t>(terminal.width, 80, 100) : 100));
     return;
   }
-  chosen.execute(around);
+  chosen.execute(env);
 }
 
 /// The option that changes what an error's sentence speaks of in the library's words.
@@ -123,12 +123,12 @@ std::string help_text(const command& c, std::size_t columns) {
   return text + fmt::format("\nExample:\n{}\n", c.help.example);
 }
 
-void surroundings::note(std::string_view sentence) const {
+void command_context::note(std::string_view sentence) const {
   if (!quiet)
     say(fmt::format("note: {}", without_controls(sentence)));
 }
 
-std::filesystem::path surroundings::choose_model(const std::string& named) const {
+std::filesystem::path command_context::choose_model(const std::string& named) const {
   return app::choose_model(named, [this](std::string_view sentence) { note(sentence); });
 }
 
@@ -142,9 +142,9 @@ std::vector<std::string> all_option_names() {
   return names;
 }
 
-int run_program(const std::vector<std::string>& arguments, surroundings& around) {
+int run_program(const std::vector<std::string>& arguments, command_context& env) {
   try {
-    dispatch(arguments, around);
+    dispatch(arguments, env);
     return 0;
   } catch (const interrupted&) {
     return 130;
@@ -164,19 +164,19 @@ int run_program(const std::vector<std::string>& arguments, surroundings& around)
   }
 }
 
-loaded_runtime::loaded_runtime(runtime_config config, const model_options& options, surroundings& around)
+loaded_runtime::loaded_runtime(runtime_config config, const model_options& options, command_context& env)
     : progress_(std::make_shared<progress>("loading " + escape(config.model.filename().string()), progress::unit::bytes,
-                                           options.quiet, around.status)),
-      hold_(std::in_place, around.signals,
+                                           options.quiet, env.status)),
+      hold_(std::in_place, env.signals,
             [pressed = pressed_](int press) {
               if (press > 1)
                 interrupts::quit();
               *pressed = true;
             }),
       runtime_([&] {
-        config.log = options.log.open(around.status);
+        config.log = options.log.open(env.status);
         if (!options.quiet && !options.log.shows_warnings()) // notices are warnings of the log, too
-          config.on_notice = [status = around.status](std::string_view sentence) {
+          config.on_notice = [status = env.status](std::string_view sentence) {
             status->say(fmt::format("note: {}", without_controls(sentence)));
           };
         config.on_progress = [p = progress_](const load_progress& now) { p->update(now.bytes_done, now.bytes_total); };

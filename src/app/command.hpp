@@ -18,7 +18,7 @@
 namespace tropilla::app {
 
 /// What a command works with besides its options.
-struct surroundings {
+struct command_context {
   const process_clock& clock;
   interrupts& signals;
   output out;
@@ -54,7 +54,7 @@ struct command {
   std::string_view summary; ///< for the overview
   help_page help;
   option_declaration bind;
-  std::function<void(surroundings&)> execute; ///< throws `error`, `interrupted`, `output_closed`, and those above
+  std::function<void(command_context&)> execute; ///< throws `error`, `interrupted`, `output_closed`, and those above
 };
 
 [[nodiscard]] command make_run();
@@ -86,7 +86,7 @@ struct command {
 /// Runs the program: `arguments` without its name. Returns the exit status: 0; 2 after an error, which is one sentence
 /// on standard error; 3 where some of the requests failed, likewise; 130 after Ctrl-C; 141 when standard output was
 /// closed by its reader.
-[[nodiscard]] int run_program(const std::vector<std::string>& arguments, surroundings& around);
+[[nodiscard]] int run_program(const std::vector<std::string>& arguments, command_context& env);
 
 /// Opens the runtime with a progress display on standard error, and with the log that the options ask for.
 ///
@@ -94,7 +94,7 @@ struct command {
 /// leave half of a packed file. The constructor and `check_interrupt` throw `interrupted` then; a second one ends it.
 class loaded_runtime {
 public:
-  loaded_runtime(runtime_config config, const model_options& options, surroundings& around);
+  loaded_runtime(runtime_config config, const model_options& options, command_context& env);
   [[nodiscard]] runtime& get() noexcept { return runtime_; }
   /// Call before anything else is shown.
   void end_progress() { progress_->finish(); }
@@ -109,7 +109,7 @@ private:
   runtime runtime_;
 };
 
-/// The highest mark of the ledger, all devices together.
+/// The highest mark of the arbiter, all devices together.
 [[nodiscard]] std::size_t peak_bytes(const runtime& rt);
 
 } // namespace tropilla::app

@@ -53,7 +53,7 @@ bool console::edits() {
   return is_terminal() && inspect_terminal(STDIN_FILENO).interactive;
 }
 
-console::console(const chat_options& options, chat_model& model, terminal_session* terminal, surroundings& context)
+console::console(const chat_options& options, chat_model& model, terminal_session* terminal, command_context& context)
     : context_(context), quiet_(options.model.quiet), screen_(context.out, is_terminal()), terminal_(terminal),
       dialogue_(options, model, screen_, [this](generation& reply) { return read(reply); }),
       editor_(terminal, history_file(),

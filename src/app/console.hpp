@@ -20,7 +20,7 @@ public:
   [[nodiscard]] static bool edits();
 
   /// `terminal`: null where lines are not edited.
-  console(const chat_options& options, chat_model& model, terminal_session* terminal, surroundings& context);
+  console(const chat_options& options, chat_model& model, terminal_session* terminal, command_context& context);
 
   /// Returns when the person left. A line that can't be obeyed, or answered, is complained of and changes nothing;
   /// lines of a pipe of which there was one end with `already_said`. Throws `output_closed`, and `error` where there is
@@ -41,7 +41,7 @@ private:
   void take_meanwhile(const std::string& line, generation& reply);
   void leave_meanwhile(generation& reply);
 
-  surroundings& context_;
+  command_context& context_;
   bool quiet_;
   chat_screen screen_;
   terminal_session* terminal_; ///< where lines are edited

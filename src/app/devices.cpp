@@ -71,7 +71,7 @@ listed describe(const cuda::gpu& g) {
   return d;
 }
 
-void show_json(const std::vector<listed>& devices, const std::string& none_because, surroundings& around) {
+void show_json(const std::vector<listed>& devices, const std::string& none_because, command_context& env) {
   json out = {{"devices", json::array()}};
   for (const listed& d : devices) {
     out["devices"].push_back({{"name", d.name},
@@ -92,11 +92,11 @@ void show_json(const std::vector<listed>& devices, const std::string& none_becau
   }
   if (!none_because.empty())
     out["no_gpu_because"] = none_because;
-  around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
 void show(const std::vector<listed>& devices, const std::string& host_lines, const std::string& none_because,
-          surroundings& around) {
+          command_context& env) {
   table t{{{"device"}, {"what"}, {"memory", true}, {"free", true}, {"bandwidth", true}, {""}}, {}};
   for (const listed& d : devices) {
     std::string remark = d.problem;
@@ -106,13 +106,13 @@ void show(const std::vector<listed>& devices, const std::string& host_lines, con
                       d.bandwidth > 0 ? fmt::format("{:.0f} GB/s", d.bandwidth * 1e-9) : "-", remark});
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-  around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  env.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
   for (const listed& d : devices)
     if (!d.limit.set_by.empty())
-      around.out.write(fmt::format("{} may use {}, set by {}\n", d.name, format_bytes(d.limit.bytes), d.limit.set_by));
-  around.out.write(host_lines);
+      env.out.write(fmt::format("{} may use {}, set by {}\n", d.name, format_bytes(d.limit.bytes), d.limit.set_by));
+  env.out.write(host_lines);
   if (!none_because.empty())
-    around.out.write(fmt::format("no GPU: {}\n", none_because));
+    env.out.write(fmt::format("no GPU: {}\n", none_because));
 }
 
 } // namespace
@@ -137,7 +137,7 @@ command make_devices() {
            .example = "  tropilla devices --json"},
       .bind = [options](option_binder& b) { options->bind(b); },
       .execute =
-          [options](surroundings& around) {
+          [options](command_context& env) {
             const auto cpus = host::read_topology(host::topology_detail::all);
             const std::size_t threads = host::usable_cores(cpus);
             std::vector<listed> devices{describe_host(cpus, threads)};
@@ -145,9 +145,9 @@ command make_devices() {
             for (const auto& g : gpus.gpus)
               devices.push_back(describe(g));
             if (options->json)
-              show_json(devices, gpus.none_because, around);
+              show_json(devices, gpus.none_because, env);
             else
-              show(devices, topology_lines(cpus, threads), gpus.none_because, around);
+              show(devices, topology_lines(cpus, threads), gpus.none_because, env);
           }};
 }
 

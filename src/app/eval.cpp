@@ -202,17 +202,17 @@ std::vector<token_id> windows_of(const eval_options& options, const runtime& rt)
   return ids;
 }
 
-void execute(const eval_options& options, surroundings& around) {
+void execute(const eval_options& options, command_context& env) {
   if (options.file.empty())
     throw error(errc::invalid_argument, "eval needs a text: -f FILE");
-  runtime_config config = options.model.to_config(around);
+  runtime_config config = options.model.to_config(env);
   if (config.context == 0)
     config.context = options.window;
   if (config.context < options.window)
     throw error(errc::invalid_argument,
                 fmt::format("a window of {} tokens does not fit a context of {}", options.window, config.context));
   config.logit_rows = std::min<std::size_t>(options.window, 64); // beyond that the logits' buffer grows, the speed not
-  loaded_runtime model(config, options.model, around);
+  loaded_runtime model(config, options.model, env);
   runtime& rt = model.get();
   const auto ids = windows_of(options, rt);
   std::optional<opponent> other;
@@ -223,7 +223,7 @@ void execute(const eval_options& options, surroundings& around) {
     saved.emplace(expand_home(options.save), saved_logits_header{rt.model().vocabulary, options.window, ids.size()});
   model.wait();
 
-  progress shown("evaluating", progress::unit::count, options.model.quiet, around.status);
+  progress shown("evaluating", progress::unit::count, options.model.quiet, env.status);
   const totals t = evaluate(options, rt, ids, other ? &*other : nullptr, saved ? &*saved : nullptr, shown);
   if (saved)
     saved->finish();
@@ -235,16 +235,16 @@ void execute(const eval_options& options, surroundings& around) {
   }
   const json out = as_json(t, options, rt);
   if (options.json) {
-    around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
     return;
   }
-  around.out.write(fmt::format("perplexity {:.4f} over {} positions in {} of {} ({:.1f} s)\n",
-                               out["perplexity"].get<double>(), t.scored,
-                               count_of(t.positions / options.window, "window"), options.window, t.seconds));
+  env.out.write(fmt::format("perplexity {:.4f} over {} positions in {} of {} ({:.1f} s)\n",
+                            out["perplexity"].get<double>(), t.scored, count_of(t.positions / options.window, "window"),
+                            options.window, t.seconds));
   if (other)
-    around.out.write(fmt::format("against {}: arg-max equal at {:.2f}%, mean KL divergence {:.6f}, at most {:.4f}\n",
-                                 escape(options.against), 100 * out["top1_agreement"].get<double>(),
-                                 out["mean_kl"].get<double>(), t.largest_divergence));
+    env.out.write(fmt::format("against {}: arg-max equal at {:.2f}%, mean KL divergence {:.6f}, at most {:.4f}\n",
+                              escape(options.against), 100 * out["top1_agreement"].get<double>(),
+                              out["mean_kl"].get<double>(), t.largest_divergence));
 }
 
 } // namespace
@@ -259,7 +259,7 @@ command make_eval() {
                    .example = "  tropilla eval -f text.txt --precise --save-logits exact.bin\n"
                               "  tropilla eval -f text.txt --against exact.bin"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -136,14 +136,14 @@ std::string as_text(const gguf_file& file, const model_summary& s, const inspect
   return text;
 }
 
-void execute(const inspect_options& options, surroundings& around) {
+void execute(const inspect_options& options, command_context& env) {
   if (options.files.size() > 1)
     throw error(errc::invalid_argument, "inspect shows one file at a time; a split model is named by any of its parts");
-  const gguf_file file = gguf_file::open(around.choose_model(options.files.empty() ? options.model : options.files[0]));
+  const gguf_file file = gguf_file::open(env.choose_model(options.files.empty() ? options.model : options.files[0]));
   const model_summary s = summarise(file);
   say_notes(notes_of(file));
-  around.out.write(options.json ? as_json(file, s).dump(2, ' ', false, json::error_handler_t::replace) + "\n"
-                                : as_text(file, s, options));
+  env.out.write(options.json ? as_json(file, s).dump(2, ' ', false, json::error_handler_t::replace) + "\n"
+                             : as_text(file, s, options));
 }
 
 } // namespace
@@ -156,7 +156,7 @@ command make_inspect() {
                    .usage = "tropilla inspect [options] FILE",
                    .example = "  tropilla inspect model.gguf | less"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -26,7 +26,7 @@ namespace tropilla::app {
 namespace {
 
 constexpr int lines_kept = 1000;
-constexpr std::size_t most_remembered = 4096; ///< bytes of a line: a file of a thousand stays small
+constexpr std::size_t max_remembered = 4096; ///< bytes of a line: a file of a thousand stays small
 // Keys that no keyboard has: C1 control characters, which are left out of what comes from one.
 constexpr wchar_t paste_key = 0x80, interrupt_key = 0x81;
 constexpr unsigned char control_c = 0x03;
@@ -393,7 +393,7 @@ void line_editor::push_back(std::string_view keys) {
 }
 
 void line_editor::remember(const std::string& line) {
-  if (!impl_->history || line.empty() || line == impl_->last || line.size() > most_remembered)
+  if (!impl_->history || line.empty() || line == impl_->last || line.size() > max_remembered)
     return;
   impl_->last = line;
   HistEvent event{};

@@ -45,28 +45,28 @@ double reads_per_second(const runtime_config& config, const gguf_file& file, con
     }
   read_trial trial;
   trial.first = bytes / 2 / trial.read_bytes;
-  trial.most_bytes = 256 * mib;
-  trial.most_seconds = 0.1;
+  trial.max_bytes = 256 * mib;
+  trial.max_seconds = 0.1;
   return measure_reads(path, {.depth = 2 * best_read_depth, .mode = mode_of(config)}, trial).bytes_per_second();
 }
 
 /// A measurement may take a quarter of what a run may.
-std::size_t most_memory(const plan_report& plan) {
+std::size_t max_memory(const plan_report& plan) {
   return plan.devices.front().limit_bytes / 4;
 }
 
 /// The weights are at most what the run would hold, because that much the machine is asked for anyway.
 double weights_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
   const std::size_t bytes = std::clamp(plan.total_bytes, 64 * mib, 256 * mib);
-  const std::size_t most = most_memory(plan);
+  const std::size_t most = max_memory(plan);
   return std::max(64 * mib, layout.groups[1].bytes) > most ? 0
                                                            : measure_decode(layout, dev, std::min(bytes, most), 0.05);
 }
 
 double operations_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
-  const std::size_t rows = plan.prefill_rows;
+  const std::size_t rows = plan.prefill_chunk;
   const auto buffers = assign_offsets(forward_buffers(layout, {rows, rows, 1}, dev), 64);
-  return buffers.bytes > most_memory(plan) ? 0 : measure_prefill(layout, dev, rows, 0.08);
+  return buffers.bytes > max_memory(plan) ? 0 : measure_prefill(layout, dev, rows, 0.08);
 }
 
 } // namespace
@@ -90,7 +90,7 @@ step_cost cost_of(const runtime_config& config, const plan_report& plan) {
   step_cost out;
   out.streamed_bytes = plan.streamed_bytes;
   out.weight_bytes = plan.weight_bytes;
-  out.prefill_rows = plan.prefill_rows;
+  out.prefill_chunk = plan.prefill_chunk;
   for (std::size_t g = 1; g < layout.norm_group(); ++g)
     out.layer_parameters += matrix_parameters(layout.groups[g]);
   const auto& head = layout.config.output ? layout.groups.back() : layout.groups.front();

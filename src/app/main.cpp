@@ -53,8 +53,8 @@ int main(int argc, char** argv) {
     tropilla::app::output out;
     out.claim_standard_streams(); // before anything is opened
     tropilla::app::interrupts signals;
-    tropilla::app::surroundings around{.clock = clock, .signals = signals, .out = out};
-    return tropilla::app::run_program(std::vector<std::string>(argv + 1, argv + argc), around);
+    tropilla::app::command_context env{.clock = clock, .signals = signals, .out = out};
+    return tropilla::app::run_program(std::vector<std::string>(argv + 1, argv + argc), env);
   } catch (const std::exception& e) {
     tropilla::app::say(fmt::format("tropilla: {}", e.what()));
     return 2;

@@ -30,7 +30,7 @@ std::string short_path(const std::filesystem::path& path) {
   return prefix.size() > 1 && text.starts_with(prefix) ? "~/" + text.substr(prefix.size()) : text;
 }
 
-void show_json(const found_models& found, surroundings& around) {
+void show_json(const found_models& found, command_context& env) {
   json out = {{"models", json::array()}, {"left_out", found.left_out}};
   for (const model_file& m : found.models) {
     const model_header h = read_header(m);
@@ -45,10 +45,10 @@ void show_json(const found_models& found, surroundings& around) {
     if (!h.problem.empty())
       out["models"].back()["problem"] = h.problem;
   }
-  around.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  env.out.write(out.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
-void show(const found_models& found, surroundings& around) {
+void show(const found_models& found, command_context& env) {
   table t{{{"name"}, {"architecture"}, {"type"}, {"parameters", true}, {"size", true}, {"of"}, {"where"}}, {}};
   std::string problems;
   for (const model_file& m : found.models) {
@@ -62,18 +62,18 @@ void show(const found_models& found, surroundings& around) {
   }
   const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
   if (!found.models.empty())
-    around.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
-  around.out.write(problems);
+    env.out.write(t.aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : "") + "\n");
+  env.out.write(problems);
   for (const std::string& sentence : found.left_out)
-    around.out.write(fmt::format("left out: {}\n", sentence));
+    env.out.write(fmt::format("left out: {}\n", sentence));
   if (!found.models.empty()) {
-    around.out.write("-m takes a name, or a part that only one has.\n");
+    env.out.write("-m takes a name, or a part that only one has.\n");
     return;
   }
   std::string places;
   for (const model_place& where : model_places())
     places += fmt::format("  {:<14}{}\n", where.owner, escape(short_path(where.folder)));
-  around.out.write(
+  env.out.write(
       fmt::format("no models; scripts/model.sh obtains a small one. These folders were searched:\n{}", places));
 }
 
@@ -97,7 +97,7 @@ Only headers are read. A split model is one, and so is a file with several links
                .example = "  tropilla models"},
       .bind = [options](option_binder& b) { options->bind(b); },
       .execute =
-          [options](surroundings& around) { (options->json ? show_json : show)(find_models(model_places()), around); }};
+          [options](command_context& env) { (options->json ? show_json : show)(find_models(model_places()), env); }};
 }
 
 } // namespace tropilla::app

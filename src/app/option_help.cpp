@@ -11,7 +11,7 @@ namespace tropilla::app {
 namespace {
 
 /// Where explanations begin: after "  -n, --max-tokens N". Longer names have a line of their own.
-constexpr std::size_t most_indent = 26;
+constexpr std::size_t max_indent = 26;
 
 /// "  -n, --max-tokens N"; names without a short one line up behind those that have one.
 std::string names_of(const CLI::Option& option) {
@@ -51,8 +51,8 @@ std::string option_help(const option_declaration& bind, std::size_t columns) {
       if (option->get_group() != group)
         continue;
       const std::string names = names_of(*option);
-      const std::string meaning = wrap(meaning_of(*option), columns, most_indent);
-      if (names.size() + 2 <= most_indent)
+      const std::string meaning = wrap(meaning_of(*option), columns, max_indent);
+      if (names.size() + 2 <= max_indent)
         text += names + meaning.substr(names.size()) + "\n"; // in place of the first line's indent
       else
         text += names + "\n" + meaning + "\n";

@@ -18,7 +18,7 @@
 
 namespace tropilla::app {
 
-struct surroundings;
+struct command_context;
 
 /// The value of an environment variable, or null. Tests pass their own.
 using environment_lookup = std::function<const char*(const char*)>;
@@ -92,7 +92,7 @@ struct model_options {
 
   void bind(option_binder& binder);
   /// For so many sequences at once unless --parallel says otherwise. Throws what `choose_model` throws.
-  [[nodiscard]] runtime_config to_config(const surroundings& around, std::size_t sequences = 1) const;
+  [[nodiscard]] runtime_config to_config(const command_context& env, std::size_t sequences = 1) const;
 };
 
 /// Tokens of a sequence that the model of a configuration may be opened with; fewer, where it takes no more.

@@ -76,7 +76,7 @@ std::optional<forecast> look_ahead(const plan_options& options, const runtime_co
 json as_json(const forecast& f) {
   json out = {{"decode_tok_s", nullptr},
               {"prefill_tok_s", nullptr},
-              {"prefill_tokens", f.cost.prefill_rows},
+              {"prefill_tokens", f.cost.prefill_chunk},
               {"binds", {{"decode", nullptr}, {"prefill", nullptr}}},
               {"read_bytes_s", measured(f.speed.read_bytes)},
               {"memory_bytes_s", measured(f.speed.memory_bytes)},
@@ -186,20 +186,20 @@ std::string as_text(const plan_report& plan, bool limits) {
                     : fmt::format(", {} too little.\n", format_bytes(plan.total_bytes - plan.budget_bytes)));
 }
 
-void execute(const plan_options& options, surroundings& around) {
-  runtime_config config = options.model.to_config(around);
-  config.on_notice = [&](std::string_view sentence) { around.note(sentence); };
+void execute(const plan_options& options, command_context& env) {
+  runtime_config config = options.model.to_config(env);
+  config.on_notice = [&](std::string_view sentence) { env.note(sentence); };
   const plan_report plan = runtime::plan(config);
   if (options.json) {
     const auto ahead = look_ahead(options, config, plan);
-    around.out.write(as_json(plan, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    env.out.write(as_json(plan, ahead).dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     const terminal_facts terminal = inspect_terminal(STDOUT_FILENO);
-    around.out.write(
+    env.out.write(
         as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
-    around.out.write(as_text(plan, !options.no_measure));
+    env.out.write(as_text(plan, !options.no_measure));
     if (const auto ahead = look_ahead(options, config, plan)) // after the table, which needs no measuring
-      around.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
+      env.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
   }
   if (!plan.refusal.empty())
     throw error(errc::over_budget, plan.refusal); // as a run does
@@ -218,7 +218,7 @@ command make_plan() {
                    .usage = "tropilla plan [options]",
                    .example = "  tropilla plan --ctx 2048 --budget 1GiB"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -128,10 +128,10 @@ std::size_t kept_bytes(const generation_options& options, reply_keeps keeps, std
   return bytes;
 }
 
-finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps, surroundings& around,
+finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps, command_context& env,
                           const std::function<void(const piece&)>& show, unanswered program) {
   const interrupts::scope on_interrupt(
-      around.signals, [&](int) { reply.cancel(); },
+      env.signals, [&](int) { reply.cancel(); },
       program == unanswered::quits ? interrupts::patience : std::chrono::seconds{});
   finished_reply result;
   result.outputs.resize(options.generation.outputs);
@@ -142,7 +142,7 @@ finished_reply read_reply(generation& reply, const reply_options& options, reply
   result.seed_drawn = options.seed_drawn;
   while (const auto piece = reply.next()) {
     if (result.first_token_seconds == 0)
-      result.first_token_seconds = around.clock.seconds();
+      result.first_token_seconds = env.clock.seconds();
     reply_output& output = result.outputs.at(piece->output);
     if (keeps != reply_keeps::nothing)
       output.text += piece->text;

@@ -45,7 +45,7 @@ enum class unanswered : std::uint8_t { stays, quits };
 /// Reads the reply to a request with these options to its end, and keeps of it what `keeps` says. `show` gets each
 /// piece as it comes; Ctrl-C cancels. Throws what the reply throws.
 [[nodiscard]] finished_reply read_reply(generation& reply, const reply_options& options, reply_keeps keeps,
-                                        surroundings& around, const std::function<void(const piece&)>& show,
+                                        command_context& env, const std::function<void(const piece&)>& show,
                                         unanswered program);
 
 /// "31 tokens in, 42 out; prefill 801.2 tok/s, decode 171.3 tok/s; first token after 0.29 s; memory: 118.2 MiB planned,

@@ -149,9 +149,9 @@ private:
   std::vector<std::string> texts_; ///< of outputs that are not complete; empty where there is but one
 };
 
-void execute(const run_options& options, surroundings& around) {
+void execute(const run_options& options, command_context& env) {
   check(options);
-  runtime_config config = options.model.to_config(around, options.reply.generation.outputs);
+  runtime_config config = options.model.to_config(env, options.reply.generation.outputs);
   const std::size_t context = max_context(config);
   const std::string prompt = read_prompt(options, max_prompt_bytes(context));
   // What a reply is kept in is planned as the rest is: outputs one after another, or one object.
@@ -159,9 +159,9 @@ void execute(const run_options& options, surroundings& around) {
   const auto keeps = options.json ? reply_keeps::all : outputs > 1 ? reply_keeps::text : reply_keeps::nothing;
   if (const std::size_t bytes = kept_bytes(options.reply.generation, keeps, context); bytes > 0)
     config.request_bytes = bytes + request_bytes(context, options.reply.generation, context);
-  loaded_runtime model(config, options.model, around);
+  loaded_runtime model(config, options.model, env);
   runtime& rt = model.get();
-  screen shown(outputs, around.out);
+  screen shown(outputs, env.out);
   const auto show = [&](const piece& p) {
     model.end_progress();
     if (!options.json)
@@ -171,12 +171,12 @@ void execute(const run_options& options, surroundings& around) {
   {
     generation stream = start(rt, options, prompt);
     model.check_interrupt();
-    reply = read_reply(stream, options.reply, options.json ? reply_keeps::all : reply_keeps::nothing, around, show,
+    reply = read_reply(stream, options.reply, options.json ? reply_keeps::all : reply_keeps::nothing, env, show,
                        unanswered::quits);
   }
   model.end_progress();
   if (options.json) {
-    write_json(reply, rt, [&](std::string_view text) { around.out.write(text); });
+    write_json(reply, rt, [&](std::string_view text) { env.out.write(text); });
   } else {
     shown.end();
     const terminal_facts terminal = inspect_terminal(STDERR_FILENO);
@@ -201,7 +201,7 @@ command make_run() {
                    .usage = "tropilla run [options] [PROMPT...]",
                    .example = R"(  tropilla run --temp 0.7 --seed 1 "Write a haiku about llamas.")"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -9,7 +9,7 @@
 namespace tropilla::app {
 namespace {
 
-constexpr std::size_t most_tokens = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t max_tokens = std::numeric_limits<std::int32_t>::max();
 
 } // namespace
 
@@ -20,7 +20,7 @@ void model_options::bind(option_binder& b) {
            {"llama3", "chatml"});
   b.group("Memory and speed");
   b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, context,
-          {.least = 1, .most = most_tokens});
+          {.least = 1, .most = max_tokens});
   b.device_bytes({"--budget", "BYTES",
                   "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
                   "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
@@ -31,7 +31,7 @@ void model_options::bind(option_binder& b) {
           {.least = 1, .most = 1024});
   b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
            "a context for each sequence, at most four"},
-          kv_tokens, {.least = 1, .most = most_tokens});
+          kv_tokens, {.least = 1, .most = max_tokens});
   b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16"}, kv_type, {"f16", "bf16", "q8_0"});
   b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use"},
           threads, {.least = 1, .most = 1024});
@@ -52,9 +52,9 @@ void model_options::bind(option_binder& b) {
   b.flag({"-q,--quiet", "", "no progress, no notes, no figures"}, quiet);
 }
 
-runtime_config model_options::to_config(const surroundings& around, std::size_t sequences) const {
+runtime_config model_options::to_config(const command_context& env, std::size_t sequences) const {
   runtime_config config;
-  config.model = around.choose_model(model);
+  config.model = env.choose_model(model);
   config.threads = threads;
   config.context = context;
   config.sequences = parallel > 0 ? parallel : sequences;
@@ -82,7 +82,7 @@ void reply_options::bind(option_binder& b) {
   b.group("Reply");
   b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full"}, generation.max_tokens,
           {.least = 1,
-           .most = most_tokens,
+           .most = max_tokens,
            .minus_one = "until the context is full",
            .minus_one_is = std::numeric_limits<std::size_t>::max()});
   b.texts({"--stop", "TEXT",

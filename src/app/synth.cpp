@@ -43,15 +43,15 @@ tensor_type find_type(const std::string& name) {
               fmt::format("--type must be one of {}, not \"{}\"", fmt::join(names, ", "), escape(name)));
 }
 
-void execute(const synth_command_options& options, surroundings& around) {
+void execute(const synth_command_options& options, command_context& env) {
   if (options.output.empty())
     throw error(errc::invalid_argument, "no file to write: name one with -o FILE");
   const tensor_type type = find_type(options.type);
-  progress shown("writing " + escape(options.output), progress::unit::bytes, options.quiet, around.status);
+  progress shown("writing " + escape(options.output), progress::unit::bytes, options.quiet, env.status);
   // The writer removes its temporary file when the progress throws.
   std::atomic<bool> stop = false;
   const interrupts::scope on_interrupt(
-      around.signals, [&](int) { stop = true; }, interrupts::patience);
+      env.signals, [&](int) { stop = true; }, interrupts::patience);
   write_synthetic_model(expand_home(options.output), {.shape = options.shape, .type = type, .seed = options.seed},
                         [&](std::uint64_t done, std::uint64_t total) {
                           if (stop)
@@ -71,7 +71,7 @@ command make_synth() {
                    .usage = "tropilla synth -o FILE [options]",
                    .example = "  tropilla synth --shape llama-3.2-1b --type Q8_0 -o 1b-q8.gguf"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { execute(*options, around); }};
+          .execute = [options](command_context& env) { execute(*options, env); }};
 }
 
 } // namespace tropilla::app

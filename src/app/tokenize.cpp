@@ -51,42 +51,42 @@ struct detokenize_options {
   }
 };
 
-tokenizer open_tokenizer(const std::string& model, const surroundings& around) {
-  tokenizer vocabulary(gguf_file::open(around.choose_model(model)));
+tokenizer open_tokenizer(const std::string& model, const command_context& env) {
+  tokenizer vocabulary(gguf_file::open(env.choose_model(model)));
   say_notes(vocabulary.notices());
   return vocabulary;
 }
 
-void tokenize(const tokenize_options& options, surroundings& around) {
+void tokenize(const tokenize_options& options, command_context& env) {
   if (options.text_given && !options.file.empty())
     throw error(errc::invalid_argument, "more than one text: give --text TEXT or -f FILE");
-  const tokenizer vocabulary = open_tokenizer(options.model, around);
+  const tokenizer vocabulary = open_tokenizer(options.model, env);
   const std::string text = options.text_given      ? options.text
                            : !options.file.empty() ? read_file(expand_home(options.file), max_text_bytes)
                                                    : read_standard_input(max_text_bytes);
   const auto ids = vocabulary.encode(text, {.bos = options.bos, .special = options.special});
   if (options.json) {
-    around.out.write(nlohmann::json(ids).dump() + "\n");
+    env.out.write(nlohmann::json(ids).dump() + "\n");
     return;
   }
   std::string lines;
   for (const token_id id : ids)
     lines += fmt::format("{:>6}  {}\n", id, escape(vocabulary.piece(id, true)));
-  around.out.write(lines);
+  env.out.write(lines);
 }
 
-void detokenize(const detokenize_options& options, surroundings& around) {
-  const tokenizer vocabulary = open_tokenizer(options.model, around);
+void detokenize(const detokenize_options& options, command_context& env) {
+  const tokenizer vocabulary = open_tokenizer(options.model, env);
   std::string text;
   for (const std::string& word : options.ids)
     text += word + "\n";
   const auto ids = parse_ids(options.ids.empty() ? read_standard_input(max_text_bytes) : text);
   const std::string bytes = vocabulary.decode(ids, options.special);
   if (options.json)
-    around.out.write(nlohmann::json{{"text", bytes}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
-                     "\n");
+    env.out.write(nlohmann::json{{"text", bytes}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                  "\n");
   else
-    around.out.write(bytes);
+    env.out.write(bytes);
 }
 
 } // namespace
@@ -102,7 +102,7 @@ command make_tokenize() {
                    .usage = "tropilla tokenize [options]",
                    .example = "  tropilla tokenize --text \"Hello, world\" --json"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { tokenize(*options, around); }};
+          .execute = [options](command_context& env) { tokenize(*options, env); }};
 }
 
 command make_detokenize() {
@@ -115,7 +115,7 @@ command make_detokenize() {
                    .usage = "tropilla detokenize [options] [ID...]",
                    .example = "  tropilla tokenize --text \"Hello\" --json | tropilla detokenize"},
           .bind = [options](option_binder& b) { options->bind(b); },
-          .execute = [options](surroundings& around) { detokenize(*options, around); }};
+          .execute = [options](command_context& env) { detokenize(*options, env); }};
 }
 
 } // namespace tropilla::app

@@ -242,10 +242,10 @@ std::vector<batch_prompt> read_raw(const json& value) {
 }
 
 void require_few_replies(const batch_request& r) {
-  if (r.options.outputs > most_batch_replies / r.prompts.size())
+  if (r.options.outputs > max_batch_replies / r.prompts.size())
     refuse(fmt::format("{} prompts with \"n\": {} are more replies than the {} that a line may ask for; use several "
                        "lines",
-                       r.prompts.size(), r.options.outputs, most_batch_replies));
+                       r.prompts.size(), r.options.outputs, max_batch_replies));
 }
 
 void read_special(const json& from, batch_request& r) {

@@ -40,7 +40,7 @@ struct batch_request {
   /// format (OpenAI's completions). Else the encoder decides.
   std::optional<bool> special{};
   generation_options options{};
-  std::size_t shown_logprobs = 0;           ///< likeliest tokens to list with each; `options.logprobs` may be more
+  std::size_t shown_logprobs = 0;           ///< most probable tokens to list with each; `options.logprobs` may be more
   std::vector<std::vector<token_id>> ids{}; ///< of each prompt, once tokenised
   std::optional<std::string> failure;       ///< why there is nothing to compute
 };
@@ -51,7 +51,7 @@ struct batch_request {
                                                 std::size_t max_values = std::size_t{1} << 24);
 
 /// The most replies that one line may ask for: prompts times "n".
-constexpr std::size_t most_batch_replies = 128;
+constexpr std::size_t max_batch_replies = 128;
 
 /// A prompt's ids; `special` as in `batch_request`. May throw `error`, which becomes the request's failure.
 using prompt_encoder = std::function<std::vector<token_id>(const batch_prompt&, std::optional<bool> special)>;

@@ -42,15 +42,15 @@ bool request_queue::read_on(int milliseconds) {
 }
 
 void request_queue::add(const input_line& line) {
-  if (line.blank() || with_.done.contains(line.number)) {
+  if (line.blank() || setup_.done.contains(line.number)) {
     passed_ += line.bytes;
     return;
   }
-  auto r = parse_batch_request(line, with_.defaults, with_.max_values);
+  auto r = parse_batch_request(line, setup_.defaults, setup_.max_values);
   if (!r.failure) {
     try {
       for (const auto& prompt : r.prompts)
-        r.ids.push_back(with_.encode(prompt, r.special));
+        r.ids.push_back(setup_.encode(prompt, r.special));
     } catch (const error& e) {
       r.failure = e.what();
     }

@@ -16,8 +16,8 @@ struct request_queue_setup {
   line_set done{}; ///< lines to pass over
   generation_options defaults{};
   prompt_encoder encode;
-  std::size_t most_requests = 64;                 ///< that are read ahead
-  std::size_t most_bytes = std::size_t{32} << 20; ///< of their text and ids, beyond which no more are read
+  std::size_t max_requests = 64;                 ///< that are read ahead
+  std::size_t max_bytes = std::size_t{32} << 20; ///< of their text and ids, beyond which no more are read
   std::size_t longest_line = longest_batch_line;
   std::size_t max_values = std::size_t{1} << 24; ///< as `parse_batch_request`
 };
@@ -25,7 +25,7 @@ struct request_queue_setup {
 class request_queue {
 public:
   explicit request_queue(request_queue_setup setup)
-      : with_(std::move(setup)), reader_(with_.input, with_.name, with_.longest_line) {}
+      : setup_(std::move(setup)), reader_(setup_.input, setup_.name, setup_.longest_line) {}
 
   /// The next request that was read; empty: none.
   [[nodiscard]] std::optional<batch_request> take();
@@ -34,7 +34,7 @@ public:
   /// is no `error`: the next call, maybe of whoever takes over, tries that line again.
   bool read_on(int milliseconds);
   [[nodiscard]] bool full() const noexcept {
-    return ready_.size() >= with_.most_requests || bytes_ >= with_.most_bytes;
+    return ready_.size() >= setup_.max_requests || bytes_ >= setup_.max_bytes;
   }
   [[nodiscard]] bool empty() const noexcept { return ready_.empty(); }
   /// All of the input was read; what is ready may still be taken.
@@ -43,7 +43,7 @@ public:
 private:
   void add(const input_line& line);
 
-  request_queue_setup with_;
+  request_queue_setup setup_;
   line_reader reader_;
   std::optional<input_line> line_; ///< being worked on
   std::deque<batch_request> ready_;

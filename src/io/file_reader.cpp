@@ -47,18 +47,18 @@ std::unique_ptr<file_reader> make_file_reader(std::span<const std::filesystem::p
                : make_pread_reader(std::move(opened), options.depth);
 }
 
-aligned_range aligned_cover(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept {
+aligned_range align_range(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept {
   const auto skip = static_cast<std::size_t>(offset % alignment);
   return {offset - skip, (skip + bytes + alignment - 1) / alignment * alignment, skip};
 }
 
-std::size_t largest_cover(std::size_t bytes, std::size_t alignment) noexcept {
-  return aligned_cover(alignment - 1, bytes, alignment).bytes;
+std::size_t max_aligned_bytes(std::size_t bytes, std::size_t alignment) noexcept {
+  return align_range(alignment - 1, bytes, alignment).bytes;
 }
 
-read_request cover_request(std::size_t file, const aligned_range& cover, std::size_t bytes, std::byte* destination,
-                           std::uint64_t tag) noexcept {
-  return {file, cover.offset, destination, cover.bytes, tag, cover.skip + bytes};
+read_request aligned_request(std::size_t file, const aligned_range& range, std::size_t bytes, std::byte* destination,
+                             std::uint64_t tag) noexcept {
+  return {file, range.offset, destination, range.bytes, tag, range.skip + bytes};
 }
 
 } // namespace tropilla

@@ -1,8 +1,9 @@
 /// Asynchronous reads from files: io_uring where the kernel allows it, else a few threads that call pread; through the
 /// page cache or around it (O_DIRECT).
 ///
-/// O_DIRECT wants offset, length and destination aligned. A caller that may meet it reads an `aligned_cover` of its
-/// range and finds its bytes `skip` bytes into what arrived; with an alignment of 1 the cover is the range itself.
+/// O_DIRECT wants offset, length and destination aligned. A caller that may meet it reads an `align_range` of its
+/// range and finds its bytes `skip` bytes into what arrived; with an alignment of 1 the aligned range is the range
+/// itself.
 #pragma once
 
 #include <cstddef>
@@ -34,8 +35,8 @@ struct read_request {
   std::byte* destination = nullptr; ///< stays valid until the completion
   std::size_t bytes = 0;            ///< at least 1
   std::uint64_t tag = 0;            ///< comes back with the completion
-  /// How many of the bytes must exist; 0: all. The cover of a file's last bytes reaches past its end, and bytes beyond
-  /// the required ones may be missing there without that being an error.
+  /// How many of the bytes must exist; 0: all. The aligned range of a file's last bytes reaches past its end, and bytes
+  /// beyond the required ones may be missing there without that being an error.
   std::size_t required = 0;
 };
 
@@ -100,14 +101,14 @@ struct aligned_range {
   std::size_t skip = 0; ///< where the wanted range begins in it
 };
 /// @pre `alignment` is a power of two.
-[[nodiscard]] aligned_range aligned_cover(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept;
+[[nodiscard]] aligned_range align_range(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept;
 
-/// The most that the cover of a range of `bytes` takes, wherever the range lies: what a slot must hold.
-[[nodiscard]] std::size_t largest_cover(std::size_t bytes, std::size_t alignment) noexcept;
+/// Bytes of the largest aligned range of `bytes`, wherever the range lies: what a slot must hold.
+[[nodiscard]] std::size_t max_aligned_bytes(std::size_t bytes, std::size_t alignment) noexcept;
 
-/// The request for the cover of a range: its bytes are at `destination + skip` once it completes.
-/// @pre `destination` is aligned and has room for the cover.
-[[nodiscard]] read_request cover_request(std::size_t file, const aligned_range& cover, std::size_t bytes,
-                                         std::byte* destination, std::uint64_t tag) noexcept;
+/// The request for an aligned range: its bytes are at `destination + skip` once it completes.
+/// @pre `destination` is aligned and has room for the aligned range.
+[[nodiscard]] read_request aligned_request(std::size_t file, const aligned_range& range, std::size_t bytes,
+                                           std::byte* destination, std::uint64_t tag) noexcept;
 
 } // namespace tropilla

@@ -16,23 +16,23 @@ std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r)
   return static_cast<std::size_t>(free - reads.begin());
 }
 
-std::vector<part> cut_packed(const packed_file& entry, const weight_group_layout& group, std::byte* memory,
-                             std::size_t read_bytes) {
+std::vector<chunk_read> cut_packed(const packed_file& entry, const weight_group_layout& group, std::byte* memory,
+                                   std::size_t read_bytes) {
   // The file has bytes up to the next multiple, and so has the destination.
   const std::uint64_t begin = entry.offset(group.section) + group.section_offset;
   const std::size_t bytes = to_group_alignment(group.bytes);
   const auto block = static_cast<std::size_t>(entry.section(group.section).block_bytes);
   const std::size_t most = std::max<std::size_t>(1, read_bytes / block) * block; // whole blocks can be compared
-  std::vector<part> parts;
+  std::vector<chunk_read> reads;
   for (std::size_t at = 0; at < bytes; at += most)
-    parts.push_back({{0, 0, 0, 0, begin + at, std::min(most, bytes - at)}, memory + at});
-  return parts;
+    reads.push_back({{0, 0, 0, 0, begin + at, std::min(most, bytes - at)}, memory + at});
+  return reads;
 }
 
-std::vector<part> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t slot_bytes) {
-  std::vector<part> parts;
+std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t slot_bytes) {
+  std::vector<chunk_read> reads;
   for (const auto& c : cut_group(group, slot_bytes - 2 * group_alignment))
-    parts.push_back({c, nullptr});
+    reads.push_back({c, nullptr});
   // What lies between tensors reaches packed files: not what was in memory before.
   std::size_t end = 0;
   for (const auto& t : group.tensors) {
@@ -40,7 +40,7 @@ std::vector<part> cut_model(const weight_group_layout& group, std::byte* memory,
     end = t.offset + t.bytes;
   }
   std::memset(memory + end, 0, group.bytes - end);
-  return parts;
+  return reads;
 }
 
 } // namespace tropilla

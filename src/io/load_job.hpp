@@ -1,8 +1,8 @@
 /// What a weight_loader has under way. Inside of src/io.
 #pragma once
 
-#include "src/io/landings.hpp"
 #include "src/io/packed_cache.hpp"
+#include "src/io/staging_buffers.hpp"
 #include "src/io/weight_loader.hpp"
 
 #include <array>
@@ -19,12 +19,12 @@ inline constexpr std::array<std::string_view, 4> origin_names = {"the model's fi
                                                                  "mapped packed weights", "pinned memory"};
 
 /// A group on its way: counts down what is left of it, keeps the first failure and answers when all is done. What the
-/// loader's reading thread sets before it starts the parts, the thread that finishes the last one reads.
+/// loader's reading thread sets before it starts the reads, the thread that finishes the last one reads.
 class flight {
 public:
   flight(std::size_t number, weight_loader::done_callback done) : group(number), done_(std::move(done)) {}
 
-  void expect(std::size_t parts) noexcept { left_ += parts; }
+  void expect(std::size_t reads) noexcept { left_ += reads; }
   void fail(const error& why) {
     const std::lock_guard lock(mutex_);
     if (!failure_)
@@ -34,10 +34,10 @@ public:
     const std::lock_guard lock(mutex_);
     return failure_.has_value();
   }
-  /// The failure, which is gone then. @pre failed, and no part is left
+  /// The failure, which is gone then. @pre failed, and no read is left
   [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
-  /// True for the thread that finishes the last part: it has to `answer`.
-  [[nodiscard]] bool finish(std::size_t parts) noexcept { return left_.fetch_sub(parts) == parts; }
+  /// True for the thread that finishes the last read: it has to `answer`.
+  [[nodiscard]] bool finish(std::size_t reads) noexcept { return left_.fetch_sub(reads) == reads; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 
   std::size_t group;
@@ -48,7 +48,7 @@ public:
   bool claimed = false;    ///< a range of a lost mapping, which it fills
 
   /// For devices without memory that the processor can write: the staging buffer, and the final destination.
-  std::shared_ptr<landings::place> landing;
+  std::shared_ptr<staging_buffers::place> staging_buffer;
   std::byte* target = nullptr;
   std::size_t bytes = 0;
 
@@ -60,7 +60,7 @@ private:
 };
 
 /// A read: a chunk of the model's files on its way to a slot, or a piece of packed weights on its way to its place.
-struct part {
+struct chunk_read {
   weight_chunk chunk;
   std::byte* destination = nullptr; ///< of a piece
 };
@@ -70,10 +70,10 @@ struct job {
   std::byte* memory = nullptr;
   std::shared_ptr<flight> answer;
   origin from = origin::model;
-  std::vector<part> parts{};
-  std::size_t next = 0; ///< part to submit
-  std::size_t read = 0; ///< parts that were read, or given up
-  bool begun = false;   ///< its answer counts the parts
+  std::vector<chunk_read> reads{};
+  std::size_t next = 0;       ///< the first read to submit
+  std::size_t reads_done = 0; ///< or given up
+  bool begun = false;         ///< its answer counts the reads
   std::chrono::steady_clock::time_point began{};
   std::shared_ptr<const packed_file> entry{}; ///< that it is read from
 };
@@ -83,26 +83,28 @@ struct job {
   return {errc::malformed_file, "its bytes have another checksum than those that were written"};
 }
 
-/// A part that is being read. What is no job's is free.
+/// A read in flight. What is no job's is free.
 struct read_under_way {
   job* of = nullptr;
-  std::size_t part = 0;
+  std::size_t read = 0; ///< its place among the job's reads
   std::size_t slot = 0;
-  aligned_range cover;
+  aligned_range range;
 };
 
 /// Where `r` has its place among the reads: the tag of its request.
 [[nodiscard]] std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r);
 
 /// The reads of a group of packed weights, each of whole blocks that have a checksum, and of about `read_bytes`.
-[[nodiscard]] std::vector<part> cut_packed(const packed_file& entry, const weight_group_layout& group,
-                                           std::byte* memory, std::size_t read_bytes);
+[[nodiscard]] std::vector<chunk_read> cut_packed(const packed_file& entry, const weight_group_layout& group,
+                                                 std::byte* memory, std::size_t read_bytes);
 
 /// The reads of a group of a model's files, each with room in a staging slot. Writes zeros between tensors.
-[[nodiscard]] std::vector<part> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t slot_bytes);
+[[nodiscard]] std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* memory,
+                                                std::size_t slot_bytes);
 
 /// What the staging buffers of a device without memory that the processor can write hold, with `kept` bytes of groups
 /// that stay.
-[[nodiscard]] landings::sizes landing_sizes(const llama_layout& layout, const loader_shape& shape, std::size_t kept);
+[[nodiscard]] staging_buffers::sizes staging_buffer_sizes(const llama_layout& layout, const loader_shape& shape,
+                                                          std::size_t kept);
 
 } // namespace tropilla

@@ -123,8 +123,8 @@ std::size_t header_bytes(std::size_t sections, std::size_t checksums) noexcept {
 
 std::string lay_out(const packed_key& key, std::string_view description, std::span<const packed_section> sections,
                     file_header& out) {
-  if (sections.size() > most_sections)
-    return fmt::format("a packed file has at most {} sections, not {}", most_sections, sections.size());
+  if (sections.size() > max_sections)
+    return fmt::format("a packed file has at most {} sections, not {}", max_sections, sections.size());
   for (const auto& s : sections)
     if (s.name.size() >= sizeof(table_entry::name) || s.name.find('\0') != std::string::npos)
       return fmt::format("the name \"{}\" of a section is longer than {} bytes", s.name, sizeof(table_entry::name) - 1);
@@ -204,9 +204,8 @@ std::optional<file_header> read(int descriptor) {
       !read_exactly(descriptor, 0, std::as_writable_bytes(std::span(&fixed, 1))))
     return std::nullopt;
   const auto file_bytes = static_cast<std::uint64_t>(facts.st_size);
-  if (std::memcmp(fixed.magic, magic, sizeof magic) != 0 || fixed.version != version ||
-      fixed.sections > most_sections || fixed.checksums > max_checksums ||
-      header_bytes(fixed.sections, fixed.checksums) > file_bytes)
+  if (std::memcmp(fixed.magic, magic, sizeof magic) != 0 || fixed.version != version || fixed.sections > max_sections ||
+      fixed.checksums > max_checksums || header_bytes(fixed.sections, fixed.checksums) > file_bytes)
     return std::nullopt;
   std::vector<std::byte> bytes(header_bytes(fixed.sections, fixed.checksums));
   if (!read_exactly(descriptor, 0, bytes))

@@ -20,7 +20,7 @@ namespace tropilla::packed_format {
 
 inline constexpr std::size_t alignment = 4096;
 inline constexpr std::uint32_t version = 2;           ///< of this header; the packing's own is part of the key
-inline constexpr std::size_t most_sections = 1 << 16; ///< a table of 4 MiB
+inline constexpr std::size_t max_sections = 1 << 16;  ///< a table of 4 MiB
 inline constexpr std::size_t max_checksums = 1 << 22; ///< 32 MiB; of 1 TiB in blocks of 256 KiB
 inline constexpr char magic[8] = {'T', 'R', 'O', 'P', 'P', 'A', 'C', 'K'};
 

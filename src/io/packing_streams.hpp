@@ -15,27 +15,27 @@ namespace tropilla {
 /// One thread enqueues; jobs of several streams run at the same time.
 class packing_streams {
 public:
-  /// `count` streams of a device, each with a row in the trace where there is one. Throws `error` (io_error) when the
+  /// `count` streams of a device, each with a track in the trace where there is one. Throws `error` (io_error) when the
   /// system refuses a thread.
   packing_streams(device& of, std::size_t count, tracer* trace) {
     for (std::size_t i = 0; i < count; ++i) {
       streams_.push_back(of.make_stream("pack " + std::to_string(i)));
-      rows_.push_back(trace
-                          ? trace->make_row("stream " + std::string(of.name()) + " " + std::string(streams_[i]->name()))
-                          : tracer::row{});
+      tracks_.push_back(
+          trace ? trace->make_track("stream " + std::string(of.name()) + " " + std::string(streams_[i]->name()))
+                : tracer::track{});
     }
   }
 
-  /// Runs `job(row of the trace)` on a stream. A job must not throw.
+  /// Runs `job(track of the trace)` on a stream. A job must not throw.
   template <class Job>
   void enqueue(Job job) {
     const std::size_t s = next_++ % streams_.size();
-    streams_[s]->enqueue([row = rows_[s], job = std::move(job)] { job(row); });
+    streams_[s]->enqueue([track = tracks_[s], job = std::move(job)] { job(track); });
   }
 
 private:
   std::size_t next_ = 0;
-  std::vector<tracer::row> rows_;
+  std::vector<tracer::track> tracks_;
   std::vector<std::unique_ptr<stream>> streams_; ///< gone first: their jobs run to the end
 };
 

@@ -33,7 +33,7 @@ read_speed measure_reads(const std::filesystem::path& file, const reader_options
   if (whole == 0)
     throw error(errc::invalid_argument,
                 fmt::format("{} is shorter than a read of {}", file.string(), format_bytes(trial.read_bytes)));
-  const std::size_t reads = std::clamp<std::size_t>(trial.most_bytes / trial.read_bytes, 1, whole);
+  const std::size_t reads = std::clamp<std::size_t>(trial.max_bytes / trial.read_bytes, 1, whole);
   const std::size_t bytes = trial.read_bytes * how.depth;
   // Large pages, like a device's memory: a direct read into pages of 4 KiB is cut into as many pieces, and was seen at
   // a third of the speed.
@@ -59,7 +59,7 @@ read_speed measure_reads(const std::filesystem::path& file, const reader_options
     const auto c = reader->wait();
     if (!c.failure.empty())
       throw error(errc::io_error, c.failure);
-    if (begun < reads && seconds() < trial.most_seconds)
+    if (begun < reads && seconds() < trial.max_seconds)
       submit(c.tag);
   }
   return {begun * trial.read_bytes, seconds(), reader->mode()};

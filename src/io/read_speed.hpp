@@ -14,8 +14,8 @@ namespace tropilla {
 struct read_trial {
   std::size_t read_bytes = best_read_bytes; ///< of each read; a multiple of 4096
   std::uint64_t first = 0;                  ///< the read to begin with; after the file's last whole one comes its first
-  std::size_t most_bytes = 0;               ///< at least one read is done, and the file is read once at most
-  double most_seconds = std::numeric_limits<double>::infinity(); ///< no read starts after
+  std::size_t max_bytes = 0;                ///< at least one read is done, and the file is read once at most
+  double max_seconds = std::numeric_limits<double>::infinity(); ///< no read starts after
 };
 
 struct read_speed {

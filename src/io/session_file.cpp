@@ -15,7 +15,7 @@ namespace {
 
 constexpr char magic[8] = {'T', 'R', 'O', 'P', 'T', 'A', 'L', 'K'};
 constexpr std::uint32_t version = 1;
-constexpr std::uint32_t most_of_a_shape = 1 << 16; ///< layers, heads and their sizes: products stay below 2^64
+constexpr std::uint32_t max_dimension = 1 << 16; ///< layers, heads and their sizes: products stay below 2^64
 constexpr std::array types{kv_type::f16, kv_type::bf16, kv_type::q8_0};
 
 std::uint64_t checksum_of(session_header header) {
@@ -51,7 +51,7 @@ session_shape shape_in(const session_header& h, std::string_view name) {
   shape.type = types[h.kv_type];
   shape.precise = h.precise == 1;
   for (const auto number : {h.layers, h.kv_heads, h.key_size, h.value_size})
-    if (number < 1 || number > most_of_a_shape)
+    if (number < 1 || number > max_dimension)
       damaged(name, fmt::format("its layers can't have a size of {}", number));
   shape.layers = h.layers;
   shape.kv_heads = h.kv_heads;

@@ -1,4 +1,4 @@
-// Row groups to reads and back.
+// Panels to reads and back.
 #include "src/io/weight_chunks.hpp"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ std::size_t file_row_bytes(const placed_tensor& t) {
 }
 
 std::size_t smallest_chunk(const placed_tensor& t) {
-  return t.is_vector() ? t.source.bytes : file_row_bytes(t) * std::min(packed_row_group, t.source.rows);
+  return t.is_vector() ? t.source.bytes : file_row_bytes(t) * std::min(panel_rows, t.source.rows);
 }
 
 } // namespace
@@ -34,11 +34,11 @@ std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_
       continue;
     }
     const std::size_t row = file_row_bytes(t);
-    const std::size_t per_chunk = std::max<std::size_t>(1, slot_bytes / (row * packed_row_group));
-    for (std::size_t first = 0; first < t.layout.row_groups(); first += per_chunk) {
-      const std::size_t last = std::min(first + per_chunk, t.layout.row_groups());
-      const std::size_t first_row = first * packed_row_group;
-      const std::size_t rows = std::min(last * packed_row_group, t.source.rows) - first_row;
+    const std::size_t per_chunk = std::max<std::size_t>(1, slot_bytes / (row * panel_rows));
+    for (std::size_t first = 0; first < t.layout.panels(); first += per_chunk) {
+      const std::size_t last = std::min(first + per_chunk, t.layout.panels());
+      const std::size_t first_row = first * panel_rows;
+      const std::size_t rows = std::min(last * panel_rows, t.source.rows) - first_row;
       out.push_back({i, first, last, t.source.file, t.source.offset + first_row * row, rows * row});
     }
   }
@@ -53,12 +53,12 @@ std::string place_chunk(const weight_group_layout& group, const weight_chunk& ch
   const auto& t = group.tensors[chunk.tensor];
   if (!blocks_are_finite(t.source.type, bytes))
     return fmt::format("tensor {} has a value or scale that is not finite between its rows {} and {}", t.source.name,
-                       chunk.first * packed_row_group,
-                       t.is_vector() ? t.source.rows : std::min(chunk.last * packed_row_group, t.source.rows));
+                       chunk.first * panel_rows,
+                       t.is_vector() ? t.source.rows : std::min(chunk.last * panel_rows, t.source.rows));
   if (t.is_vector())
     dequantise(t.source.type, bytes, {reinterpret_cast<float*>(group_memory + t.offset), t.source.columns});
   else
-    pack_row_groups(t.layout, chunk.first, chunk.last, bytes, group_memory + t.offset);
+    pack_panels(t.layout, chunk.first, chunk.last, bytes, group_memory + t.offset);
   return {};
 }
 

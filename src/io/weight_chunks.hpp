@@ -11,10 +11,10 @@
 
 namespace tropilla {
 
-/// A run of a tensor's row groups (of a vector: all of it), contiguous in the file.
+/// A run of a tensor's panels (of a vector: all of it), contiguous in the file.
 struct weight_chunk {
   std::size_t tensor = 0; ///< index in the group
-  std::size_t first = 0;  ///< row groups [first, last)
+  std::size_t first = 0;  ///< panels [first, last)
   std::size_t last = 0;
   std::size_t file = 0;
   std::uint64_t offset = 0;

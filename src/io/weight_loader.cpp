@@ -3,12 +3,12 @@
 
 #include "kernels/threads.hpp"
 #include "memory/error_of.hpp"
-#include "src/io/landings.hpp"
+#include "src/io/embedding_loader.hpp"
 #include "src/io/load_job.hpp"
 #include "src/io/packed_mapping.hpp"
 #include "src/io/packed_weights.hpp"
 #include "src/io/packing_streams.hpp"
-#include "src/io/row_loader.hpp"
+#include "src/io/staging_buffers.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -42,17 +42,17 @@ constexpr std::chrono::milliseconds between_looks{10};
 } // namespace
 
 struct weight_loader::impl {
-  explicit impl(weight_loader_setup s) : with(std::move(s)) {
-    for (std::size_t i = 0; i < with.shape.slots; ++i)
+  explicit impl(weight_loader_setup s) : setup(std::move(s)) {
+    for (std::size_t i = 0; i < setup.shape.slots; ++i)
       free_slots.push_back(i);
-    reads.reserve(std::max(with.shape.slots, packed_depth));
-    if (!with.dev->host_memory())
-      make_landings();
-    if (with.shape.row_bytes > 0)
-      rows.emplace(with);
-    if (with.trace)
-      read_row = with.trace->make_row("stream " + std::string(with.dev->name()) + " read");
-    streams.emplace(*with.dev, with.shape.pack_streams, with.trace);
+    reads.reserve(std::max(setup.shape.slots, packed_depth));
+    if (!setup.dev->host_memory())
+      make_staging_buffers();
+    if (setup.shape.row_bytes > 0)
+      rows.emplace(setup);
+    if (setup.trace)
+      read_track = setup.trace->make_track("stream " + std::string(setup.dev->name()) + " read");
+    streams.emplace(*setup.dev, setup.shape.pack_streams, setup.trace);
     reading = start_thread("reading weights", [this] { run(); });
   }
 
@@ -65,15 +65,15 @@ struct weight_loader::impl {
     reading.join();
   }
 
-  void make_landings() {
-    places = std::make_unique<landings>(
-        *with.dev, landing_sizes(*with.layout, with.shape, with.kept_bytes), std::move(with.landing),
+  void make_staging_buffers() {
+    places = std::make_unique<staging_buffers>(
+        *setup.dev, staging_buffer_sizes(*setup.layout, setup.shape, setup.kept_bytes), std::move(setup.staging_buffer),
         [this] {
           const std::lock_guard lock(mutex);
           changed.notify_all();
         },
-        with.notice);
-    with.staging = places->beside();
+        setup.notice);
+    setup.staging = places->beside();
   }
 
   void add(job j) {
@@ -107,7 +107,7 @@ struct weight_loader::impl {
   void fail_all(const error& why) {
     reader.reset(); // waits for its reads
     for (const auto& r : reads)
-      if (r.of && !r.of->parts[r.part].destination)
+      if (r.of && !r.of->reads[r.read].destination)
         give_back(r.slot);
     reads.clear();
     while (!jobs.empty()) {
@@ -125,7 +125,7 @@ struct weight_loader::impl {
     else if (in_flight() == 0)
       changed.wait(lock, [&] {
         return news() ||
-               (!jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_landing || places->any_free()));
+               (!jobs.empty() && (!needs_slot || !free_slots.empty()) && (!needs_staging_buffer || places->any_free()));
       });
     line_up();
     if (!stopping)
@@ -133,7 +133,7 @@ struct weight_loader::impl {
     std::list<job> late;
     for (auto it = jobs.begin(); it != jobs.end();) {
       const auto at = it++;
-      if (at->parts.empty())
+      if (at->reads.empty())
         late.splice(late.end(), jobs, at);
     }
     lock.unlock();
@@ -147,9 +147,9 @@ struct weight_loader::impl {
     for (; !incoming.empty(); incoming.pop_front()) {
       auto& j = incoming.front();
       const auto at =
-          j.answer->again ? std::ranges::find_if(jobs, [](const job& o) { return o.parts.empty(); }) : jobs.end();
+          j.answer->again ? std::ranges::find_if(jobs, [](const job& o) { return o.reads.empty(); }) : jobs.end();
       // Pages of streamed groups are there after the first round.
-      if (with.dev->host_memory() && j.from != origin::mapping && !j.answer->again && !is_streamed(j.group))
+      if (setup.dev->host_memory() && j.from != origin::mapping && !j.answer->again && !is_streamed(j.group))
         prefault(j, jobs.empty() ? prefault_bytes : 0); // the first ones are about to be written anyway
       jobs.insert(at, std::move(j));
     }
@@ -157,11 +157,11 @@ struct weight_loader::impl {
 
   /// Has the pages of a group made while others are read: clearing them takes longer than copying a cached file.
   void prefault(const job& j, std::size_t from) {
-    const std::size_t bytes = to_group_alignment(with.layout->groups[j.group].bytes);
+    const std::size_t bytes = to_group_alignment(setup.layout->groups[j.group].bytes);
     for (std::size_t at = from; at < bytes; at += prefault_bytes) {
       try {
         enqueue_for(j.answer, [this, begin = j.memory + at, n = std::min(prefault_bytes, bytes - at)] {
-          with.dev->prefault(begin, n);
+          setup.dev->prefault(begin, n);
         });
       } catch (...) {
         return; // pages are made when they are written to, too
@@ -174,7 +174,7 @@ struct weight_loader::impl {
   void enqueue_for(const std::shared_ptr<flight>& answer, F f) {
     answer->expect(1);
     try {
-      streams->enqueue([this, answer, f = std::move(f)](tracer::row) {
+      streams->enqueue([this, answer, f = std::move(f)](tracer::track) {
         f();
         finish(answer, 1);
       });
@@ -190,7 +190,7 @@ struct weight_loader::impl {
       conclude(answer);
   }
 
-  [[nodiscard]] bool is_streamed(std::size_t group) const { return with.keeps && with.keeps(group); }
+  [[nodiscard]] bool is_streamed(std::size_t group) const { return setup.keeps && setup.keeps(group); }
 
   static error closed() { return {errc::cancelled, "the loader was closed before the weights were read"}; }
 
@@ -198,27 +198,27 @@ struct weight_loader::impl {
     const auto answer = j.answer;
     answer->from = origin::model; // it is not the packed weights that are wrong
     answer->fail(why);
-    finish(answer, j.begun ? j.parts.size() - j.read : 1); // where somebody still packs, that concludes
+    finish(answer, j.begun ? j.reads.size() - j.reads_done : 1); // where somebody still packs, that concludes
   }
 
   // -- where packed weights are not what they should be ---------------------------------------------------------------
 
   /// Compares a piece of packed weights that was read: at once while it is in the processor's cache, else beside the
   /// reading.
-  void check(const job& j, const part& p) {
-    const auto& group = with.layout->groups[j.group];
+  void check(const job& j, const chunk_read& p) {
+    const auto& group = setup.layout->groups[j.group];
     const auto at = static_cast<std::size_t>(p.destination - j.memory); // in the group
     auto compare = [this, &group, answer = j.answer, entry = j.entry, at,
-                    bytes = std::min(p.chunk.bytes, group.bytes - at)](tracer::row row) {
+                    bytes = std::min(p.chunk.bytes, group.bytes - at)](tracer::track track) {
       {
-        const trace_span span(with.trace, row, group.name, "checked", static_cast<std::int64_t>(bytes));
+        const trace_span span(setup.trace, track, group.name, "checked", static_cast<std::int64_t>(bytes));
         if (!entry->is_sound(group.section, group.section_offset + at, {answer->memory + at, bytes}))
           answer->fail(other_checksum());
       }
       finish(answer, 1);
     };
     if (through_page_cache())
-      compare(read_row);
+      compare(read_track);
     else
       streams->enqueue(std::move(compare));
   }
@@ -230,15 +230,15 @@ struct weight_loader::impl {
     needs_range = false;
     if (f.claimed)
       return true;
-    const auto& group = with.layout->groups[j.group];
-    if (!with.mapping->lost()) {
+    const auto& group = setup.layout->groups[j.group];
+    if (!setup.mapping->lost()) {
       enqueue_for(j.answer, [this, &group, answer = j.answer] {
-        if (!with.mapping->is_sound(group.section, group.section_offset, group.bytes))
+        if (!setup.mapping->is_sound(group.section, group.section_offset, group.bytes))
           answer->fail(other_checksum());
       });
       return true;
     }
-    switch (with.mapping->claim_range(j.memory, to_group_alignment(group.bytes))) {
+    switch (setup.mapping->claim_range(j.memory, to_group_alignment(group.bytes))) {
     case packed_mapping::claim::mine:
       f.claimed = true;
       f.memory = j.memory;
@@ -277,9 +277,9 @@ struct weight_loader::impl {
 
   void lose_mapping(flight& f) {
     const auto why = f.take_failure();
-    with.mapping->lose();
-    with.cache_log.warning("packed weights are not used where they are mapped any more: {}: {}",
-                           with.layout->groups[f.group].name, why.what());
+    setup.mapping->lose();
+    setup.cache_log.warning("packed weights are not used where they are mapped any more: {}: {}",
+                            setup.layout->groups[f.group].name, why.what());
   }
 
   // -- devices whose memory the processor can't touch -----------------------------------------------------------------
@@ -287,13 +287,13 @@ struct weight_loader::impl {
   /// Has the group put together where the processor can write. False while there is no place.
   bool land(job& j, const weight_group_layout& group) {
     auto& f = *j.answer;
-    if (!places || f.landing)
+    if (!places || f.staging_buffer)
       return true;
-    f.landing = places->take(j.group, to_group_alignment(group.bytes), is_streamed(j.group));
-    needs_landing = !f.landing;
-    if (needs_landing)
+    f.staging_buffer = places->take(j.group, to_group_alignment(group.bytes), is_streamed(j.group));
+    needs_staging_buffer = !f.staging_buffer;
+    if (needs_staging_buffer)
       return false;
-    f.target = std::exchange(j.memory, f.landing->memory);
+    f.target = std::exchange(j.memory, f.staging_buffer->memory);
     f.bytes = group.bytes;
     return true;
   }
@@ -309,17 +309,17 @@ struct weight_loader::impl {
       f->fail(error_of(std::current_exception()));
     }
     if (f->claimed)
-      with.mapping->filled(f->memory, !f->failed());
-    if (!f->landing)
+      setup.mapping->filled(f->memory, !f->failed());
+    if (!f->staging_buffer)
       return f->answer();
-    const bool was_kept = f->landing->has == landings::place::content::complete;
-    places->deliver(f->landing, f->target, f->bytes, f->failed(),
+    const bool was_kept = f->staging_buffer->has == staging_buffers::place::content::complete;
+    places->deliver(f->staging_buffer, f->target, f->bytes, f->failed(),
                     [this, f, was_kept](const error* why, std::chrono::nanoseconds took) {
                       if (why)
                         f->fail(*why);
-                      if (was_kept && with.meter) {
-                        with.meter->busy_ns += took.count();
-                        with.meter->bytes += f->bytes;
+                      if (was_kept && setup.meter) {
+                        setup.meter->busy_ns += took.count();
+                        setup.meter->bytes += f->bytes;
                       }
                       f->answer();
                     });
@@ -333,15 +333,15 @@ struct weight_loader::impl {
     needs_slot = false;
     for (auto it = jobs.begin(); it != jobs.end();) {
       auto& j = *it;
-      if (j.parts.empty() && !prepare(j)) // not its turn
+      if (j.reads.empty() && !prepare(j)) // not its turn
         return;
       if (j.from == origin::mapping || j.from == origin::kept || j.answer->failed()) {
-        it = finish_reading(it, j.parts.size() - j.next);
+        it = finish_reading(it, j.reads.size() - j.next);
         continue;
       }
-      while (j.next < j.parts.size() && in_flight() < reader->depth() && submit(j))
+      while (j.next < j.reads.size() && in_flight() < reader->depth() && submit(j))
         ;
-      if (j.next < j.parts.size())
+      if (j.next < j.reads.size())
         return;
       ++it; // the rest of the queue is for the next job
     }
@@ -349,7 +349,7 @@ struct weight_loader::impl {
 
   /// Decides where a job's bytes come from and cuts it into parts. False while reads of another kind are in flight.
   bool prepare(job& j) {
-    const auto& group = with.layout->groups[j.group];
+    const auto& group = setup.layout->groups[j.group];
     if (j.from == origin::mapping) {
       if (!prepare_mapped(j))
         return false;
@@ -358,7 +358,7 @@ struct weight_loader::impl {
     }
     if (!land(j, group))
       return false;
-    if (j.answer->landing && j.answer->landing->has == landings::place::content::complete) {
+    if (j.answer->staging_buffer && j.answer->staging_buffer->has == staging_buffers::place::content::complete) {
       j.from = origin::kept;
       return begin(j);
     }
@@ -370,10 +370,10 @@ struct weight_loader::impl {
       open_reader(from, found);
       j.from = open_origin;
       if (j.from == origin::packed) {
-        j.parts = cut_packed(*entry, group, j.memory, through_page_cache() ? cached_read_bytes : best_read_bytes);
+        j.reads = cut_packed(*entry, group, j.memory, through_page_cache() ? cached_read_bytes : best_read_bytes);
         j.entry = entry;
       } else {
-        j.parts = cut_model(group, j.memory, with.shape.slot_bytes);
+        j.reads = cut_model(group, j.memory, setup.shape.slot_bytes);
       }
     } catch (const error& e) {
       j.from = origin::model;
@@ -383,21 +383,21 @@ struct weight_loader::impl {
   }
 
   static bool begin(job& j) {
-    if (j.parts.empty())
-      j.parts.resize(1); // what is not read is counted down, too
+    if (j.reads.empty())
+      j.reads.resize(1); // what is not read is counted down, too
     j.answer->memory = j.memory;
     j.answer->from = j.from;
     j.began = clock::now();
     j.begun = true;
-    j.answer->expect(j.parts.size() - 1); // beginning counts as one
+    j.answer->expect(j.reads.size() - 1); // beginning counts as one
     return true;
   }
 
   std::shared_ptr<const packed_file> packed_file_now() {
-    if (with.packed_folder.empty())
+    if (setup.packed_folder.empty())
       return nullptr;
     if (!packed)
-      packed.emplace(with.packed_folder, *with.layout, with.files, with.notice, with.cache_log, with.damage_told);
+      packed.emplace(setup.packed_folder, *setup.layout, setup.files, setup.notice, setup.cache_log, setup.damage_told);
     return packed->file();
   }
 
@@ -408,7 +408,7 @@ struct weight_loader::impl {
     if (from == origin::packed) {
       try {
         const std::filesystem::path path = found->path();
-        reader = with.make_reader({&path, 1}, {.depth = packed_depth, .mode = with.shape.packed_mode});
+        reader = setup.make_reader({&path, 1}, {.depth = packed_depth, .mode = setup.shape.packed_mode});
         open_origin = origin::packed;
         entry = found;
         return;
@@ -416,12 +416,12 @@ struct weight_loader::impl {
         packed->drop();
       }
     }
-    reader = with.make_reader(with.files, {.depth = with.shape.slots, .mode = with.shape.model_mode});
+    reader = setup.make_reader(setup.files, {.depth = setup.shape.slots, .mode = setup.shape.model_mode});
     open_origin = origin::model;
   }
 
   bool submit(job& j) {
-    const auto& p = j.parts[j.next];
+    const auto& p = j.reads[j.next];
     std::size_t slot = 0;
     if (!p.destination) {
       const std::lock_guard lock(mutex);
@@ -438,8 +438,8 @@ struct weight_loader::impl {
     if (p.destination) {
       reader->submit({0, p.chunk.offset, p.destination, p.chunk.bytes, tag});
     } else {
-      read.cover = aligned_cover(p.chunk.offset, p.chunk.bytes, reader->alignment());
-      reader->submit(cover_request(p.chunk.file, read.cover, p.chunk.bytes, slot_memory(slot), tag));
+      read.range = align_range(p.chunk.offset, p.chunk.bytes, reader->alignment());
+      reader->submit(aligned_request(p.chunk.file, read.range, p.chunk.bytes, slot_memory(slot), tag));
     }
     ++j.next;
     return true;
@@ -448,21 +448,21 @@ struct weight_loader::impl {
   void complete(const read_completion& c) {
     const auto r = std::exchange(reads[c.tag], {});
     job& j = *r.of;
-    const auto& p = j.parts[r.part];
+    const auto& p = j.reads[r.read];
     measure(p.chunk.bytes);
     const bool arrived = c.failure.empty();
     if (!arrived)
       j.answer->fail(error(errc::io_error, c.failure));
-    const bool last = j.read + 1 == j.parts.size();
+    const bool last = j.reads_done + 1 == j.reads.size();
     if (arrived && p.destination)
       check(j, p);
     else if (arrived)
-      pack(j, p.chunk, r.slot, r.cover.skip);
+      pack(j, p.chunk, r.slot, r.range.skip);
     else if (!p.destination)
       give_back(r.slot);
     if (last)
       record(j);
-    ++j.read;
+    ++j.reads_done;
     const auto answer = j.answer; // the job goes with its last read
     if (last)
       jobs.remove_if([&](const job& other) { return &other == &j; });
@@ -471,11 +471,11 @@ struct weight_loader::impl {
   }
 
   void measure(std::size_t bytes) {
-    if (!with.meter)
+    if (!setup.meter)
       return;
     const auto now = clock::now();
-    with.meter->busy_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(now - busy_since).count();
-    with.meter->bytes += bytes;
+    setup.meter->busy_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(now - busy_since).count();
+    setup.meter->bytes += bytes;
     busy_since = now;
   }
 
@@ -483,9 +483,9 @@ struct weight_loader::impl {
   std::list<job>::iterator finish_reading(std::list<job>::iterator it, std::size_t parts) {
     auto& j = *it;
     const auto answer = j.answer;
-    j.next = j.parts.size();
-    j.read += parts;
-    if (j.read < j.parts.size()) {
+    j.next = j.reads.size();
+    j.reads_done += parts;
+    if (j.reads_done < j.reads.size()) {
       ++it;
     } else {
       record(j);
@@ -499,27 +499,27 @@ struct weight_loader::impl {
   /// A group was read, or will not be.
   void record(const job& j) {
     const auto now = clock::now();
-    if (with.log.wants(log_level::debug) && !j.answer->failed())
+    if (setup.log.wants(log_level::debug) && !j.answer->failed())
       log_read(j, now);
-    if (!with.trace)
+    if (!setup.trace)
       return;
-    with.trace->record(read_row, with.layout->groups[j.group].name, std::max(j.began, recorded), now, "bytes",
-                       static_cast<std::int64_t>(with.layout->groups[j.group].bytes));
+    setup.trace->record(read_track, setup.layout->groups[j.group].name, std::max(j.began, recorded), now, "bytes",
+                        static_cast<std::int64_t>(setup.layout->groups[j.group].bytes));
     recorded = now; // reads of two groups overlap; what is shown may not
   }
 
   /// Streamed groups are read for every step: that much only `trace` wants to know.
   void log_read(const job& j, clock::time_point now) const {
     const auto level = is_streamed(j.group) ? log_level::trace : log_level::debug;
-    const auto& group = with.layout->groups[j.group];
+    const auto& group = setup.layout->groups[j.group];
     const std::size_t bytes = j.from == origin::model ? group.file_bytes : group.bytes;
-    with.log.log(level, "{} is read for {}: {} from {} in {:.4f} s", group.name, with.dev->name(), human_bytes{bytes},
-                 origin_names[static_cast<std::size_t>(j.from)], std::chrono::duration<double>(now - j.began).count());
+    setup.log.log(level, "{} is read for {}: {} from {} in {:.4f} s", group.name, setup.dev->name(), human_bytes{bytes},
+                  origin_names[static_cast<std::size_t>(j.from)], std::chrono::duration<double>(now - j.began).count());
   }
 
   // -- packing ----
 
-  [[nodiscard]] std::byte* slot_memory(std::size_t slot) const { return with.staging + slot * with.shape.slot_bytes; }
+  [[nodiscard]] std::byte* slot_memory(std::size_t slot) const { return setup.staging + slot * setup.shape.slot_bytes; }
 
   void give_back(std::size_t slot) {
     const std::lock_guard lock(mutex);
@@ -530,8 +530,8 @@ struct weight_loader::impl {
   void pack(const job& j, const weight_chunk& chunk, std::size_t slot, std::size_t skip) {
     try {
       streams->enqueue(
-          [this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip](tracer::row row) {
-            place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, row);
+          [this, index = j.group, memory = j.memory, answer = j.answer, chunk, slot, skip](tracer::track track) {
+            place(index, memory, *answer, chunk, {slot_memory(slot) + skip, chunk.bytes}, track);
             give_back(slot);
             finish(answer, 1);
           });
@@ -543,10 +543,10 @@ struct weight_loader::impl {
 
   /// On a packing stream.
   void place(std::size_t index, std::byte* memory, flight& answer, const weight_chunk& chunk,
-             std::span<const std::byte> bytes, tracer::row row) const {
-    const auto& group = with.layout->groups[index];
+             std::span<const std::byte> bytes, tracer::track track) const {
+    const auto& group = setup.layout->groups[index];
     try {
-      const trace_span span(with.trace, row, group.name, "bytes", static_cast<std::int64_t>(chunk.bytes));
+      const trace_span span(setup.trace, track, group.name, "bytes", static_cast<std::int64_t>(chunk.bytes));
       if (const auto failure = place_chunk(group, chunk, bytes, memory); !failure.empty())
         throw error(errc::malformed_file, failure);
     } catch (...) {
@@ -554,7 +554,7 @@ struct weight_loader::impl {
     }
   }
 
-  weight_loader_setup with;
+  weight_loader_setup setup;
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<job> incoming; // guarded, as are the next two
@@ -564,19 +564,19 @@ struct weight_loader::impl {
   // The reading thread's own.
   std::list<job> jobs; ///< not completely read
   std::vector<read_under_way> reads;
-  bool needs_slot = false;    ///< the next part waits for one
-  bool needs_landing = false; ///< the next job does
-  bool needs_range = false;   ///< the next job waits for another loader
+  bool needs_slot = false;           ///< the next read waits for one
+  bool needs_staging_buffer = false; ///< the next job does
+  bool needs_range = false;          ///< the next job waits for another loader
   std::unique_ptr<file_reader> reader;
   origin open_origin = origin::model;
   std::shared_ptr<const packed_file> entry; ///< that the reader reads
   clock::time_point busy_since{}, recorded{};
 
   std::optional<packed_weights> packed; ///< made by the reading thread before anything is packed
-  tracer::row read_row = 0;
-  std::unique_ptr<landings> places;       ///< null: the processor writes where groups stay
-  std::optional<packing_streams> streams; ///< their jobs use the above
-  std::optional<row_loader> rows;
+  tracer::track read_track = 0;
+  std::unique_ptr<staging_buffers> places; ///< null: the processor writes where groups stay
+  std::optional<packing_streams> streams;  ///< their jobs use the above
+  std::optional<embedding_loader> rows;
   std::jthread reading;
 };
 
@@ -592,8 +592,8 @@ void weight_loader::touch(std::size_t group, std::byte* memory, done_callback do
   impl_->add({group, memory, std::make_shared<flight>(group, std::move(done)), origin::mapping});
 }
 
-void weight_loader::gather(std::vector<token_id> ids, float* out, done_callback done) {
-  impl_->rows->gather(std::move(ids), out, std::move(done));
+void weight_loader::look_up(std::vector<token_id> ids, float* out, done_callback done) {
+  impl_->rows->look_up(std::move(ids), out, std::move(done));
 }
 
 } // namespace tropilla

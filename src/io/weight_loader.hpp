@@ -29,10 +29,10 @@ class packed_mapping;
 
 /// How much the loader has in flight, and how it reads.
 struct loader_shape {
-  std::size_t slot_bytes = 0; ///< of a chunk, with room for the cover of a direct read
+  std::size_t slot_bytes = 0; ///< of a chunk, with room for the aligned range of a direct read
   std::size_t slots = 0;
   std::size_t pack_streams = 0;
-  std::size_t row_bytes = 0;               ///< of the embedding in the file; 0: rows are not gathered
+  std::size_t row_bytes = 0;               ///< of the embedding in the file; 0: rows are not looked up on disk
   io_mode model_mode = io_mode::buffered;  ///< for the model's own files
   io_mode packed_mode = io_mode::buffered; ///< for packed weights
 
@@ -64,7 +64,7 @@ struct weight_loader_setup {
   loader_shape shape{};
   /// `shape.staging_bytes_on(dev)`, at a multiple of `group_alignment`; outlives it
   std::byte* staging = nullptr;
-  std::shared_ptr<std::byte> landing{}; ///< of `make_landing_buffer`, for the same device, layout and shape
+  std::shared_ptr<std::byte> staging_buffer{}; ///< of `make_staging_buffer`, for the same device, layout and shape
   /// Of a device whose memory the processor can't write: bytes in which groups of `keeps` stay in a host buffer once
   /// they were read, so that they are only copied from then on.
   std::size_t kept_bytes = 0;
@@ -82,7 +82,7 @@ struct weight_loader_setup {
 
 /// Where weights are put together for a device whose memory the processor can't write; null for others. Apart from the
 /// loader, so that who hires one learns that there is no memory. Throws `error` as `device::make_host_buffer`.
-[[nodiscard]] std::shared_ptr<std::byte> make_landing_buffer(device& dev, const llama_layout& layout,
+[[nodiscard]] std::shared_ptr<std::byte> make_staging_buffer(device& dev, const llama_layout& layout,
                                                              const loader_shape& shape);
 
 /// Any thread may call it. Groups are read in the order of the calls, by one thread that keeps reads in flight from one
@@ -104,7 +104,7 @@ public:
   void touch(std::size_t group, std::byte* memory, done_callback done);
   /// Reads rows of the embedding from the model's file: `rows` is `[ids.size(), width]`. @pre `shape.row_bytes` > 0 and
   /// the ids are in range.
-  void gather(std::vector<token_id> ids, float* rows, done_callback done);
+  void look_up(std::vector<token_id> ids, float* rows, done_callback done);
 
 private:
   struct impl;

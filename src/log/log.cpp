@@ -125,7 +125,7 @@ logs::logs(const log_options& options) {
                                                      spdlog::async_overflow_policy::overrun_oldest);
     to->set_level(to_spdlog(levels[i]));
     to->set_error_handler([](const std::string&) {}); // spdlog's own prints to standard error
-    impl_->loggers[i].least_ = levels[i];
+    impl_->loggers[i].min_ = levels[i];
     impl_->loggers[i].to_ = std::move(to);
   }
 }

@@ -32,7 +32,7 @@ public:
   /// Logs nothing.
   logger() = default;
 
-  [[nodiscard]] bool wants(log_level level) const noexcept { return level >= least_; }
+  [[nodiscard]] bool wants(log_level level) const noexcept { return level >= min_; }
 
   /// Formats and queues a record; what is not wanted costs a comparison. Arguments are evaluated all the same: those
   /// that cost something belong behind `wants`.
@@ -66,7 +66,7 @@ private:
   friend class logs;
   void write(log_level level, fmt::string_view text, fmt::format_args values) const noexcept;
 
-  log_level least_ = log_level::off; ///< spdlog's level, here so that asking needs no call
+  log_level min_ = log_level::off; ///< spdlog's level, here so that asking needs no call
   std::shared_ptr<tropilla_spdlog::logger> to_;
 };
 

@@ -20,9 +20,9 @@ static_assert(std::endian::native == std::endian::little, "GGUF values are copie
 
 constexpr std::uint64_t default_alignment = 32;
 /// Sixteen times the largest vocabulary in use. Widening an array to 64 bits costs at most 128 MiB.
-constexpr std::uint64_t most_elements = std::uint64_t{1} << 22;
+constexpr std::uint64_t max_elements = std::uint64_t{1} << 22;
 constexpr std::uint64_t longest_key = 65535;
-constexpr std::uint32_t most_dimensions = 4;
+constexpr std::uint32_t max_dimensions = 4;
 
 enum class value_type : std::uint32_t {
   uint8 = 0,
@@ -54,12 +54,12 @@ bool read_flag(header_cursor& in) {
 }
 
 template <class Wide, class Read>
-gguf_array read_elements(header_cursor& in, std::uint64_t least_bytes, Read read) {
-  const std::uint64_t count = in.count(least_bytes, "array elements");
-  if (count > most_elements)
+gguf_array read_elements(header_cursor& in, std::uint64_t min_bytes, Read read) {
+  const std::uint64_t count = in.count(min_bytes, "array elements");
+  if (count > max_elements)
     in.fail(errc::unsupported,
             fmt::format("is an array of {} elements; tropilla reads up to {}, so the file is damaged or no model",
-                        count, most_elements));
+                        count, max_elements));
   std::vector<Wide> values;
   values.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i)
@@ -216,9 +216,9 @@ gguf_tensor read_tensor(header_cursor& in, std::size_t file) {
   t.name = in.text("its name");
   in.enter("tensor " + in_quotes(t.name));
   const auto dimensions = in.number<std::uint32_t>("the number of its dimensions");
-  if (dimensions > most_dimensions)
+  if (dimensions > max_dimensions)
     in.fail(errc::malformed_file,
-            fmt::format("has {} dimensions; at most {} are possible", dimensions, most_dimensions));
+            fmt::format("has {} dimensions; at most {} are possible", dimensions, max_dimensions));
   for (std::uint32_t i = 0; i < dimensions; ++i)
     t.shape.push_back(in.number<std::uint64_t>("its shape"));
   if (std::find(t.shape.begin(), t.shape.end(), 0U) != t.shape.end())
@@ -348,9 +348,9 @@ std::string header_cursor::text(std::string_view what) {
   return out;
 }
 
-std::uint64_t header_cursor::count(std::uint64_t least_bytes, std::string_view what) {
+std::uint64_t header_cursor::count(std::uint64_t min_bytes, std::string_view what) {
   const auto n = number<std::uint64_t>(what);
-  if (n > remaining() / least_bytes)
+  if (n > remaining() / min_bytes)
     fail(errc::malformed_file, fmt::format("says that there are {} {}, which {} can't hold; the file is truncated or "
                                            "damaged: obtain it again",
                                            n, what, format_bytes(remaining())));
@@ -394,11 +394,11 @@ gguf_header read_header(header_cursor& in, std::uint64_t file_bytes, std::size_t
   check_magic(in);
   header.version = read_version(in);
   // The least that an entry takes: a name's length; a type and one byte; dimensions, type and offset.
-  constexpr std::uint64_t least_entry = 8 + 4 + 1;
-  constexpr std::uint64_t least_tensor = 8 + 4 + 4 + 8;
+  constexpr std::uint64_t min_entry = 8 + 4 + 1;
+  constexpr std::uint64_t min_tensor = 8 + 4 + 4 + 8;
   in.enter("the header");
-  const auto tensors = in.count(least_tensor, "tensors");
-  const auto entries = in.count(least_entry, "metadata entries");
+  const auto tensors = in.count(min_tensor, "tensors");
+  const auto entries = in.count(min_entry, "metadata entries");
   read_metadata(in, entries, header);
   for (std::uint64_t i = 0; i < tensors; ++i) {
     in.enter(fmt::format("tensor {} of {}", i + 1, tensors));

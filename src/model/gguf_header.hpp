@@ -50,8 +50,8 @@ public:
   /// A string: its length (64 bits), then its bytes.
   [[nodiscard]] std::string text(std::string_view what);
 
-  /// A count of things that take at least `least_bytes` each: refused when the file can't hold them.
-  [[nodiscard]] std::uint64_t count(std::uint64_t least_bytes, std::string_view what);
+  /// A count of things that take at least `min_bytes` each: refused when the file can't hold them.
+  [[nodiscard]] std::uint64_t count(std::uint64_t min_bytes, std::string_view what);
 
   /// Throws `error` with this file's name and the part being read before the sentence.
   [[noreturn]] void fail(errc code, std::string_view sentence) const;

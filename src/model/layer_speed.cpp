@@ -50,7 +50,7 @@ public:
     std::size_t done = 0;
     while (done < copies_ * stride_ && (done < std::max(stride_, 64 * mib) || clock.seconds() < seconds)) {
       const std::size_t end = std::min(done + 16 * mib, copies_ * stride_);
-      std::atomic<std::size_t> next = done; // the lanes share what touching memory for the first time costs
+      std::atomic<std::size_t> next = done; // the workers share what touching memory for the first time costs
       dev_.enqueue([&](ops&) {
         for (std::size_t at; (at = next.fetch_add(mib)) < end;)
           std::memset(weights_ + at, 1, std::min(mib, end - at));
@@ -68,7 +68,7 @@ public:
     s.sequences.push_back({0, rows, 0, pages_.data()});
     const stopwatch clock;
     dev_.enqueue([&](ops& o) {
-      std::vector<const std::byte*> groups(layout_.groups.size()); // a lane's own
+      std::vector<const std::byte*> groups(layout_.groups.size()); // a worker's own
       for (std::size_t c = 0; c < copies_; ++c) {
         groups[1] = weights_ + c * stride_;
         forward_groups(o, layout_, *space_, s, groups, 1, 2);
@@ -99,16 +99,16 @@ std::size_t matrix_parameters(const weight_group_layout& group) {
   return sum;
 }
 
-double measure_prefill(const llama_layout& layout, device& dev, std::size_t most_rows, double seconds) {
-  made_up_layers layer(layout, dev, most_rows, 1);
+double measure_prefill(const llama_layout& layout, device& dev, std::size_t max_rows, double seconds) {
+  made_up_layers layer(layout, dev, max_rows, 1);
   const stopwatch clock;
   // Rows grow eightfold, so that a slow machine is told by a pass of few rows, and no pass is larger than what the time
   // that is left allows. The last number of rows counts: fewer of them share less of what a layer costs.
   std::size_t rows = 1;
   double best = layer.time(rows);
-  while (rows < most_rows) {
+  while (rows < max_rows) {
     const double room = std::max(seconds - clock.seconds(), 0.0) / best * static_cast<double>(rows);
-    const std::size_t next = std::min({most_rows, 8 * rows, static_cast<std::size_t>(room)});
+    const std::size_t next = std::min({max_rows, 8 * rows, static_cast<std::size_t>(room)});
     if (next <= rows)
       break;
     rows = next;

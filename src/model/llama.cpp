@@ -20,7 +20,7 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
   const std::size_t qkv_width = q_width + k_width + a.kv_heads * a.value_size;
   const std::size_t out_width = a.heads * a.value_size;
   float* const hidden = space.floats(buffer::hidden);
-  const auto capacity = space.shape().step_rows;
+  const auto capacity = space.shape().max_batch_tokens;
 
   const auto attn_input = space.as_activation(buffer::attn_input, kinds.attn_input, capacity, c.width);
   o.rms_norm(hidden, w.attn_norm, c.norm_epsilon, rows, attn_input);
@@ -106,7 +106,7 @@ llama_workspace llama_workspace::over(std::byte* activations, std::span<const st
   llama_workspace other(*this);
   for (std::size_t i = 0; i < buffer_count; ++i)
     other.places_[i] = activations + offsets[i];
-  other.shape_.step_rows = rows;
+  other.shape_.max_batch_tokens = rows;
   other.shape_.logit_rows = logit_rows;
   return other;
 }
@@ -147,7 +147,7 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
   const auto page_layer_bytes = kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
-      if (!layout.gathers_embedding())
+      if (!layout.embedding_on_disk())
         o.embed(layout.matrix(0, groups[0]), s.ids, space.floats(buffer::hidden));
     } else if (g >= layout.norm_group()) {
       forward_output(o, layout, space, s, groups, g);
@@ -158,17 +158,16 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
   }
 }
 
-std::size_t likeliest_of(const llama_layout& layout, const step& s) noexcept {
+std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept {
   const std::size_t vocabulary = layout.config.vocabulary;
   const std::size_t room = layout.config.width * sizeof(float) / sizeof(candidate); // of a row of `head_rows`
-  const bool can =
-      s.likeliest <= std::min({most_likeliest, room, vocabulary / 2}) && vocabulary <= most_likeliest_vocabulary;
-  return can ? s.likeliest : 0;
+  const bool can = s.top_k <= std::min({max_top_k, room, vocabulary / 2}) && vocabulary <= max_top_k_vocabulary;
+  return can ? s.top_k : 0;
 }
 
-void keep_likeliest(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s) {
-  o.likeliest(space.floats(buffer::logits), s.logit_rows.size(), layout.config.vocabulary, likeliest_of(layout, s),
-              candidates(space));
+void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s) {
+  o.top_k(space.floats(buffer::logits), s.logit_rows.size(), layout.config.vocabulary, top_k_of(layout, s),
+          candidates(space));
 }
 
 } // namespace tropilla

@@ -23,7 +23,7 @@ struct step {
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order
-  std::size_t likeliest = 0;             ///< logits of each row that decide, the greatest; 0: all of them may
+  std::size_t top_k = 0;                 ///< logits of each row that decide, the greatest; 0: all of them may
   std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
 
   /// Empties it; what its lists allocated stays.
@@ -33,7 +33,7 @@ struct step {
     logit_rows.clear();
     pages.clear();
     copies.clear();
-    likeliest = 0;
+    top_k = 0;
     page_starts.clear();
   }
 };
@@ -44,7 +44,7 @@ struct step {
 /// Points a step's sequences at the pages of the device where these begin at `starts`, by number.
 void bind_pages(step& s, std::span<std::byte* const> starts);
 
-/// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every lane of a compute job.
+/// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every worker of a compute job.
 void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes);
 
 /// The buffers and tables of one device, over leased memory that it does not own.
@@ -76,10 +76,10 @@ private:
 };
 
 /// How many logits of a row travel, of a device whose memory the processor can't read: as many as decide, or, 0, all.
-[[nodiscard]] std::size_t likeliest_of(const llama_layout& layout, const step& s) noexcept;
+[[nodiscard]] std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept;
 
 /// Leaves that many (not 0) of each row where `candidates` says, after `forward_groups` computed the logits.
-void keep_likeliest(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
+void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
 [[nodiscard]] inline candidate* candidates(const llama_workspace& space) {
   return reinterpret_cast<candidate*>(space.at(buffer::head_rows)); // which the head has read by then
 }
@@ -88,9 +88,9 @@ void keep_likeliest(ops& o, const llama_layout& layout, const llama_workspace& s
 using loaded_groups = std::span<const std::byte* const>;
 
 /// Computes groups `[first, last)` of a step: group 0 embeds, groups 1 to n are layers, what follows gives logits
-/// (`buffer::logits`, `[logit_rows, vocabulary]`). Called by every lane of a compute job; a pass calls it for all
+/// (`buffer::logits`, `[logit_rows, vocabulary]`). Called by every worker of a compute job; a pass calls it for all
 /// groups in order, in one or more jobs. @pre the groups are loaded (and group 0 for a tied head); where the layout
-/// gathers the embedding, `buffer::hidden` already has the rows of `s.ids`.
+/// leaves the embedding on disk, `buffer::hidden` already has the rows of `s.ids`.
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t first, std::size_t last);
 

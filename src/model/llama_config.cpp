@@ -22,9 +22,9 @@ namespace {
 
 /// Bounds what a file may claim so that no product of two of them overflows; the largest published models have
 /// 16,384 values in a row and 128 heads.
-constexpr std::uint64_t most_width = std::uint64_t{1} << 24;
-constexpr std::uint64_t most_positions = std::uint64_t{1} << 31;
-constexpr std::uint64_t most_tokens = (std::uint64_t{1} << 31) - 1; ///< token ids are 32 bits, signed
+constexpr std::uint64_t max_width = std::uint64_t{1} << 24;
+constexpr std::uint64_t max_positions = std::uint64_t{1} << 31;
+constexpr std::uint64_t max_tokens = (std::uint64_t{1} << 31) - 1; ///< token ids are 32 bits, signed
 
 class reader {
 public:
@@ -131,16 +131,16 @@ private:
   void read_sizes() {
     const std::string* name = file_.find_text("general.name");
     out_.name = name ? *name : std::filesystem::path(name_).stem().string();
-    out_.layers = require_size("llama.block_count", most_width);
+    out_.layers = require_size("llama.block_count", max_width);
     if (file_.tensors.empty())
       fail(errc::unsupported, "the file has metadata and no tensors: it can turn text into tokens, and no more");
     // At least seven tensors a layer; a claim beyond that would only be found missing one by one.
     if (out_.layers > file_.tensors.size() / 7)
       fail(errc::malformed_file, "llama.block_count is {}, and {} tensors are too few for that many layers",
            out_.layers, file_.tensors.size());
-    out_.width = require_size("llama.embedding_length", most_width);
-    out_.ffn_width = require_size("llama.feed_forward_length", most_width);
-    out_.context = require_size("llama.context_length", most_positions);
+    out_.width = require_size("llama.embedding_length", max_width);
+    out_.ffn_width = require_size("llama.feed_forward_length", max_width);
+    out_.context = require_size("llama.context_length", max_positions);
     const auto epsilon = find_positive("llama.attention.layer_norm_rms_epsilon");
     if (!epsilon)
       fail(errc::malformed_file, "the metadata lacks llama.attention.layer_norm_rms_epsilon");
@@ -151,17 +151,17 @@ private:
 
   void read_attention() {
     attention_shape& a = out_.attention;
-    a.heads = require_size("llama.attention.head_count", most_width);
-    a.kv_heads = find_size("llama.attention.head_count_kv", most_width).value_or(a.heads);
+    a.heads = require_size("llama.attention.head_count", max_width);
+    a.kv_heads = find_size("llama.attention.head_count_kv", max_width).value_or(a.heads);
     if (a.heads % a.kv_heads != 0)
       fail(errc::malformed_file, "llama.attention.head_count is {}, no multiple of llama.attention.head_count_kv, {}",
            a.heads, a.kv_heads);
-    const auto key = find_size("llama.attention.key_length", most_width);
+    const auto key = find_size("llama.attention.key_length", max_width);
     if (!key && out_.width % a.heads != 0)
       fail(errc::malformed_file, "llama.embedding_length is {}, no multiple of llama.attention.head_count, {}",
            out_.width, a.heads);
     a.key_size = key.value_or(out_.width / a.heads);
-    a.value_size = find_size("llama.attention.value_length", most_width).value_or(out_.width / a.heads);
+    a.value_size = find_size("llama.attention.value_length", max_width).value_or(out_.width / a.heads);
     if (a.value_size == 0)
       fail(errc::malformed_file, "llama.attention.head_count is {}, more than llama.embedding_length, {}", a.heads,
            out_.width);
@@ -175,7 +175,7 @@ private:
   void read_rope() {
     rope_config& r = out_.rope;
     r.theta = find_positive("llama.rope.freq_base").value_or(10000.0);
-    r.dims = find_size("llama.rope.dimension_count", most_width).value_or(out_.attention.key_size);
+    r.dims = find_size("llama.rope.dimension_count", max_width).value_or(out_.attention.key_size);
     if (r.dims % 2 != 0 || r.dims > out_.attention.key_size)
       fail(errc::malformed_file, "llama.rope.dimension_count is {}; it must be even and at most the head size, {}",
            r.dims, out_.attention.key_size);
@@ -345,12 +345,12 @@ private:
   /// The vocabulary is what the embedding has rows for, and the tokens must be as many.
   void read_embedding() {
     const gguf_tensor& embedding = require_tensor("token_embd.weight");
-    if (embedding.rows() > most_tokens)
+    if (embedding.rows() > max_tokens)
       fail(errc::malformed_file, "tensor \"token_embd.weight\" has {} rows; token ids go up to {}", embedding.rows(),
-           most_tokens);
+           max_tokens);
     out_.vocabulary = static_cast<std::size_t>(embedding.rows());
     out_.token_embedding = matrix("token_embd.weight", out_.vocabulary, out_.width);
-    const auto size = find_size("llama.vocab_size", most_tokens);
+    const auto size = find_size("llama.vocab_size", max_tokens);
     if (size && *size != out_.vocabulary)
       out_.notices.push_back(fmt::format("llama.vocab_size is {}, and \"token_embd.weight\" has {} rows: these count",
                                          *size, out_.vocabulary));

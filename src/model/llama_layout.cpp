@@ -56,18 +56,18 @@ packed_matrix matrix_at(const weight_group_layout& group, std::size_t tensor, co
   return {t.layout, base + t.offset};
 }
 
-/// The fewest packed row groups that are a multiple of `group_alignment` bytes.
-std::size_t row_groups_of_unit(const packed_layout& head) {
-  return group_alignment / std::gcd(head.group_bytes, group_alignment);
+/// The fewest packed panels that are a multiple of `group_alignment` bytes.
+std::size_t panels_per_unit(const packed_layout& head) {
+  return group_alignment / std::gcd(head.panel_bytes, group_alignment);
 }
 
-/// Packed row groups per tile: as even as may be, none larger than a layer unless a tile can't be smaller, and all but
+/// Packed panels per tile: as even as may be, none larger than a layer unless a tile can't be smaller, and all but
 /// the last a multiple of `group_alignment` bytes.
-std::size_t row_groups_of_tile(const packed_layout& head, std::size_t most_bytes) {
-  const std::size_t unit = row_groups_of_unit(head);
-  const auto units = [&](std::size_t row_groups) { return (row_groups + unit - 1) / unit; };
-  const std::size_t most = std::max<std::size_t>(1, most_bytes / (head.group_bytes * unit)); // in units
-  const std::size_t all = std::max<std::size_t>(1, units(head.row_groups()));
+std::size_t panels_per_tile(const packed_layout& head, std::size_t max_bytes) {
+  const std::size_t unit = panels_per_unit(head);
+  const auto units = [&](std::size_t panels) { return (panels + unit - 1) / unit; };
+  const std::size_t most = std::max<std::size_t>(1, max_bytes / (head.panel_bytes * unit)); // in units
+  const std::size_t all = std::max<std::size_t>(1, units(head.panels()));
   const std::size_t tiles = (all + most - 1) / most;
   return (all + tiles - 1) / tiles * unit;
 }
@@ -121,20 +121,20 @@ struct layout_builder {
   /// The head's tiles, whatever their size, are multiples of this.
   [[nodiscard]] std::size_t unit_bytes() const {
     const auto layout = make_packed_layout(head().type, head().rows, head().columns);
-    return row_groups_of_unit(layout) * layout.group_bytes;
+    return panels_per_unit(layout) * layout.panel_bytes;
   }
 
-  void add_output(weight_form form, std::size_t most_tile_bytes) {
+  void add_output(weight_form form, std::size_t max_tile_bytes) {
     if (!out.has_output())
       return out.groups.push_back(group_builder("output norm").build());
     add_section(std::move(group_builder("output norm").vector(out.config.output_norm)));
     if (form == weight_form::tiled)
-      return add_tiles(most_tile_bytes);
+      return add_tiles(max_tile_bytes);
     if (!head_is_embedding())
       add_section(std::move(group_builder("head").matrix(head())), unit_bytes());
   }
 
-  void add_tiles(std::size_t most_bytes) {
+  void add_tiles(std::size_t max_bytes) {
     const auto& matrix = head();
     const auto layout = make_packed_layout(matrix.type, matrix.rows, matrix.columns);
     std::size_t section = 0;
@@ -142,17 +142,17 @@ struct layout_builder {
       section = out.sections.size();
       out.sections.push_back({"head", packed_bytes(matrix), unit_bytes()});
     }
-    if (most_bytes == 0)
+    if (max_bytes == 0)
       for (const auto& g : out.groups)
-        most_bytes = std::max(most_bytes, g.bytes);
-    out.tile_rows = row_groups_of_tile(layout, most_bytes) * packed_row_group;
+        max_bytes = std::max(max_bytes, g.bytes);
+    out.tile_rows = panels_per_tile(layout, max_bytes) * panel_rows;
     for (std::size_t first = 0, i = 0; first < matrix.rows; first += out.tile_rows, ++i) {
       auto tile = matrix;
       tile.rows = std::min(out.tile_rows, matrix.rows - first);
       const std::size_t row = row_bytes(matrix.type, matrix.columns);
       tile.offset = matrix.offset + first * row;
       tile.bytes = tile.rows * row;
-      group_builder b("head " + std::to_string(i), section, first / packed_row_group * layout.group_bytes);
+      group_builder b("head " + std::to_string(i), section, first / panel_rows * layout.panel_bytes);
       out.groups.push_back(b.matrix(tile).build());
     }
   }
@@ -177,11 +177,11 @@ activation_kind kind_for(bool full, bool quantised) {
 
 } // namespace
 
-llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t most_tile_bytes, layer_range range) {
+llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t max_tile_bytes, layer_range range) {
   layout_builder b(std::move(config), range);
   b.add_embedding(form);
   b.add_layers();
-  b.add_output(form, most_tile_bytes);
+  b.add_output(form, max_tile_bytes);
   return std::move(b.out);
 }
 
@@ -227,20 +227,20 @@ activation_kinds_of_model activation_kinds(const llama_layout& layout) {
   const auto head_full = wants_full(c.output ? c.output->type : c.token_embedding.type);
   return {kind_of(&layer::attn_q, &layer::attn_k, &layer::attn_v), kind_of(&layer::attn_output),
           kind_of(&layer::ffn_gate, &layer::ffn_up), kind_of(&layer::ffn_down),
-          head_full ? activation_kind::full : activation_kind::refined};
+          head_full ? activation_kind::full : activation_kind::residual_int8};
 }
 
 std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, const device& dev) {
   const auto& c = layout.config;
   const std::size_t widest = std::max({c.width, c.ffn_width, c.attention.heads * c.attention.value_size});
   return rope_table_bytes(c.rope, shape.context) +
-         dev.scratch_bytes(shape.step_rows, widest, shape.sequences * kv_pages_for(shape.context));
+         dev.scratch_bytes(shape.max_batch_tokens, widest, shape.sequences * kv_pages_for(shape.context));
 }
 
 std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape, const device& dev) {
   const auto& c = layout.config;
   const auto& a = c.attention;
-  const auto rows = shape.step_rows;
+  const auto rows = shape.max_batch_tokens;
   const auto logit_rows = layout.has_output() ? shape.logit_rows : 0;
   auto floats = [](std::size_t r, std::size_t width) { return r * width * sizeof(float); };
   const auto kinds = activation_kinds(layout);

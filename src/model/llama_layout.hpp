@@ -4,7 +4,7 @@
 /// output head, unless it is tied to the embedding: one copy serves both.
 ///
 /// Tiled, for budgets that don't hold everything, the head is cut into groups of rows no larger than a layer, and group
-/// 0 is empty: the rows of the embedding that a step names are gathered from the file. A tied matrix is then the
+/// 0 is empty: the rows that a step names are looked up on disk. A tied matrix is then the
 /// head's.
 ///
 /// What is packed does not depend on the form: a group is a range of a section, and the sections (the embedding, each
@@ -81,15 +81,15 @@ struct llama_layout {
   layer_range range;         ///< groups of other devices have neither tensors nor bytes
 
   /// Throws `error` (unsupported) when a matrix can't be packed.
-  /// `most_tile_bytes`: of a tile of the head, as far as one can be so small; 0: the largest layer's.
+  /// `max_tile_bytes`: of a tile of the head, as far as one can be so small; 0: the largest layer's.
   [[nodiscard]] static llama_layout make(llama_config config, weight_form form = weight_form::whole,
-                                         std::size_t most_tile_bytes = 0, layer_range range = {});
+                                         std::size_t max_tile_bytes = 0, layer_range range = {});
 
   [[nodiscard]] std::size_t norm_group() const noexcept { return config.layers + 1; }
   /// The groups from here on are parts of the head, in the order of its rows; none: group 0 is the head, too.
   [[nodiscard]] std::size_t first_head_group() const noexcept { return config.layers + 2; }
   /// The embedding's rows are not in memory.
-  [[nodiscard]] bool gathers_embedding() const noexcept { return has_input() && groups.front().tensors.empty(); }
+  [[nodiscard]] bool embedding_on_disk() const noexcept { return has_input() && groups.front().tensors.empty(); }
   [[nodiscard]] bool has_input() const noexcept { return range.first == 0; }
   [[nodiscard]] bool has_output() const noexcept { return range.last == config.layers; }
   /// The device's groups: [begin_group, end_group).
@@ -108,21 +108,21 @@ struct llama_layout {
 
 /// What sizes a run's buffers.
 struct run_shape {
-  std::size_t context = 0;       ///< tokens of a sequence, at most
-  std::size_t step_rows = 0;     ///< most rows of a step
-  std::size_t logit_rows = 0;    ///< most rows of a step that want logits
-  std::size_t sequences = 1;     ///< most in a step
-  std::size_t kv_tokens = 0;     ///< that have KV pages, of all sequences; at least `context`, also when it is less
-  kv_type kv = kv_type::f16;     ///< how keys and values are stored
-  std::size_t request_bytes = 0; ///< of the processor's memory, for what requests hold
+  std::size_t context = 0;          ///< tokens of a sequence, at most
+  std::size_t max_batch_tokens = 0; ///< most rows of a step
+  std::size_t logit_rows = 0;       ///< most rows of a step that want logits
+  std::size_t sequences = 1;        ///< most in a step
+  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences; at least `context`, also when it is less
+  kv_type kv = kv_type::f16;        ///< how keys and values are stored
+  std::size_t request_bytes = 0;    ///< of the processor's memory, for what requests hold
 };
 
 /// The buffers of a forward pass, by their place in the arena.
 enum class buffer : std::uint8_t {
-  hidden,      ///< [step_rows, width] float: the residual stream
+  hidden,      ///< [max_batch_tokens, width] float: the residual stream
   attn_input,  ///< activation, width
-  qkv,         ///< [step_rows, q + k + v] float
-  attn_output, ///< [step_rows, heads * value_size] float
+  qkv,         ///< [max_batch_tokens, q + k + v] float
+  attn_output, ///< [max_batch_tokens, heads * value_size] float
   attn_result, ///< activation of attn_output
   ffn_input,   ///< activation, width
   ffn_result,  ///< activation, ffn_width

@@ -9,8 +9,8 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t most_logprobs = 20;
-constexpr std::size_t most_stop_strings = 64;
+constexpr std::size_t max_logprobs = 20;
+constexpr std::size_t max_stop_strings = 64;
 constexpr std::size_t longest_stop_string = 1024; // bytes
 
 [[noreturn]] void refuse(const std::string& why) {
@@ -65,17 +65,17 @@ void check_generation(const generation_options& options, std::size_t vocabulary)
     refuse("max_tokens is 0; ask for at least one token");
   for (const auto id : options.stop_tokens)
     check_id(id, vocabulary, "the list of stop tokens");
-  if (options.stop.size() > most_stop_strings)
+  if (options.stop.size() > max_stop_strings)
     refuse(fmt::format("{} stop strings are more than the {} that a request can have", options.stop.size(),
-                       most_stop_strings));
+                       max_stop_strings));
   for (const auto& s : options.stop) {
     if (s.empty())
       refuse("a stop string is empty; leave it out");
     if (s.size() > longest_stop_string)
       refuse(fmt::format("a stop string has {} bytes, more than {}", s.size(), longest_stop_string));
   }
-  if (options.logprobs > most_logprobs)
-    refuse(fmt::format("logprobs gives at most the {} likeliest tokens, not {}", most_logprobs, options.logprobs));
+  if (options.logprobs > max_logprobs)
+    refuse(fmt::format("logprobs gives at most the {} most probable tokens, not {}", max_logprobs, options.logprobs));
 }
 
 } // namespace tropilla

@@ -84,7 +84,7 @@ std::span<const float> token_drawer::modified(std::span<const float> logits, con
   return modified_;
 }
 
-void token_drawer::keep_likeliest(std::size_t count) {
+void token_drawer::keep_top_k(std::size_t count) {
   const auto likelier = [](const candidate& a, const candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
@@ -110,7 +110,7 @@ void token_drawer::keep_typical(double share) {
   while (count < candidates_.size() && (count == 0 || kept < share * sum))
     kept += candidates_[count++].weight;
   candidates_.resize(count);
-  keep_likeliest(0);
+  keep_top_k(0);
 }
 
 token_id token_drawer::draw(std::span<const float> given, const sampling_options& options, std::uint64_t index,
@@ -127,7 +127,7 @@ token_id token_drawer::draw(std::span<const float> given, const sampling_options
   for (std::size_t i = 0; i < logits.size(); ++i)
     if (logits[i] >= floor)
       candidates_.push_back({logits[i], static_cast<token_id>(i), 0});
-  keep_likeliest(options.top_k);
+  keep_top_k(options.top_k);
   for (auto& c : candidates_)
     c.weight = std::exp((static_cast<double>(c.logit) - static_cast<double>(top)) / options.temperature);
   if (options.typical_p < 1)

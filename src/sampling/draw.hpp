@@ -34,7 +34,7 @@ private:
   };
   [[nodiscard]] std::span<const float> modified(std::span<const float> logits, const sampling_options& options,
                                                 const token_history& history);
-  void keep_likeliest(std::size_t count);
+  void keep_top_k(std::size_t count);
   void keep_typical(double share);
 
   std::vector<float> modified_;

@@ -19,7 +19,7 @@ void token_logprobs(std::span<const float> logits, token_id drawn, std::size_t n
     return token_logprob{id, static_cast<float>(static_cast<double>(logits[static_cast<std::size_t>(id)]) - log_sum)};
   };
 
-  std::vector<token_id> best; // the n likeliest so far, likeliest first
+  std::vector<token_id> best; // the n most probable so far, most probable first
   const auto likelier = [&](token_id a, token_id b) {
     const float x = logits[static_cast<std::size_t>(a)], y = logits[static_cast<std::size_t>(b)];
     return x != y ? x > y : a < b;

@@ -19,8 +19,8 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
 
 } // namespace
 
-batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log, page_commit commit)
-    : tokenizer_(tok), shape_(shape), most_waiting_(most_waiting), log_(std::move(log)),
+batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log, page_commit commit)
+    : tokenizer_(tok), shape_(shape), max_waiting_(max_waiting), log_(std::move(log)),
       pages_(kv_pages_for(shape.kv_tokens), std::move(commit)) {}
 
 batcher::~batcher() {
@@ -35,7 +35,7 @@ batch_usage batcher::usage() const noexcept {
 // -- requests come and go --------------------------------------------------------------------------------------------
 
 void batcher::submit(sequence_request request) {
-  if (waiting_.size() >= most_waiting_)
+  if (waiting_.size() >= max_waiting_)
     throw error(errc::busy,
                 fmt::format("{} requests wait already and the queue holds no more; try again later", waiting_.size()));
   const auto id = request.id;
@@ -259,9 +259,9 @@ std::shared_ptr<step> batcher::compose() {
       add_rows(*work, s, 1);
   decoding_.clear(); // who has ended meanwhile is held by nobody
   // Who decodes waits for the whole step: it takes only half as much of prompts then.
-  std::size_t most = shape_.step_rows - work->ids.size();
+  std::size_t most = shape_.max_batch_tokens - work->ids.size();
   if (!work->ids.empty())
-    most = std::min(most, std::max<std::size_t>(shape_.step_rows / 2, 1));
+    most = std::min(most, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));
   for (const auto& s : active_) {
     if (s->scored() || s->in_step > 0 || s->pending() < 2 || most == 0)
       continue;
@@ -276,7 +276,7 @@ std::shared_ptr<step> batcher::compose() {
 }
 
 std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
-  const std::size_t wanted = std::min({shape_.step_rows, shape_.logit_rows, s->pending()});
+  const std::size_t wanted = std::min({shape_.max_batch_tokens, shape_.logit_rows, s->pending()});
   std::size_t rows = rows_with_pages(*s, wanted);
   if (rows == 0)
     rows = make_room(s) ? rows_with_pages(*s, wanted) : 0;
@@ -285,7 +285,7 @@ std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
   auto work = blank_step(last_step_);
   add_rows(*work, s, rows);
   work->logit_rows.clear();
-  work->likeliest = 0;
+  work->top_k = 0;
   for (std::size_t row = 0; row < rows; ++row)
     work->logit_rows.push_back(row);
   return work;
@@ -300,8 +300,8 @@ void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
   work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
   if (rows == s->pending()) {
     const std::size_t decide = logits_that_decide(s->shared->request.options);
-    const bool all = decide == 0 || (work.likeliest == 0 && !work.logit_rows.empty());
-    work.likeliest = all ? 0 : std::max(work.likeliest, decide);
+    const bool all = decide == 0 || (work.top_k == 0 && !work.logit_rows.empty());
+    work.top_k = all ? 0 : std::max(work.top_k, decide);
     work.logit_rows.push_back(work.ids.size() - 1);
   }
   s->in_step = rows;

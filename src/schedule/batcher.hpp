@@ -45,10 +45,10 @@ class batcher {
 public:
   using clock = sequence::clock;
 
-  /// `most_waiting`: requests in the queue, beyond which new ones are refused. `commit`: asked before a KV page is
+  /// `max_waiting`: requests in the queue, beyond which new ones are refused. `commit`: asked before a KV page is
   /// written to for the first time. Where it refuses, sequences share the pages that there are; a request that needs
   /// more by itself fails with over_budget.
-  batcher(const tokenizer& tok, const run_shape& shape, std::size_t most_waiting, logger log = {},
+  batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log = {},
           page_commit commit = {});
   ~batcher();
 
@@ -128,7 +128,7 @@ private:
 
   const tokenizer& tokenizer_;
   run_shape shape_;
-  std::size_t most_waiting_;
+  std::size_t max_waiting_;
   request_log log_;
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;

@@ -10,7 +10,7 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t most_outputs = 128;
+constexpr std::size_t max_outputs = 128;
 constexpr double longest_wait = 1e9; // seconds: what a clock can count
 
 /// The first output draws as a request of its own would; the others from seeds that lie far apart.
@@ -62,8 +62,8 @@ void check_request(const sequence_request& request, const request_limits& limits
                             request.prompt.size(), context, needed),
                 remedy::context);
   check_generation(o, vocabulary);
-  if (o.outputs < 1 || o.outputs > most_outputs)
-    throw error(errc::invalid_argument, fmt::format("a request has 1 to {} outputs, not {}", most_outputs, o.outputs));
+  if (o.outputs < 1 || o.outputs > max_outputs)
+    throw error(errc::invalid_argument, fmt::format("a request has 1 to {} outputs, not {}", max_outputs, o.outputs));
   check_seconds(o.timeout_seconds, "the timeout");
   check_seconds(o.deadline_seconds, "the deadline");
   if (o.context_shift && o.context_keep >= context / 2)

@@ -15,7 +15,7 @@ namespace tropilla {
 namespace {
 
 struct entry {
-  tracer::row row;
+  tracer::track on;
   std::string name;
   std::string argument;
   std::int64_t value;
@@ -27,25 +27,25 @@ struct entry {
 struct tracer::impl {
   mutable std::mutex mutex;
   clock::time_point origin = clock::now();
-  std::vector<std::string> rows;
+  std::vector<std::string> tracks;
   std::vector<entry> entries;
 };
 
 tracer::tracer() : impl_(std::make_unique<impl>()) {}
 tracer::~tracer() = default;
 
-tracer::row tracer::make_row(std::string_view name) {
+tracer::track tracer::make_track(std::string_view name) {
   const std::lock_guard lock(impl_->mutex);
-  for (row r = 0; r < impl_->rows.size(); ++r)
-    if (impl_->rows[r] == name)
-      return r;
-  impl_->rows.emplace_back(name);
-  return impl_->rows.size() - 1;
+  for (track t = 0; t < impl_->tracks.size(); ++t)
+    if (impl_->tracks[t] == name)
+      return t;
+  impl_->tracks.emplace_back(name);
+  return impl_->tracks.size() - 1;
 }
 
-void tracer::record(row r, std::string_view name, clock::time_point begin, clock::time_point end,
+void tracer::record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
                     std::string_view argument, std::int64_t value) {
-  entry e{r, std::string(name), std::string(argument), value, begin, end};
+  entry e{on, std::string(name), std::string(argument), value, begin, end};
   const std::lock_guard lock(impl_->mutex);
   impl_->entries.push_back(std::move(e));
 }
@@ -62,16 +62,16 @@ void tracer::write(const std::filesystem::path& path) const {
   };
   auto events = nlohmann::json::array();
   events.push_back({{"ph", "M"}, {"pid", 1}, {"name", "process_name"}, {"args", {{"name", "tropilla"}}}});
-  for (row r = 0; r < impl_->rows.size(); ++r) {
+  for (track t = 0; t < impl_->tracks.size(); ++t) {
     events.push_back(
-        {{"ph", "M"}, {"pid", 1}, {"tid", r}, {"name", "thread_name"}, {"args", {{"name", impl_->rows[r]}}}});
+        {{"ph", "M"}, {"pid", 1}, {"tid", t}, {"name", "thread_name"}, {"args", {{"name", impl_->tracks[t]}}}});
     events.push_back(
-        {{"ph", "M"}, {"pid", 1}, {"tid", r}, {"name", "thread_sort_index"}, {"args", {{"sort_index", r}}}});
+        {{"ph", "M"}, {"pid", 1}, {"tid", t}, {"name", "thread_sort_index"}, {"args", {{"sort_index", t}}}});
   }
   for (const auto& e : impl_->entries) {
     nlohmann::json event = {{"ph", "X"},
                             {"pid", 1},
-                            {"tid", e.row},
+                            {"tid", e.on},
                             {"name", e.name},
                             {"ts", micros(e.begin)},
                             {"dur", std::chrono::duration<double, std::micro>(e.end - e.begin).count()}};

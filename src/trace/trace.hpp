@@ -1,4 +1,4 @@
-/// Records what happened when, as a Chrome/Perfetto trace: one row per actor and stream.
+/// Records what happened when, as a Chrome/Perfetto trace: one track per actor and stream.
 ///
 /// Format: the Trace Event Format's JSON object form, complete events ("ph": "X") in microseconds.
 #pragma once
@@ -17,17 +17,17 @@ namespace tropilla {
 class tracer {
 public:
   using clock = std::chrono::steady_clock;
-  using row = std::size_t;
+  using track = std::size_t;
 
   tracer();
   ~tracer();
   tracer(const tracer&) = delete;
   tracer& operator=(const tracer&) = delete;
 
-  /// A row by name ("actor scheduler", "stream host:0 compute"); made at first use, shown in that order.
-  [[nodiscard]] row make_row(std::string_view name);
+  /// A track by name ("actor scheduler", "stream host:0 compute"); made at first use, shown in that order.
+  [[nodiscard]] track make_track(std::string_view name);
   /// `argument` names a number shown with the event (bytes, rows, a layer); "" shows none.
-  void record(row r, std::string_view name, clock::time_point begin, clock::time_point end,
+  void record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
               std::string_view argument = {}, std::int64_t value = 0);
 
   [[nodiscard]] std::size_t events() const;
@@ -42,21 +42,21 @@ private:
 /// Records from construction to destruction.
 class trace_span {
 public:
-  trace_span(tracer* t, tracer::row r, std::string_view name, std::string_view argument = {}, std::int64_t value = 0)
-      : tracer_(t), row_(r), name_(name), argument_(argument), value_(value) {
+  trace_span(tracer* t, tracer::track on, std::string_view name, std::string_view argument = {}, std::int64_t value = 0)
+      : tracer_(t), track_(on), name_(name), argument_(argument), value_(value) {
     if (tracer_)
       begin_ = tracer::clock::now();
   }
   ~trace_span() {
     if (tracer_)
-      tracer_->record(row_, name_, begin_, tracer::clock::now(), argument_, value_);
+      tracer_->record(track_, name_, begin_, tracer::clock::now(), argument_, value_);
   }
   trace_span(const trace_span&) = delete;
   trace_span& operator=(const trace_span&) = delete;
 
 private:
   tracer* tracer_;
-  tracer::row row_;
+  tracer::track track_;
   std::string_view name_; ///< a literal or outliving the span
   std::string_view argument_;
   std::int64_t value_;

@@ -49,7 +49,7 @@ TEST_CASE("a token takes no block from the pool, and leaves nothing on the heap"
     config.budget_bytes = runtime::plan(config).total_bytes;
   }
   for (int round = 0; round < 2; ++round) { // the first leaves packed weights
-    runtime_access::parts parts(config, nullptr);
+    runtime_impl rt(config, nullptr);
     struct cost {
       std::int64_t heap = 0;
       std::uint64_t blocks = 0;
@@ -60,10 +60,10 @@ TEST_CASE("a token takes no block from the pool, and leaves nothing on the heap"
       generation_options o;
       o.max_tokens = tokens;
       o.ignore_eos = true;
-      const auto blocks = [&] { return parts.ledger->usage("host:0").pool.allocations; };
+      const auto blocks = [&] { return rt.arbiter->usage("host:0").pool.allocations; };
       const auto blocks_before = blocks();
       const auto heap_before = allocated.load();
-      (void)parts.submit(parts.make_request({1, 2, 3}, o, false, channel));
+      (void)rt.submit(rt.make_request({1, 2, 3}, o, false, channel));
       while (channel->next_piece())
         ;
       return cost{allocated - heap_before, blocks() - blocks_before};

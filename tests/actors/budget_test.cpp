@@ -18,7 +18,7 @@ std::size_t changes() {
   return wanted != nullptr ? std::stoul(wanted) : 12;
 }
 
-std::shared_ptr<reply_channel> ask(runtime_access::parts& rt, std::size_t i) {
+std::shared_ptr<reply_channel> ask(runtime_impl& rt, std::size_t i) {
   std::vector<token_id> prompt;
   for (std::size_t n = 0; n < 3 + i; ++n)
     prompt.push_back(static_cast<token_id>(1 + (n * 7 + i * 13) % 900));
@@ -61,7 +61,7 @@ TEST_CASE("budgets that change on any device, in the middle of replies, change n
     d.bytes = std::size_t{1} << 30;
   const auto most = planned_bytes(config);
 
-  runtime_access::parts rt(config, nullptr);
+  runtime_impl rt(config, nullptr);
   std::vector<std::vector<token_id>> expected;
   for (std::size_t i = 0; i < replies; ++i)
     expected.push_back(testing::ids_of(*ask(rt, i)));
@@ -70,7 +70,7 @@ TEST_CASE("budgets that change on any device, in the middle of replies, change n
   for (std::size_t i = 0; i < replies; ++i)
     running.push_back(ask(rt, i));
   const auto in_use_fits = [&] {
-    for (const auto& u : rt.ledger->usage())
+    for (const auto& u : rt.arbiter->usage())
       CHECK(u.in_use <= u.budget);
   };
   for (std::size_t n = 0; n < changes(); ++n) {
@@ -79,7 +79,7 @@ TEST_CASE("budgets that change on any device, in the middle of replies, change n
     INFO("change " << n << ": " << config.devices[d].name << " gets " << budget << " of " << least[d] << " to "
                    << most[d]);
     CHECK_NOTHROW(rt.set_budget(budget, config.devices[d].name));
-    CHECK(rt.ledger->usage(config.devices[d].name).budget == budget);
+    CHECK(rt.arbiter->usage(config.devices[d].name).budget == budget);
     in_use_fits();
     const std::size_t i = random() % replies;
     CHECK(testing::ids_of(*running[i]) == expected[i]);

@@ -22,9 +22,9 @@ runtime_config tiny() {
 
 TEST_CASE("the memory manager grants, queues until bytes come back, and refuses") {
   cast::system system;
-  const auto ledger = arbiter::make();
-  ledger->add_device("host:0", nullptr, 4096, 1024, 64);
-  const auto manager = cast::spawn_memory_manager(system.get(), ledger);
+  const auto arbiter = memory_arbiter::make();
+  arbiter->add_device("host:0", nullptr, 4096, 1024, 64);
+  const auto manager = cast::spawn_memory_manager(system.get(), arbiter);
 
   auto first = cast::ask_and_wait<cast::memory_granted>(system.get(), manager, cast::acquire_memory{want(768)});
   CHECK(first.bytes.bytes() == 768);
@@ -51,8 +51,8 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
 
 TEST_CASE("who ends again and again is given up, and requests that need it fail") {
   const auto who = GENERATE(0, 1, 2);
-  runtime_access::parts cast_of_one(tiny(), nullptr);
-  auto& part = *cast_of_one.parts.front();
+  runtime_impl cast_of_one(tiny(), nullptr);
+  auto& shard = *cast_of_one.shards.front();
   caf::scoped_actor self(*cast_of_one.system);
   const auto member = [&]() -> caf::actor {
     switch (who) {
@@ -61,7 +61,7 @@ TEST_CASE("who ends again and again is given up, and requests that need it fail"
     case 1:
       return caf::actor_cast<caf::actor>(cast_of_one.scheduler->get());
     default:
-      return caf::actor_cast<caf::actor>(part.compute->get());
+      return caf::actor_cast<caf::actor>(shard.compute->get());
     }
   };
   cast::cast_health health;
@@ -69,7 +69,7 @@ TEST_CASE("who ends again and again is given up, and requests that need it fail"
     const auto holder = member();
     caf::anon_send_exit(holder, caf::exit_reason::kill);
     self->wait_for(holder);
-    health = cast::ask_role<cast::cast_health>(*cast_of_one.system, *part.supervisor, cast::query_health{});
+    health = cast::ask_role<cast::cast_health>(*cast_of_one.system, *shard.supervisor, cast::query_health{});
     std::this_thread::yield();
   }
   CHECK(health.restarts == 8);
@@ -89,18 +89,18 @@ TEST_CASE("who ends again and again is given up, and requests that need it fail"
 }
 
 TEST_CASE("closing gives every byte back, also in the middle of a reply") {
-  std::shared_ptr<arbiter> ledger;
+  std::shared_ptr<memory_arbiter> arbiter;
   {
-    runtime_access::parts parts(tiny(), nullptr);
-    ledger = parts.ledger;
+    runtime_impl rt(tiny(), nullptr);
+    arbiter = rt.arbiter;
     const auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = 100;
-    (void)parts.submit(parts.make_request({1, 2, 3}, o, false, channel));
-    parts.shut_down();
+    (void)rt.submit(rt.make_request({1, 2, 3}, o, false, channel));
+    rt.shut_down();
     const auto weights = static_cast<std::size_t>(purpose::weights);
-    CHECK(ledger->usage("host:0").by_purpose[weights] == 0);
-    CHECK(ledger->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::staging)] == 0);
+    CHECK(arbiter->usage("host:0").by_purpose[weights] == 0);
+    CHECK(arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::staging)] == 0);
   }
-  CHECK(ledger->usage("host:0").in_use == 0);
+  CHECK(arbiter->usage("host:0").in_use == 0);
 }

@@ -16,11 +16,11 @@ namespace {
 /// A device, and the least memory that a step on it needs: rows of the embedding are gathered.
 struct small_device {
   small_device() : model(prepared_model::open(smallest())) {
-    const auto& weights = *part().weights;
-    REQUIRE(weights.layout.gathers_embedding());
+    const auto& weights = *shard().weights;
+    REQUIRE(weights.layout.embedding_on_disk());
     activations.resize(weights.plan.activations.bytes + group_alignment);
-    workspace.resize(workspace_bytes(weights.layout, model.shape, *part().dev) + group_alignment);
-    space = std::make_unique<llama_workspace>(weights.layout, model.shape, *part().dev, aligned(activations),
+    workspace.resize(workspace_bytes(weights.layout, model.shape, *shard().dev) + group_alignment);
+    space = std::make_unique<llama_workspace>(weights.layout, model.shape, *shard().dev, aligned(activations),
                                               weights.plan.activations.offsets, aligned(workspace));
   }
 
@@ -34,13 +34,13 @@ struct small_device {
     std::size_t bytes = memory.size();
     return static_cast<std::byte*>(std::align(group_alignment, 1, at, bytes));
   }
-  [[nodiscard]] const prepared_model::part& part() const { return model.parts.front(); }
+  [[nodiscard]] const prepared_model::shard& shard() const { return model.shards.front(); }
 
   [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::prefetcher_actor& prefetcher) const {
     cast::compute_setup setup;
-    setup.weights = part().weights;
+    setup.weights = shard().weights;
     setup.space = space.get();
-    setup.dev = part().dev.get();
+    setup.dev = shard().dev.get();
     setup.prefetcher = prefetcher;
     setup.meter = std::make_shared<transfer_meter>();
     setup.progress = std::make_shared<std::atomic<std::uint64_t>>();
@@ -62,7 +62,7 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   const auto script = std::make_shared<fake_script>(false);
   const auto prefetcher = cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system.get(), script);
   std::promise<void> done;
-  device.part().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
+  device.shard().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
   const auto compute = device.spawn(system.get(), prefetcher);
 
   const auto work = std::make_shared<step>();
@@ -81,5 +81,5 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   script->wait_until_asked();
   cast::end_and_wait(system.get(), compute);
   cast::end_and_wait(system.get(), prefetcher);
-  device.part().dev->compute_stream().synchronize();
+  device.shard().dev->compute_stream().synchronize();
 }

@@ -25,7 +25,7 @@ struct outcome {
 
 outcome run(const runtime_config& config, const std::shared_ptr<gpu_script>& script) {
   try {
-    runtime_access::parts rt(config, nullptr, on_emulated(script));
+    runtime_impl rt(config, nullptr, on_emulated(script));
     return {reply_of(rt, asked, wanted_tokens), ""};
   } catch (const error& e) {
     return {{}, e.what()};
@@ -84,7 +84,7 @@ TEST_CASE("CUDA: whichever allocation is refused, once or from then on, the runt
 TEST_CASE("CUDA: a GPU that has less memory free than the budget is refused at once, or as soon as it lacks it") {
   const auto script = std::make_shared<gpu_script>();
   script->memory_bytes = std::size_t{1} << 20; // somebody else has the rest
-  CHECK_THROWS_WITH(runtime_access::parts(cuda_config(std::size_t{8} << 20), nullptr, on_emulated(script)),
+  CHECK_THROWS_WITH(runtime_impl(cuda_config(std::size_t{8} << 20), nullptr, on_emulated(script)),
                     Catch::Contains("cuda:0 has 1.0 MiB free, less than its budget of 8.0 MiB; lower the budget"));
   require_all_given_back(*script);
   const auto without_budget = run(cuda_config(), script); // as much as the plan needs, which is more
@@ -96,15 +96,15 @@ TEST_CASE("CUDA: steps are large, but where a budget has room for smaller ones o
   const auto hooks = on_emulated(std::make_shared<gpu_script>());
   auto config = cuda_config();
   config.context = config.kv_tokens = 2048;
-  config.prefill_rows = 0;
-  CHECK(prepared_model::open(config, hooks).report.prefill_rows == 2048);
-  config.prefill_rows = 512;
+  config.prefill_chunk = 0;
+  CHECK(prepared_model::open(config, hooks).report.prefill_chunk == 2048);
+  config.prefill_chunk = 512;
   config.devices.front().bytes = 1;
   const auto smallest = prepared_model::open(config, hooks).report.total_bytes;
-  config.prefill_rows = 0;
+  config.prefill_chunk = 0;
   config.devices.front().bytes = smallest;
   const auto report = prepared_model::open(config, hooks).report;
-  CHECK(report.prefill_rows == 512);
+  CHECK(report.prefill_chunk == 512);
   CHECK(report.total_bytes == smallest);
 }
 
@@ -117,7 +117,7 @@ TEST_CASE("CUDA: without a budget, a model that is larger than what a GPU has fr
   REQUIRE(smallest < needed);
   script->memory_bytes = (std::size_t{256} << 20) + smallest; // CUDA's own part, and what is left for weights
   {
-    runtime_access::parts rt(cuda_config(), nullptr, hooks);
+    runtime_impl rt(cuda_config(), nullptr, hooks);
     CHECK(rt.report.residency.find('S') != std::string::npos);
     CHECK(rt.report.total_bytes == smallest);
     CHECK(reply_of(rt, asked, wanted_tokens) == whole.ids);
@@ -131,7 +131,7 @@ TEST_CASE("CUDA: a kernel that fails, fails the device and its requests with a r
   auto on_second = cuda_config();
   on_second.devices.front().name = "cuda:1";
   {
-    runtime_access::parts first(cuda_config(), nullptr, hooks), second(on_second, nullptr, hooks);
+    runtime_impl first(cuda_config(), nullptr, hooks), second(on_second, nullptr, hooks);
     const auto text = reply_of(first, asked, 2);
     CHECK(reply_of(second, asked, 2) == text);
     broken->fail_at = broken->synchronized + 3;
@@ -155,7 +155,7 @@ TEST_CASE("CUDA: of two GPUs that have a part of the layers each, whichever fail
   const std::size_t which = GENERATE(0, 1);
   const std::vector scripts{std::make_shared<gpu_script>(), std::make_shared<gpu_script>()};
   {
-    runtime_access::parts rt(config, nullptr, on_emulated(scripts));
+    runtime_impl rt(config, nullptr, on_emulated(scripts));
     CHECK(reply_of(rt, asked, wanted_tokens).size() == wanted_tokens);
     CHECK(scripts[1]->copies_between_gpus > 0); // what the first computed never passes the processor
     scripts[which]->fail_at = scripts[which]->synchronized + 1;
@@ -171,7 +171,7 @@ TEST_CASE("CUDA: whichever copy or kernel of a streamed step fails, the request 
   for (const std::int64_t n : {1, 2, 3, 5}) {
     const auto script = large_granules();
     {
-      runtime_access::parts rt(config, nullptr, on_emulated(script));
+      runtime_impl rt(config, nullptr, on_emulated(script));
       CHECK(reply_of(rt, asked, 1).size() == 1);
       script->fail_at = script->synchronized + n;
       CHECK_THROWS_WITH(reply_of(rt, asked, 4), Catch::Contains("a kernel"));

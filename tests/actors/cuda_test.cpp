@@ -18,7 +18,7 @@ using testing::require_all_given_back;
 
 TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of the layers of one or two GPUs") {
   const auto host_config = testing::tiny_config(2, 96);
-  runtime_access::parts host(host_config, nullptr);
+  runtime_impl host(host_config, nullptr);
   const auto wanted = logits_of(host, prompt);
   const auto script = std::make_shared<gpu_script>();
   const auto smallest = [&] {
@@ -34,10 +34,10 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
   for (const auto& config : {cuda_config(), cuda_config(smallest), half, two, cached, cached}) {
     script->copies_between_gpus = 0;
     {
-      runtime_access::parts rt(config, nullptr, on_emulated(script));
+      runtime_impl rt(config, nullptr, on_emulated(script));
       INFO(rt.report.residency << ", " << config.devices.size() << " devices");
       CHECK(difference(logits_of(rt, prompt), wanted) < 0.02); // int8 rounds otherwise as soon as a last bit differs
-      CHECK(rt.ledger->usage("cuda:0").high_water <= rt.ledger->usage("cuda:0").budget);
+      CHECK(rt.arbiter->usage("cuda:0").high_water <= rt.arbiter->usage("cuda:0").budget);
     }
     CHECK((script->copies_between_gpus > 0) == (config.devices.back().name == "cuda:1"));
     require_all_given_back(*script);
@@ -46,7 +46,7 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
 
 TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is computed") {
   const auto script = std::make_shared<gpu_script>();
-  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
   const auto alone = reply_of(rt, {1, 2, 3}, 4);
   CHECK(alone.size() == 4);
   const auto maps = script->maps.load(), host_blocks = script->host_blocks.load(), streams = script->streams.load();
@@ -77,7 +77,7 @@ TEST_CASE("CUDA: steps that come again are launched as one graph, and where ther
   const auto script = std::make_shared<gpu_script>();
   std::vector<token_id> wanted;
   {
-    runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+    runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
     wanted = reply_of(rt, {1, 2, 3}, 6);
     CHECK(script->graphs == 1); // the tables of so short a context keep their size
     CHECK(script->launched_graphs >= 3);
@@ -87,14 +87,14 @@ TEST_CASE("CUDA: steps that come again are launched as one graph, and where ther
   require_all_given_back(*script);
   script->refuse_graphs = true;
   script->launched_graphs = 0;
-  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
   CHECK(reply_of(rt, {1, 2, 3}, 6) == wanted);
   CHECK(script->launched_graphs == 0);
 }
 
 TEST_CASE("CUDA: a reply is the same whether all logits travel or those that decide") {
   const auto script = std::make_shared<gpu_script>();
-  runtime_access::parts rt(cuda_config(), nullptr, on_emulated(script));
+  runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
   generation_options o;
   o.max_tokens = 4;
   o.ignore_eos = true;
@@ -126,7 +126,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
     config.pinned_bytes = pinned;
     std::size_t read = 0;
     {
-      runtime_access::parts rt(config, nullptr, hooks);
+      runtime_impl rt(config, nullptr, hooks);
       CHECK(rt.report.residency.find('S') != std::string::npos);
       text = reply_of(rt, {1, 2, 3}, 2);
       const std::size_t before = reads.reads();
@@ -138,7 +138,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
   };
   std::vector<token_id> without, some, all;
   const std::size_t many = reads_of_second_reply(0, without);
-  const std::size_t layer = prepared_model::open(config, hooks).parts.front().weights->block_bytes(1);
+  const std::size_t layer = prepared_model::open(config, hooks).shards.front().weights->block_bytes(1);
   const std::size_t fewer = reads_of_second_reply(layer, some);
   const std::size_t rows = reads_of_second_reply(std::size_t{64} << 20, all); // of the embedding
   CHECK(some == without);
@@ -146,7 +146,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
   CHECK(fewer < many);
   CHECK(rows < fewer);
   config.devices = {{"host:0", 0}};
-  CHECK_THROWS_WITH(runtime_access::parts(config, nullptr, hooks), Catch::Contains("no GPU is asked for"));
+  CHECK_THROWS_WITH(runtime_impl(config, nullptr, hooks), Catch::Contains("no GPU is asked for"));
 }
 
 TEST_CASE("CUDA: memory comes and goes with the budget") {
@@ -156,13 +156,13 @@ TEST_CASE("CUDA: memory comes and goes with the budget") {
   const auto smallest = prepared_model::open(config, on_emulated(script)).report.total_bytes;
   config.devices.front().bytes = 0;
   {
-    runtime_access::parts rt(config, nullptr, on_emulated(script));
+    runtime_impl rt(config, nullptr, on_emulated(script));
     const auto whole = rt.report.total_bytes;
     const auto text = reply_of(rt, {1, 2, 3}, 2);
     const auto before = script->mapped.load();
     rt.set_budget(smallest, "cuda:0");
     CHECK(reply_of(rt, {1, 2, 3}, 2) == text);
-    CHECK(rt.ledger->usage("cuda:0").in_use <= smallest);
+    CHECK(rt.arbiter->usage("cuda:0").in_use <= smallest);
     const auto granule = static_cast<std::int64_t>(emulated_gpu(script).granule());
     CHECK(script->mapped < before);
     // What is mapped is what is in use, and the granules that leases begin and end in.
@@ -177,13 +177,13 @@ TEST_CASE("CUDA: impossible devices are refused before anything is read") {
   const auto script = std::make_shared<gpu_script>();
   auto twice = cuda_config(1000);
   twice.devices.push_back({"cuda:0", 1000});
-  CHECK_THROWS_WITH(runtime_access::parts(twice, nullptr, on_emulated(script)), Catch::Contains("named twice"));
+  CHECK_THROWS_WITH(runtime_impl(twice, nullptr, on_emulated(script)), Catch::Contains("named twice"));
   auto precise = cuda_config();
   precise.precise = true;
-  CHECK_THROWS_WITH(runtime_access::parts(precise, nullptr, on_emulated(script)), Catch::Contains("int8"));
+  CHECK_THROWS_WITH(runtime_impl(precise, nullptr, on_emulated(script)), Catch::Contains("int8"));
   auto wrong = cuda_config();
   wrong.devices.front().name = "cuda:x";
-  CHECK_THROWS_WITH(runtime_access::parts(wrong, nullptr, on_emulated(script)), Catch::Contains("cuda:0, cuda:1"));
+  CHECK_THROWS_WITH(runtime_impl(wrong, nullptr, on_emulated(script)), Catch::Contains("cuda:0, cuda:1"));
   if (cuda::list_gpus().gpus.empty())
     CHECK_THROWS_WITH(runtime(cuda_config()), Catch::Contains("cuda:0 can't be used"));
   require_all_given_back(*script);

@@ -31,24 +31,24 @@ runtime_config streamed_config(bool cached, const char* name) {
 /// A runtime with its insides open.
 struct open_runtime {
   explicit open_runtime(runtime_config config, runtime_hooks hooks = {})
-      : parts(std::make_shared<runtime_access::parts>(std::move(config), nullptr, std::move(hooks))) {}
+      : impl(std::make_shared<runtime_impl>(std::move(config), nullptr, std::move(hooks))) {}
 
   std::shared_ptr<reply_channel> start(std::size_t tokens = 40) const {
     auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = tokens;
     o.ignore_eos = true;
-    (void)parts->submit(parts->make_request({5, 6, 7, 8}, o, false, channel));
+    (void)impl->submit(impl->make_request({5, 6, 7, 8}, o, false, channel));
     return channel;
   }
   [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 40) const { return testing::ids_of(*start(tokens)); }
-  /// All groups that stay are there, and so is the ring: the level that the ledger has to return to.
+  /// All groups that stay are there, and so is the ring: the level that the arbiter has to return to.
   [[nodiscard]] std::size_t level() const {
-    (void)cast::ask_role<cast::weights_resident>(*parts->system, *parts->parts.front()->compute, cast::await_weights{});
-    return parts->ledger->usage("host:0").in_use;
+    (void)cast::ask_role<cast::weights_resident>(*impl->system, *impl->shards.front()->compute, cast::await_weights{});
+    return impl->arbiter->usage("host:0").in_use;
   }
 
-  std::shared_ptr<runtime_access::parts> parts;
+  std::shared_ptr<runtime_impl> impl;
 };
 
 runtime_hooks spoiled(testing::fault_script& script) {
@@ -81,10 +81,10 @@ TEST_CASE("who brings weights may be killed in the middle of a reply, which goes
     std::vector<token_id> got;
     for (std::size_t n = random() % 30; got.size() < n;)
       got.push_back(channel->next_piece()->id);
-    const auto crew = rt.parts->parts.front()->crew->get();
-    const caf::actor members[] = {caf::actor_cast<caf::actor>(crew.memory_manager),
-                                  caf::actor_cast<caf::actor>(crew.loader),
-                                  caf::actor_cast<caf::actor>(crew.prefetcher)};
+    const auto pipeline = rt.impl->shards.front()->pipeline->get();
+    const caf::actor members[] = {caf::actor_cast<caf::actor>(pipeline.memory_manager),
+                                  caf::actor_cast<caf::actor>(pipeline.loader),
+                                  caf::actor_cast<caf::actor>(pipeline.prefetcher)};
     caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
     if (random() % 3 == 0)
       caf::anon_send_exit(members[random() % 3], caf::exit_reason::kill);
@@ -99,14 +99,14 @@ TEST_CASE("who brings weights may be killed in the middle of a reply, which goes
 
 TEST_CASE("those who bring weights are not replaced for ever") {
   open_runtime rt(streamed_config(false, ""));
-  caf::scoped_actor self(*rt.parts->system);
+  caf::scoped_actor self(*rt.impl->system);
   cast::cast_health health;
   for (int i = 0; i < 1000 && health.down.empty(); ++i) {
-    const auto loader = rt.parts->parts.front()->crew->get().loader;
+    const auto loader = rt.impl->shards.front()->pipeline->get().loader;
     caf::anon_send_exit(loader, caf::exit_reason::kill);
     self->wait_for(loader);
-    health = cast::ask_role<cast::cast_health>(*rt.parts->system, *rt.parts->parts.front()->supervisor,
-                                               cast::query_health{});
+    health =
+        cast::ask_role<cast::cast_health>(*rt.impl->system, *rt.impl->shards.front()->supervisor, cast::query_health{});
     std::this_thread::yield();
   }
   REQUIRE_FALSE(health.down.empty());
@@ -203,7 +203,7 @@ TEST_CASE("a read that hangs holds its reply up, and nothing else") {
   open_runtime rt(config, spoiled(script));
   const auto channel = rt.start();
   script.wait_until_hanging();
-  CHECK(rt.parts->memory().front().in_use_bytes <= config.budget_bytes);
+  CHECK(rt.impl->memory().front().in_use_bytes <= config.budget_bytes);
   script.release();
   CHECK(testing::ids_of(*channel) == expected);
 }
@@ -214,7 +214,7 @@ TEST_CASE("a runtime closes while a read hangs as soon as that returns") {
   auto rt = std::make_unique<open_runtime>(streamed_config(false, ""), spoiled(script));
   const auto channel = rt->start();
   script.wait_until_hanging();
-  std::thread closing([&] { rt->parts->shut_down(); });
+  std::thread closing([&] { rt->impl->shut_down(); });
   script.release();
   closing.join();
   CHECK_THROWS_AS(testing::ids_of(*channel), error);
@@ -233,18 +233,18 @@ TEST_CASE("whichever acquisition is refused, the error says so and nothing is lo
     INFO("acquisition " << n);
     runtime_hooks hooks;
     hooks.refuse_acquisition = n;
-    std::shared_ptr<arbiter> ledger;
+    std::shared_ptr<memory_arbiter> arbiter;
     try {
       const open_runtime rt(config, hooks);
-      ledger = rt.parts->ledger;
+      arbiter = rt.impl->arbiter;
       const auto got = rt.reply(6);
       CHECK(got == expected);
-      taken = ledger->usage("host:0").pool.allocations;
+      taken = arbiter->usage("host:0").pool.allocations;
     } catch (const error& e) {
       CHECK(e.code() == errc::over_budget);
       ++refused;
-      if (ledger)
-        CHECK(ledger->usage("host:0").in_use == 0);
+      if (arbiter)
+        CHECK(arbiter->usage("host:0").in_use == 0);
     }
   }
   CHECK(refused >= 4); // what the runtime holds itself; what the prefetcher asks for it may get at a second try

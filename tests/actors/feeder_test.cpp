@@ -61,7 +61,7 @@ std::shared_ptr<request_queue> queue_of(int descriptor) {
   s.input = descriptor;
   s.name = "the input";
   s.encode = [](const batch_prompt&, std::optional<bool>) { return std::vector<token_id>{1}; };
-  s.most_requests = 7;
+  s.max_requests = 7;
   return std::make_shared<request_queue>(std::move(s));
 }
 

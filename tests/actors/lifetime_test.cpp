@@ -84,13 +84,13 @@ runtime_hooks spoiled(testing::fault_script& script) {
   return hooks;
 }
 
-/// A loader over a device and a ledger that nobody else uses.
+/// A loader over a device and a arbiter that nobody else uses.
 class lone_loader {
 public:
   explicit lone_loader(const runtime_hooks& hooks = {}) {
     auto prepared = prepared_model::open(testing::tiny_config());
-    dev_ = std::move(prepared.parts.front().dev);
-    weights_ = std::move(prepared.parts.front().weights);
+    dev_ = std::move(prepared.shards.front().dev);
+    weights_ = std::move(prepared.shards.front().weights);
     constexpr std::size_t everything = std::size_t{64} << 20;
     device_setup setup;
     setup.name = "host:0";
@@ -98,10 +98,10 @@ public:
     setup.reservation_bytes = setup.budget = everything;
     setup.alignment = group_alignment;
     setup.host_memory = true;
-    ledger_->add_device(setup);
+    arbiter_->add_device(setup);
     weight_loader_setup loading;
     loading.dev = dev_.get();
-    loading.files = prepared.parts.front().input.files;
+    loading.files = prepared.shards.front().input.files;
     loading.make_reader = hooks.make_reader;
     loader_ = cast::spawn_loader(
         system_.get(),
@@ -118,17 +118,17 @@ public:
     cast::end_and_wait(system_.get(), loader_);
     return in_use();
   }
-  [[nodiscard]] std::size_t in_use() const { return ledger_->usage("host:0").in_use; }
+  [[nodiscard]] std::size_t in_use() const { return arbiter_->usage("host:0").in_use; }
   [[nodiscard]] std::size_t groups() const { return weights_->layout.groups.size(); }
 
 private:
   [[nodiscard]] lease take(std::size_t bytes, purpose why) {
-    return std::get<lease>(ledger_->try_acquire({"host:0", bytes, why}));
+    return std::get<lease>(arbiter_->try_acquire({"host:0", bytes, why}));
   }
 
   std::shared_ptr<device> dev_;
-  std::shared_ptr<const weight_arrangement> weights_;
-  std::shared_ptr<arbiter> ledger_ = arbiter::make();
+  std::shared_ptr<const weight_placement> weights_;
+  std::shared_ptr<memory_arbiter> arbiter_ = memory_arbiter::make();
   cast::system system_;
   caf::scoped_actor client_{system_.get()};
   cast::loader_actor loader_;
@@ -190,23 +190,23 @@ TEST_CASE("a loader is replaced when its last read is done, and not before") {
   }();
   testing::fault_script script;
   script.at(5, testing::read_fault::hang);
-  runtime_access::parts parts(testing::tiny_config(), nullptr, spoiled(script));
-  auto& part = *parts.parts.front();
+  runtime_impl rt(testing::tiny_config(), nullptr, spoiled(script));
+  auto& shard = *rt.shards.front();
   const auto restarts = [&] {
-    return cast::ask_role<cast::cast_health>(*parts.system, *part.supervisor, cast::query_health{}).restarts;
+    return cast::ask_role<cast::cast_health>(*rt.system, *shard.supervisor, cast::query_health{}).restarts;
   };
   script.wait_until_hanging();
-  const auto loader = part.crew->get().loader;
+  const auto loader = shard.pipeline->get().loader;
   caf::anon_send_exit(loader, caf::exit_reason::kill);
   yield_often();
   CHECK(restarts() == 0);
-  CHECK(part.crew->get().loader == loader);
+  CHECK(shard.pipeline->get().loader == loader);
   script.release();
   const auto channel = std::make_shared<reply_channel>();
-  (void)parts.submit(parts.make_request({5, 6, 7, 8}, {.max_tokens = 5}, false, channel));
+  (void)rt.submit(rt.make_request({5, 6, 7, 8}, {.max_tokens = 5}, false, channel));
   CHECK(testing::ids_of(*channel) == expected);
   CHECK(restarts() == 1);
-  CHECK(part.crew->get().loader != loader);
+  CHECK(shard.pipeline->get().loader != loader);
 }
 
 TEST_CASE("a runtime closes on another thread than the one that opened it and goes on") {
@@ -227,8 +227,8 @@ TEST_CASE("a runtime closes on another thread than the one that opened it and go
 TEST_CASE("a replica whose compute was replaced closes while its original lives") {
   auto config = testing::tiny_config(1, 128);
   config.budget_bytes = std::size_t{1} << 30;
-  const auto original = std::make_shared<runtime_access::parts>(config, nullptr);
-  const auto reply_of = [](runtime_access::parts& of) {
+  const auto original = std::make_shared<runtime_impl>(config, nullptr);
+  const auto reply_of = [](runtime_impl& of) {
     auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = 20;
@@ -238,10 +238,10 @@ TEST_CASE("a replica whose compute was replaced closes while its original lives"
   };
   const auto expected = testing::ids_of(*reply_of(*original));
   for (int round = 0; round < 10; ++round) {
-    auto replica = std::make_shared<runtime_access::parts>(original, 0);
+    auto replica = std::make_shared<runtime_impl>(original, 0);
     const auto channel = reply_of(*replica);
     (void)channel->next_piece(); // it computes on the thread that both share
-    caf::anon_send_exit(caf::actor_cast<caf::actor>(replica->parts.front()->compute->get()), caf::exit_reason::kill);
+    caf::anon_send_exit(caf::actor_cast<caf::actor>(replica->shards.front()->compute->get()), caf::exit_reason::kill);
     std::size_t others = 0;
     while (channel->next_piece())
       ++others;

@@ -17,7 +17,7 @@ program_needs needs_of(const runtime_config& config) {
   return needs_of_runtime(llama_config::read(gguf_file::open(config.model)).vocabulary, 0);
 }
 
-/// A system that leaves a ledger so many bytes.
+/// A system that leaves a arbiter so many bytes.
 struct made_up_limit {
   std::atomic<std::size_t> left{unlimited / 2};
   std::size_t addresses = 0; ///< 0: as many as one likes
@@ -41,22 +41,22 @@ struct made_up_limit {
 struct open_runtime {
   open_runtime(runtime_config config, made_up_limit& limit) {
     config.on_notice = [this](std::string_view sentence) { notices += std::string(sentence) + "\n"; };
-    parts = std::make_shared<runtime_access::parts>(std::move(config), nullptr, limit.hooks());
+    impl = std::make_shared<runtime_impl>(std::move(config), nullptr, limit.hooks());
   }
   [[nodiscard]] std::vector<token_id> reply(std::size_t tokens = 20) const {
     auto channel = std::make_shared<reply_channel>();
     generation_options o;
     o.max_tokens = tokens;
     o.ignore_eos = true;
-    (void)parts->submit(parts->make_request({5, 6, 7, 8}, o, false, channel));
+    (void)impl->submit(impl->make_request({5, 6, 7, 8}, o, false, channel));
     return testing::ids_of(*channel);
   }
   void load() const {
-    (void)cast::ask_role<cast::weights_resident>(*parts->system, *parts->parts.front()->compute, cast::await_weights{});
+    (void)cast::ask_role<cast::weights_resident>(*impl->system, *impl->shards.front()->compute, cast::await_weights{});
   }
 
   std::string notices;
-  std::shared_ptr<runtime_access::parts> parts;
+  std::shared_ptr<runtime_impl> impl;
 };
 
 std::size_t smallest_plan(runtime_config config) {
@@ -72,16 +72,16 @@ TEST_CASE("without a budget what may not be used is streamed, with a notice, and
   const open_runtime free(config, limit);
   const auto expected = free.reply();
   CHECK(free.notices.empty());
-  CHECK(free.parts->report.ring_slots == 0);
-  CHECK(free.parts->report.budget_bytes == free.parts->report.total_bytes);
+  CHECK(free.impl->report.ring_slots == 0);
+  CHECK(free.impl->report.budget_bytes == free.impl->report.total_bytes);
 
   const auto smallest = smallest_plan(config);
   limit.leave(config, smallest);
   const open_runtime tight(config, limit);
   CHECK(tight.reply() == expected);
-  CHECK(tight.parts->report.ring_slots > 0);
-  CHECK(tight.parts->report.devices.front().limit_bytes == smallest);
-  CHECK(tight.parts->report.devices.front().limit_set_by == "the test");
+  CHECK(tight.impl->report.ring_slots > 0);
+  CHECK(tight.impl->report.devices.front().limit_bytes == smallest);
+  CHECK(tight.impl->report.devices.front().limit_set_by == "the test");
   CHECK_THAT(tight.notices, Catch::Contains("host:0 may use ") && Catch::Contains("set by the test") &&
                                 Catch::Contains("of weights are streamed for every step"));
 
@@ -95,12 +95,12 @@ TEST_CASE("a limited address space is a limit, and the reservation keeps to it")
   const auto config = testing::tiny_config(1);
   made_up_limit limit;
   const auto smallest = smallest_plan(config);
-  limit.addresses = needs_of(config).mapped + least_reservation(smallest) + mib;
+  limit.addresses = needs_of(config).mapped + min_reservation(smallest) + mib;
   const open_runtime tight(config, limit);
   CHECK(tight.reply().size() == 20);
-  CHECK(tight.parts->report.devices.front().limit_set_by == "the addresses");
-  const auto& part = *tight.parts->parts.front();
-  CHECK(device_part::reservation(part.input, *part.weights) <= least_reservation(smallest) + mib);
+  CHECK(tight.impl->report.devices.front().limit_set_by == "the addresses");
+  const auto& shard = *tight.impl->shards.front();
+  CHECK(device_shard::reservation(shard.input, *shard.weights) <= min_reservation(smallest) + mib);
 }
 
 TEST_CASE("a budget above the limit is obeyed, with a notice that has both numbers") {
@@ -112,14 +112,14 @@ TEST_CASE("a budget above the limit is obeyed, with a notice that has both numbe
   CHECK_THAT(rt.notices,
              Catch::Contains("the budget of 40.0 MiB is more than the 32.0 MiB that may be used, set by the "
                              "test"));
-  CHECK(rt.parts->report.budget_bytes == 40 * mib);
+  CHECK(rt.impl->report.budget_bytes == 40 * mib);
   CHECK(rt.reply().size() == 20);
   config.budget_bytes = 32 * mib;
   const open_runtime within(config, limit);
   CHECK(within.notices.empty());
-  within.parts->set_budget(31 * mib, "");
+  within.impl->set_budget(31 * mib, "");
   CHECK(within.notices.empty());
-  within.parts->set_budget(33 * mib, "");
+  within.impl->set_budget(33 * mib, "");
   CHECK_THAT(within.notices, Catch::StartsWith("the budget of 33.0 MiB is more than the 32.0 MiB"));
 }
 
@@ -128,12 +128,12 @@ TEST_CASE("a budget can be a share of the limit, of each device") {
   made_up_limit limit;
   limit.leave(config, 200 * mib);
   config.budget_percent = 25;
-  CHECK(open_runtime(config, limit).parts->report.budget_bytes == 50 * mib);
+  CHECK(open_runtime(config, limit).impl->report.budget_bytes == 50 * mib);
   config.budget_percent = 0;
   config.devices = {{"host:0", 0, 10}, {"host:1", 0, 30}};
   const open_runtime two(config, limit);
-  CHECK(two.parts->report.devices[0].budget_bytes == 20 * mib);
-  CHECK(two.parts->report.devices[1].budget_bytes == 60 * mib);
+  CHECK(two.impl->report.devices[0].budget_bytes == 20 * mib);
+  CHECK(two.impl->report.devices[1].budget_bytes == 60 * mib);
   for (const double wrong : {-1.0, 100.5, std::numeric_limits<double>::quiet_NaN()}) {
     config.devices = {{"host:0", 0, wrong}};
     CHECK_THROWS_WITH(open_runtime(config, limit), Catch::Contains("up to 100 percent"));
@@ -147,7 +147,7 @@ TEST_CASE("a share of nothing known is refused") {
   config.budget_percent = 50;
   runtime_hooks hooks;
   hooks.read_memory = [] { return memory_reading{}; };
-  CHECK_THROWS_WITH(runtime_access::parts(config, nullptr, hooks), Catch::Contains("does not say what host:0 may use"));
+  CHECK_THROWS_WITH(runtime_impl(config, nullptr, hooks), Catch::Contains("does not say what host:0 may use"));
 }
 
 TEST_CASE("a plan beyond all memory of the machine is refused, whatever the budget") {

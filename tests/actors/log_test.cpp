@@ -77,10 +77,10 @@ TEST_CASE("a member of the cast that is killed leaves a warning with its name an
   log_keeper kept;
   auto config = testing::tiny_config();
   config.log = {.sink = kept.sink(), .level = log_level::warning};
-  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  auto rt = std::make_shared<runtime_impl>(config, nullptr);
   const auto reply = [&] {
     const auto channel = std::make_shared<reply_channel>();
-    (void)parts->submit(parts->make_request(some_prompt(), tokens(4), false, channel));
+    (void)rt->submit(rt->make_request(some_prompt(), tokens(4), false, channel));
     return testing::ids_of(*channel);
   };
   const auto expected = reply();
@@ -90,12 +90,12 @@ TEST_CASE("a member of the cast that is killed leaves a warning with its name an
     CHECK(kept.wait_for("supervisor", name + " ended unexpectedly"));
     CHECK(reply() == expected);
   };
-  kill(parts->sampler->get(), "the sampler");
-  kill(parts->scheduler->get(), "the scheduler");
-  kill(parts->parts[0]->crew->get().loader, "the loader of host:0");
-  kill(parts->parts[0]->compute->get(), "the compute of host:0");
-  kill(parts->parts[0]->supervisor->get(), "a supervisor");
-  parts->shut_down();
+  kill(rt->sampler->get(), "the sampler");
+  kill(rt->scheduler->get(), "the scheduler");
+  kill(rt->shards[0]->pipeline->get().loader, "the loader of host:0");
+  kill(rt->shards[0]->compute->get(), "the compute of host:0");
+  kill(rt->shards[0]->supervisor->get(), "a supervisor");
+  rt->shut_down();
   for (const auto& r : kept.records()) {
     CHECK(r.level == log_level::warning);
     CHECK_THAT(r.message, Catch::Contains("kill") && Catch::Contains("is replaced"));
@@ -107,11 +107,11 @@ TEST_CASE("who ends again and again leaves an error") {
   log_keeper kept;
   auto config = testing::tiny_config();
   config.log = {.sink = kept.sink(), .level = log_level::error};
-  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  auto rt = std::make_shared<runtime_impl>(config, nullptr);
   cast::cast_health health;
   while (health.down.empty()) {
-    caf::anon_send_exit(caf::actor_cast<caf::actor>(parts->sampler->get()), caf::exit_reason::kill);
-    health = cast::ask_role<cast::cast_health>(*parts->system, *parts->parts[0]->supervisor, cast::query_health{});
+    caf::anon_send_exit(caf::actor_cast<caf::actor>(rt->sampler->get()), caf::exit_reason::kill);
+    health = cast::ask_role<cast::cast_health>(*rt->system, *rt->shards[0]->supervisor, cast::query_health{});
   }
   REQUIRE(kept.wait_for("supervisor", "the sampler ended"));
   CHECK_THAT(kept.records()[0].message,

@@ -50,7 +50,7 @@ generation_options endless() {
 
 } // namespace
 
-TEST_CASE("the plan has what requests may hold, and the ledger no more") {
+TEST_CASE("the plan has what requests may hold, and the arbiter no more") {
   auto config = testing::tiny_config(1);
   config.sequences = 1;
   runtime rt(config);

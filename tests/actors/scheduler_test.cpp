@@ -19,11 +19,11 @@ class scheduler_fixture {
 public:
   scheduler_fixture(std::shared_ptr<fake_script> computes, std::shared_ptr<fake_script> draws,
                     const std::function<void(cast::scheduler_setup&)>& change = {}) {
-    hire_compute(std::move(computes));
-    hire_sampler(std::move(draws));
+    spawn_compute(std::move(computes));
+    spawn_sampler(std::move(draws));
     run_shape shape;
     shape.context = shape.kv_tokens = 64;
-    shape.step_rows = 16;
+    shape.max_batch_tokens = 16;
     shape.logit_rows = 4;
     shape.sequences = 1;
     queue_ = std::make_shared<batcher>(texts_, shape, 10);
@@ -39,10 +39,10 @@ public:
     queue_->fail_all(error(errc::cancelled, "the test is over"));
   }
 
-  void hire_compute(std::shared_ptr<fake_script> play) {
+  void spawn_compute(std::shared_ptr<fake_script> play) {
     compute_->set(cast::spawn<cast::compute_actor, fake_compute>(system_.get(), std::move(play)));
   }
-  void hire_sampler(std::shared_ptr<fake_script> play) {
+  void spawn_sampler(std::shared_ptr<fake_script> play) {
     sampler_->set(cast::spawn<cast::sampler_actor, fake_sampler>(system_.get(), std::move(play)));
   }
   cast::compute_actor compute() const { return compute_->get(); }
@@ -107,7 +107,7 @@ TEST_CASE("a step whose sampler ends before it answers is computed again, and dr
   if (!replaced_first)
     s.end(old);
   CHECK_FALSE(reply->ended());
-  s.hire_sampler(successor);
+  s.spawn_sampler(successor);
   s.tell(cast::member_replaced{});
   if (replaced_first)
     s.end(old);
@@ -126,7 +126,7 @@ TEST_CASE("a step whose compute ends before it answers is sent to its successor"
   if (!replaced_first)
     s.end(old);
   CHECK_FALSE(reply->ended());
-  s.hire_compute(successor);
+  s.spawn_compute(successor);
   s.tell(cast::member_replaced{});
   if (replaced_first)
     s.end(old);
@@ -207,7 +207,7 @@ TEST_CASE("who takes long is waited for while there is progress, and what comes 
   // The step that was given up fails now; the next request's is another, and is not mistaken for it.
   const auto next = answering();
   const auto old = s.compute();
-  s.hire_compute(next);
+  s.spawn_compute(next);
   const auto second = s.ask();
   s.end(old);
   CHECK(testing::ids_of(*second).size() == 2);

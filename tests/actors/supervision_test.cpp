@@ -60,18 +60,18 @@ TEST_CASE("a scheduler and a supervisor that are killed at once are replaced, an
     const auto each = runtime::plan(config).total_bytes;
     config.devices = {{"host:0", each}, {"host:1", each}};
   }
-  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  auto rt = std::make_shared<runtime_impl>(config, nullptr);
   const auto wanted = streams(1).front();
   const auto start = [&] {
     auto channel = std::make_shared<reply_channel>();
-    (void)parts->submit(parts->make_request(wanted.prompt, wanted.options, false, channel));
+    (void)rt->submit(rt->make_request(wanted.prompt, wanted.options, false, channel));
     return channel;
   };
   const auto expected = testing::ids_of(*start());
   for (int round = 0; round < 40; ++round) {
     const auto before = start();
-    const caf::actor both[] = {caf::actor_cast<caf::actor>(parts->parts.front()->supervisor->get()),
-                               caf::actor_cast<caf::actor>(parts->scheduler->get())};
+    const caf::actor both[] = {caf::actor_cast<caf::actor>(rt->shards.front()->supervisor->get()),
+                               caf::actor_cast<caf::actor>(rt->scheduler->get())};
     caf::anon_send_exit(both[round % 2], caf::exit_reason::kill);
     caf::anon_send_exit(both[1 - round % 2], caf::exit_reason::kill);
     const auto after = start();
@@ -107,10 +107,10 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
     config.devices = {{"host:0", each}, {"host:1", each}};
   }
   const auto wanted = streams(32);
-  auto parts = std::make_shared<runtime_access::parts>(config, nullptr);
+  auto rt = std::make_shared<runtime_impl>(config, nullptr);
   const auto start = [&](std::size_t i) {
     auto channel = std::make_shared<reply_channel>();
-    (void)parts->submit(parts->make_request(wanted[i].prompt, wanted[i].options, false, channel));
+    (void)rt->submit(rt->make_request(wanted[i].prompt, wanted[i].options, false, channel));
     return channel;
   };
   std::vector<std::vector<token_id>> expected;
@@ -120,23 +120,23 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
   const char* const seed = std::getenv("TROPILLA_TEST_SEED");
   std::mt19937 random(seed ? static_cast<std::uint32_t>(std::strtoul(seed, nullptr, 10)) : 7);
   const auto victim = [&]() -> caf::actor {
-    auto& part = *parts->parts[random() % parts->parts.size()];
-    const auto crew = part.crew->get();
+    auto& shard = *rt->shards[random() % rt->shards.size()];
+    const auto pipeline = shard.pipeline->get();
     switch (random() % 7) {
     case 0:
-      return caf::actor_cast<caf::actor>(parts->sampler->get());
+      return caf::actor_cast<caf::actor>(rt->sampler->get());
     case 1:
-      return caf::actor_cast<caf::actor>(parts->scheduler->get());
+      return caf::actor_cast<caf::actor>(rt->scheduler->get());
     case 2:
-      return caf::actor_cast<caf::actor>(part.compute->get());
+      return caf::actor_cast<caf::actor>(shard.compute->get());
     case 3:
-      return caf::actor_cast<caf::actor>(part.supervisor->get());
+      return caf::actor_cast<caf::actor>(shard.supervisor->get());
     case 4:
-      return caf::actor_cast<caf::actor>(crew.memory_manager);
+      return caf::actor_cast<caf::actor>(pipeline.memory_manager);
     case 5:
-      return caf::actor_cast<caf::actor>(crew.loader);
+      return caf::actor_cast<caf::actor>(pipeline.loader);
     default:
-      return caf::actor_cast<caf::actor>(crew.prefetcher);
+      return caf::actor_cast<caf::actor>(pipeline.prefetcher);
     }
   };
   std::size_t threads = 0, memory = 0, replies = 0, failures = 0;
@@ -169,14 +169,14 @@ TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with
     CHECK(testing::ids_of(*channels[i]) == expected[i]);
   CHECK(failures == 0);
   CHECK(replies == 4 * kills);
-  for (const auto& part : parts->parts)
-    CHECK(cast::ask_role<cast::cast_health>(*parts->system, *part->supervisor, cast::query_health{}).down.empty());
-  CHECK(parts->load().pages_in_use == 0);
+  for (const auto& shard : rt->shards)
+    CHECK(cast::ask_role<cast::cast_health>(*rt->system, *shard->supervisor, cast::query_health{}).down.empty());
+  CHECK(rt->load().pages_in_use == 0);
   CHECK(entries("/proc/self/task") <= threads + 8); // CAF keeps threads of detached actors for the next ones
   CHECK(entries("/proc/self/fd") <= files + 4);
   CHECK(resident_kib() < memory + memory / 4);
-  const auto ledger = parts->ledger;
-  parts.reset();
-  for (const auto& usage : ledger->usage())
+  const auto arbiter = rt->arbiter;
+  rt.reset();
+  for (const auto& usage : arbiter->usage())
     CHECK(usage.in_use == 0);
 }

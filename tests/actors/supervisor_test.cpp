@@ -60,7 +60,7 @@ struct fake_loader {
         [](const cast::load_group& m) -> caf::result<cast::group_loaded> {
           return cast::group_loaded{m.group, {}};
         },
-        [](const cast::gather_rows&) -> caf::result<cast::rows_gathered> { return cast::rows_gathered{}; },
+        [](const cast::look_up_embedding&) -> caf::result<cast::embedding_ready> { return cast::embedding_ready{}; },
         [](const cast::transfer_done&) {},
     };
   }
@@ -73,27 +73,27 @@ public:
     sampler_.set(spawn_sampler());
     scheduler_->set(cast::spawn<cast::scheduler_actor, fake_scheduler>(system_.get(), heard));
     compute_->set(spawn_compute());
-    crew_->set(hire(), weights_);
+    pipeline_->set(spawn_pipeline(), weights_);
     cast::supervisor_setup setup;
     setup.members.push_back({"sampler", [this] { return caf::actor_cast<caf::actor>(sampler_.get()); },
                              [this] {
-                               ++samplers_hired;
+                               ++samplers_spawned;
                                sampler_.set(spawn_sampler());
                                return caf::actor_cast<caf::actor>(sampler_.get());
                              },
                              [this](const error& why) { given_up = why.what(); }});
     setup.scheduler = scheduler_;
     setup.compute = compute_;
-    setup.crew = crew_;
+    setup.pipeline = pipeline_;
     setup.progress = progress_;
-    setup.hire = [this](const auto& weights, const auto&) {
-      ++crews_hired;
-      if (refuse_crews || weights == refused)
+    setup.spawn_pipeline = [this](const auto& weights, const auto&) {
+      ++pipelines_spawned;
+      if (refuse_pipelines || weights == refused)
         throw error(errc::over_budget, "there are no bytes for a pipeline");
-      return hire();
+      return spawn_pipeline();
     };
-    setup.hire_compute = [this] {
-      ++computes_hired;
+    setup.spawn_compute = [this] {
+      ++computes_spawned;
       compute_->set(spawn_compute());
     };
     setup.device = "host:0";
@@ -105,15 +105,15 @@ public:
     cast::end_role(system_.get(), sampler_);
     cast::end_role(system_.get(), *scheduler_);
     cast::end_role(system_.get(), *compute_);
-    const auto crew = crew_->get();
-    cast::end_and_wait(system_.get(), crew.prefetcher);
-    cast::end_and_wait(system_.get(), crew.loader);
-    cast::end_and_wait(system_.get(), crew.memory_manager);
+    const auto pipeline = pipeline_->get();
+    cast::end_and_wait(system_.get(), pipeline.prefetcher);
+    cast::end_and_wait(system_.get(), pipeline.loader);
+    cast::end_and_wait(system_.get(), pipeline.memory_manager);
   }
 
   [[nodiscard]] caf::actor sampler() const { return caf::actor_cast<caf::actor>(sampler_.get()); }
   [[nodiscard]] caf::actor compute() const { return caf::actor_cast<caf::actor>(compute_->get()); }
-  [[nodiscard]] cast::weight_crew pipeline() const { return crew_->get(); }
+  [[nodiscard]] cast::weight_pipeline pipeline() const { return pipeline_->get(); }
 
   /// Ends an actor, and waits until `done` is true.
   template <class Done>
@@ -127,7 +127,7 @@ public:
     (void)cast::ask_role<cast::batch_state>(system_.get(), *scheduler_, cast::query_batch{});
   }
   void compute_something() { ++*progress_; }
-  void change(const std::shared_ptr<const weight_arrangement>& next) {
+  void change(const std::shared_ptr<const weight_placement>& next) {
     (void)cast::ask_role<cast::weights_changed>(system_.get(), supervisor_, cast::change_weights{next});
   }
   void wait_for_weights() {
@@ -138,16 +138,16 @@ public:
     wait_for_weights(); // it has heard it
     return computes->resumed;
   }
-  [[nodiscard]] std::shared_ptr<const weight_arrangement> weights() const { return crew_->weights(); }
+  [[nodiscard]] std::shared_ptr<const weight_placement> weights() const { return pipeline_->weights(); }
   cast::cast_health health() {
     return cast::ask_role<cast::cast_health>(system_.get(), supervisor_, cast::query_health{});
   }
 
   std::shared_ptr<told> heard = std::make_shared<told>();
   std::shared_ptr<fake_script> computes = std::make_shared<fake_script>();
-  std::atomic<std::size_t> samplers_hired = 0, crews_hired = 0, computes_hired = 0;
-  std::atomic<bool> refuse_crews = false;
-  std::shared_ptr<const weight_arrangement> refused; ///< no crew is there for it
+  std::atomic<std::size_t> samplers_spawned = 0, pipelines_spawned = 0, computes_spawned = 0;
+  std::atomic<bool> refuse_pipelines = false;
+  std::shared_ptr<const weight_placement> refused; ///< no pipeline is there for it
   std::string given_up;
 
 private:
@@ -157,50 +157,50 @@ private:
   cast::compute_actor spawn_compute() {
     return cast::spawn<cast::compute_actor, fake_compute>(system_.get(), computes);
   }
-  cast::weight_crew hire() {
-    return {cast::spawn_memory_manager(system_.get(), ledger_),
+  cast::weight_pipeline spawn_pipeline() {
+    return {cast::spawn_memory_manager(system_.get(), arbiter_),
             cast::spawn<cast::loader_actor, fake_loader>(system_.get()),
             cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get(), std::make_shared<fake_script>())};
   }
 
   cast::system system_;
-  std::shared_ptr<arbiter> ledger_ = arbiter::make();
-  std::shared_ptr<const weight_arrangement> weights_ = std::make_shared<weight_arrangement>();
+  std::shared_ptr<memory_arbiter> arbiter_ = memory_arbiter::make();
+  std::shared_ptr<const weight_placement> weights_ = std::make_shared<weight_placement>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   cast::role<cast::sampler_actor> sampler_;
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler_ = std::make_shared<cast::role<cast::scheduler_actor>>();
   std::shared_ptr<cast::role<cast::compute_actor>> compute_ = std::make_shared<cast::role<cast::compute_actor>>();
-  std::shared_ptr<cast::crew_on_duty> crew_ = std::make_shared<cast::crew_on_duty>();
+  std::shared_ptr<cast::current_pipeline> pipeline_ = std::make_shared<cast::current_pipeline>();
   cast::role<cast::supervisor_actor> supervisor_;
 };
 
-constexpr std::size_t most_restarts = 8;
+constexpr std::size_t max_restarts = 8;
 
 } // namespace
 
 TEST_CASE("a sampler that ends is replaced, and the scheduler told") {
   supervisor_fixture s;
-  s.kill(s.sampler(), [&] { return s.samplers_hired == 1; });
+  s.kill(s.sampler(), [&] { return s.samplers_spawned == 1; });
   CHECK(s.heard->replaced == 1);
   CHECK(s.heard->down.empty());
-  CHECK(s.crews_hired == 0);
+  CHECK(s.pipelines_spawned == 0);
   CHECK(s.health().restarts == 1);
 }
 
 TEST_CASE("a member that ends eight times is replaced each time, and not a ninth time before something is computed") {
   supervisor_fixture s;
   const auto kill_sampler = [&](std::size_t so_far) {
-    s.kill(s.sampler(), [&] { return s.samplers_hired == so_far + 1; });
+    s.kill(s.sampler(), [&] { return s.samplers_spawned == so_far + 1; });
   };
-  for (std::size_t i = 0; i < most_restarts; ++i)
+  for (std::size_t i = 0; i < max_restarts; ++i)
     kill_sampler(i);
   s.compute_something();
-  for (std::size_t i = 0; i < most_restarts; ++i)
-    kill_sampler(most_restarts + i);
-  CHECK(s.heard->replaced == 2 * most_restarts);
+  for (std::size_t i = 0; i < max_restarts; ++i)
+    kill_sampler(max_restarts + i);
+  CHECK(s.heard->replaced == 2 * max_restarts);
   CHECK(s.health().down.empty());
   s.kill(s.sampler(), [&] { return !s.health().down.empty(); });
-  CHECK(s.samplers_hired == 2 * most_restarts);
+  CHECK(s.samplers_spawned == 2 * max_restarts);
   CHECK(s.heard->down == std::vector<std::string>{"sampler"});
   CHECK_THAT(s.given_up, Catch::StartsWith("the sampler ended unexpectedly") && Catch::Contains("again and again"));
 }
@@ -217,16 +217,16 @@ TEST_CASE("whoever of those who bring weights ends, all three are replaced while
   CHECK(now.memory_manager != before.memory_manager);
   CHECK(now.loader != before.loader);
   CHECK(now.prefetcher != before.prefetcher);
-  CHECK(s.crews_hired == 1);
+  CHECK(s.pipelines_spawned == 1);
   CHECK(s.computes->suspended == 1);
-  CHECK(s.computes_hired == 0);
+  CHECK(s.computes_spawned == 0);
   CHECK(s.health().restarts == 1);
 }
 
 TEST_CASE("a compute that ends is replaced with those who bring weights, and the scheduler told") {
   supervisor_fixture s;
-  s.kill(s.compute(), [&] { return s.computes_hired == 1; });
-  CHECK(s.crews_hired == 1);
+  s.kill(s.compute(), [&] { return s.computes_spawned == 1; });
+  CHECK(s.pipelines_spawned == 1);
   CHECK(s.computes->suspended == 0);
   CHECK(s.heard->replaced == 1);
   CHECK(s.health().restarts == 1);
@@ -234,7 +234,7 @@ TEST_CASE("a compute that ends is replaced with those who bring weights, and the
 
 TEST_CASE("a weight pipeline that can't be spawned is given up, and scheduler and waiting clients get the reason") {
   supervisor_fixture s;
-  s.refuse_crews = true;
+  s.refuse_pipelines = true;
   const bool of_compute = GENERATE(true, false);
   s.kill(of_compute ? s.compute() : caf::actor_cast<caf::actor>(s.pipeline().loader),
          [&] { return !s.health().down.empty(); });
@@ -243,17 +243,17 @@ TEST_CASE("a weight pipeline that can't be spawned is given up, and scheduler an
         s.wait_for_weights(),
         "the weight pipeline ended unexpectedly (there are no bytes for a pipeline); open the runtime again");
     CHECK_THROWS_WITH(
-        s.change(std::make_shared<weight_arrangement>()),
+        s.change(std::make_shared<weight_placement>()),
         "the weight pipeline ended unexpectedly (there are no bytes for a pipeline); open the runtime again");
   }
   CHECK(s.health().down == std::vector<std::string>{"weight pipeline: there are no bytes for a pipeline"});
   CHECK(s.heard->down == std::vector<std::string>{"weight pipeline"});
 }
 
-TEST_CASE("other weights get another crew, and where there is none all is as it was") {
+TEST_CASE("other weights get another pipeline, and where there is none all is as it was") {
   supervisor_fixture s;
   const auto opened = s.weights();
-  const auto first = std::make_shared<weight_arrangement>(), second = std::make_shared<weight_arrangement>();
+  const auto first = std::make_shared<weight_placement>(), second = std::make_shared<weight_placement>();
   s.change(first);
   CHECK(s.weights() == first);
   CHECK(s.resumed() == 1);
@@ -261,7 +261,7 @@ TEST_CASE("other weights get another crew, and where there is none all is as it 
   CHECK_THROWS_WITH(s.change(second), "there are no bytes for a pipeline");
   CHECK(s.weights() == first);
   CHECK(s.resumed() == 2);
-  CHECK(s.crews_hired == 3);
+  CHECK(s.pipelines_spawned == 3);
   CHECK(s.health().down.empty());
   CHECK(s.health().restarts == 0);
   s.change(opened);

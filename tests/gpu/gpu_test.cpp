@@ -46,7 +46,7 @@ void tell(std::string_view name, double value) {
   fmt::print("measured: {} {:.3g}\n", name, value);
 }
 
-std::size_t most_likely(std::span<const float> row) {
+std::size_t argmax(std::span<const float> row) {
   return static_cast<std::size_t>(std::ranges::max_element(row) - row.begin());
 }
 
@@ -54,7 +54,7 @@ std::size_t most_likely(std::span<const float> row) {
 /// where the host itself hardly prefers one. Both round activations to int8, and a last bit decides which way.
 void require_like_host(const runtime_config& config, std::vector<token_id> ids, std::size_t tokens) {
   constexpr float near_tie = 0.1F; // nats; distributions are about 0.02 apart
-  runtime_access::parts host(config, nullptr), gpu(on_gpu(config), nullptr);
+  runtime_impl host(config, nullptr), gpu(on_gpu(config), nullptr);
   const auto reply = reply_of(host, ids, tokens);
   ids.insert(ids.end(), reply.begin(), reply.end());
   const auto wanted = logits_of(host, ids), found = logits_of(gpu, ids);
@@ -65,7 +65,7 @@ void require_like_host(const runtime_config& config, std::vector<token_id> ids, 
     const auto of_host = std::span(wanted).subspan(at, host.vocabulary);
     const auto of_gpu = std::span(found).subspan(at, host.vocabulary);
     most = std::max(most, testing::divergence(of_gpu, of_host));
-    const float lead = of_host[most_likely(of_host)] - of_host[most_likely(of_gpu)];
+    const float lead = of_host[argmax(of_host)] - of_host[argmax(of_gpu)];
     differ += lead > near_tie ? 1 : 0;
     ties += lead > 0 && lead <= near_tie ? 1 : 0;
   }
@@ -98,9 +98,9 @@ TEST_CASE("a wide model gives the host's distributions and tokens, and the same 
     auto config = host_config(type);
     config.model = testing::model_of_shape("mini-wide", type); // wide enough for what Hopper's warpgroups multiply
     require_like_host(config, long_prompt(200), 8);
-    runtime_access::parts large(on_gpu(config), nullptr);
-    config.prefill_rows = 24;
-    runtime_access::parts small(on_gpu(config), nullptr);
+    runtime_impl large(on_gpu(config), nullptr);
+    config.prefill_chunk = 24;
+    runtime_impl small(on_gpu(config), nullptr);
     CHECK(logits_of(large, long_prompt(200)) == logits_of(small, long_prompt(200)));
   }
 }
@@ -115,7 +115,7 @@ TEST_CASE("a model of TROPILLA_TEST_MODEL gives the host's distributions and tok
   config.model = path;
   config.context = 256;
   const auto ids = [&] {
-    runtime_access::parts host(config, nullptr);
+    runtime_impl host(config, nullptr);
     return host.encode("The capital of France is", false);
   }();
   require_like_host(config, ids, 32);
@@ -125,28 +125,28 @@ TEST_CASE("every type of keys and values gives the host's logits, also of a long
   for (const std::string_view kv : {"f16", "bf16", "q8_0"}) {
     INFO(kv);
     const auto config = host_config(tensor_type::q8_0, kv);
-    runtime_access::parts host(config, nullptr), gpu(on_gpu(config), nullptr);
+    runtime_impl host(config, nullptr), gpu(on_gpu(config), nullptr);
     CHECK(difference(logits_of(gpu, long_prompt(500)), logits_of(host, long_prompt(500))) < 0.03);
   }
 }
 
 TEST_CASE("a streamed model gives the same bits as one in memory", "[small]") {
   const auto config = host_config(tensor_type::q4_0);
-  runtime_access::parts whole(on_gpu(config), nullptr);
+  runtime_impl whole(on_gpu(config), nullptr);
   const auto smallest = prepared_model::open(on_gpu(config, 1)).report.total_bytes;
-  runtime_access::parts streamed(on_gpu(config, smallest), nullptr);
+  runtime_impl streamed(on_gpu(config, smallest), nullptr);
   CHECK(streamed.report.residency.find('S') != std::string::npos);
   CHECK(logits_of(streamed, long_prompt(70)) == logits_of(whole, long_prompt(70)));
-  CHECK(streamed.ledger->usage("cuda:0").high_water <= smallest);
+  CHECK(streamed.arbiter->usage("cuda:0").high_water <= smallest);
 }
 
 TEST_CASE("a streamed model whose weights are pinned gives the same bits, in the first step and later", "[small]") {
   auto config = host_config(tensor_type::q8_0);
-  runtime_access::parts whole(on_gpu(config), nullptr);
+  runtime_impl whole(on_gpu(config), nullptr);
   const auto wanted = logits_of(whole, long_prompt(70));
   config.pinned_bytes = std::size_t{64} << 20;
   const auto smallest = prepared_model::open(on_gpu(config, 1)).report.total_bytes;
-  runtime_access::parts pinned(on_gpu(config, smallest), nullptr);
+  runtime_impl pinned(on_gpu(config, smallest), nullptr);
   CHECK(pinned.report.residency.find('S') != std::string::npos);
   for (int i = 0; i < 3; ++i)
     CHECK(logits_of(pinned, long_prompt(70)) == wanted);
@@ -155,7 +155,7 @@ TEST_CASE("a streamed model whose weights are pinned gives the same bits, in the
 TEST_CASE("a reply does not depend on who else is computed, nor on how long its prompt is") {
   auto config = on_gpu(host_config(tensor_type::q4_0));
   config.sequences = 8;
-  runtime_access::parts rt(config, nullptr);
+  runtime_impl rt(config, nullptr);
   for (const std::size_t length : {1, 33, 70, 200}) {
     INFO(length << " tokens");
     const auto prompt = long_prompt(length);
@@ -168,7 +168,7 @@ TEST_CASE("a reply does not depend on who else is computed, nor on how long its 
     }
     CHECK(reply_of(rt, prompt, 60) == alone);
     // In a runtime that has not seen it, and beside others from its first row on.
-    runtime_access::parts fresh(config, nullptr);
+    runtime_impl fresh(config, nullptr);
     (void)fresh.submit(fresh.make_request({5, 8, 7, 6}, greedy(80), false, std::make_shared<reply_channel>()));
     CHECK(reply_of(fresh, prompt, 60) == alone);
     for (const auto& other : others)
@@ -178,7 +178,7 @@ TEST_CASE("a reply does not depend on who else is computed, nor on how long its 
 }
 
 TEST_CASE("a reply is the same whether all logits travel or those that decide", "[small]") {
-  runtime_access::parts rt(on_gpu(host_config(tensor_type::q4_0)), nullptr);
+  runtime_impl rt(on_gpu(host_config(tensor_type::q4_0)), nullptr);
   for (const bool warm : {false, true}) {
     auto o = greedy(20);
     o.sampling.temperature = warm ? 1.5 : 0;
@@ -201,7 +201,7 @@ TEST_CASE("once warm, a token allocates nothing of CUDA") {
   const auto smallest = prepared_model::open(on_gpu(config, 1)).report.total_bytes;
   for (const bool streamed : {false, true}) {
     INFO((streamed ? "streamed" : "in memory"));
-    runtime_access::parts rt(on_gpu(config, streamed ? smallest : 0), nullptr, hooks);
+    runtime_impl rt(on_gpu(config, streamed ? smallest : 0), nullptr, hooks);
     std::int64_t before = 0;
     for (int i = 0; i < 3; ++i) { // the second finds its prompt, and its steps are others
       before = *count;
@@ -218,11 +218,11 @@ TEST_CASE("memory comes and goes with the budget") {
   const auto smallest = prepared_model::open(on_gpu(config, 1)).report.total_bytes;
   const auto before = cuda::list_gpus().gpus.front().free_bytes;
   {
-    runtime_access::parts rt(on_gpu(config), nullptr);
+    runtime_impl rt(on_gpu(config), nullptr);
     const auto text = reply_of(rt, {1, 2, 3}, 10);
     rt.set_budget(smallest, "cuda:0");
     CHECK(reply_of(rt, {1, 2, 3}, 10) == text);
-    CHECK(rt.ledger->usage("cuda:0").in_use <= smallest);
+    CHECK(rt.arbiter->usage("cuda:0").in_use <= smallest);
   }
   const auto after = cuda::list_gpus().gpus.front().free_bytes;
   CHECK(after + (std::size_t{64} << 20) >= before); // the driver keeps some for itself

@@ -40,8 +40,8 @@ const kernels_under_test& under_test() {
   static const kernels_under_test on_gpu{
       {TROPILLA_WAITING(embed), TROPILLA_WAITING(rms_norm), TROPILLA_WAITING(store), TROPILLA_WAITING(store_swiglu),
        TROPILLA_WAITING(linear), TROPILLA_WAITING(gated_linear), TROPILLA_WAITING(rope_and_append),
-       TROPILLA_WAITING(attention), TROPILLA_WAITING(gather_rows), TROPILLA_WAITING(likeliest)},
-      gpu().has_warpgroup_products(),
+       TROPILLA_WAITING(attention), TROPILLA_WAITING(gather_rows), TROPILLA_WAITING(top_k)},
+      gpu().has_wgmma(),
       1e-4};
   return on_gpu;
 }
@@ -62,5 +62,5 @@ int before_tests(int count, char** arguments) {
 
 TEST_CASE("a Hopper GPU multiplies by warpgroups, and the bits are those of warps") {
   if (tropilla::testing::gpu().architecture() == "sm_90")
-    CHECK(tropilla::testing::under_test().has_warpgroup_products);
+    CHECK(tropilla::testing::under_test().has_wgmma);
 }

@@ -13,7 +13,7 @@ namespace tropilla::testing {
 namespace {
 
 constexpr std::size_t chunk_bytes = std::size_t{64} << 10;
-constexpr std::size_t smallest_block = 64, most_chunks = std::size_t{1} << 15;
+constexpr std::size_t smallest_block = 64, max_chunks = std::size_t{1} << 15;
 
 class heap {
 public:
@@ -22,7 +22,7 @@ public:
   void use(std::byte* memory, std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
     begin_ = memory;
-    chunks_ = std::min(bytes / chunk_bytes, most_chunks);
+    chunks_ = std::min(bytes / chunk_bytes, max_chunks);
     used_ = 0;
   }
 
@@ -70,7 +70,7 @@ private:
   std::mutex mutex_;
   std::byte* begin_ = nullptr;
   std::size_t chunks_ = 0, used_ = 0;
-  std::array<std::uint8_t, most_chunks> orders_{}; ///< of the blocks of a chunk
+  std::array<std::uint8_t, max_chunks> orders_{}; ///< of the blocks of a chunk
   std::array<free_block*, 64> free_{};
 };
 

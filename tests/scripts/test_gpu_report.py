@@ -129,7 +129,7 @@ class Checks(unittest.TestCase):
     ANSWERS = {  # for each program, what it does
         "tropilla": 'case $1 in --version|devices) echo "{}" ;; synth) echo weights >"$7" ;; '
                     'bench) [[ $* != *BF16* ]] || exit 3; echo \'' + json.dumps(bench(pp2048=2.0, tg64=1.0)) + '\' ;; esac',
-        "test_gpu_kernels": 'echo "warpgroups are ${TROPILLA_CUDA_WARPGROUPS:-on}"',
+        "test_gpu_kernels": 'echo "warpgroups are ${TROPILLA_CUDA_WGMMA:-on}"',
         "test_gpu": 'printf "measured: kl 1e-5\\n"',
         "compute-sanitizer": "exit 0",
         "bench_gpu_limits": "echo '" + json.dumps(LIMITS) + "'",
@@ -182,7 +182,7 @@ class Checks(unittest.TestCase):
 
     def test_a_gpu_that_stumbles_over_warpgroups_goes_on_without(self):
         status, _, results = self.check(
-            test_gpu_kernels='case $* in *Hopper*) exit 3 ;; *) [[ $TROPILLA_CUDA_WARPGROUPS == off ]] || exit 4 ;; esac')
+            test_gpu_kernels='case $* in *Hopper*) exit 3 ;; *) [[ $TROPILLA_CUDA_WGMMA == off ]] || exit 4 ;; esac')
         self.assertEqual((status, results["status"]["warpgroups"], results["status"]["kernels"]), (1, 3, 0))
         self.assertEqual(results["status"]["bench-Q8_0"], 0)
 

@@ -70,7 +70,7 @@ def overlapping(lines):
     for number, line in enumerate(lines, 1):
         if "__global__" in line and not line.endswith("{}"):
             body = lines[number:next((i for i in range(number, len(lines)) if lines[i] == "}"), len(lines))]
-            if not any(l.strip() == "wait_for_kernels_before();" for l in body):
+            if not any(l.strip() == "griddepcontrol_wait();" for l in body):
                 yield number, line
 
 
@@ -110,7 +110,7 @@ def problems():
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
         if path.suffix == ".cu" and name.parts[0] == "kernels":
             for number, line in overlapping(lines):
-                yield f"{name}:{number}: a kernel that does not call wait_for_kernels_before: {line}"
+                yield f"{name}:{number}: a kernel that does not call griddepcontrol_wait: {line}"
         if path.suffix == ".hpp" and lines and not lines[0].startswith(("///", "//")):
             yield f"{name}: its first line does not say what it is for"
         if name.parts[:2] == ("include", "tropilla"):

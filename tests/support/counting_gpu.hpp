@@ -22,7 +22,7 @@ public:
   void enter() override { gpu_->enter(); }
   std::size_t free_bytes() const override { return gpu_->free_bytes(); }
   const cuda::kernel_table& kernels() const noexcept override { return gpu_->kernels(); }
-  bool has_warpgroup_products() const noexcept override { return gpu_->has_warpgroup_products(); }
+  bool has_wgmma() const noexcept override { return gpu_->has_wgmma(); }
   std::byte* reserve(std::size_t bytes) override { return counted(gpu_->reserve(bytes)); }
   void release(std::byte* base, std::size_t bytes) noexcept override { gpu_->release(base, bytes); }
   std::size_t granule() const noexcept override { return gpu_->granule(); }

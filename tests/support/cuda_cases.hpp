@@ -9,7 +9,7 @@
 namespace tropilla::testing {
 
 /// Logits of a sequence, row by row: what text can hide, they show.
-inline std::vector<float> logits_of(runtime_access::parts& rt, const std::vector<token_id>& ids) {
+inline std::vector<float> logits_of(runtime_impl& rt, const std::vector<token_id>& ids) {
   const auto channel = std::make_shared<reply_channel>();
   const auto id = rt.submit(rt.make_request(ids, {}, true, channel));
   std::vector<float> out;
@@ -20,8 +20,7 @@ inline std::vector<float> logits_of(runtime_access::parts& rt, const std::vector
   return out;
 }
 
-inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt,
-                                      const generation_options& o) {
+inline std::vector<token_id> reply_of(runtime_impl& rt, std::vector<token_id> prompt, const generation_options& o) {
   const auto channel = std::make_shared<reply_channel>();
   (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
   std::vector<token_id> ids;
@@ -29,7 +28,7 @@ inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<tok
     ids.push_back(p->id);
   return ids;
 }
-inline std::vector<token_id> reply_of(runtime_access::parts& rt, std::vector<token_id> prompt, std::size_t tokens) {
+inline std::vector<token_id> reply_of(runtime_impl& rt, std::vector<token_id> prompt, std::size_t tokens) {
   generation_options o;
   o.max_tokens = tokens;
   o.ignore_eos = true;

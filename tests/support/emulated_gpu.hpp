@@ -49,7 +49,7 @@ public:
     return script_->memory_bytes - std::min<std::size_t>(script_->memory_bytes, taken);
   }
   const cuda::kernel_table& kernels() const noexcept override { return cuda_emulated::kernels(); }
-  bool has_warpgroup_products() const noexcept override { return true; }
+  bool has_wgmma() const noexcept override { return true; }
 
   std::byte* reserve(std::size_t bytes) override {
     allocate("reserve", bytes);

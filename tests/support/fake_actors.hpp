@@ -39,7 +39,7 @@ struct fake_compute {
           out.logits = logits.data();
           return out;
         },
-        [](const cast::segment_done&) {},
+        [](const cast::job_done&) {},
         [](const cast::await_weights&) -> caf::result<cast::weights_resident> { return cast::weights_resident{}; },
         [](const cast::share_weights&) -> caf::result<cast::weights_shared> { return cast::weights_shared{}; },
         [this](const cast::suspend_weights& m) -> caf::result<cast::weights_suspended> {
@@ -91,18 +91,18 @@ struct fake_prefetcher {
         [](const cast::begin_step&) {},
         [](const cast::abandon_step&) {},
         [](const cast::shrink_ring&) {},
-        [this](const cast::gather_rows&) -> caf::result<cast::rows_gathered> {
+        [this](const cast::look_up_embedding&) -> caf::result<cast::embedding_ready> {
           play->count();
           if (!play->answers)
             return rows.emplace_back(self).promise();
-          return cast::rows_gathered{};
+          return cast::embedding_ready{};
         },
     };
   }
 
   cast::prefetcher_actor::pointer self;
   std::shared_ptr<fake_script> play;
-  std::vector<cast::pending_response<cast::rows_gathered>> rows; ///< answers that it never gives
+  std::vector<cast::pending_response<cast::embedding_ready>> rows; ///< answers that it never gives
 };
 
 } // namespace tropilla::testing

@@ -1,4 +1,4 @@
-// A ledger's numbers as rows.
+// A arbiter's numbers as rows.
 #include "src/app/memory_table.hpp"
 
 #include <catch2/catch.hpp>

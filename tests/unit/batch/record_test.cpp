@@ -21,7 +21,7 @@ json record_of(std::size_t outputs) {
 
 } // namespace
 
-TEST_CASE("log-probabilities are those of the token that was drawn, and behind it of the likeliest") {
+TEST_CASE("log-probabilities are those of the token that was drawn, and behind it of the most probable") {
   batch_request request;
   request.options.logprobs = request.shown_logprobs = 2;
   batch_output output{"a", {5}, {{{5, -1.5F}, {7, -0.25F}, {5, -1.5F}}, {{9, -2.0F}}}, finish_reason::length};

@@ -91,14 +91,14 @@ TEST_CASE("the queue is full by count and by bytes") {
     text += "{\"prompt\": \"" + std::string(100, 'a') + "\"}\n";
   scratch_file file(text);
   auto with = setup(file);
-  with.most_requests = 5;
+  with.max_requests = 5;
   SECTION("count") {
-    CHECK(with.most_bytes > text.size() * 5); // which is no limit
+    CHECK(with.max_bytes > text.size() * 5); // which is no limit
   }
   SECTION("bytes") {
-    with.most_requests = 100;
-    CHECK(with.most_requests >= 100);
-    with.most_bytes = 5 * (100 + 15 + 400) - 1;
+    with.max_requests = 100;
+    CHECK(with.max_requests >= 100);
+    with.max_bytes = 5 * (100 + 15 + 400) - 1;
   }
   request_queue queue(with);
   while (!queue.full())

@@ -1,5 +1,5 @@
-// The rotary embedding, the KV cache and attention: against float64, and bit for bit between variants, lanes and steps;
-// for every type of keys and values.
+// The rotary embedding, the KV cache and attention: against float64, and bit for bit between variants, workers and
+// steps; for every type of keys and values.
 #include "tests/unit/kernels/device_fixture.hpp"
 
 #include <catch2/catch.hpp>
@@ -99,11 +99,11 @@ private:
 };
 
 /// Runs the sequence in steps of the given sizes and gives the attention of every row, `[tokens, heads * value_size]`.
-std::vector<float> run_in_steps(const sequence_case& c, const cache& kv, const kernel_set& kernels, std::size_t lanes,
+std::vector<float> run_in_steps(const sequence_case& c, const cache& kv, const kernel_set& kernels, std::size_t workers,
                                 const std::vector<std::size_t>& steps) {
   auto q = c.q;
   std::vector<float> out(c.tokens * c.shape.heads * c.shape.value_size, std::numeric_limits<float>::quiet_NaN());
-  with_ops(kernels, lanes, false, [&](ops& o) {
+  with_ops(kernels, workers, false, [&](ops& o) {
     std::size_t at = 0;
     for (const std::size_t rows : steps) {
       const sequence_rows s{0, rows, at, kv.pages()};
@@ -117,9 +117,9 @@ std::vector<float> run_in_steps(const sequence_case& c, const cache& kv, const k
   return out;
 }
 
-std::vector<float> run_in_steps(const sequence_case& c, const kernel_set& kernels, std::size_t lanes,
+std::vector<float> run_in_steps(const sequence_case& c, const kernel_set& kernels, std::size_t workers,
                                 const std::vector<std::size_t>& steps) {
-  return run_in_steps(c, cache(c), kernels, lanes, steps);
+  return run_in_steps(c, cache(c), kernels, workers, steps);
 }
 
 double rotated(const sequence_case& c, const float* head, std::size_t position, std::size_t d) {
@@ -204,10 +204,10 @@ TEST_CASE("rotation and appending: keys transposed by page, values by token, wit
     for (const attention_shape& shape : {attention_shape{4, 2, 10, 6, 1}, {4, 2, 34, 80, 1}}) {
       const sequence_case c(type, shape, 8, 70);
       for (const auto& v : variants())
-        for (const std::size_t lanes : {1, 2, 3}) {
+        for (const std::size_t workers : {1, 2, 3}) {
           const cache kv(c);
           auto q = c.q;
-          with_ops(v.kernels, lanes, false, [&](ops& o) {
+          with_ops(v.kernels, workers, false, [&](ops& o) {
             const sequence_rows s{0, c.tokens, 0, kv.pages()};
             o.rope_and_append(q.data(), c.k.data(), c.v.data(), c.stride, c.shape, c.rope(), kv.layer(), {&s, 1});
           });
@@ -234,7 +234,7 @@ TEST_CASE("rotation and appending: keys transposed by page, values by token, wit
               }
             }
           }
-          INFO(v.name << ", " << to_string(type) << ", heads of " << key_size << ", " << lanes << " lanes");
+          INFO(v.name << ", " << to_string(type) << ", heads of " << key_size << ", " << workers << " workers");
           CHECK(worst_q < 1e-5);
           CHECK(wrong_k == 0);
           CHECK(wrong_v == 0);
@@ -299,7 +299,7 @@ TEST_CASE("attention agrees with softmax(q k / sqrt(d)) v in float64") {
       }
 }
 
-TEST_CASE("attention has the same bits whatever the variant, the lanes and the steps") {
+TEST_CASE("attention has the same bits whatever the variant, the workers and the steps") {
   const std::size_t tokens = 330; // three chunks
   const auto type = GENERATE(from_range(std::begin(types), std::end(types)));
   for (const auto& shape : shapes) {
@@ -310,28 +310,28 @@ TEST_CASE("attention has the same bits whatever the variant, the lanes and the s
     const auto expected = run_in_steps(c, kv, all.back().kernels, 1, steps.front());
     CHECK(worst_difference(expected, reference(c, kv)) < 5e-5);
     for (const auto& v : all)
-      for (const std::size_t lanes : lane_counts)
+      for (const std::size_t workers : worker_counts)
         for (const auto& s : steps) {
-          if (v.name == "scalar" && (lanes != 2 || s.size() == 1))
+          if (v.name == "scalar" && (workers != 2 || s.size() == 1))
             continue; // its multiply-add is a function call: one run is enough
-          if (v.name == "avx512 (emulated)" && lanes != 5)
+          if (v.name == "avx512 (emulated)" && workers != 5)
             continue; // its instructions are, too
-          INFO(v.name << ", " << to_string(type) << ", " << lanes << " lanes, " << s.size() << " steps, " << shape.heads
-                      << " heads");
-          REQUIRE(same_bits(run_in_steps(c, v.kernels, lanes, s), expected));
+          INFO(v.name << ", " << to_string(type) << ", " << workers << " workers, " << s.size() << " steps, "
+                      << shape.heads << " heads");
+          REQUIRE(same_bits(run_in_steps(c, v.kernels, workers, s), expected));
         }
   }
 }
 
-TEST_CASE("a long context of one row is divided between the lanes, in more waves than one") {
+TEST_CASE("a long context of one row is divided between the workers, in more waves than one") {
   const auto type = GENERATE(from_range(std::begin(types), std::end(types)));
   const attention_shape shape{10, 1, 4, 512, 0.5F}; // large heads: few chunks fit the scratch at once
   const sequence_case c(type, shape, 4, 1100);
   const auto all = variants();
   const auto& kernels = all.back().name == "scalar" ? all.back().kernels : all[1].kernels;
   const auto expected = run_in_steps(c, kernels, 1, {1099, 1});
-  for (const std::size_t lanes : {2, 3})
-    CHECK(same_bits(run_in_steps(c, kernels, lanes, {1099, 1}), expected));
+  for (const std::size_t workers : {2, 3})
+    CHECK(same_bits(run_in_steps(c, kernels, workers, {1099, 1}), expected));
 }
 
 TEST_CASE("sequences of one step do not disturb each other") {
@@ -342,7 +342,7 @@ TEST_CASE("sequences of one step do not disturb each other") {
     const auto alone_a = run_in_steps(a, v.kernels, 1, {199, 1});
     const auto alone_b = run_in_steps(b, v.kernels, 1, {45});
     const auto alone_d = run_in_steps(d, v.kernels, 1, {1});
-    for (const std::size_t lanes : {1, 2, 3}) {
+    for (const std::size_t workers : {1, 2, 3}) {
       const cache cache_a(a), cache_b(b), cache_d(d);
       const std::size_t width = shape.heads * shape.value_size;
       // First a's 199 tokens, then one step: a's last token, all of b, all of d.
@@ -359,7 +359,7 @@ TEST_CASE("sequences of one step do not disturb each other") {
       place(b, 0, 45, 1);
       place(d, 0, 1, 46);
       auto q_a = a.q;
-      with_ops(v.kernels, lanes, false, [&](ops& o) {
+      with_ops(v.kernels, workers, false, [&](ops& o) {
         const sequence_rows begin{0, 199, 0, cache_a.pages()};
         o.rope_and_append(q_a.data(), a.k.data(), a.v.data(), a.stride, shape, a.rope(), cache_a.layer(), {&begin, 1});
         const sequence_rows step[] = {
@@ -367,7 +367,7 @@ TEST_CASE("sequences of one step do not disturb each other") {
         o.rope_and_append(q.data(), k.data(), val.data(), a.stride, shape, a.rope(), cache_a.layer(), step);
         o.attention(q.data(), a.stride, shape, cache_a.layer(), step, out.data());
       });
-      INFO(v.name << ", " << lanes << " lanes");
+      INFO(v.name << ", " << workers << " workers");
       CHECK(std::memcmp(out.data(), alone_a.data() + 199 * width, width * sizeof(float)) == 0);
       CHECK(std::memcmp(out.data() + width, alone_b.data(), 45 * width * sizeof(float)) == 0);
       CHECK(std::memcmp(out.data() + 46 * width, alone_d.data(), width * sizeof(float)) == 0);

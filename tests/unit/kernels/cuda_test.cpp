@@ -1,6 +1,6 @@
 // The CUDA kernels beside the host's scalar ones: same formulas, other orders of summing. Part of two programs:
 // emulated on the processor (cuda_emulated.cpp), and on a GPU (tests/gpu/kernels_on_gpu.cpp).
-#include "kernels/cuda/step_tables.hpp"
+#include "kernels/cuda/attention_metadata.hpp"
 #include "kernels/kv_cache.hpp"
 #include "tests/support/difference.hpp"
 #include "tests/support/kernels_under_test.hpp"
@@ -78,7 +78,7 @@ void check_same(const stored_rows& a, const stored_rows& b) {
 }
 
 constexpr activation_kind kinds[] = {activation_kind::quantised, activation_kind::full, activation_kind::both,
-                                     activation_kind::refined};
+                                     activation_kind::residual_int8};
 
 /// One sequence's pages, in no order.
 class pages_of {
@@ -92,7 +92,7 @@ public:
   std::vector<std::byte*> starts;
 };
 
-cuda::step_rows in_step(const cuda::step_tables& t) {
+cuda::attention_metadata in_step(const cuda::host_attention_metadata& t) {
   return {t.places.data(),
           t.page_starts.data(),
           t.items.data(),
@@ -103,7 +103,7 @@ cuda::step_rows in_step(const cuda::step_tables& t) {
 
 void attend(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
             std::span<const sequence_rows> sequences, float* out) {
-  const cuda::step_tables tables(shape, sequences);
+  const cuda::host_attention_metadata tables(shape, sequences);
   const aligned_bytes scratch(cuda::attention_scratch_bytes(shape, tables.slots) + 1);
   kernels().attention(nullptr, q, stride, shape, layer, in_step(tables), out, scratch.data());
 }
@@ -187,7 +187,7 @@ TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
 }
 
 TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cuda]") {
-  constexpr std::size_t rows = cuda::most_few_inputs + 7;
+  constexpr std::size_t rows = cuda::max_few_inputs + 7;
   for (const auto type : {tensor_type::q4_k, tensor_type::q6_k, tensor_type::q8_0, tensor_type::bf16})
     for (const std::size_t columns : {256, 1280}) { // chunks of less than a block, and of several
       INFO(info(type).name << " " << columns << " columns");
@@ -207,10 +207,10 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
     std::size_t columns, inputs;
   };
   // One stage for each chunk, with inputs of two blocks; three stages, more than are on their way at a time.
-  for (const auto [columns, inputs] : {shape{1024, 195}, shape{3072, cuda::most_few_inputs + 1}})
+  for (const auto [columns, inputs] : {shape{1024, 195}, shape{3072, cuda::max_few_inputs + 1}})
     for (const auto type : {tensor_type::f16, tensor_type::bf16}) {
       INFO(info(type).name << " " << columns << " columns, " << inputs << " inputs");
-      const random_matrix first(type, 50, columns, 6), second(type, 33, columns, 7); // row groups of two blocks
+      const random_matrix first(type, 50, columns, 6), second(type, 33, columns, 7); // panels of two blocks
       const random_input x(inputs, columns, 8);
       const auto parts = locate(x.stored, false);
       constexpr std::size_t stride = 90;
@@ -220,7 +220,7 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
                           linear_target{second.view(), out.data() + 51, stride, false}};
       };
       const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
-      std::byte* const scratch = under_test().has_warpgroup_products ? rounded.data() : nullptr;
+      std::byte* const scratch = under_test().has_wgmma ? rounded.data() : nullptr;
       kernels().linear(nullptr, parts, inputs, targets(wanted), nullptr);
       for (const bool early : {false, true}) {
         INFO("copies come " << (early ? "early" : "late"));
@@ -246,7 +246,7 @@ TEST_CASE("CUDA: a gated product of warpgroups has the bits of two products and 
     kernels().linear(nullptr, parts, inputs, both, nullptr);
     const stored_rows ours(activation_kind::full, inputs, rows), wanted(activation_kind::full, inputs, rows);
     kernels().store_swiglu(nullptr, gates.data(), gated.data(), rows, inputs, rows, wanted.parts());
-    if (!under_test().has_warpgroup_products)
+    if (!under_test().has_wgmma)
       return;
     const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
     kernels().gated_linear(nullptr, parts, inputs, gate.view(), up.view(), ours.parts(), rounded.data());
@@ -256,12 +256,12 @@ TEST_CASE("CUDA: a gated product of warpgroups has the bits of two products and 
   }
 }
 
-TEST_CASE("CUDA: a refined input counts twice", "[cuda]") {
+TEST_CASE("CUDA: a residual_int8 input counts twice", "[cuda]") {
   for (const tensor_type type : {tensor_type::q6_k, tensor_type::q4_0})
     for (const std::size_t rows : {5, 40}) {
       const random_matrix m(type, 21, 512, 5);
       const auto values = random_floats(rows * 512, 6);
-      const stored_rows x(activation_kind::refined, rows, 512);
+      const stored_rows x(activation_kind::residual_int8, rows, 512);
       std::vector<float> ours(rows * 21, untouched), wanted = ours;
       const linear_target target{m.view(), wanted.data(), 21, false};
       with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
@@ -327,7 +327,7 @@ TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
                      x.begin() + static_cast<std::ptrdiff_t>(rows[i] * width)));
 }
 
-TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "[cuda]") {
+TEST_CASE("CUDA: the top-k tokens are found, and of equal ones the lower", "[cuda]") {
   struct size_case {
     std::size_t vocabulary, k;
   };
@@ -351,7 +351,7 @@ TEST_CASE("CUDA: the likeliest tokens are found, and of equal ones the lower", "
       for (std::size_t i = 0; i < k; ++i)
         wanted.push_back({row[order[i]], order[i]});
     }
-    kernels().likeliest(nullptr, logits.data(), rows, vocabulary, k, ours.data());
+    kernels().top_k(nullptr, logits.data(), rows, vocabulary, k, ours.data());
     REQUIRE(ours.size() == wanted.size());
     for (std::size_t i = 0; i < ours.size(); ++i)
       if (ours[i].token != wanted[i].token || ours[i].logit != wanted[i].logit)
@@ -398,7 +398,7 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
         o.attention(q_host.data() + first * stride, stride, s, layer, {&last, 1}, wanted.data());
       });
       const sequence_rows all{0, c.tokens, 0, our_pages.starts.data()};
-      const cuda::step_tables tables(s, {&all, 1});
+      const cuda::host_attention_metadata tables(s, {&all, 1});
       kernels().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
                                 layer, in_step(tables));
       CHECK(difference(q_ours, q_host) < 1e-6);
@@ -412,7 +412,7 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
 }
 
 TEST_CASE("CUDA: attention gives the same bits however rows and contexts are divided", "[cuda]") {
-  constexpr std::size_t tokens = 2 * cuda::attention_part_pages * kv_page_tokens + 45; // three parts
+  constexpr std::size_t tokens = 2 * cuda::attention_split_pages * kv_page_tokens + 45; // three parts
   for (const auto type : {kv_type::f16, kv_type::q8_0})
     for (const attention_shape s : {attention_shape{4, 2, 32, 32, 0.2F}, attention_shape{9, 1, 16, 16, 0.25F}}) {
       INFO(to_string(type) << ", " << s.heads << " heads");
@@ -426,7 +426,7 @@ TEST_CASE("CUDA: attention gives the same bits however rows and contexts are div
       const std::vector<float> cosines(tokens, 1.0F), sines(tokens, 0.0F);
       const rope_table rope{cosines.data(), sines.data(), tokens, 2};
       const sequence_rows all{0, tokens, 0, pages.starts.data()};
-      const cuda::step_tables tables(s, {&all, 1});
+      const cuda::host_attention_metadata tables(s, {&all, 1});
       kernels().rope_and_append(nullptr, input.data(), input.data() + width,
                                 input.data() + width + s.kv_heads * s.key_size, stride, s, rope, layer,
                                 in_step(tables));
@@ -440,7 +440,7 @@ TEST_CASE("CUDA: attention gives the same bits however rows and contexts are div
         return sequence_rows{row, count, first + row, pages.starts.data()};
       };
       const sequence_rows divided[] = {from(0, 1), from(1, 3), from(4, 1), from(5, 1), from(6, 1)};
-      CHECK(cuda::step_tables(s, divided).slots == 12);
+      CHECK(cuda::host_attention_metadata(s, divided).slots == 12);
       attend(q, stride, s, layer, divided, apart.data());
       CHECK(same_bits(together, apart));
     }
@@ -451,8 +451,8 @@ TEST_CASE("CUDA: tables have what the scratch has room for", "[cuda]") {
   std::vector<std::byte*> pages(400);
   for (std::size_t tokens = 1; tokens < pages.size() * kv_page_tokens; tokens += 29) {
     const sequence_rows rows[] = {{0, 1, tokens - 1, pages.data()}, {1, tokens, 0, pages.data()}};
-    const cuda::step_tables tables(s, rows);
-    CHECK(tables.slots <= cuda::step_tables::most_slots(kv_pages_for(tokens)));
-    CHECK(tables.items.size() <= cuda::step_tables::most_items(1 + tokens, 2 * kv_pages_for(tokens)));
+    const cuda::host_attention_metadata tables(s, rows);
+    CHECK(tables.slots <= cuda::host_attention_metadata::max_slots(kv_pages_for(tokens)));
+    CHECK(tables.items.size() <= cuda::host_attention_metadata::max_items(1 + tokens, 2 * kv_pages_for(tokens)));
   }
 }

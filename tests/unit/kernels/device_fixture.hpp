@@ -14,11 +14,11 @@
 
 namespace tropilla::host::testing {
 
-/// Lanes to compare. Sanitizers make everything ten times as slow, and see in two counts what there is to see.
+/// Workers to compare. Sanitizers make everything ten times as slow, and see in two counts what there is to see.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline const std::vector<std::size_t> lane_counts{2, 5};
+inline const std::vector<std::size_t> worker_counts{2, 5};
 #else
-inline const std::vector<std::size_t> lane_counts{1, 2, 3, 5};
+inline const std::vector<std::size_t> worker_counts{1, 2, 3, 5};
 #endif
 
 /// Memory that starts at a cache line, filled with a pattern that no kernel writes (a NaN as float).
@@ -56,7 +56,7 @@ class packed_floats {
 public:
   packed_floats(std::size_t rows, std::size_t columns, std::span<const float> values)
       : layout_(make_packed_layout(tensor_type::f32, rows, columns)), data_(layout_.bytes()) {
-    pack_row_groups(layout_, 0, layout_.row_groups(), std::as_bytes(values), data_.data());
+    pack_panels(layout_, 0, layout_.panels(), std::as_bytes(values), data_.data());
   }
   [[nodiscard]] packed_matrix view() const { return {layout_, data_.data()}; }
 
@@ -89,13 +89,14 @@ inline std::vector<variant> variants() {
   return out;
 }
 
-/// Runs `job` with the operations of each lane of a team of `lanes` threads.
-inline void with_ops(const kernel_set& kernels, std::size_t lanes, bool precise, const std::function<void(ops&)>& job) {
-  team t(lanes, "test");
-  const aligned_bytes memory(host_scratch::bytes(lanes, 256));
-  const auto scratch = host_scratch::divide(memory.data(), memory.size(), lanes);
-  t.run([&](lane_context& lane) {
-    host_ops o(lane, kernels, scratch, precise);
+/// Runs `job` with the operations of each worker of a team of `workers` threads.
+inline void with_ops(const kernel_set& kernels, std::size_t workers, bool precise,
+                     const std::function<void(ops&)>& job) {
+  team t(workers, "test");
+  const aligned_bytes memory(host_scratch::bytes(workers, 256));
+  const auto scratch = host_scratch::divide(memory.data(), memory.size(), workers);
+  t.run([&](worker_context& worker) {
+    host_ops o(worker, kernels, scratch, precise);
     job(o);
   });
 }

@@ -69,7 +69,7 @@ TEST_CASE("a process may use at least one core and no more than it is allowed") 
   CHECK(usable_cores() >= 1);
   CHECK(usable_cores() <= cpus.cores);
   CHECK(cpus.cores <= cpus.units.size());
-  CHECK(make_host_device({})->lanes() == usable_cores());
+  CHECK(make_host_device({})->workers() == usable_cores());
 }
 
 TEST_CASE("an instruction set is chosen, forced, or refused with a sentence") {
@@ -124,18 +124,18 @@ TEST_CASE("a reservation that the system refuses is an error with the number") {
   CHECK_THROWS_WITH(d->reserve(std::size_t{1} << 62), Catch::Contains("4.0 EiB"));
 }
 
-TEST_CASE("compute jobs run on every lane, in order with the stream's events") {
+TEST_CASE("compute jobs run on every worker, in order with the stream's events") {
   const auto d = make_host_device({.threads = 3});
-  REQUIRE(d->lanes() == 3);
+  REQUIRE(d->workers() == 3);
   std::vector<std::byte> scratch(d->scratch_bytes(4, 64, 8) + 64);
   std::byte* const aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64;
   d->set_scratch(aligned, d->scratch_bytes(4, 64, 8));
   std::vector<int> runs(3);
   std::vector<float> x(64, 2), y(64);
   const std::size_t row = 0;
-  d->enqueue([&](ops& o) { ++runs[o.lane()]; });
+  d->enqueue([&](ops& o) { ++runs[o.worker()]; });
   d->enqueue([&](ops& o) {
-    ++runs[o.lane()];
+    ++runs[o.worker()];
     o.gather_rows(x.data(), 64, {&row, 1}, y.data());
   });
   const auto e = d->compute_stream().record();
@@ -151,7 +151,7 @@ TEST_CASE("a copy stream has a thread of its own and hands over through events")
   copies->enqueue([&] { value = 42; });
   d->compute_stream().wait(copies->record());
   d->enqueue([&](ops& o) {
-    if (o.lane() == 0)
+    if (o.worker() == 0)
       seen = value;
   });
   d->compute_stream().synchronize();

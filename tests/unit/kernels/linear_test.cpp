@@ -1,4 +1,4 @@
-// Matrix products against double precision, and against themselves: instruction sets, lanes and batches agree in
+// Matrix products against double precision, and against themselves: instruction sets, workers and batches agree in
 // every bit.
 #include "matrix_fixture.hpp"
 
@@ -30,22 +30,22 @@ std::vector<const linear_table*> tables() {
   return out;
 }
 
-/// Calls `f(lane, its scratch)` on every lane of a team.
+/// Calls `f(worker, its scratch)` on every worker of a team.
 template <class F>
-void on_lanes(std::size_t lanes, std::size_t columns, F&& f) {
-  team t(lanes, "test");
+void on_workers(std::size_t workers, std::size_t columns, F&& f) {
+  team t(workers, "test");
   const std::size_t scratch = (linear_scratch_bytes(columns) + 63) / 64 * 64;
-  aligned_bytes memory(lanes * scratch);
-  t.run([&](lane_context& lane) {
-    f(lane, memory.data() + lane.lane() * scratch);
-    lane.barrier();
+  aligned_bytes memory(workers * scratch);
+  t.run([&](worker_context& worker) {
+    f(worker, memory.data() + worker.worker() * scratch);
+    worker.barrier();
   });
 }
 
-void run(const linear_table& table, std::size_t lanes, const activation& input, bool precise, std::size_t rows,
+void run(const linear_table& table, std::size_t workers, const activation& input, bool precise, std::size_t rows,
          std::span<const linear_target> targets) {
-  on_lanes(lanes, input.width, [&](lane_context& lane, std::byte* scratch) {
-    linear(table, lane, scratch, input, precise, rows, targets);
+  on_workers(workers, input.width, [&](worker_context& worker, std::byte* scratch) {
+    linear(table, worker, scratch, input, precise, rows, targets);
   });
 }
 
@@ -79,11 +79,11 @@ struct output {
   }
 };
 
-output product(const linear_table& table, std::size_t lanes, const random_matrix& m, const random_input& x,
+output product(const linear_table& table, std::size_t workers, const random_matrix& m, const random_input& x,
                bool precise, std::size_t rows, float start = 0, bool accumulate = false) {
   output out(rows, m.layout.rows, start);
   const linear_target targets[] = {out.of(m, accumulate)};
-  run(table, lanes, x.stored, precise, rows, targets);
+  run(table, workers, x.stored, precise, rows, targets);
   return out;
 }
 
@@ -165,7 +165,7 @@ TEST_CASE("instruction sets agree in every bit", "[linear]") {
     }
 }
 
-TEST_CASE("a row's product does not depend on the rows beside it, nor on the number of lanes", "[linear]") {
+TEST_CASE("a row's product does not depend on the rows beside it, nor on the number of workers", "[linear]") {
   for (const linear_table* table : tables()) {
     if (table->isa == "scalar")
       continue;
@@ -175,9 +175,9 @@ TEST_CASE("a row's product does not depend on the rows beside it, nor on the num
       const random_input x(300, columns, 32);
       const output all = product(*table, 2, m, x, false, 300);
       for (const std::size_t rows : {1, 2, 3, 5, 8, 9, 20, 257})
-        for (const std::size_t lanes : {1, 3}) {
-          const output some = product(*table, lanes, m, x, false, rows);
-          INFO(table->isa << " " << type.name << ", " << rows << " rows, " << lanes << " lanes");
+        for (const std::size_t workers : {1, 3}) {
+          const output some = product(*table, workers, m, x, false, rows);
+          INFO(table->isa << " " << type.name << ", " << rows << " rows, " << workers << " workers");
           CHECK(std::equal(some.values.begin(), some.values.end(), all.values.begin()));
         }
     }
@@ -191,15 +191,15 @@ TEST_CASE("several targets share an input, each with its own type, width and way
   const random_matrix d(tensor_type::q5_0, 90, 576, 4);
   const random_input x(40, 576, 5);
   for (const linear_table* table : tables())
-    for (const std::size_t lanes : {1, 2, 3})
+    for (const std::size_t workers : {1, 2, 3})
       for (const std::size_t rows : {1, 4, 40}) {
-        INFO(table->isa << " " << lanes << " lanes, " << rows << " rows");
+        INFO(table->isa << " " << workers << " workers, " << rows << " rows");
         output out_a(rows, 48);
         output out_b(rows, 17, 2);
         output out_c(rows, 1);
         output out_d(rows, 90, -1);
         const linear_target targets[] = {out_a.of(a), out_b.of(b, true), out_c.of(c), out_d.of(d, true)};
-        run(*table, lanes, x.stored, false, rows, targets);
+        run(*table, workers, x.stored, false, rows, targets);
         CHECK(out_a.same(product(*table, 1, a, x, false, rows, NAN)));
         CHECK(out_b.same(product(*table, 1, b, x, false, rows, 2, true)));
         CHECK(out_c.same(product(*table, 1, c, x, false, rows, NAN)));
@@ -223,14 +223,14 @@ TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]"
           for (std::size_t r = 0; r < rows; ++r)
             scalar::rows().store_swiglu(g.values.data() + r * g.stride, u.values.data() + r * u.stride, width, 0,
                                         (width + row_piece - 1) / row_piece, row_of(expected.parts, r));
-          for (const std::size_t lanes : {1, 3}) {
+          for (const std::size_t workers : {1, 3}) {
             const stored_rows out(rows, width);
-            on_lanes(lanes, columns, [&](lane_context& lane, std::byte* scratch) {
-              gated_linear(*table, scalar::rows(), lane, scratch, x.stored, false, rows, gate.view(), up.view(),
+            on_workers(workers, columns, [&](worker_context& worker, std::byte* scratch) {
+              gated_linear(*table, scalar::rows(), worker, scratch, x.stored, false, rows, gate.view(), up.view(),
                            out.stored);
             });
             INFO(table->isa << " " << info(type).name << ", " << width << " x " << columns << ", " << rows << " rows, "
-                            << lanes << " lanes");
+                            << workers << " workers");
             REQUIRE(out.storage == expected.storage);
           }
         }

@@ -3,7 +3,7 @@
 
 #include "device_fixture.hpp"
 #include "kernels/block_formats.hpp"
-#include "kernels/host/row_kernels.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/packed.hpp"
 
 #include <algorithm>
@@ -85,7 +85,7 @@ struct random_matrix {
   random_matrix(tensor_type type, std::size_t rows, std::size_t columns, std::uint32_t seed)
       : layout(make_packed_layout(type, rows, columns)), file(random_blocks(type, rows, columns, seed)),
         packed(layout.bytes()), values(rows * columns) {
-    pack_row_groups(layout, 0, layout.row_groups(), file, packed.data());
+    pack_panels(layout, 0, layout.panels(), file, packed.data());
     dequantise(type, file, values);
   }
 

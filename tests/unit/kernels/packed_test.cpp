@@ -34,15 +34,15 @@ TEST_CASE("a packed row reads back as the file's blocks, bit for bit", "[packed]
       }
 }
 
-TEST_CASE("packing costs no more than rounding row groups up to a cache line", "[packed]") {
+TEST_CASE("packing costs no more than rounding panels up to a cache line", "[packed]") {
   for (const tensor_type_info& type : tensor_types())
     for (const std::size_t columns : widths_of(type)) {
       INFO(type.name << " " << columns);
       const packed_layout layout = make_packed_layout(type.type, 33, columns);
-      CHECK(layout.row_groups() == 3);
-      CHECK(layout.group_bytes % 64 == 0);
-      CHECK(layout.group_bytes >= packed_row_group * row_bytes(type.type, columns));
-      CHECK(layout.group_bytes < packed_row_group * row_bytes(type.type, columns) + 64);
+      CHECK(layout.panels() == 3);
+      CHECK(layout.panel_bytes % 64 == 0);
+      CHECK(layout.panel_bytes >= panel_rows * row_bytes(type.type, columns));
+      CHECK(layout.panel_bytes < panel_rows * row_bytes(type.type, columns) + 64);
     }
 }
 
@@ -51,16 +51,16 @@ TEST_CASE("a matrix packed in pieces is the matrix packed at once, and its paddi
     const std::size_t columns = type.block_values == 1 ? 40 : type.block_values * 3;
     const random_matrix m(type.type, 70, columns, 3);
     aligned_bytes pieces(m.layout.bytes());
-    const std::size_t group = packed_row_group * row_bytes(type.type, columns);
+    const std::size_t group = panel_rows * row_bytes(type.type, columns);
     for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{3, 5}, {0, 1}, {1, 3}})
-      pack_row_groups(m.layout, first, last,
-                      std::span(m.file).subspan(first * group, std::min(last * group, m.file.size()) - first * group),
-                      pieces.data());
+      pack_panels(m.layout, first, last,
+                  std::span(m.file).subspan(first * group, std::min(last * group, m.file.size()) - first * group),
+                  pieces.data());
     INFO(type.name);
     CHECK(pieces == m.packed);
 
     packed_layout all_rows = m.layout;
-    all_rows.rows = m.layout.row_groups() * packed_row_group;
+    all_rows.rows = m.layout.panels() * panel_rows;
     std::vector<float> row(columns);
     for (std::size_t r = m.layout.rows; r < all_rows.rows; ++r) {
       unpack_row(all_rows, m.packed.data(), r, row);

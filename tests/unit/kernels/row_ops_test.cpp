@@ -82,19 +82,19 @@ struct owned_activation {
 
 using fill = std::function<void(ops&, std::size_t rows, const activation&)>;
 
-/// Runs `f` with every variant, kind, precision and number of lanes; compares bits, then values with `expected`.
+/// Runs `f` with every variant, kind, precision and number of workers; compares bits, then values with `expected`.
 void check_all(std::size_t rows, std::size_t width, const fill& f, const std::vector<double>& expected) {
   for (const auto kind :
-       {activation_kind::quantised, activation_kind::full, activation_kind::both, activation_kind::refined})
+       {activation_kind::quantised, activation_kind::full, activation_kind::both, activation_kind::residual_int8})
     for (const bool precise : {false, true}) {
       const owned_activation reference(kind, rows, width, precise);
       with_ops(variants().front().kernels, 1, precise, [&](ops& o) { f(o, rows, reference.view); });
       check_activation(reference.view, precise, rows, expected);
       for (const auto& v : variants())
-        for (const std::size_t lanes : {1, 2, 3, 5}) {
+        for (const std::size_t workers : {1, 2, 3, 5}) {
           const owned_activation out(kind, rows, width, precise);
-          with_ops(v.kernels, lanes, precise, [&](ops& o) { f(o, rows, out.view); });
-          INFO(v.name << ", " << lanes << " lanes, width " << width << ", " << rows << " rows");
+          with_ops(v.kernels, workers, precise, [&](ops& o) { f(o, rows, out.view); });
+          INFO(v.name << ", " << workers << " workers, width " << width << ", " << rows << " rows");
           REQUIRE(out.memory == reference.memory);
         }
     }
@@ -102,7 +102,7 @@ void check_all(std::size_t rows, std::size_t width, const fill& f, const std::ve
 
 } // namespace
 
-TEST_CASE("RMS norm is x / sqrt(mean(x^2) + epsilon) * weight, the same bits from every variant and lane count") {
+TEST_CASE("RMS norm is x / sqrt(mean(x^2) + epsilon) * weight, the same bits from every variant and worker count") {
   for (const std::size_t width : widths)
     for (const std::size_t rows : {1, 7}) {
       const auto x = random_floats(rows * width, 1, 3);
@@ -199,9 +199,9 @@ TEST_CASE("gathering copies the chosen rows") {
   const std::size_t width = 37;
   const auto x = random_floats(20 * width, 8);
   const std::vector<std::size_t> rows{3, 3, 19, 0, 7};
-  for (const std::size_t lanes : {1, 2, 4}) {
+  for (const std::size_t workers : {1, 2, 4}) {
     std::vector<float> out(rows.size() * width, -1);
-    with_ops(variants().front().kernels, lanes, false,
+    with_ops(variants().front().kernels, workers, false,
              [&](ops& o) { o.gather_rows(x.data(), width, rows, out.data()); });
     for (std::size_t i = 0; i < rows.size(); ++i)
       CHECK(std::memcmp(out.data() + i * width, x.data() + rows[i] * width, width * sizeof(float)) == 0);
@@ -213,9 +213,9 @@ TEST_CASE("embedding copies the rows of the tokens") {
   const auto table = random_floats(tokens * width, 9);
   const packed_floats matrix(tokens, width, table);
   const std::vector<std::int32_t> ids{49, 0, 7, 7, 31};
-  for (const std::size_t lanes : {1, 2, 4}) {
+  for (const std::size_t workers : {1, 2, 4}) {
     std::vector<float> out(ids.size() * width, -1);
-    with_ops(variants().front().kernels, lanes, false, [&](ops& o) { o.embed(matrix.view(), ids, out.data()); });
+    with_ops(variants().front().kernels, workers, false, [&](ops& o) { o.embed(matrix.view(), ids, out.data()); });
     for (std::size_t i = 0; i < ids.size(); ++i)
       CHECK(std::memcmp(out.data() + i * width, table.data() + static_cast<std::size_t>(ids[i]) * width,
                         width * sizeof(float)) == 0);

@@ -136,7 +136,7 @@ TEST_CASE("a topology that the environment makes up is not this machine's") {
     CHECK(t.cores <= own.size());
     CHECK(t.caches.empty());
     CHECK(t.nodes.empty());
-    CHECK(make_host_device({})->lanes() <= own.size());
+    CHECK(make_host_device({})->workers() <= own.size());
   }
   {
     const variable fake("HWLOC_SYNTHETIC", "package:4 core:16 pu:2"), claim("HWLOC_THISSYSTEM", "1");
@@ -156,5 +156,5 @@ TEST_CASE("a device takes the cores that it is told of") {
   CHECK(host::usable_cores(t) <= 3);
   host::topology one;
   one.units = {read_topology().units.back()};
-  CHECK(host::host_device({}, one).lanes() == 1);
+  CHECK(host::host_device({}, one).workers() == 1);
 }

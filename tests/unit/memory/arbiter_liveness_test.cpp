@@ -49,7 +49,7 @@ private:
 };
 
 struct world {
-  std::shared_ptr<arbiter> ledger = arbiter::make();
+  std::shared_ptr<memory_arbiter> arbiter = memory_arbiter::make();
   virtual_clock clock;
   std::mt19937 random;
   std::deque<lease> cache; ///< reclaimable
@@ -57,7 +57,7 @@ struct world {
 
   explicit world(unsigned seed) : random(seed) {
     for (const auto& d : devices)
-      ledger->add_device(d, nullptr, most, most, 64); // no more address space than budget: places are scarce, too
+      arbiter->add_device(d, nullptr, most, most, 64); // no more address space than budget: places are scarce, too
   }
 
   unsigned below(unsigned n) { return static_cast<unsigned>(random() % n); }
@@ -94,7 +94,7 @@ private:
   void ask() {
     ++w_.asked;
     waiting_ = true;
-    ticket_ = w_.ledger->acquire_all(wanted_, [this](arbiter::grants g) {
+    ticket_ = w_.arbiter->acquire_all(wanted_, [this](memory_arbiter::grants g) {
       ++w_.answered;
       waiting_ = false;
       if (auto* leases = std::get_if<0>(&g))
@@ -103,7 +103,7 @@ private:
     });
     if (waiting_ && w_.below(8) == 0)
       w_.clock.after(1 + w_.below(20), [this, t = *ticket_] {
-        w_.ledger->cancel(t); // also when it was answered long ago
+        w_.arbiter->cancel(t); // also when it was answered long ago
       });
   }
 
@@ -118,7 +118,7 @@ private:
     if (sum > most)
       return end();
     wanted_.push_back(request);
-    auto g = w_.ledger->try_acquire(request);
+    auto g = w_.arbiter->try_acquire(request);
     if (auto* l = std::get_if<lease>(&g)) {
       held_.push_back(std::move(*l));
       w_.clock.after(1 + w_.below(9), [this] { more(); });
@@ -133,7 +133,7 @@ private:
       const std::string device(held_.back().device());
       w_.cache.push_back(std::move(held_.back()));
       held_.pop_back();
-      w_.ledger->press(device);
+      w_.arbiter->press(device);
     }
     held_.clear();
     if (--rounds_ > 0)
@@ -143,14 +143,14 @@ private:
   world& w_;
   int rounds_;
   bool waiting_ = false;
-  std::optional<arbiter::ticket> ticket_;
+  std::optional<memory_arbiter::ticket> ticket_;
   std::vector<memory_request> wanted_;
   std::vector<lease> held_;
 };
 
 } // namespace
 
-TEST_CASE("two streams of requests that fit alone never wait for each other for ever", "[arbiter]") {
+TEST_CASE("two streams of requests that fit alone never wait for each other for ever", "[memory_arbiter]") {
   int total = 0;
   for (unsigned seed = 0; seed < schedules; ++seed) {
     world w(seed);
@@ -158,7 +158,7 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
     std::vector<reclaim_registration> registered;
     std::map<std::string, std::size_t> promised;
     for (const auto& d : devices)
-      registered.push_back(w.ledger->add_reclaimer(d, reclaimable::cached_prefixes, [&, d](std::size_t bytes) {
+      registered.push_back(w.arbiter->add_reclaimer(d, reclaimable::cached_prefixes, [&, d](std::size_t bytes) {
         std::size_t given = promised[d];
         while (given < bytes) { // from the start each time: letting go may have others called who change the cache
           const auto it = std::find_if(w.cache.begin(), w.cache.end(), [&](const lease& l) { return l.device() == d; });
@@ -183,8 +183,8 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
     for (unsigned i = w.below(4); i > 0; --i) // down, even below what is in use, and up again
       w.clock.after(1 + w.below(60), [&] {
         const auto& d = devices[w.below(2)];
-        w.ledger->set_budget(d, w.below(101) * kib);
-        w.clock.after(1 + w.below(30), [&] { w.ledger->set_budget(d, most); });
+        w.arbiter->set_budget(d, w.below(101) * kib);
+        w.clock.after(1 + w.below(30), [&] { w.arbiter->set_budget(d, most); });
       });
     for (int steps = 0; w.clock.step(); ++steps)
       REQUIRE(steps < 10000);
@@ -193,7 +193,7 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
     REQUIRE(b.finished());
     REQUIRE(w.asked == w.answered);
     w.cache.clear();
-    for (const auto& u : w.ledger->usage()) {
+    for (const auto& u : w.arbiter->usage()) {
       REQUIRE(u.in_use == 0);
       REQUIRE(u.waiters == 0);
       REQUIRE(u.waiting_bytes == 0);
@@ -205,21 +205,22 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
   CHECK(total > static_cast<int>(schedules) * 12);
 }
 
-TEST_CASE("two who hold and wait block each other, and asking for all at once they don't", "[arbiter]") {
-  const auto a = arbiter::make();
+TEST_CASE("two who hold and wait block each other, and asking for all at once they don't", "[memory_arbiter]") {
+  const auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, most, most, 64);
   const memory_request half{"host:0", 60 * kib, purpose::kv}, rest{"host:0", 40 * kib, purpose::kv};
   std::vector<lease> first, second;
   const auto into = [](std::vector<lease>& held) {
-    return [&held](arbiter::grant g) { held.push_back(std::get<lease>(std::move(g))); };
+    return [&held](memory_arbiter::grant g) { held.push_back(std::get<lease>(std::move(g))); };
   };
   a->acquire(half, into(first));
   a->acquire(rest, into(second));
   bool given_up = false;
   a->acquire(rest, into(first)); // fits alone: 100 KiB in all
-  const auto ticket = a->acquire(half, [&](const arbiter::grant& g) { given_up = std::holds_alternative<refusal>(g); });
+  const auto ticket =
+      a->acquire(half, [&](const memory_arbiter::grant& g) { given_up = std::holds_alternative<refusal>(g); });
   CHECK(first.size() == 1);
-  CHECK(second.size() == 1); // and so it stays: why the ledger's Liveness forbids it
+  CHECK(second.size() == 1); // and so it stays: why the arbiter's Liveness forbids it
   a->cancel(ticket);
   CHECK(given_up);
   second.clear();
@@ -227,7 +228,7 @@ TEST_CASE("two who hold and wait block each other, and asking for all at once th
   first.clear();
 
   const auto both = [](std::vector<lease>& held) {
-    return [&held](arbiter::grants g) { held = std::get<0>(std::move(g)); };
+    return [&held](memory_arbiter::grants g) { held = std::get<0>(std::move(g)); };
   };
   a->acquire_all({half, rest}, both(first));
   a->acquire_all({rest, half}, both(second));

@@ -20,13 +20,13 @@ memory_request wants(std::size_t bytes, priority rank = priority::normal) {
   return {"host:0", bytes, purpose::kv, rank};
 }
 
-std::shared_ptr<arbiter> with_budget(std::size_t budget) {
-  auto a = arbiter::make();
+std::shared_ptr<memory_arbiter> with_budget(std::size_t budget) {
+  auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, 1024 * kib, budget, 64);
   return a;
 }
 
-lease take(arbiter& a, std::size_t bytes) {
+lease take(memory_arbiter& a, std::size_t bytes) {
   return std::get<lease>(a.try_acquire(wants(bytes)));
 }
 
@@ -51,7 +51,7 @@ struct holder {
 } // namespace
 
 TEST_CASE("under pressure the window goes first, then prefixes, then idle sequences, and no more than is short",
-          "[arbiter]") {
+          "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   std::array<holder, 3> holders;
   std::vector<reclaim_registration> registered;
@@ -62,14 +62,14 @@ TEST_CASE("under pressure the window goes first, then prefixes, then idle sequen
       h.held.push_back(take(*a, 10 * kib));
 
   lease got;
-  a->acquire(wants(25 * kib), [&](arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 10 KiB are free
+  a->acquire(wants(25 * kib), [&](memory_arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 10 KiB are free
   CHECK(got);
   CHECK(holders[0].asked == std::vector<std::size_t>{15 * kib});
   CHECK(holders[0].held.size() == 1);
   CHECK(holders[1].asked.empty());
 
   got.reset();
-  a->acquire(wants(80 * kib), [&](arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 30 KiB are free
+  a->acquire(wants(80 * kib), [&](memory_arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 30 KiB are free
   CHECK(got);
   CHECK(holders[0].held.empty());
   CHECK(holders[1].held.empty());
@@ -78,7 +78,7 @@ TEST_CASE("under pressure the window goes first, then prefixes, then idle sequen
   CHECK(holders[2].asked.front() == 10 * kib);
 }
 
-TEST_CASE("what was promised and comes later is not asked for twice", "[arbiter]") {
+TEST_CASE("what was promised and comes later is not asked for twice", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   std::vector<lease> window;
   for (int i = 0; i < 10; ++i)
@@ -94,7 +94,7 @@ TEST_CASE("what was promised and comes later is not asked for twice", "[arbiter]
     return std::size_t{0};
   });
   std::vector<lease> got;
-  const auto keep = [&](arbiter::grant g) { got.push_back(std::get<lease>(std::move(g))); };
+  const auto keep = [&](memory_arbiter::grant g) { got.push_back(std::get<lease>(std::move(g))); };
   a->acquire(wants(20 * kib), keep);
   CHECK(promised == 2);
   a->acquire(wants(10 * kib), keep);
@@ -108,7 +108,7 @@ TEST_CASE("what was promised and comes later is not asked for twice", "[arbiter]
 }
 
 TEST_CASE("a budget that falls below what is in use is reached by asking, and back up it serves who waits",
-          "[arbiter]") {
+          "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   holder prefixes;
   auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
@@ -120,20 +120,21 @@ TEST_CASE("a budget that falls below what is in use is reached by asking, and ba
   registered.reset();
   prefixes.asked.clear();
   int granted = 0;
-  a->acquire(wants(20 * kib), [&](const arbiter::grant& g) { granted += std::holds_alternative<lease>(g) ? 1 : 0; });
+  a->acquire(wants(20 * kib),
+             [&](const memory_arbiter::grant& g) { granted += std::holds_alternative<lease>(g) ? 1 : 0; });
   CHECK(prefixes.asked.empty());
   CHECK(granted == 0);
   a->set_budget("host:0", 90 * kib);
   CHECK(granted == 1);
 }
 
-TEST_CASE("bytes that become reclaimable while others wait are asked for with press", "[arbiter]") {
+TEST_CASE("bytes that become reclaimable while others wait are asked for with press", "[memory_arbiter]") {
   const auto a = with_budget(50 * kib);
   lease running = take(*a, 50 * kib);
   holder prefixes;
   const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
   bool granted = false;
-  a->acquire(wants(10 * kib), [&](const arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
+  a->acquire(wants(10 * kib), [&](const memory_arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
   CHECK(!granted);
   prefixes.held.push_back(std::move(running)); // the sequence ended, its pages stay for others
   a->press("host:0");
@@ -143,7 +144,7 @@ TEST_CASE("bytes that become reclaimable while others wait are asked for with pr
   CHECK(prefixes.asked.empty());
 }
 
-TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[arbiter]") {
+TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[memory_arbiter]") {
   const auto a = with_budget(10 * kib);
   const lease all = take(*a, 10 * kib);
   reclaim_registration registered;
@@ -153,14 +154,14 @@ TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[
     registered.reset();
     return std::size_t{0};
   });
-  const auto ticket = a->acquire(wants(kib), [](const arbiter::grant&) {});
+  const auto ticket = a->acquire(wants(kib), [](const memory_arbiter::grant&) {});
   a->press("host:0");
   CHECK(asked == 1);
   CHECK(a->cancel(ticket));
 }
 
-TEST_CASE("a request that has room but no place has reclaimers asked, too", "[arbiter]") {
-  const auto a = arbiter::make();
+TEST_CASE("a request that has room but no place has reclaimers asked, too", "[memory_arbiter]") {
+  const auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, 40 * kib, 40 * kib, 64); // no address space beyond the budget
   holder prefixes;
   const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
@@ -171,15 +172,15 @@ TEST_CASE("a request that has room but no place has reclaimers asked, too", "[ar
   all = {}; // 0 and 2 are free, 1 and 3 cached
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(20 * kib))));
   bool granted = false;
-  a->acquire(wants(20 * kib), [&](const arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
+  a->acquire(wants(20 * kib), [&](const memory_arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
   CHECK(granted);
 }
 
-TEST_CASE("after the budget shrank, pages of free bytes go back, and never those of a lease", "[arbiter]") {
+TEST_CASE("after the budget shrank, pages of free bytes go back, and never those of a lease", "[memory_arbiter]") {
   constexpr std::size_t pages = 64, budget = 48 * kib;
   std::vector<bool> resident(pages), leased(pages);
   int calls = 0;
-  const auto a = arbiter::make();
+  const auto a = memory_arbiter::make();
   device_setup setup{"host:0", nullptr, pages * kib, budget, kib};
   std::vector<std::byte> memory(pages * kib);
   setup.base = memory.data();
@@ -231,7 +232,7 @@ TEST_CASE("after the budget shrank, pages of free bytes go back, and never those
   held.clear();
 }
 
-TEST_CASE("memory that lies elsewhere counts against the budget and lives as long as its lease", "[arbiter]") {
+TEST_CASE("memory that lies elsewhere counts against the budget and lives as long as its lease", "[memory_arbiter]") {
   const auto a = with_budget(10 * kib);
   std::array<std::byte, 16> mapped{};
   bool gone = false;
@@ -265,12 +266,12 @@ TEST_CASE("memory that lies elsewhere counts against the budget and lives as lon
   CHECK(a->usage("host:0").in_use == 0);
 }
 
-TEST_CASE("several blocks on several devices are granted together or not at all", "[arbiter]") {
+TEST_CASE("several blocks on several devices are granted together or not at all", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   a->add_device("host:1", nullptr, 100 * kib, 50 * kib, 64);
   lease other = std::get<lease>(a->try_acquire({"host:1", 30 * kib, purpose::kv}));
   std::vector<lease> got;
-  a->acquire_all({wants(20 * kib), {"host:1", 30 * kib, purpose::weights}}, [&](arbiter::grants g) {
+  a->acquire_all({wants(20 * kib), {"host:1", 30 * kib, purpose::weights}}, [&](memory_arbiter::grants g) {
     got = std::get<0>(std::move(g)); // in the order of the requests
   });
   CHECK(got.empty());
@@ -283,13 +284,13 @@ TEST_CASE("several blocks on several devices are granted together or not at all"
   CHECK(got[1].device() == "host:1");
   bool refused = false;
   a->acquire_all({wants(60 * kib), wants(60 * kib)},
-                 [&](const arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
+                 [&](const memory_arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
   CHECK(refused); // together they exceed the budget
-  a->acquire_all({}, [&](const arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
+  a->acquire_all({}, [&](const memory_arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
   CHECK(!refused);
 }
 
-TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behind", "[arbiter]") {
+TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behind", "[memory_arbiter]") {
   for (std::uint64_t n = 1; n <= 6; ++n) {
     const auto a = with_budget(100 * kib);
     a->refuse_acquisition(n);
@@ -297,9 +298,10 @@ TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behi
     std::vector<lease> held;
     for (int i = 0; i < 2; ++i) {
       refused.push_back(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
-      a->acquire(wants(kib), [&](const arbiter::grant& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
+      a->acquire(wants(kib),
+                 [&](const memory_arbiter::grant& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
       a->acquire_all({wants(kib), wants(kib)},
-                     [&](const arbiter::grants& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
+                     [&](const memory_arbiter::grants& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
     }
     std::vector<bool> expected(6);
     expected[n - 1] = true;

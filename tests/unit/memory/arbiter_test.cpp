@@ -19,8 +19,8 @@ namespace {
 
 constexpr std::size_t kib = 1024;
 
-std::shared_ptr<arbiter> with_budget(std::size_t budget, std::size_t reservation = 1024 * kib) {
-  auto a = arbiter::make();
+std::shared_ptr<memory_arbiter> with_budget(std::size_t budget, std::size_t reservation = 1024 * kib) {
+  auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, reservation, budget, 64);
   return a;
 }
@@ -31,7 +31,7 @@ memory_request wants(std::size_t bytes, priority rank = priority::normal, purpos
 
 } // namespace
 
-TEST_CASE("a lease gives its bytes back with its last copy", "[arbiter]") {
+TEST_CASE("a lease gives its bytes back with its last copy", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   {
     auto answer = a->try_acquire(wants(40 * kib, priority::normal, purpose::kv));
@@ -47,24 +47,24 @@ TEST_CASE("a lease gives its bytes back with its last copy", "[arbiter]") {
   CHECK(a->usage("host:0").high_water == 40 * kib);
 }
 
-TEST_CASE("what exceeds the budget is refused with the bytes that are missing", "[arbiter]") {
+TEST_CASE("what exceeds the budget is refused with the bytes that are missing", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   const auto answer = a->try_acquire(wants(101 * kib));
   REQUIRE(std::holds_alternative<refusal>(answer));
   CHECK(std::get<refusal>(answer).missing_bytes == kib);
   bool refused = false;
-  a->acquire(wants(200 * kib), [&](const arbiter::grant& g) { refused = std::holds_alternative<refusal>(g); });
+  a->acquire(wants(200 * kib), [&](const memory_arbiter::grant& g) { refused = std::holds_alternative<refusal>(g); });
   CHECK(refused); // at once: it would wait for ever
   CHECK(a->usage("host:0").waiters == 0);
 }
 
-TEST_CASE("waiters are served by rank, then in order, and none is overtaken by its equal", "[arbiter]") {
+TEST_CASE("waiters are served by rank, then in order, and none is overtaken by its equal", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   lease all = std::get<lease>(a->try_acquire(wants(100 * kib)));
   std::vector<int> order;
   std::vector<lease> held;
   const auto queue = [&](int name, std::size_t bytes, priority rank) {
-    a->acquire(wants(bytes, rank), [&, name](arbiter::grant g) {
+    a->acquire(wants(bytes, rank), [&, name](memory_arbiter::grant g) {
       order.push_back(name);
       held.push_back(std::get<lease>(std::move(g)));
     });
@@ -83,11 +83,11 @@ TEST_CASE("waiters are served by rank, then in order, and none is overtaken by i
   CHECK(a->usage("host:0").in_use == 0);
 }
 
-TEST_CASE("a cancelled waiter is answered once, with a refusal", "[arbiter]") {
+TEST_CASE("a cancelled waiter is answered once, with a refusal", "[memory_arbiter]") {
   const auto a = with_budget(10 * kib);
   lease all = std::get<lease>(a->try_acquire(wants(10 * kib)));
   int answers = 0;
-  const auto ticket = a->acquire(wants(kib), [&](const arbiter::grant& g) {
+  const auto ticket = a->acquire(wants(kib), [&](const memory_arbiter::grant& g) {
     ++answers;
     CHECK(std::holds_alternative<refusal>(g));
   });
@@ -97,7 +97,7 @@ TEST_CASE("a cancelled waiter is answered once, with a refusal", "[arbiter]") {
   CHECK(answers == 1);
 }
 
-TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
+TEST_CASE("a budget changes at once in both directions", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   lease half = std::get<lease>(a->try_acquire(wants(50 * kib)));
   a->set_budget("host:0", 20 * kib); // the lease stays
@@ -105,7 +105,7 @@ TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
   CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
   int granted = 0;
   lease got;
-  a->acquire(wants(15 * kib), [&](arbiter::grant g) {
+  a->acquire(wants(15 * kib), [&](memory_arbiter::grant g) {
     got = std::get<lease>(std::move(g));
     ++granted;
   });
@@ -116,7 +116,8 @@ TEST_CASE("a budget changes at once in both directions", "[arbiter]") {
   CHECK_THROWS_AS(a->set_budget("host:7", kib), error);
 }
 
-TEST_CASE("threads that lease and give back never exceed the budget, and all of them come to their end", "[arbiter]") {
+TEST_CASE("threads that lease and give back never exceed the budget, and all of them come to their end",
+          "[memory_arbiter]") {
   const auto a = with_budget(256 * kib, 512 * kib);
   std::atomic<int> served = 0;
   constexpr int threads = 4, rounds = 500;
@@ -128,7 +129,7 @@ TEST_CASE("threads that lease and give back never exceed the budget, and all of 
         for (int i = 0; i < rounds; ++i) {
           std::atomic<bool> answered = false;
           const auto rank = static_cast<priority>(random() % 3);
-          a->acquire(wants(1 + random() % (100 * kib), rank), [&](const arbiter::grant& g) {
+          a->acquire(wants(1 + random() % (100 * kib), rank), [&](const memory_arbiter::grant& g) {
             if (std::holds_alternative<lease>(g))
               ++served; // and back at once
             answered = true;
@@ -145,11 +146,11 @@ TEST_CASE("threads that lease and give back never exceed the budget, and all of 
   CHECK(u.high_water <= 256 * kib);
 }
 
-TEST_CASE("threads never share a byte, whatever is taken back and off the budget meanwhile", "[arbiter]") {
+TEST_CASE("threads never share a byte, whatever is taken back and off the budget meanwhile", "[memory_arbiter]") {
   constexpr std::size_t granule = 64, granules = 4096, budget = 3072 * granule;
   std::vector<std::byte> memory(granules * granule);
   std::vector<std::atomic<int>> owner(granules); // the model: who has a granule, 0 nobody
-  const auto a = arbiter::make();
+  const auto a = memory_arbiter::make();
   device_setup setup{"host:0", memory.data(), memory.size(), budget, granule};
   std::atomic<int> mixed_up = 0;
   setup.trim = [&](std::size_t offset, std::size_t bytes) {
@@ -194,7 +195,7 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
                  static_cast<priority>(random() % 3)};
           std::vector<lease> held;
           std::atomic<bool> done = false;
-          a->acquire_all(std::move(requests), [&](arbiter::grants g) {
+          a->acquire_all(std::move(requests), [&](memory_arbiter::grants g) {
             if (auto* leases = std::get_if<0>(&g))
               held = std::move(*leases);
             done = true;
@@ -226,7 +227,7 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
 }
 
 TEST_CASE("a device that has less memory than its budget refuses, whoever waits and whoever does not") {
-  const auto a = arbiter::make();
+  const auto a = memory_arbiter::make();
   bool has_memory = false;
   device_setup setup{"cuda:0", nullptr, 4096, 4096};
   setup.commit = [&](std::size_t, std::size_t) {
@@ -236,8 +237,8 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   const memory_request request{"cuda:0", 1024, purpose::weights, priority::normal};
   const auto sentence = Catch::Contains("1.0 KiB for weights on cuda:0: the device has no memory left");
   CHECK_THAT(std::get<refusal>(a->try_acquire(request)).message, sentence);
-  std::optional<arbiter::grant> answer;
-  a->acquire(request, [&](arbiter::grant g) { answer = std::move(g); });
+  std::optional<memory_arbiter::grant> answer;
+  a->acquire(request, [&](memory_arbiter::grant g) { answer = std::move(g); });
   REQUIRE(answer);
   CHECK_THAT(std::get<refusal>(*answer).message, sentence);
   CHECK(a->usage("cuda:0").waiters == 0);

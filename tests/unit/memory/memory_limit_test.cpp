@@ -1,4 +1,4 @@
-// What the system's files say of memory, and what a ledger may have of it.
+// What the system's files say of memory, and what a arbiter may have of it.
 #include "memory/memory_limit.hpp"
 #include "tests/support/file_tree.hpp"
 
@@ -109,8 +109,8 @@ TEST_CASE("a limited address space counts what is mapped, and what the pool need
   const auto limit = limit_of(reading, {0, 50 * mib});
   CHECK(limit.addresses == 100 * mib);
   CHECK(limit.set_by == "the limit of 200.0 MiB for data (ulimit -d)");
-  CHECK(least_reservation(limit.bytes) <= limit.addresses);
-  CHECK(least_reservation(limit.bytes + mib) > limit.addresses);
+  CHECK(min_reservation(limit.bytes) <= limit.addresses);
+  CHECK(min_reservation(limit.bytes + mib) > limit.addresses);
 }
 
 TEST_CASE("a kernel that never overcommits limits what is mapped") {

@@ -139,7 +139,7 @@ TEST_CASE("pages that a prompt shares with an active sequence are not asked for 
   CHECK(same->end->reused_tokens == prompt - 1);
 }
 
-TEST_CASE("a step asks for as many of the likeliest logits as who needs most of them, and for all where one does") {
+TEST_CASE("a step asks for as many of the top-k logits as who needs most of them, and for all where one does") {
   const auto asked_by = [](std::size_t first, std::size_t second) {
     const auto at = [](std::size_t k) {
       auto o = tokens(2);
@@ -151,7 +151,7 @@ TEST_CASE("a step asks for as many of the likeliest logits as who needs most of 
     t.submit(1, table_top::some_prompt(3, 1), at(first));
     t.submit(2, table_top::some_prompt(3, 50), at(second));
     CHECK(t.step() == 6);
-    return t.work->likeliest;
+    return t.work->top_k;
   };
   CHECK(asked_by(5, 40) == 40);
   CHECK(asked_by(40, 5) == 40);

@@ -1,4 +1,4 @@
-// Reads in every mode and by every method: covers, tails, pieces, and files that change meanwhile.
+// Reads in every mode and by every method: aligned ranges, tails, pieces, and files that change meanwhile.
 #include "src/io/file_reader.hpp"
 #include "src/io/open_files.hpp"
 
@@ -64,22 +64,22 @@ std::string title(const file_reader& r) {
 
 } // namespace
 
-TEST_CASE("a cover is the smallest aligned range around what is wanted") {
+TEST_CASE("the aligned range is the smallest around what is wanted") {
   std::minstd_rand random(5);
   for (int i = 0; i < 10000; ++i) {
     const std::size_t alignment = std::size_t{1} << random() % 14;
     const std::uint64_t offset = random() % 100000;
     const std::size_t bytes = 1 + random() % 20000;
-    const auto c = aligned_cover(offset, bytes, alignment);
+    const auto c = align_range(offset, bytes, alignment);
     REQUIRE(c.offset % alignment == 0);
     REQUIRE(c.bytes % alignment == 0);
     REQUIRE(c.offset + c.skip == offset);
     REQUIRE(c.skip < alignment);
     REQUIRE(c.skip + bytes <= c.bytes);
     REQUIRE(c.skip + bytes + alignment > c.bytes);
-    REQUIRE(c.bytes <= largest_cover(bytes, alignment));
+    REQUIRE(c.bytes <= max_aligned_bytes(bytes, alignment));
   }
-  CHECK(largest_cover(1000, 1) == 1000);
+  CHECK(max_aligned_bytes(1000, 1) == 1000);
 }
 
 TEST_CASE("ranges anywhere in a file arrive in every mode, its odd end, too") {
@@ -88,7 +88,7 @@ TEST_CASE("ranges anywhere in a file arrive in every mode, its odd end, too") {
   for (const auto& way : all_ways()) {
     const auto reader = open_one(path, way);
     INFO(title(*reader));
-    const std::size_t slot = (largest_cover(3 * page, reader->alignment()) + page - 1) / page * page;
+    const std::size_t slot = (max_aligned_bytes(3 * page, reader->alignment()) + page - 1) / page * page;
     const aligned_memory slots(slot * way.depth);
     struct range {
       std::size_t offset, bytes, slot, skip;
@@ -103,9 +103,9 @@ TEST_CASE("ranges anywhere in a file arrive in every mode, its odd end, too") {
         r.bytes = std::min<std::size_t>(1 + random() % (3 * page), content.size() - r.offset);
         r.slot = free.back();
         free.pop_back();
-        const auto cover = aligned_cover(r.offset, r.bytes, reader->alignment());
-        r.skip = cover.skip;
-        reader->submit(cover_request(0, cover, r.bytes, slots.at(r.slot * slot), next++));
+        const auto aligned = align_range(r.offset, r.bytes, reader->alignment());
+        r.skip = aligned.skip;
+        reader->submit(aligned_request(0, aligned, r.bytes, slots.at(r.slot * slot), next++));
         continue;
       }
       const auto c = reader->wait();

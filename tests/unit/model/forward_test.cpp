@@ -62,8 +62,8 @@ public:
       s.sequences.push_back({0, n, at, pages.data()});
       s.logit_rows.resize(n);
       std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
-      if (layout.gathers_embedding())
-        REQUIRE(wait_for([&](auto done) { loader.gather(s.ids, space->floats(buffer::hidden), done); }));
+      if (layout.embedding_on_disk())
+        REQUIRE(wait_for([&](auto done) { loader.look_up(s.ids, space->floats(buffer::hidden), done); }));
       dev->enqueue([&](ops& o) { forward_groups(o, layout, *space, s, views, 0, views.size()); });
       dev->compute_stream().synchronize();
       const auto* l = space->floats(buffer::logits);

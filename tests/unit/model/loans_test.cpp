@@ -29,7 +29,7 @@ std::vector<token_id> numbers(std::size_t n, token_id first = 1) {
 struct table_top {
   table_top() {
     shape.context = 128;
-    shape.step_rows = 128;
+    shape.max_batch_tokens = 128;
     shape.logit_rows = 4;
     shape.sequences = 4;
     shape.kv_tokens = 256;

@@ -14,12 +14,12 @@ namespace {
 
 /// A room of 1000 bytes on a device whose budget has 600 more.
 struct fixture {
-  std::shared_ptr<arbiter> ledger = arbiter::make();
+  std::shared_ptr<memory_arbiter> arbiter = memory_arbiter::make();
   std::shared_ptr<request_room> room;
 
   fixture() {
-    ledger->add_device("host:0", nullptr, 640, 640, 64);
-    room = std::make_shared<request_room>(1000, [to = ledger](std::size_t bytes) -> std::optional<lease> {
+    arbiter->add_device("host:0", nullptr, 640, 640, 64);
+    room = std::make_shared<request_room>(1000, [to = arbiter](std::size_t bytes) -> std::optional<lease> {
       auto answer = to->try_acquire({"host:0", bytes, purpose::requests, priority::background, outside_memory{}});
       if (auto* granted = std::get_if<lease>(&answer))
         return std::move(*granted);
@@ -27,7 +27,7 @@ struct fixture {
     });
   }
   [[nodiscard]] std::size_t leased() const {
-    return ledger->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::requests)];
+    return arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::requests)];
   }
 };
 

@@ -53,10 +53,11 @@ inline token_id model_says(std::span<const token_id> tokens, std::uint64_t seed)
   return static_cast<token_id>(65 + (h >> 33) % 26);
 }
 
-inline run_shape shape_of(std::size_t context, std::size_t step_rows, std::size_t sequences, std::size_t kv_tokens) {
+inline run_shape shape_of(std::size_t context, std::size_t max_batch_tokens, std::size_t sequences,
+                          std::size_t kv_tokens) {
   run_shape s;
   s.context = context;
-  s.step_rows = step_rows;
+  s.max_batch_tokens = max_batch_tokens;
   s.logit_rows = std::max<std::size_t>(sequences, 4);
   s.sequences = sequences;
   s.kv_tokens = kv_tokens;
@@ -65,9 +66,9 @@ inline run_shape shape_of(std::size_t context, std::size_t step_rows, std::size_
 
 /// A batcher with a device made of vectors, and a clock that it moves by hand.
 struct table_top {
-  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t most_waiting = 1000,
+  explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t max_waiting = 1000,
                      page_commit commit = {})
-      : shape(s), queue(tok, shape, most_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
+      : shape(s), queue(tok, shape, max_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
 
   std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
                                          bool score = false) {
@@ -114,7 +115,7 @@ struct table_top {
       }
     }
     CHECK(page == one.pages.end());
-    CHECK(one.ids.size() <= shape.step_rows);
+    CHECK(one.ids.size() <= shape.max_batch_tokens);
     CHECK(one.logit_rows.size() <= shape.logit_rows);
   }
 

@@ -13,9 +13,9 @@ using namespace tropilla;
 
 TEST_CASE("a trace has a named row per actor or stream and complete events in microseconds") {
   tracer t;
-  const auto a = t.make_row("actor \"a\"");
-  const auto b = t.make_row("stream b");
-  CHECK(t.make_row("stream b") == b);
+  const auto a = t.make_track("actor \"a\"");
+  const auto b = t.make_track("stream b");
+  CHECK(t.make_track("stream b") == b);
   const auto begin = tracer::clock::now();
   t.record(a, "first", begin, begin + std::chrono::microseconds(250), "rows", 7);
   std::thread other([&] { const trace_span span(&t, b, "second"); });

@@ -61,7 +61,7 @@ TEST_CASE("draws follow the softmax of the logits") {
   }
 }
 
-TEST_CASE("top-k and top-p keep only the likeliest") {
+TEST_CASE("top-k and top-p keep only the most probable") {
   const std::vector<float> logits{3, 1, 2, 0};
   token_drawer d;
   auto k = warm(5);

@@ -185,7 +185,7 @@ TEST_CASE("what is drawn is what the options leave, with its probability") {
   CHECK(worst > 1);
 }
 
-TEST_CASE("greedy takes the likeliest of the modified logits") {
+TEST_CASE("greedy takes the greatest of the modified logits") {
   std::mt19937 random(6);
   token_drawer drawer;
   for (int round = 0; round < 500; ++round) {
@@ -218,7 +218,7 @@ TEST_CASE("a vocabulary of 128,256 tokens draws as a small one with the same lik
     CHECK(drawer.draw(logits, o, i, large) == drawer.draw(few, o, i, small) * 20000 + 7);
 }
 
-TEST_CASE("log-probabilities are those of the untouched logits, the likeliest first") {
+TEST_CASE("log-probabilities are those of the untouched logits, the most probable first") {
   std::mt19937 random(7);
   for (int round = 0; round < 300; ++round) {
     const auto c = random_case(random);

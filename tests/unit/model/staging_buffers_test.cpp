@@ -1,5 +1,5 @@
 // Places where groups are put together, and what becomes of them.
-#include "src/io/landings.hpp"
+#include "src/io/staging_buffers.hpp"
 
 #include "kernels/host/host_device.hpp"
 
@@ -17,7 +17,7 @@ struct two_places {
       : places(*dev, {.largest = bytes, .kept = kept}, dev->make_host_buffer(2 * bytes), [this] { ++freed; }, {}) {}
 
   /// Delivers and waits; whether there was no error.
-  bool deliver(const std::shared_ptr<landings::place>& from, bool failed) {
+  bool deliver(const std::shared_ptr<staging_buffers::place>& from, bool failed) {
     std::promise<bool> done;
     places.deliver(from, target.data(), bytes, failed,
                    [&](const error* why, std::chrono::nanoseconds) { done.set_value(why == nullptr); });
@@ -27,7 +27,7 @@ struct two_places {
   std::unique_ptr<device> dev = make_host_device({});
   std::atomic<int> freed = 0;
   std::vector<std::byte> target = std::vector<std::byte>(bytes, std::byte{0xee});
-  landings places;
+  staging_buffers places;
 };
 
 } // namespace
@@ -57,7 +57,7 @@ TEST_CASE("what failed to be read is not copied, and its place is free again") {
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{0xee}));
   CHECK(t.freed == 1);
 
-  using enum landings::place::content;
+  using enum staging_buffers::place::content;
   const auto kept = t.places.take(1, bytes, true);
   std::fill_n(kept->memory, bytes, std::byte{8});
   CHECK(t.deliver(kept, true));

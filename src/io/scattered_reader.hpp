@@ -15,38 +15,38 @@ struct row_read {
 };
 
 /// Used by the reader's thread. Rows that repeat, and neighbours that fit one read, are read once. After the first
-/// gather of as many rows it allocates nothing.
-class row_gatherer {
+/// read of as many rows it allocates nothing.
+class scattered_reader {
 public:
   /// What `scratch` needs so that the queue can be full of rows of `row_bytes`.
   [[nodiscard]] static std::size_t scratch_bytes(const file_reader& reader, std::size_t row_bytes);
 
   /// `reader` and `scratch` outlive it; the latter begins at a multiple of the reader's alignment and holds at least
-  /// one `largest_cover` of a row. A reader for rows is made with `scattered`, and deep.
-  row_gatherer(file_reader& reader, std::size_t row_bytes, std::span<std::byte> scratch);
+  /// one `max_aligned_bytes` of a row. A reader for rows is made with `scattered`, and deep.
+  scattered_reader(file_reader& reader, std::size_t row_bytes, std::span<std::byte> scratch);
 
   /// Copies all rows to their destinations and returns an empty string, or the sentence of the first read that failed.
   /// @pre no read of the reader is in flight; no row is longer than `row_bytes`.
-  [[nodiscard]] std::string gather(std::span<const row_read> rows);
+  [[nodiscard]] std::string read(std::span<const row_read> rows);
 
 private:
   /// One read and the rows in it: [first, last) of `order_`.
-  struct cover {
+  struct range_read {
     std::size_t file;
     aligned_range range;
     std::size_t required;
     std::size_t first, last;
     std::size_t piece; ///< of the scratch, while it is read
   };
-  void cover_rows(std::span<const row_read> rows);
+  void merge_rows(std::span<const row_read> rows);
   void start(std::size_t& next);
-  void place(const cover& c, std::span<const row_read> rows) const;
+  void place(const range_read& c, std::span<const row_read> rows) const;
 
   file_reader& reader_;
   std::size_t piece_bytes_;
   std::span<std::byte> scratch_;
   std::vector<std::size_t> order_; ///< rows by place
-  std::vector<cover> covers_;
+  std::vector<range_read> ranges_;
   std::vector<std::size_t> free_; ///< pieces of the scratch
   std::vector<read_request> batch_;
 };

@@ -25,18 +25,18 @@ using gpu_factory = std::function<std::unique_ptr<cuda::gpu_api>(int index)>;
 struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
   gpu_factory open_gpu = cuda::open_gpu;
-  std::uint64_t refuse_acquisition = 0; ///< the n-th of the ledger's acquisitions is refused; 0: none
+  std::uint64_t refuse_acquisition = 0; ///< the n-th of the arbiter's acquisitions is refused; 0: none
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
   memory_promises::reading_function read_memory = [reader = memory_reader()] { return reader.read(); };
 };
 
-/// What the parts of a runtime share. Outlives them.
-struct part_surroundings {
-  std::shared_ptr<arbiter> ledger;
+/// What the shards of a runtime share. Outlives them.
+struct shard_context {
+  std::shared_ptr<memory_arbiter> arbiter;
   caf::actor_system* system = nullptr;
   tracer* trace = nullptr;
   runtime_hooks hooks;
-  std::function<void(const load_progress&)> on_progress; ///< of one part; may be empty
+  std::function<void(const load_progress&)> on_progress; ///< of one shard; may be empty
   std::function<void(std::string_view)> on_notice;
   std::shared_ptr<const logs> log;
   std::shared_ptr<memory_promises> promises; ///< of the host's devices
@@ -44,21 +44,21 @@ struct part_surroundings {
   [[nodiscard]] logger log_of(log_component c) const { return log->of(c); }
 };
 
-class device_part {
+class device_shard {
 public:
-  /// Adds the device to the ledger and takes its leases, but for weights. Throws `error`.
-  device_part(arrangement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_arrangement> weights,
-              part_surroundings around);
+  /// Adds the device to the arbiter and takes its leases, but for weights. Throws `error`.
+  device_shard(placement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_placement> weights,
+               shard_context shared);
   /// A replica's: over the device and the weights of `original`, which is kept alive.
-  device_part(std::shared_ptr<device_part> original, std::size_t context, part_surroundings around);
-  ~device_part();
+  device_shard(std::shared_ptr<device_shard> original, std::size_t context, shard_context shared);
+  ~device_shard();
 
   /// Address space that the device reserves for a plan, for budgets that grow, too.
-  [[nodiscard]] static std::size_t reservation(const arrangement_input& input, const weight_arrangement& weights);
+  [[nodiscard]] static std::size_t reservation(const placement_input& input, const weight_placement& weights);
 
-  /// Hires the crew and spawns compute; weights are being read from here on. `next` has the following layers and
+  /// Hires the pipeline and spawns compute; weights are being read from here on. `next` has the following layers and
   /// outlives this one's actors; null for the last.
-  void start(const device_part* next);
+  void start(const device_shard* next);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
@@ -73,18 +73,18 @@ public:
   /// Counts up while weights come or something is computed. Any thread.
   [[nodiscard]] std::uint64_t progress() const { return *progress_ + meter_->bytes + dev->beats(); }
 
-  /// Ends the supervisor; then, when nobody asks any more, compute; then the crew.
+  /// Ends the supervisor; then, when nobody asks any more, compute; then the pipeline.
   void end_supervisor();
   void end_compute();
-  void end_crew();
+  void stop_pipeline();
 
   std::shared_ptr<device> dev;
-  arrangement_input input;
-  std::shared_ptr<const weight_arrangement> weights; ///< that it opened with
-  std::shared_ptr<arbiter> ledger;
+  placement_input input;
+  std::shared_ptr<const weight_placement> weights; ///< that it opened with
+  std::shared_ptr<memory_arbiter> arbiter;
   lease kv;
   std::vector<std::byte*> pages; ///< starts, in `kv`
-  std::shared_ptr<cast::crew_on_duty> crew = std::make_shared<cast::crew_on_duty>();
+  std::shared_ptr<cast::current_pipeline> pipeline = std::make_shared<cast::current_pipeline>();
   std::shared_ptr<cast::role<cast::compute_actor>> compute = std::make_shared<cast::role<cast::compute_actor>>();
   std::shared_ptr<cast::role<cast::supervisor_actor>> supervisor =
       std::make_shared<cast::role<cast::supervisor_actor>>();
@@ -93,27 +93,27 @@ private:
   void add_device();
   void promise_plan();
   void take_leases();
-  [[nodiscard]] cast::weight_crew hire(const std::shared_ptr<const weight_arrangement>& next,
-                                       const std::vector<lease>& kept);
+  [[nodiscard]] cast::weight_pipeline spawn_pipeline(const std::shared_ptr<const weight_placement>& next,
+                                                     const std::vector<lease>& kept);
   /// Spawns who belongs to `out`, which has those that were spawned when it throws.
-  void hire(cast::weight_crew& out, const std::shared_ptr<const weight_arrangement>& next,
-            const std::vector<lease>& kept);
-  void end(const cast::weight_crew& all) const;
-  void hire_compute(std::vector<lease> kept);
+  void spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next,
+                      const std::vector<lease>& kept);
+  void end(const cast::weight_pipeline& all) const;
+  void spawn_compute(std::vector<lease> kept);
   void log_plan() const;
 
-  std::shared_ptr<device_part> original_;      ///< of a replica's, else null
+  std::shared_ptr<device_shard> original_;     ///< of a replica's, else null
   std::shared_ptr<committed_bytes> committed_; ///< of the reservation; null where the device commits by itself
   std::byte* base_ = nullptr;                  ///< of the reservation
-  part_surroundings around_;
+  shard_context shared_;
   lease activations_, workspace_, requests_;
   std::unique_ptr<llama_workspace> space_;
   std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);
-  const device_part* next_ = nullptr; ///< has the following layers
-  std::vector<lease> kept_;           ///< of the original, until the first crew is hired
+  const device_shard* next_ = nullptr; ///< has the following layers
+  std::vector<lease> kept_;            ///< of the original, until the first pipeline is hired
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
@@ -123,8 +123,8 @@ private:
 /// A notice for a budget that is above a limit.
 [[nodiscard]] std::string above_limit(std::size_t budget, const memory_limit& limit);
 
-/// An arrangement for people.
-[[nodiscard]] plan_report describe(const weight_arrangement& weights, const run_shape& shape, std::size_t budget);
+/// An placement for people.
+[[nodiscard]] plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget);
 
 /// Tokens: those that are wanted or, for 0, as many as a run has without a word. Throws `error` (invalid_argument).
 [[nodiscard]] std::size_t choose_context(std::size_t wanted, const llama_config& model);

@@ -1,5 +1,5 @@
 // Tries the forms of a layout against a budget, and finds packed weights that can be mapped.
-#include "actors/arrangement.hpp"
+#include "actors/placement.hpp"
 
 #include "src/io/packed_weights.hpp"
 #include "tropilla/error.hpp"
@@ -25,11 +25,11 @@ io_mode mode_for(const std::string& io, bool again_and_again) {
   throw error(errc::invalid_argument, fmt::format("weights are read by mmap, direct or buffered, not \"{}\"", io));
 }
 
-std::shared_ptr<weight_arrangement> try_form(const arrangement_input& input, weight_form form, std::size_t budget) {
-  auto a = std::make_shared<weight_arrangement>();
+std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget) {
+  auto a = std::make_shared<weight_placement>();
   a->layout = llama_layout::make(input.model, form, 0, input.layers);
   // The processor packs for a GPU, too.
-  a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->lanes() : usable_cores());
+  a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->workers() : usable_cores());
   a->loading.model_mode = mode_for(input.io, false);
   auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
   plan.request_bytes = input.request_bytes(plan.context);
@@ -42,7 +42,7 @@ std::shared_ptr<weight_arrangement> try_form(const arrangement_input& input, wei
 }
 
 /// Groups that all stay are looked at where the cache has them: processes share one copy, and nothing is read twice.
-void map_packed(weight_arrangement& a, const arrangement_input& input) {
+void map_packed(weight_placement& a, const placement_input& input) {
   const auto found = find_packed_weights(input.packed_folder, a.layout, input.files);
   if (!found)
     return;
@@ -53,15 +53,15 @@ void map_packed(weight_arrangement& a, const arrangement_input& input) {
     a.mapped.push_back(a.mapping->data() + found->offset(g.section) + g.section_offset);
 }
 
-std::size_t streamed_bytes(const weight_arrangement& a) {
+std::size_t streamed_bytes(const weight_placement& a) {
   std::size_t bytes = 0;
   for (std::size_t g = 0; g < a.layout.groups.size(); ++g)
     bytes += a.streams(g) ? a.layout.groups[g].bytes : 0;
   return bytes;
 }
 
-/// Which of two arrangements for a budget costs less.
-bool is_better(const weight_arrangement& a, const weight_arrangement& b, std::size_t budget) {
+/// Which of two placements for a budget costs less.
+bool is_better(const weight_placement& a, const weight_placement& b, std::size_t budget) {
   if (a.plan.total > budget || b.plan.total > budget)
     return a.plan.total < b.plan.total;
   return streamed_bytes(a) < streamed_bytes(b);
@@ -69,11 +69,11 @@ bool is_better(const weight_arrangement& a, const weight_arrangement& b, std::si
 
 } // namespace
 
-std::size_t arrangement_input::request_bytes(std::size_t kv_tokens) const {
+std::size_t placement_input::request_bytes(std::size_t kv_tokens) const {
   return holds_requests ? shape.request_bytes + kv_pages_for(kv_tokens) * kv_pages::bytes_per_page : 0;
 }
 
-std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget) {
+std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget) {
   auto a = try_form(input, weight_form::whole, budget);
   // Few groups may be too much for a budget and nothing that a ring could help with: the embedding and a layer.
   if (a->plan.ring_slots > 0 || a->plan.total > a->budget) {

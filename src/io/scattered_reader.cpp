@@ -1,5 +1,5 @@
-// Rows to covers, covers to reads, and back.
-#include "src/io/row_gatherer.hpp"
+// Rows to aligned ranges, ranges to reads, and back.
+#include "src/io/scattered_reader.hpp"
 
 #include <algorithm>
 #include <cassert>
@@ -8,12 +8,12 @@
 
 namespace tropilla {
 
-std::size_t row_gatherer::scratch_bytes(const file_reader& reader, std::size_t row_bytes) {
-  return reader.depth() * largest_cover(row_bytes, reader.alignment());
+std::size_t scattered_reader::scratch_bytes(const file_reader& reader, std::size_t row_bytes) {
+  return reader.depth() * max_aligned_bytes(row_bytes, reader.alignment());
 }
 
-row_gatherer::row_gatherer(file_reader& reader, std::size_t row_bytes, std::span<std::byte> scratch)
-    : reader_(reader), piece_bytes_(largest_cover(row_bytes, reader.alignment())), scratch_(scratch) {
+scattered_reader::scattered_reader(file_reader& reader, std::size_t row_bytes, std::span<std::byte> scratch)
+    : reader_(reader), piece_bytes_(max_aligned_bytes(row_bytes, reader.alignment())), scratch_(scratch) {
   const std::size_t pieces = std::min(reader.depth(), scratch.size() / piece_bytes_);
   assert(pieces > 0);
   for (std::size_t i = 0; i < pieces; ++i)
@@ -21,21 +21,21 @@ row_gatherer::row_gatherer(file_reader& reader, std::size_t row_bytes, std::span
   batch_.reserve(pieces);
 }
 
-void row_gatherer::cover_rows(std::span<const row_read> rows) {
+void scattered_reader::merge_rows(std::span<const row_read> rows) {
   order_.resize(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i)
     order_[i] = i;
   std::sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
     return std::tie(rows[a].file, rows[a].offset) < std::tie(rows[b].file, rows[b].offset);
   });
-  covers_.clear();
+  ranges_.clear();
   for (std::size_t i = 0; i < order_.size(); ++i) {
     const auto& row = rows[order_[i]];
-    assert(largest_cover(row.bytes, reader_.alignment()) <= piece_bytes_);
-    if (!covers_.empty() && covers_.back().file == row.file) {
-      auto& last = covers_.back();
+    assert(max_aligned_bytes(row.bytes, reader_.alignment()) <= piece_bytes_);
+    if (!ranges_.empty() && ranges_.back().file == row.file) {
+      auto& last = ranges_.back();
       // Only what touches is read together: a read of a gap costs more than it saves.
-      const auto wide = aligned_cover(
+      const auto wide = align_range(
           last.range.offset, static_cast<std::size_t>(row.offset - last.range.offset) + row.bytes, reader_.alignment());
       if (row.offset <= last.range.offset + last.range.bytes && wide.bytes <= piece_bytes_) {
         last.range.bytes = std::max(last.range.bytes, wide.bytes);
@@ -44,15 +44,15 @@ void row_gatherer::cover_rows(std::span<const row_read> rows) {
         continue;
       }
     }
-    const auto range = aligned_cover(row.offset, row.bytes, reader_.alignment());
-    covers_.push_back({row.file, range, range.skip + row.bytes, i, i + 1, 0});
+    const auto range = align_range(row.offset, row.bytes, reader_.alignment());
+    ranges_.push_back({row.file, range, range.skip + row.bytes, i, i + 1, 0});
   }
 }
 
-void row_gatherer::start(std::size_t& next) {
+void scattered_reader::start(std::size_t& next) {
   batch_.clear();
-  for (; next < covers_.size() && !free_.empty(); ++next) {
-    auto& c = covers_[next];
+  for (; next < ranges_.size() && !free_.empty(); ++next) {
+    auto& c = ranges_[next];
     c.piece = free_.back();
     free_.pop_back();
     batch_.push_back(
@@ -61,7 +61,7 @@ void row_gatherer::start(std::size_t& next) {
   reader_.submit_all(batch_);
 }
 
-void row_gatherer::place(const cover& c, std::span<const row_read> rows) const {
+void scattered_reader::place(const range_read& c, std::span<const row_read> rows) const {
   const auto* bytes = scratch_.data() + c.piece * piece_bytes_;
   for (std::size_t i = c.first; i < c.last; ++i) {
     const auto& row = rows[order_[i]];
@@ -69,22 +69,22 @@ void row_gatherer::place(const cover& c, std::span<const row_read> rows) const {
   }
 }
 
-std::string row_gatherer::gather(std::span<const row_read> rows) {
-  cover_rows(rows);
+std::string scattered_reader::read(std::span<const row_read> rows) {
+  merge_rows(rows);
   std::string failure;
   const std::size_t pieces = free_.size();
-  for (std::size_t next = 0, done = 0; done < next || next < covers_.size();) {
+  for (std::size_t next = 0, done = 0; done < next || next < ranges_.size();) {
     // Half of the queue at a time, so that a system call starts many reads and the disk never runs dry.
-    if (next < covers_.size() && 2 * free_.size() >= pieces)
+    if (next < ranges_.size() && 2 * free_.size() >= pieces)
       start(next);
     auto c = reader_.wait();
     ++done;
-    const auto& finished = covers_[c.tag];
+    const auto& finished = ranges_[c.tag];
     if (c.failure.empty()) {
       place(finished, rows);
     } else if (failure.empty()) {
       failure = std::move(c.failure);
-      covers_.resize(next); // start no more
+      ranges_.resize(next); // start no more
     }
     free_.push_back(finished.piece);
   }

@@ -1,7 +1,7 @@
 /// Rows of an embedding that is not in memory: read from the model's file and widened to float32.
 #pragma once
 
-#include "src/io/row_gatherer.hpp"
+#include "src/io/scattered_reader.hpp"
 #include "src/model/llama_config.hpp"
 #include "tropilla/error.hpp"
 #include "tropilla/types.hpp"
@@ -11,13 +11,13 @@
 namespace tropilla {
 
 /// Used by one thread.
-class embedding_rows {
+class embedding_lookup {
 public:
   /// Bytes of memory that it needs for rows of so many bytes and a reader of this alignment.
   [[nodiscard]] static std::size_t memory_bytes(std::size_t row_bytes, std::size_t alignment) noexcept;
 
   /// `source` is the table, `memory` has `memory_bytes` at a multiple of the reader's alignment; both outlive it.
-  embedding_rows(std::unique_ptr<file_reader> reader, const weight_source& source, std::byte* memory);
+  embedding_lookup(std::unique_ptr<file_reader> reader, const weight_source& source, std::byte* memory);
 
   /// `out[i]` becomes row `ids[i]`; `out` is `[ids.size(), source.columns]`. Why not, when it failed (io_error,
   /// malformed_file).
@@ -28,7 +28,7 @@ private:
   std::size_t row_bytes_;
   std::byte* rows_;
   std::unique_ptr<file_reader> reader_;
-  row_gatherer gatherer_;
+  scattered_reader scattered_;
   std::vector<row_read> reads_;
 };
 

@@ -1,5 +1,5 @@
 // Places that take turns, places that stay, and the stream that copies.
-#include "src/io/landings.hpp"
+#include "src/io/staging_buffers.hpp"
 
 #include <fmt/format.h>
 #include <utility>
@@ -11,19 +11,19 @@ constexpr std::size_t in_turn = 2;
 
 } // namespace
 
-std::size_t landings::buffer_bytes(const sizes& s) noexcept {
+std::size_t staging_buffers::buffer_bytes(const sizes& s) noexcept {
   return s.beside + in_turn * s.largest;
 }
 
-landings::landings(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer, std::function<void()> freed,
-                   std::function<void(std::string_view)> notice)
+staging_buffers::staging_buffers(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer,
+                                 std::function<void()> freed, std::function<void(std::string_view)> notice)
     : dev_(dev), kept_bytes_(s.kept), freed_(std::move(freed)), notice_(std::move(notice)), buffer_(std::move(buffer)) {
   for (std::size_t i = 0; i < in_turn; ++i)
     free_.push_back(buffer_.get() + s.beside + i * s.largest);
   stream_ = dev.make_stream("upload");
 }
 
-std::shared_ptr<landings::place> landings::take(std::size_t group, std::size_t bytes, bool stays) {
+std::shared_ptr<staging_buffers::place> staging_buffers::take(std::size_t group, std::size_t bytes, bool stays) {
   if (stays)
     if (auto kept = take_kept(group, bytes))
       return kept;
@@ -37,7 +37,7 @@ std::shared_ptr<landings::place> landings::take(std::size_t group, std::size_t b
 }
 
 /// Groups come in a circle: each is as far away as any other when it has gone. So who comes first stays.
-std::shared_ptr<landings::place> landings::take_kept(std::size_t group, std::size_t bytes) {
+std::shared_ptr<staging_buffers::place> staging_buffers::take_kept(std::size_t group, std::size_t bytes) {
   using enum place::content;
   if (const auto it = kept_.find(group); it != kept_.end()) {
     auto has = none; // after a failure
@@ -62,12 +62,13 @@ std::shared_ptr<landings::place> landings::take_kept(std::size_t group, std::siz
   return p;
 }
 
-bool landings::any_free() const {
+bool staging_buffers::any_free() const {
   const std::lock_guard lock(mutex_);
   return !free_.empty();
 }
 
-void landings::deliver(std::shared_ptr<place> from, std::byte* to, std::size_t bytes, bool failed, delivered done) {
+void staging_buffers::deliver(std::shared_ptr<place> from, std::byte* to, std::size_t bytes, bool failed,
+                              delivered done) {
   stream_->enqueue([this, from = std::move(from), to, bytes, failed, done = std::move(done)] {
     using clock = std::chrono::steady_clock;
     const auto began = clock::now();

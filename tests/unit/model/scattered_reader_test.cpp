@@ -1,5 +1,5 @@
 // Rows gathered by position, and a reader that fails in the middle.
-#include "src/io/row_gatherer.hpp"
+#include "src/io/scattered_reader.hpp"
 
 #include "tests/support/faulty_reader.hpp"
 #include "tests/support/tiny_model.hpp"
@@ -31,20 +31,20 @@ struct table_file {
   std::vector<char> content;
 };
 
-/// A reader with its gatherer and scratch.
+/// A scattered reader with its file reader and scratch.
 struct gathering {
   explicit gathering(std::unique_ptr<file_reader> r, std::size_t pieces = 0)
-      : reader(std::move(r)), bytes(pieces ? pieces * largest_cover(row_bytes, reader->alignment())
-                                           : row_gatherer::scratch_bytes(*reader, row_bytes)),
+      : reader(std::move(r)), bytes(pieces ? pieces * max_aligned_bytes(row_bytes, reader->alignment())
+                                           : scattered_reader::scratch_bytes(*reader, row_bytes)),
         scratch(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)), &std::free),
-        gatherer(*reader, row_bytes, {scratch.get(), bytes}) {}
+        scattered(*reader, row_bytes, {scratch.get(), bytes}) {}
 
   std::string gather(const std::vector<std::size_t>& rows) {
     destination.assign(rows.size() * row_bytes, std::byte{0xee});
     std::vector<row_read> wanted;
     for (std::size_t i = 0; i < rows.size(); ++i)
       wanted.push_back({0, rows[i] * row_bytes, row_bytes, destination.data() + i * row_bytes});
-    return gatherer.gather(wanted);
+    return scattered.read(wanted);
   }
   bool has(const table_file& file, const std::vector<std::size_t>& rows) const {
     for (std::size_t i = 0; i < rows.size(); ++i)
@@ -56,7 +56,7 @@ struct gathering {
   std::unique_ptr<file_reader> reader;
   std::size_t bytes;
   std::unique_ptr<std::byte, void (*)(void*)> scratch;
-  row_gatherer gatherer;
+  scattered_reader scattered;
   std::vector<std::byte> destination;
 };
 
@@ -125,10 +125,10 @@ TEST_CASE("a read that hangs holds up only its gather") {
   gathering g(std::make_unique<testing::faulty_reader>(open_table(file, io_mode::buffered, 8), script));
   const std::vector<std::size_t> rows{1, 100, 200, 300, 400, 500, 600, 700, 800, 900};
   std::string failure = "not yet";
-  std::jthread gatherer([&] { failure = g.gather(rows); });
+  std::jthread reader([&] { failure = g.gather(rows); });
   script.wait_until_hanging();
   script.release();
-  gatherer.join();
+  reader.join();
   CHECK(failure == "");
   CHECK(g.has(file, rows));
 }

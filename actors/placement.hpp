@@ -17,7 +17,7 @@
 namespace tropilla {
 
 /// Immutable; another budget makes another one.
-struct weight_arrangement {
+struct weight_placement {
   llama_layout layout;
   memory_plan plan;
   loader_shape loading;
@@ -27,9 +27,9 @@ struct weight_arrangement {
   std::shared_ptr<packed_mapping> mapping;
   std::vector<std::byte*> mapped; ///< by group; empty without a mapping
 
-  /// Nothing is streamed, gathered or cut: what `arrange` makes without a budget.
+  /// Nothing is streamed, looked up on disk or cut: what `place` makes without a budget.
   [[nodiscard]] bool is_whole() const {
-    return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.gathers_embedding();
+    return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.embedding_on_disk();
   }
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
   /// Bytes of a group's block: what a direct read fills.
@@ -37,16 +37,17 @@ struct weight_arrangement {
     return to_group_alignment(layout.groups[group].bytes);
   }
   /// Groups of the same index have the same contents in every form up to the norm, and behind it in the same one. The
-  /// embedding is empty where its rows are gathered, also on a device whose head is elsewhere and has no tiles.
-  [[nodiscard]] bool same_group(const weight_arrangement& other, std::size_t group) const {
+  /// embedding is empty where its rows are looked up on disk, also on a device whose head is elsewhere and has no
+  /// tiles.
+  [[nodiscard]] bool same_group(const weight_placement& other, std::size_t group) const {
     if (group > layout.norm_group() && layout.tile_rows != other.layout.tile_rows)
       return false;
     return layout.groups[group].bytes == other.layout.groups[group].bytes;
   }
 };
 
-/// What arrangements are made from.
-struct arrangement_input {
+/// What placements are made from.
+struct placement_input {
   llama_config model;
   run_shape shape;
   layer_range layers; ///< of this device
@@ -63,8 +64,8 @@ struct arrangement_input {
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in
-/// which that is less. When nothing fits it is the smallest arrangement, which exceeds the budget. Throws as
+/// which that is less. When nothing fits it is the smallest placement, which exceeds the budget. Throws as
 /// `make_plan`, and `error` (invalid_argument) for an unknown way to read.
-[[nodiscard]] std::shared_ptr<const weight_arrangement> arrange(const arrangement_input& input, std::size_t budget);
+[[nodiscard]] std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget);
 
 } // namespace tropilla

@@ -1,5 +1,5 @@
 // What one device has, by purpose, and what the system gets back after the budget shrank.
-#include "memory/account.hpp"
+#include "memory/arbiter_device.hpp"
 
 #include "memory/lease_block.hpp"
 #include "memory/poison.hpp"
@@ -23,21 +23,21 @@ constexpr pool::end end_for(purpose why) noexcept {
 
 } // namespace
 
-account::account(const device_setup& setup)
+arbiter_device::arbiter_device(const device_setup& setup)
     : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), commit_(setup.commit), trim_(setup.trim),
-      most_budget_(setup.budget) {
+      max_budget_(setup.budget) {
   usage.device = setup.name;
   usage.budget = setup.budget;
   if (setup.host_memory && base && (assertions || poison_by_sanitizer))
     blocks.poison(base);
 }
 
-std::size_t account::shortage() const noexcept {
+std::size_t arbiter_device::shortage() const noexcept {
   const std::size_t wanted = usage.in_use + usage.waiting_bytes;
   return wanted > usage.budget ? wanted - usage.budget : unplaced;
 }
 
-account::placing account::place(lease::block& b, const memory_request& r, std::string& why) {
+arbiter_device::placing arbiter_device::place(lease::block& b, const memory_request& r, std::string& why) {
   b.device = name;
   b.bytes = r.bytes;
   b.why = r.why;
@@ -62,14 +62,14 @@ account::placing account::place(lease::block& b, const memory_request& r, std::s
   return placing::done;
 }
 
-void account::unplace(const lease::block& b) noexcept {
+void arbiter_device::unplace(const lease::block& b) noexcept {
   if (!b.outside)
     blocks.free(b.place);
   else
     (void)is_last(b);
 }
 
-bool account::is_last(const lease::block& b) noexcept {
+bool arbiter_device::is_last(const lease::block& b) noexcept {
   if (b.data == nullptr)
     return true;
   const auto it = outside_.find(b.data);
@@ -79,7 +79,7 @@ bool account::is_last(const lease::block& b) noexcept {
   return true;
 }
 
-void account::enter(const lease::block& b) {
+void arbiter_device::enter(const lease::block& b) {
   if (b.shared)
     return;
   const std::size_t bytes = blocks.rounded(b.bytes);
@@ -92,7 +92,7 @@ void account::enter(const lease::block& b) {
     trim_all();
 }
 
-void account::leave(const lease::block& b) noexcept {
+void arbiter_device::leave(const lease::block& b) noexcept {
   if (b.outside && !is_last(b))
     return; // others have it, too
   const std::size_t bytes = blocks.rounded(b.bytes);
@@ -110,21 +110,21 @@ void account::leave(const lease::block& b) noexcept {
     cached_ += bytes;
 }
 
-void account::set_budget(std::size_t budget) {
+void arbiter_device::set_budget(std::size_t budget) {
   const bool shrinks = budget < usage.budget;
   usage.budget = budget;
-  most_budget_ = std::max(most_budget_, budget);
-  trimming_ = trim_ && budget < most_budget_;
+  max_budget_ = std::max(max_budget_, budget);
+  trimming_ = trim_ && budget < max_budget_;
   if (trimming_ && shrinks)
     trim_all();
 }
 
-void account::trim_all() noexcept {
+void arbiter_device::trim_all() noexcept {
   blocks.for_each_free([this](pool::range r) { trim_(r.offset, r.bytes); });
   cached_ = 0;
 }
 
-device_usage account::describe() const {
+device_usage arbiter_device::describe() const {
   auto u = usage;
   u.shortage = shortage();
   u.pool = blocks.statistics();

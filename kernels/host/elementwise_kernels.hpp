@@ -59,7 +59,7 @@ struct row_target {
 
 /// The kernels of one instruction set. `first` and `last` count pieces of `row_piece` values; the last piece of a row
 /// may be short, and what it lacks is stored as zeros.
-struct row_kernels {
+struct elementwise_kernels {
   /// `1 / sqrt(mean(x^2) + epsilon)`.
   float (*inverse_rms)(const float* x, std::size_t width, float epsilon) noexcept;
   /// Stores `x * factor * weight`.
@@ -84,17 +84,17 @@ struct row_kernels {
 };
 
 namespace scalar {
-[[nodiscard]] const row_kernels& rows() noexcept;
+[[nodiscard]] const elementwise_kernels& rows() noexcept;
 }
 namespace avx2 {
-[[nodiscard]] const row_kernels& rows() noexcept;
+[[nodiscard]] const elementwise_kernels& rows() noexcept;
 }
 namespace avx512 {
-[[nodiscard]] const row_kernels& rows() noexcept;
+[[nodiscard]] const elementwise_kernels& rows() noexcept;
 }
 /// The AVX-512 sources over SIMDe, on AVX2: in the library of the tests only.
 namespace avx512_emulated {
-[[nodiscard]] const row_kernels& rows() noexcept;
+[[nodiscard]] const elementwise_kernels& rows() noexcept;
 }
 
 } // namespace tropilla::host

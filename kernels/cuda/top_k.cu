@@ -1,4 +1,4 @@
-// The likeliest tokens of rows of logits, so that only they travel.
+// The top-k tokens of rows of logits, so that only they travel.
 //
 // A vocabulary is cut into parts that a block of threads sorts (Batcher, "Sorting networks and their applications",
 // 1968), and what each keeps is sorted again. What is sorted are keys: in the high half a logit, as an integer that is
@@ -8,7 +8,7 @@
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
-constexpr unsigned most_keys = 4096; ///< of a block
+constexpr unsigned max_keys = 4096; ///< of a block
 constexpr unsigned sorting_threads = warps_of_block(32) * warp_size;
 
 /// Below everything for what is no number; the zeros are one.
@@ -53,8 +53,8 @@ __device__ inline unsigned power_of_two_from(unsigned count) {
 /// Part y of row x: its `k` greatest keys take the place of its first 2 k logits.
 __global__ void __launch_bounds__(sorting_threads)
     keep_of_part(float* logits, unsigned vocabulary, unsigned part_size, unsigned k) {
-  wait_for_kernels_before();
-  __shared__ std::uint64_t keys[most_keys];
+  griddepcontrol_wait();
+  __shared__ std::uint64_t keys[max_keys];
   const unsigned begin = blockIdx.y * part_size, count = min(part_size, vocabulary - begin);
   float* const part = logits + std::size_t{blockIdx.x} * vocabulary + begin;
   const unsigned sorted = power_of_two_from(count);
@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(sorting_threads)
 /// What the parts of row x kept, and then their own greatest by token.
 __global__ void __launch_bounds__(sorting_threads)
     merge_kept(const float* logits, unsigned vocabulary, unsigned part_size, unsigned k, candidate* out) {
-  wait_for_kernels_before();
-  __shared__ std::uint64_t keys[most_keys];
+  griddepcontrol_wait();
+  __shared__ std::uint64_t keys[max_keys];
   const float* const row = logits + std::size_t{blockIdx.x} * vocabulary;
   const unsigned count = (vocabulary + part_size - 1) / part_size * k;
   const unsigned sorted = power_of_two_from(count);
@@ -91,12 +91,12 @@ __global__ void __launch_bounds__(sorting_threads)
 
 } // namespace
 
-void likeliest(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
-  static_assert(most_likeliest * ((most_likeliest_vocabulary + most_keys - 1) / most_keys) <= most_keys);
+void top_k(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
+  static_assert(max_top_k * ((max_top_k_vocabulary + max_keys - 1) / max_keys) <= max_keys);
   if (rows == 0)
     return;
   const auto count = static_cast<unsigned>(vocabulary), wanted = static_cast<unsigned>(k);
-  const unsigned parts = (count + most_keys - 1) / most_keys, part_size = (count + parts - 1) / parts;
+  const unsigned parts = (count + max_keys - 1) / max_keys, part_size = (count + parts - 1) / parts;
   const auto blocks = static_cast<unsigned>(rows);
   launch(stream, dim3(blocks, parts), sorting_threads, keep_of_part, logits, count, part_size, wanted);
   launch(stream, dim3(blocks), sorting_threads, merge_kept, static_cast<const float*>(logits), count, part_size, wanted,

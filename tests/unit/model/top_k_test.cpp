@@ -7,22 +7,22 @@
 
 using namespace tropilla;
 
-TEST_CASE("a device is asked for as many of the likeliest logits as it can find, or for all") {
+TEST_CASE("a device is asked for as many of the top-k logits as it can find, or for all") {
   const gguf_file file = gguf_file::open(testing::tiny_model());
   llama_layout layout = llama_layout::make(llama_config::read(file));
   const auto asked = [&](std::size_t wanted) {
     step s;
-    s.likeliest = wanted;
-    return likeliest_of(layout, s);
+    s.top_k = wanted;
+    return top_k_of(layout, s);
   };
-  REQUIRE(layout.config.vocabulary / 2 >= most_likeliest);
+  REQUIRE(layout.config.vocabulary / 2 >= max_top_k);
   CHECK(asked(0) == 0);
   CHECK(asked(5) == 5);
-  CHECK(asked(most_likeliest) == most_likeliest);
-  CHECK(asked(most_likeliest + 1) == 0);
+  CHECK(asked(max_top_k) == max_top_k);
+  CHECK(asked(max_top_k + 1) == 0);
   layout.config.vocabulary = 20;
   CHECK(asked(10) == 10);
   CHECK(asked(11) == 0);
-  layout.config.vocabulary = most_likeliest_vocabulary + 1;
+  layout.config.vocabulary = max_top_k_vocabulary + 1;
   CHECK(asked(5) == 0);
 }

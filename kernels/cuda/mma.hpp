@@ -10,7 +10,7 @@
 /// hardware's and does not depend on the lane; sums of integers are exact.
 #pragma once
 
-#include "kernels/cuda/language.hpp"
+#include "kernels/cuda/cuda_compat.hpp"
 
 #include <type_traits>
 

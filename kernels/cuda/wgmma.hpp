@@ -12,7 +12,7 @@
 /// together.
 #pragma once
 
-#include "kernels/cuda/language.hpp"
+#include "kernels/cuda/cuda_compat.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 
@@ -30,7 +30,7 @@ using warpgroup_sums = float[warpgroup_columns / tile_side][4];
 #ifdef TROPILLA_EMULATE_CUDA
 
 template <bool Bf16>
-void start_product(warpgroup_sums& c, const std::byte* a, const std::byte* b, bool add) {
+void wgmma_async(warpgroup_sums& c, const std::byte* a, const std::byte* b, bool add) {
   const unsigned thread = threadIdx.x;
   emulation::start(emulation::started::products, [&c, a, b, add, thread] {
     const auto number = [](const std::byte* at) {
@@ -62,11 +62,11 @@ template <unsigned Pending>
 void wait_for_products() {
   emulation::wait_for_groups(emulation::started::products, Pending);
 }
-inline void wait_for_sums(warpgroup_sums&) {
+inline void wgmma_wait(warpgroup_sums&) {
   wait_for_products<0>();
 }
 
-inline void start_copy(std::byte* to, const std::byte* from, bool there) {
+inline void cp_async(std::byte* to, const std::byte* from, bool there) {
   emulation::start(emulation::started::copies, [=] {
     if (there)
       std::memcpy(to, from, sizeof(uint4));
@@ -85,9 +85,9 @@ void wait_for_copies() {
 #else
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define TROPILLA_WARPGROUP_CODE 1
+#define TROPILLA_WGMMA_CODE 1
 #else
-#define TROPILLA_WARPGROUP_CODE 0 // such kernels are compiled, and never launched
+#define TROPILLA_WGMMA_CODE 0 // such kernels are compiled, and never launched
 #endif
 
 /// Where a matrix begins in shared memory, and how far apart its tiles are, in the units and bits of a descriptor.
@@ -116,9 +116,9 @@ __device__ inline std::uint64_t describe_matrix(const std::byte* at) {
 
 /// `add` false: C becomes A B.
 template <bool Bf16>
-__device__ inline void start_product([[maybe_unused]] warpgroup_sums& c, [[maybe_unused]] const std::byte* a,
-                                     [[maybe_unused]] const std::byte* b, [[maybe_unused]] bool add) {
-#if TROPILLA_WARPGROUP_CODE
+__device__ inline void wgmma_async([[maybe_unused]] warpgroup_sums& c, [[maybe_unused]] const std::byte* a,
+                                   [[maybe_unused]] const std::byte* b, [[maybe_unused]] bool add) {
+#if TROPILLA_WGMMA_CODE
   const std::uint64_t of_a = describe_matrix(a), of_b = describe_matrix(b);
   if constexpr (Bf16)
     asm volatile(TROPILLA_WGMMA("bf16") : TROPILLA_SUMS_24 : "l"(of_a), "l"(of_b), "r"(static_cast<int>(add)));
@@ -129,31 +129,31 @@ __device__ inline void start_product([[maybe_unused]] warpgroup_sums& c, [[maybe
 
 /// Before the first product that adds to sums which others touched, and after copies that came.
 __device__ inline void begin_products() {
-#if TROPILLA_WARPGROUP_CODE
+#if TROPILLA_WGMMA_CODE
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
 }
 __device__ inline void end_products() {
-#if TROPILLA_WARPGROUP_CODE
+#if TROPILLA_WGMMA_CODE
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
 /// Of the warpgroup; all groups but the last `Pending`.
 template <unsigned Pending>
 __device__ inline void wait_for_products() {
-#if TROPILLA_WARPGROUP_CODE
+#if TROPILLA_WGMMA_CODE
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 #endif
 }
 /// All groups; the sums can be read then.
-__device__ inline void wait_for_sums(warpgroup_sums& c) {
+__device__ inline void wgmma_wait(warpgroup_sums& c) {
   wait_for_products<0>();
   // So that no read moves to before the wait.
   asm volatile("" : TROPILLA_SUMS_24::"memory");
 }
 
 /// Sixteen bytes, or zeros where nothing is there.
-__device__ inline void start_copy(std::byte* to, const std::byte* from, bool there) {
+__device__ inline void cp_async(std::byte* to, const std::byte* from, bool there) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
   const unsigned bytes = there ? 16 : 0; // the rest becomes zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
@@ -165,7 +165,7 @@ __device__ inline void end_copies() {
 template <unsigned Pending>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-#if TROPILLA_WARPGROUP_CODE
+#if TROPILLA_WGMMA_CODE
   // Tensor cores read shared memory past what orders a thread's own accesses to it.
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
@@ -175,7 +175,7 @@ __device__ inline void wait_for_copies() {
 #undef TROPILLA_SUMS_4
 #undef TROPILLA_SUMS_24
 #undef TROPILLA_WGMMA
-#undef TROPILLA_WARPGROUP_CODE
+#undef TROPILLA_WGMMA_CODE
 
 #endif
 

@@ -1,8 +1,9 @@
 // What is done to rows between matrix products: embedding, norms, gates, and storing activations.
 //
-// A warp stores a block of 32 columns, each lane one number. The formulas are those of `host/row_kernels_impl.hpp`.
+// A warp stores a block of 32 columns, each lane one number. The formulas are those of
+// `host/elementwise_kernels_impl.hpp`.
 #include "kernels/cuda/kernel_parts.hpp"
-#include "kernels/cuda/packed_words.hpp"
+#include "kernels/cuda/packed_tile.hpp"
 
 #include <algorithm>
 
@@ -72,7 +73,7 @@ __device__ void store_row(const activation_parts& parts, std::size_t width, unsi
 
 __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float* weight, float epsilon,
                                                      std::size_t width, activation_parts parts, unsigned blocks) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const float* const row = x + blockIdx.x * width;
   float sum = 0;
   for (std::size_t k = threadIdx.x; k < width; k += threads)
@@ -91,14 +92,14 @@ __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float
 
 __global__ void __launch_bounds__(threads)
     store_rows(const float* x, std::size_t stride, std::size_t width, activation_parts parts, unsigned blocks) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const float* const row = x + blockIdx.x * stride;
   store_row(parts, width, blocks, [=](std::size_t k) { return row[k]; });
 }
 
 __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const float* up, std::size_t stride,
                                                        std::size_t width, activation_parts parts, unsigned blocks) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const float* const g = gate + blockIdx.x * stride;
   const float* const u = up + blockIdx.x * stride;
   store_row(parts, width, blocks, [=](std::size_t k) { return swiglu(g[k], u[k]); });
@@ -106,30 +107,30 @@ __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const 
 
 /// A warp unpacks a block of columns of one row.
 template <tensor_type T>
-__global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, std::size_t group_bytes,
+__global__ void __launch_bounds__(threads) embed_rows(const std::byte* panels, std::size_t panel_bytes,
                                                       std::uint32_t columns, const std::int32_t* ids, float* x) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const auto id = static_cast<std::size_t>(ids[blockIdx.x]);
-  const std::byte* const group = groups + id / packed_row_group * group_bytes;
-  const unsigned row = id % packed_row_group;
+  const std::byte* const panel = panels + id / panel_rows * panel_bytes;
+  const unsigned row = id % panel_rows;
   float* const out = x + std::size_t{blockIdx.x} * columns;
   if constexpr (packed::is_float(T)) {
     for (std::size_t k = threadIdx.x; k < columns; k += threads) {
-      const std::size_t at = k * packed_row_group + row;
+      const std::size_t at = k * panel_rows + row;
       if constexpr (T == tensor_type::f32)
-        out[k] = reinterpret_cast<const float*>(group)[at];
+        out[k] = reinterpret_cast<const float*>(panel)[at];
       else if constexpr (T == tensor_type::f16)
-        out[k] = to_float(reinterpret_cast<const std::uint16_t*>(group)[at]);
+        out[k] = to_float(reinterpret_cast<const std::uint16_t*>(panel)[at]);
       else
-        out[k] = bf16_to_float32(reinterpret_cast<const std::uint16_t*>(group)[at]);
+        out[k] = bf16_to_float32(reinterpret_cast<const std::uint16_t*>(panel)[at]);
     }
   } else {
     constexpr packed::format f = packed::format_of(T);
     const unsigned lane = threadIdx.x % warp_size;
     for (unsigned b = threadIdx.x / warp_size; b < columns / activation_block; b += warps) {
-      const std::byte* const unit = group + b / f.unit_blocks * f.unit_bytes();
+      const std::byte* const unit = panel + b / f.unit_blocks * f.unit_bytes();
       const unsigned in_unit = b % f.unit_blocks;
-      const auto q = group_rows<T, 1>(unit + f.header_bytes + in_unit * f.block_bytes(), lane / 4, row);
+      const auto q = quad_rows<T, 1>(unit + f.header_bytes + in_unit * f.block_bytes(), lane / 4, row);
       constexpr unsigned scales = f.block_scales(), scale_columns = f.scale_columns;
       const auto w = unit_scales<T, 1>(unit, row, in_unit * scales + lane / scale_columns);
       const int value = static_cast<std::int8_t>(q.row[0] >> (lane % 4 * 8));
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(threads) embed_rows(const std::byte* groups, s
 
 __global__ void __launch_bounds__(threads)
     gather(const float* x, std::size_t width, const std::uint32_t* rows, float* out) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const float* const from = x + rows[blockIdx.x] * width;
   for (std::size_t k = threadIdx.x; k < width; k += threads)
     out[blockIdx.x * width + k] = from[k];
@@ -158,7 +159,7 @@ void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, st
     return;
   const packed_layout& w = table.layout;
   const auto with = [&]<tensor_type T>() {
-    launch(stream, one_block_each(rows), threads, embed_rows<T>, table.data, w.group_bytes,
+    launch(stream, one_block_each(rows), threads, embed_rows<T>, table.data, w.panel_bytes,
            static_cast<std::uint32_t>(w.columns), ids, x);
   };
   if (w.type == tensor_type::f32)

@@ -1,9 +1,9 @@
-/// Packed row groups (`kernels/packed_format.hpp`) as a thread reads them: a few neighbouring rows at a time.
+/// Packed panels (`kernels/packed_format.hpp`) as a thread reads them: a few neighbouring rows at a time.
 ///
-/// In a block of 32 columns and 16 rows, group g has columns 4 g to 4 g + 3; a row's four are one word.
+/// In a block of 32 columns and 16 rows, quad g has columns 4 g to 4 g + 3; a row's four are one word.
 #pragma once
 
-#include "kernels/cuda/language.hpp"
+#include "kernels/cuda/cuda_compat.hpp"
 #include "kernels/packed_format.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
@@ -50,11 +50,11 @@ __device__ inline unsigned looked_up(unsigned indices) {
   return __byte_perm(low, high, ((selectors & 0x8888U) >> 1) | 0x3210U);
 }
 
-/// Group `g` of `R` rows from `first` on, signed bytes.
+/// Quad `g` of `R` rows from `first` on, signed bytes.
 template <tensor_type T, unsigned R>
-__device__ inline row_words<R> group_rows(const std::byte* block, unsigned g, unsigned first) {
+__device__ inline row_words<R> quad_rows(const std::byte* block, unsigned g, unsigned first) {
   constexpr packed::format f = packed::format_of(T);
-  const auto plane = [&](std::size_t offset) { return load_rows<R>(block + offset + first * packed::group_columns); };
+  const auto plane = [&](std::size_t offset) { return load_rows<R>(block + offset + first * packed::quad_columns); };
   row_words<R> out{};
   if constexpr (f.bytes) {
     const auto bytes = plane(g * packed::vector_bytes);
@@ -119,7 +119,7 @@ __device__ inline row_scales<R> unit_scales(const std::byte* unit, unsigned firs
   float d[R];
   load_halves<R>(unit + first * sizeof(std::uint16_t), d);
   const auto bytes = [&](std::size_t header, unsigned j) {
-    return load_bytes<R>(unit + header + j * packed_row_group + first);
+    return load_bytes<R>(unit + header + j * panel_rows + first);
   };
   if constexpr (T == q4_1 || T == q5_1) {
     load_halves<R>(unit + h + first * sizeof(std::uint16_t), out.minimum);

@@ -1,4 +1,4 @@
-// The account of one device: internal to the ledger, which locks around it.
+// What the arbiter counts of one device: internal to it, which locks around it.
 #pragma once
 
 #include "memory/arbiter.hpp"
@@ -12,9 +12,9 @@
 
 namespace tropilla::detail {
 
-class account {
+class arbiter_device {
 public:
-  explicit account(const device_setup& setup);
+  explicit arbiter_device(const device_setup& setup);
 
   /// The bytes that a request takes. Requests are compared with the budget first, since rounding may wrap.
   [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
@@ -34,12 +34,12 @@ public:
   void unplace(const lease::block& b) noexcept;
   /// Counts a block that was placed.
   void enter(const lease::block& b);
-  /// Takes a block out of the account.
+  /// Takes a block out of the sums.
   void leave(const lease::block& b) noexcept;
   void set_budget(std::size_t budget);
   [[nodiscard]] device_usage describe() const;
 
-  const std::string* name = nullptr; ///< the ledger's key
+  const std::string* name = nullptr; ///< the arbiter's key
   std::byte* base = nullptr;
   pool blocks;
   device_usage usage; ///< waiters: counted where they are queued and answered
@@ -58,7 +58,7 @@ private:
   std::function<std::optional<std::string>(std::size_t, std::size_t)> commit_;
   std::function<void(std::size_t, std::size_t)> trim_;
   std::map<const std::byte*, std::size_t> outside_; ///< leases of each memory outside
-  std::size_t most_budget_ = 0;
+  std::size_t max_budget_ = 0;
   bool trimming_ = false;  ///< the budget is lower than it was
   std::size_t cached_ = 0; ///< while trimming, at least the free bytes that still have pages
 };

@@ -47,7 +47,7 @@ constexpr unsigned warps_of_block(unsigned warps) {
 /// Enqueues `kernel` on `stream` (a `cudaStream_t`); `shared_bytes` are those of TROPILLA_DYNAMIC_SHARED. Whether it
 /// could be launched is `cudaGetLastError`'s to say.
 ///
-/// Kernels overlap, so each one has to call `wait_for_kernels_before` in all of its threads that do anything, and may
+/// Kernels overlap, so each one has to call `griddepcontrol_wait` in all of its threads that do anything, and may
 /// do before only what needs nothing but its parameters and weights.
 template <class... Parameters, class... Arguments>
 void launch_with_shared(void* stream, dim3 grid, unsigned threads, [[maybe_unused]] std::size_t shared_bytes,
@@ -55,8 +55,8 @@ void launch_with_shared(void* stream, dim3 grid, unsigned threads, [[maybe_unuse
 #ifdef TROPILLA_EMULATE_CUDA
   emulation::run_or_keep(stream, [=] { emulation::run(grid, threads, [&] { kernel(arguments...); }); });
 #else
-  constexpr std::size_t most_undeclared = std::size_t{48} << 10;
-  if (shared_bytes > most_undeclared) // Each GPU has to be told. What fails here fails the launch, too.
+  constexpr std::size_t max_undeclared = std::size_t{48} << 10;
+  if (shared_bytes > max_undeclared) // Each GPU has to be told. What fails here fails the launch, too.
     (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -78,14 +78,14 @@ void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters
 
 /// Until all that was enqueued before has been computed, and can be read. The next kernel's blocks may begin, where
 /// there is room, once all of this one's have come here.
-__device__ inline void wait_for_kernels_before() {
+__device__ inline void griddepcontrol_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 /// Asks for the cache line at `at`, of which nothing is needed yet.
-__device__ inline void fetch_ahead([[maybe_unused]] const std::byte* at) {
+__device__ inline void prefetch_l2([[maybe_unused]] const std::byte* at) {
 #ifdef __CUDA_ARCH__
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 #endif

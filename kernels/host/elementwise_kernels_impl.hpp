@@ -1,9 +1,9 @@
-/// The kernels of `row_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
+/// The kernels of `elementwise_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
 ///
 /// Everything here depends on that type, so that no function compiled for one machine is used on another.
 #pragma once
 
-#include "kernels/host/row_kernels.hpp"
+#include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/simd16_math.hpp"
 #include "kernels/kv_cache.hpp"
 
@@ -12,7 +12,7 @@
 namespace tropilla::host {
 
 template <class V>
-struct row_kernels_of {
+struct elementwise_kernels_of {
   using vec = typename V::vec;
   static constexpr std::size_t w = V::width;
   static_assert(activation_block == 2 * w && row_piece == 4 * w && kv_block == 2 * w);
@@ -181,8 +181,8 @@ struct row_kernels_of {
     }
   }
 
-  static constexpr row_kernels table{inverse_rms, store_scaled, store_plain, store_swiglu,
-                                     rotate,      to_half,      to_bf16,     to_q8};
+  static constexpr elementwise_kernels table{inverse_rms, store_scaled, store_plain, store_swiglu,
+                                             rotate,      to_half,      to_bf16,     to_q8};
 };
 
 } // namespace tropilla::host

@@ -6,23 +6,23 @@
 //
 // A lane has 96 sums of a chunk and as many of all chunks before, which is what decides the 192 inputs. Limits, on an
 // H100: a stage is 40 KiB for 768 cycles of tensor cores, 53 bytes a cycle, and the second-level cache gives about 30.
-#include "kernels/cuda/matrix_words.hpp"
+#include "kernels/cuda/mma.hpp"
 #include "kernels/cuda/products.hpp"
-#include "kernels/cuda/warpgroup_words.hpp"
+#include "kernels/cuda/wgmma.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
 
 constexpr unsigned warpgroups = 2, threads_of_block = warpgroups * warpgroup_size;
-constexpr unsigned groups_of_warpgroup = warpgroup_rows / rows_of_group;
-constexpr unsigned groups_of_block = warpgroups * groups_of_warpgroup;
+constexpr unsigned panels_of_warpgroup = warpgroup_rows / rows_of_panel;
+constexpr unsigned panels_of_block = warpgroups * panels_of_warpgroup;
 constexpr unsigned inputs_of_block = warpgroup_columns;
 constexpr unsigned stage_columns = tile_columns * tile_side;
-static_assert(cuda::warpgroups_multiply(tensor_type::bf16, cuda::most_few_inputs + 1, stage_columns* chunks),
+static_assert(cuda::wgmma_fits(tensor_type::bf16, cuda::max_few_inputs + 1, stage_columns* chunks),
               "chunks are of whole stages");
 
 struct alignas(128) stage {
-  std::byte weights[groups_of_block * 2][tile_row_bytes]; // of eight rows each
+  std::byte weights[panels_of_block * 2][tile_row_bytes]; // of eight rows each
   std::byte inputs[inputs_of_block / tile_side][tile_row_bytes];
 };
 
@@ -39,7 +39,7 @@ constexpr unsigned piece_bytes = sizeof(uint4); // of a copy
 /// Where a thread's share of the stages comes from.
 class stage_source {
 public:
-  /// The warp copies the row group whose rows it multiplies, `weights`; of `count` inputs `x` the block has its own.
+  /// The warp copies the panel whose rows it multiplies, `weights`; of `count` inputs `x` the block has its own.
   __device__ stage_source(const std::byte* weights, unsigned columns, const std::byte* x, unsigned count)
       : weights_(weights), columns_(columns), first_tile_(blockIdx.x * (inputs_of_block / tile_side)),
         tiles_((count + tile_side - 1) / tile_side), x_(x) {}
@@ -48,23 +48,23 @@ public:
 
   __device__ void start(unsigned number, stage& to) const {
     const unsigned warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
-    constexpr unsigned column_bytes = rows_of_group * 2;
+    constexpr unsigned column_bytes = rows_of_panel * 2;
     TROPILLA_UNROLL
     for (unsigned i = 0; i < 2 * stage_columns / warp_size; ++i) {
       // Eight lanes have as many columns of half of the rows: they write to different banks.
       const unsigned column = (i * 2 + lane / 16) * tile_side + lane % 8, half = lane / 8 % 2;
-      start_copy(to.weights[warp * 2 + half] + column * piece_bytes,
-                 weights_ + std::size_t{number * stage_columns + column} * column_bytes + half * piece_bytes, true);
+      cp_async(to.weights[warp * 2 + half] + column * piece_bytes,
+               weights_ + std::size_t{number * stage_columns + column} * column_bytes + half * piece_bytes, true);
     }
     constexpr unsigned pieces_of_tiles = tile_row_bytes / piece_bytes; // of eight inputs
     TROPILLA_UNROLL
     for (unsigned i = threadIdx.x; i < inputs_of_block / tile_side * pieces_of_tiles; i += threads_of_block) {
       const unsigned tile = first_tile_ + i / pieces_of_tiles, piece = i % pieces_of_tiles;
       const bool there = tile < tiles_;
-      start_copy(to.inputs[i / pieces_of_tiles] + piece * piece_bytes,
-                 x_ + std::size_t{there ? tile : 0} * columns_ * (tile_side * 2) + number * tile_row_bytes +
-                     piece * piece_bytes,
-                 there);
+      cp_async(to.inputs[i / pieces_of_tiles] + piece * piece_bytes,
+               x_ + std::size_t{there ? tile : 0} * columns_ * (tile_side * 2) + number * tile_row_bytes +
+                   piece * piece_bytes,
+               there);
     }
   }
 
@@ -75,7 +75,7 @@ private:
   const std::byte* x_;
 };
 
-/// Sums of the warp's row group and the block's inputs.
+/// Sums of the warp's panel and the block's inputs.
 template <bool Bf16>
 __device__ __forceinline__ void sum_stages(ring& stages, const stage_source& source, warpgroup_sums& total) {
   const unsigned warpgroup = threadIdx.x / warpgroup_size;
@@ -98,14 +98,14 @@ __device__ __forceinline__ void sum_stages(ring& stages, const stage_source& sou
       TROPILLA_UNROLL
       for (unsigned k = 0; k < stage_columns / warpgroup_depth; ++k) {
         const unsigned at = k * (warpgroup_depth / tile_side) * tile_bytes;
-        start_product<Bf16>(acc, now.weights[warpgroup * (warpgroup_rows / tile_side)] + at, now.inputs[0] + at,
-                            s + k != first);
+        wgmma_async<Bf16>(acc, now.weights[warpgroup * (warpgroup_rows / tile_side)] + at, now.inputs[0] + at,
+                          s + k != first);
       }
       end_products();
       begin(s + stages_ahead);
       wait_for_products<1>();
     }
-    wait_for_sums(acc);
+    wgmma_wait(acc);
     TROPILLA_UNROLL
     for (unsigned n = 0; n < warpgroup_columns / tile_side; ++n)
       for (unsigned i = 0; i < 4; ++i)
@@ -113,7 +113,7 @@ __device__ __forceinline__ void sum_stages(ring& stages, const stage_source& sou
   }
 }
 
-/// Calls `f(input, row of the row group, n, i)` for the lane's sums `[n][i]` that are of one of `count` inputs.
+/// Calls `f(input, row of the panel, n, i)` for the lane's sums `[n][i]` that are of one of `count` inputs.
 template <class F>
 __device__ __forceinline__ void each_of_lane(unsigned count, F f) {
   const unsigned lane = threadIdx.x % warp_size;
@@ -127,35 +127,35 @@ __device__ __forceinline__ void each_of_lane(unsigned count, F f) {
 
 template <bool Bf16>
 __global__ void __launch_bounds__(threads_of_block, 1) multiply_stages(products p, const std::byte* x, unsigned count) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   TROPILLA_DYNAMIC_SHARED(ring, stages);
-  const unsigned number = blockIdx.y * groups_of_block + threadIdx.x / warp_size;
-  const group_of_product group(p, min(number, p.groups - 1));
+  const unsigned number = blockIdx.y * panels_of_block + threadIdx.x / warp_size;
+  const panel_of_product panel(p, min(number, p.panels - 1));
   warpgroup_sums total = {};
-  sum_stages<Bf16>(stages, stage_source(group.weights(), p.columns, x, count), total);
-  if (number < p.groups)
+  sum_stages<Bf16>(stages, stage_source(panel.weights(), p.columns, x, count), total);
+  if (number < p.panels)
     each_of_lane(count,
-                 [&](unsigned input, unsigned row, unsigned n, unsigned i) { group.store(input, row, total[n][i]); });
+                 [&](unsigned input, unsigned row, unsigned n, unsigned i) { panel.store(input, row, total[n][i]); });
 }
 
 struct gated_product {
   const std::byte* gate;
   const std::byte* up;
-  std::size_t group_bytes;
+  std::size_t panel_bytes;
   float* out;
   std::size_t stride;
-  unsigned rows, groups, columns;
+  unsigned rows, panels, columns;
 };
 
 /// One warpgroup has gates, the other what they gate.
 template <bool Bf16>
 __global__ void __launch_bounds__(threads_of_block, 1)
     multiply_gated(gated_product p, const std::byte* x, unsigned count) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   TROPILLA_DYNAMIC_SHARED(ring, stages);
   const bool gates = threadIdx.x < warpgroup_size;
-  const unsigned group = blockIdx.y * groups_of_warpgroup + threadIdx.x % warpgroup_size / warp_size;
-  const std::byte* const weights = (gates ? p.gate : p.up) + min(group, p.groups - 1) * p.group_bytes;
+  const unsigned panel = blockIdx.y * panels_of_warpgroup + threadIdx.x % warpgroup_size / warp_size;
+  const std::byte* const weights = (gates ? p.gate : p.up) + min(panel, p.panels - 1) * p.panel_bytes;
   warpgroup_sums total = {};
   sum_stages<Bf16>(stages, stage_source(weights, p.columns, x, count), total);
 
@@ -167,9 +167,9 @@ __global__ void __launch_bounds__(threads_of_block, 1)
   if (!gates)
     each_of_lane(count, [&](unsigned, unsigned, unsigned n, unsigned i) { passed[n][i][thread] = total[n][i]; });
   __syncthreads();
-  if (gates && group < p.groups)
+  if (gates && panel < p.panels)
     each_of_lane(count, [&](unsigned input, unsigned row, unsigned n, unsigned i) {
-      row += group * rows_of_group;
+      row += panel * rows_of_panel;
       if (row < p.rows)
         p.out[input * p.stride + row] = swiglu(total[n][i], passed[n][i][thread]);
     });
@@ -180,7 +180,7 @@ constexpr unsigned round_threads = 256;
 template <bool Bf16>
 __global__ void __launch_bounds__(round_threads)
     round_into_tiles(const float* x, std::size_t stride, unsigned count, unsigned columns, std::byte* out) {
-  wait_for_kernels_before();
+  griddepcontrol_wait();
   const unsigned pieces = columns / tile_side; // of an input
   const std::size_t i = std::size_t{blockIdx.x} * round_threads + threadIdx.x;
   const std::size_t tile = i / (tile_side * pieces);
@@ -214,17 +214,17 @@ void with_rounded(void* stream, const activation_parts& input, unsigned count, u
     as.template operator()<false>();
 }
 
-/// Blocks for all inputs, and for all row groups, of which one takes `together`.
-dim3 blocks_for(unsigned count, unsigned groups, unsigned together) {
-  return {(count + inputs_of_block - 1) / inputs_of_block, (groups + together - 1) / together};
+/// Blocks for all inputs, and for all panels, of which one takes `together`.
+dim3 blocks_for(unsigned count, unsigned panels, unsigned together) {
+  return {(count + inputs_of_block - 1) / inputs_of_block, (panels + together - 1) / together};
 }
 
 } // namespace
 
-void multiply_by_warpgroups(void* stream, const activation_parts& input, unsigned count, tensor_type type,
-                            const products& p, std::byte* rounded) {
+void gemm_wgmma(void* stream, const activation_parts& input, unsigned count, tensor_type type, const products& p,
+                std::byte* rounded) {
   with_rounded(stream, input, count, p.columns, type, rounded, [&]<bool Bf16>() {
-    launch_with_shared(stream, blocks_for(count, p.groups, groups_of_block), threads_of_block, sizeof(ring),
+    launch_with_shared(stream, blocks_for(count, p.panels, panels_of_block), threads_of_block, sizeof(ring),
                        multiply_stages<Bf16>, p, rounded, count);
   });
 }
@@ -235,14 +235,14 @@ void gated_linear(void* stream, const activation_parts& input, std::size_t rows,
   const auto count = static_cast<unsigned>(rows);
   const gated_product p{gate.data,
                         up.data,
-                        w.group_bytes,
+                        w.panel_bytes,
                         out.full,
                         out.full_stride,
                         static_cast<unsigned>(w.rows),
-                        static_cast<unsigned>(w.row_groups()),
+                        static_cast<unsigned>(w.panels()),
                         static_cast<unsigned>(w.columns)};
   with_rounded(stream, input, count, p.columns, w.type, rounded, [&]<bool Bf16>() {
-    launch_with_shared(stream, blocks_for(count, p.groups, groups_of_warpgroup), threads_of_block, sizeof(ring),
+    launch_with_shared(stream, blocks_for(count, p.panels, panels_of_warpgroup), threads_of_block, sizeof(ring),
                        multiply_gated<Bf16>, p, rounded, count);
   });
 }

@@ -18,7 +18,7 @@ namespace tropilla {
 
 /// Two places that take turns, so that one group is read while another is copied; and places of groups that stay in the
 /// processor's memory once they were read.
-class landings {
+class staging_buffers {
 public:
   /// A group's until it was delivered.
   struct place {
@@ -34,12 +34,12 @@ public:
     std::size_t largest = 0; ///< bytes of a group
     std::size_t kept = 0;    ///< bytes of groups that stay
   };
-  /// Bytes of the buffer that a loader's landings need.
+  /// Bytes of the buffer that a loader's staging_buffers need.
   [[nodiscard]] static std::size_t buffer_bytes(const sizes& s) noexcept;
   /// `buffer`: of `dev.make_host_buffer`. `freed` is called, on any thread, when a place is free again; `notice` as
   /// `runtime_config::on_notice`, or empty.
-  landings(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer, std::function<void()> freed,
-           std::function<void(std::string_view)> notice);
+  staging_buffers(device& dev, const sizes& s, std::shared_ptr<std::byte> buffer, std::function<void()> freed,
+                  std::function<void(std::string_view)> notice);
 
   /// `sizes::beside` bytes.
   [[nodiscard]] std::byte* beside() const noexcept { return buffer_.get(); }
