@@ -147,7 +147,7 @@ struct compute_state {
       if (there[g] || asked[g] || (streamed && (!current || g < next || g >= step_end)))
         continue;
       asked[g] = true;
-      ask(self, setup.prefetcher, need_group{g})
+      ask(self, setup.pipeline.prefetcher, need_group{g})
           .then(
               [this, streamed, asked_in = epoch, step = steps](const group_ready& m) {
                 if (asked_in == epoch)
@@ -202,7 +202,7 @@ struct compute_state {
   void release_before(std::size_t end) {
     for (std::size_t g = 0; g < end; ++g)
       if (drop(g))
-        tell(self, setup.prefetcher, release_group{g});
+        tell(self, setup.pipeline.prefetcher, release_group{g});
   }
 
   void drop_streamed() {
@@ -265,7 +265,7 @@ struct compute_state {
   }
 
   void resume(const resume_weights& m) {
-    setup.prefetcher = m.prefetcher;
+    setup.pipeline = m.pipeline;
     follow(m.weights, m.kept);
     suspended = false;
     if (suspend_if_wanted())
@@ -308,7 +308,7 @@ struct compute_state {
     const bool output = !current->logit_rows.empty();
     step_end = output ? layout.end_group() : std::min(layout.end_group(), layout.norm_group());
     if (weights->placement->plan.ring_slots > 0)
-      tell(self, setup.prefetcher, begin_step{output});
+      tell(self, setup.pipeline.prefetcher, begin_step{output});
     if (next == 0)
       look_up_embedding_rows();
     else
@@ -322,7 +322,7 @@ struct compute_state {
     rows_there = !weights->placement->layout.embedding_on_disk();
     if (rows_there)
       return;
-    ask(self, setup.prefetcher, look_up_embedding{current, setup.space->floats(buffer::hidden)})
+    ask(self, setup.pipeline.loader, look_up_embedding{current, setup.space->floats(buffer::hidden)})
         .then(
             [this, asked_in = epoch, step = steps](const embedding_ready&) {
               if (asked_in != epoch || step != steps)
@@ -378,7 +378,7 @@ struct compute_state {
     setup.log.log(why.code() == errc::device_failed ? log_level::error : log_level::warning,
                   "{}: a step of {} tokens is given up: {}", setup.dev->name(), current->ids.size(), why.what());
     drop_streamed();
-    tell(self, setup.prefetcher, abandon_step{});
+    tell(self, setup.pipeline.prefetcher, abandon_step{});
     settle([&](auto& p) { p.deliver(to_caf(why)); });
   }
 

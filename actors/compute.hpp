@@ -18,7 +18,7 @@ struct compute_setup {
   std::shared_ptr<const weight_placement> weights;
   const llama_workspace* space = nullptr; ///< these outlive the actor
   device* dev = nullptr;
-  prefetcher_actor prefetcher;
+  weight_pipeline pipeline;
   std::shared_ptr<transfer_meter> meter;
   tracer* trace = nullptr;
   std::shared_ptr<std::atomic<std::uint64_t>> progress{}; ///< counts its jobs

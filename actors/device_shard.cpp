@@ -55,24 +55,6 @@ std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, s
   }
 }
 
-/// Of what a replica adds: its weights are the original's, but for a ring.
-memory_plan make_replica_plan(const weight_placement& weights, const plan_input& input) {
-  auto plan = make_plan(input);
-  plan.streamed = weights.plan.streamed;
-  plan.ring_slots = weights.plan.ring_slots;
-  plan.slot_bytes = weights.plan.slot_bytes;
-  std::erase_if(plan.items, [](const plan_item& item) { return item.why == purpose::weights; });
-  for (std::size_t i = 0; i < plan.ring_slots; ++i)
-    plan.items.push_back({purpose::ring, fmt::format("slot {}", i), plan.slot_bytes});
-  plan.total = 0;
-  plan.by_purpose = {};
-  for (const auto& item : plan.items) {
-    plan.by_purpose[static_cast<std::size_t>(item.why)] += item.bytes;
-    plan.total += item.bytes;
-  }
-  return plan;
-}
-
 } // namespace
 
 std::string above_limit(std::size_t budget, const memory_limit& limit) {
@@ -107,7 +89,7 @@ device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t conte
   input.shape.request_bytes = default_request_bytes(input.shape.sequences, input.shape.context);
   auto adds = make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev));
   adds.request_bytes = input.request_bytes(adds.context);
-  mine->plan = make_replica_plan(*theirs.weights, adds);
+  mine->plan = make_replica_plan(adds, theirs.weights->plan);
   mine->spare_bytes = 0;
   weights = std::move(mine);
   kept_ = std::move(theirs.leases);
@@ -224,8 +206,8 @@ void device_shard::start(const device_shard* next) {
 
 void device_shard::spawn_compute(std::vector<lease> kept) {
   compute->set(cast::spawn_compute(
-      *shared_.system, {pipeline->weights(), space_.get(), dev.get(), pipeline->get().prefetcher, meter_, shared_.trace,
-                        progress_, std::move(kept), pages, copies_, next_ ? next_->compute : nullptr,
+      *shared_.system, {pipeline->weights(), space_.get(), dev.get(), pipeline->get(), meter_, shared_.trace, progress_,
+                        std::move(kept), pages, copies_, next_ ? next_->compute : nullptr,
                         next_ ? next_->dev.get() : nullptr, shared_.log_of(log_component::compute)}));
   shared_.log_of(log_component::supervisor).debug("compute of {} begins", name());
 }

@@ -112,7 +112,7 @@ struct loader_state {
                             std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     if (setup.on_progress && counted_bytes(group) > 0)
       setup.on_progress(progress);
-    flight.promise.deliver(group_loaded{group, event{}}); // packed: an empty event is done
+    flight.promise.deliver(group_loaded{group});
   }
   void succeed(row_flight& flight) { flight.promise.deliver(embedding_ready{}); }
 

@@ -29,7 +29,6 @@ struct memory_manager_state {
   memory_manager_actor::behavior_type behaviour() {
     return {
         [this](const acquire_memory& m) -> caf::result<memory_granted> { return acquire(m.request); },
-        [this](const query_memory&) -> caf::result<memory_usage> { return memory_usage{arbiter->usage()}; },
         [this](const grant_settled& m) { settle(m); },
     };
   }

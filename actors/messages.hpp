@@ -29,12 +29,6 @@ struct memory_granted {
   lease bytes;
 };
 
-/// Anyone -> memory_manager. Answered with `memory_usage`.
-struct query_memory {};
-struct memory_usage {
-  std::vector<device_usage> devices;
-};
-
 /// The memory_manager to itself, from whatever thread the arbiter answered on.
 struct grant_settled {
   std::uint64_t id = 0;
@@ -42,8 +36,7 @@ struct grant_settled {
   std::string refused; ///< why
 };
 
-using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory),
-                                         caf::result<memory_usage>(query_memory), caf::result<void>(grant_settled)>;
+using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<void>(grant_settled)>;
 
 // -- weights: compute asks its prefetcher, the prefetcher asks the loader ---------------------------------------------
 
@@ -55,10 +48,9 @@ struct load_group {
 };
 struct group_loaded {
   std::size_t group = 0;
-  event ready; ///< what wants to read the group waits for this
 };
 
-/// Compute -> prefetcher -> loader, where the embedding's rows are not in memory: those of a step's tokens.
+/// Compute -> loader, where the embedding is not in memory: the rows of a step's tokens.
 /// Answered with `embedding_ready`; fails with io_error or malformed_file.
 struct look_up_embedding {
   std::shared_ptr<const step> work;
@@ -84,7 +76,6 @@ struct need_group {
 struct group_ready {
   std::size_t group = 0;
   lease weights;
-  event ready;
 };
 
 /// Compute -> prefetcher, for a streamed group: no job reads it any more, its slot may take the next one.
@@ -105,9 +96,17 @@ struct abandon_step {};
 /// Anyone (the arbiter's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.
 struct shrink_ring {};
 
-using prefetcher_actor = typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
-                                     caf::result<void>(begin_step), caf::result<void>(abandon_step),
-                                     caf::result<void>(shrink_ring), caf::result<embedding_ready>(look_up_embedding)>;
+using prefetcher_actor =
+    typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group), caf::result<void>(begin_step),
+                caf::result<void>(abandon_step), caf::result<void>(shrink_ring)>;
+
+/// The actors of a device that bring weights. They are replaced together: they hold nothing that can't be had again,
+/// and know each other.
+struct weight_pipeline {
+  memory_manager_actor memory_manager;
+  loader_actor loader;
+  prefetcher_actor prefetcher;
+};
 
 // -- steps: the scheduler asks compute and the sampler ----------------------------------------------------------------
 
@@ -157,7 +156,7 @@ struct weights_suspended {
 /// Supervisor -> compute: go on where the step stands.
 struct resume_weights {
   std::shared_ptr<const weight_placement> weights;
-  prefetcher_actor prefetcher;
+  weight_pipeline pipeline;
   std::vector<lease> kept;
 };
 

@@ -64,7 +64,6 @@ struct prefetcher_state {
         [this](const begin_step& m) { begin(m); },
         [this](const abandon_step&) { abandon(); },
         [this](const shrink_ring&) { shrink(); },
-        [this](const look_up_embedding& m) -> caf::result<embedding_ready> { return look_up(m); },
     };
   }
 
@@ -95,9 +94,9 @@ struct prefetcher_state {
       if (!s->held)
         s->delivered = depth_clock::now();
       s->held = true;
-      promise.deliver(group_ready{index, slot_of(index)->memory, event{}});
+      promise.deliver(group_ready{index, slot_of(index)->memory});
     } else {
-      promise.deliver(group_ready{index, groups[index].weights, event{}});
+      promise.deliver(group_ready{index, groups[index].weights});
     }
   }
 
@@ -337,16 +336,6 @@ struct prefetcher_state {
         break;
       }
     drop_slot();
-  }
-
-  // -- the rest ----
-
-  caf::typed_response_promise<embedding_ready> look_up(const look_up_embedding& m) const {
-    const auto promise = std::make_shared<pending_response<embedding_ready>>(self);
-    ask(self, setup.loader, m)
-        .then([promise](const embedding_ready& done) { promise->deliver(done); },
-              [promise](const caf::error& e) { promise->deliver(e); });
-    return promise->promise();
   }
 
   prefetcher_actor::pointer self;

@@ -6,8 +6,6 @@
 #define TROPILLA_CAST_MESSAGES(X)                                                                                      \
   X(acquire_memory)                                                                                                    \
   X(memory_granted)                                                                                                    \
-  X(query_memory)                                                                                                      \
-  X(memory_usage)                                                                                                      \
   X(grant_settled)                                                                                                     \
   X(load_group)                                                                                                        \
   X(group_loaded)                                                                                                      \

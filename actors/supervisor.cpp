@@ -196,7 +196,7 @@ struct supervisor_state {
     const auto there = std::ranges::count_if(then.kept, [](const lease& l) { return static_cast<bool>(l); });
     setup.log.debug("{}: {} of {} weight groups are kept, the others are read", setup.device, there,
                     weights->layout.groups.size());
-    tell(self, setup.compute->get(), resume_weights{weights, setup.pipeline->get().prefetcher, std::move(then.kept)});
+    tell(self, setup.compute->get(), resume_weights{weights, setup.pipeline->get(), std::move(then.kept)});
     if (!changed)
       return;
     if (refusal)

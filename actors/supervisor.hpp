@@ -18,13 +18,6 @@
 
 namespace tropilla::cast {
 
-/// Those who bring weights. Replaced together: they hold nothing that can't be had again, and know each other.
-struct weight_pipeline {
-  memory_manager_actor memory_manager;
-  loader_actor loader;
-  prefetcher_actor prefetcher;
-};
-
 /// The pipeline of the moment and what it works by, for whoever has to end it, or to take over, after the supervisor
 /// ended.
 class current_pipeline {

@@ -226,7 +226,7 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
   for (const std::size_t n : s.rows)
     stride += n;
   const buffer out(rows * stride * sizeof(float));
-  const std::size_t worker_scratch = (linear_scratch_bytes(s.columns) + 63) / 64 * 64;
+  const std::size_t worker_scratch = (linear_scratch_bytes() + 63) / 64 * 64;
   const buffer scratch(worker_scratch * t.workers());
   const linear_table& table = linear_kernels(o.isa);
 

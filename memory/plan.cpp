@@ -86,6 +86,47 @@ residency choose_residency(std::span<const weight_group> groups, std::span<const
   return smallest;
 }
 
+/// Adds items to plans of one input.
+class plan_sums {
+public:
+  explicit plan_sums(const plan_input& input) : input_(input) {}
+
+  [[nodiscard]] std::size_t rounded(std::size_t bytes) const {
+    return align_up(checked_sum(bytes, input_.alignment) - input_.alignment, input_.alignment);
+  }
+  void add(memory_plan& plan, purpose why, std::string name, std::size_t bytes) const {
+    if (bytes == 0)
+      return;
+    plan.items.push_back({why, std::move(name), rounded(bytes)});
+    plan.by_purpose[static_cast<std::size_t>(why)] += rounded(bytes);
+    plan.total = checked_sum(plan.total, rounded(bytes));
+  }
+  void add_ring(memory_plan& plan, std::size_t slots, std::size_t slot_bytes) const {
+    for (std::size_t i = 0; i < slots; ++i)
+      add(plan, purpose::ring, fmt::format("slot {}", i), slot_bytes);
+    plan.ring_slots = slots;
+    plan.slot_bytes = slot_bytes;
+  }
+  [[nodiscard]] memory_plan without_weights() const {
+    memory_plan plan;
+    plan.device = input_.device;
+    if (input_.kv_page_tokens > 0 && input_.context > 0) {
+      plan.kv_pages = (input_.context - 1) / input_.kv_page_tokens + 1;
+      add(plan, purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input_.kv_page_tokens),
+          checked_product(plan.kv_pages, align_up(input_.kv_page_bytes, input_.alignment)));
+    }
+    plan.activations = assign_offsets(input_.activations, input_.alignment);
+    add(plan, purpose::activations, fmt::format("{} buffers", input_.activations.size()), plan.activations.bytes);
+    add(plan, purpose::workspace, "tables and scratch", input_.workspace_bytes);
+    add(plan, purpose::staging, "loader", input_.staging_bytes);
+    add(plan, purpose::requests, "prompts, replies, page tables", input_.request_bytes);
+    return plan;
+  }
+
+private:
+  const plan_input& input_;
+};
+
 } // namespace
 
 offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t alignment) {
@@ -127,42 +168,26 @@ offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t
 }
 
 memory_plan make_plan(const plan_input& input) {
-  memory_plan plan;
-  plan.device = input.device;
-  const auto rounded = [&](std::size_t bytes) {
-    return align_up(checked_sum(bytes, input.alignment) - input.alignment, input.alignment);
-  };
-  const auto add = [&](purpose why, std::string name, std::size_t bytes) {
-    if (bytes == 0)
-      return;
-    plan.items.push_back({why, std::move(name), rounded(bytes)});
-    plan.by_purpose[static_cast<std::size_t>(why)] += rounded(bytes);
-    plan.total = checked_sum(plan.total, rounded(bytes));
-  };
-  if (input.kv_page_tokens > 0 && input.context > 0) {
-    plan.kv_pages = (input.context - 1) / input.kv_page_tokens + 1;
-    add(purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input.kv_page_tokens),
-        checked_product(plan.kv_pages, align_up(input.kv_page_bytes, input.alignment)));
-  }
-  plan.activations = assign_offsets(input.activations, input.alignment);
-  add(purpose::activations, fmt::format("{} buffers", input.activations.size()), plan.activations.bytes);
-  add(purpose::workspace, "tables and scratch", input.workspace_bytes);
-  add(purpose::staging, "loader", input.staging_bytes);
-  add(purpose::requests, "prompts, replies, page tables", input.request_bytes);
-
+  const plan_sums sums(input);
+  memory_plan plan = sums.without_weights();
   std::vector<std::size_t> bytes;
   for (const auto& g : input.groups)
-    bytes.push_back(rounded(g.bytes));
+    bytes.push_back(sums.rounded(g.bytes));
   const std::size_t room = input.budget > plan.total ? input.budget - plan.total : 0;
   auto weights = choose_residency(input.groups, bytes, room, input.budget > 0);
   for (std::size_t i = 0; i < bytes.size(); ++i)
     if (!weights.streamed[i])
-      add(purpose::weights, input.groups[i].name, input.groups[i].bytes);
-  for (std::size_t i = 0; i < weights.slots; ++i)
-    add(purpose::ring, fmt::format("slot {}", i), weights.slot_bytes);
+      sums.add(plan, purpose::weights, input.groups[i].name, input.groups[i].bytes);
   plan.streamed = std::move(weights.streamed);
-  plan.ring_slots = weights.slots;
-  plan.slot_bytes = weights.slot_bytes;
+  sums.add_ring(plan, weights.slots, weights.slot_bytes);
+  return plan;
+}
+
+memory_plan make_replica_plan(const plan_input& input, const memory_plan& original) {
+  const plan_sums sums(input);
+  memory_plan plan = sums.without_weights();
+  plan.streamed = original.streamed;
+  sums.add_ring(plan, original.ring_slots, original.slot_bytes);
   return plan;
 }
 

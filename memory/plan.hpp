@@ -79,6 +79,10 @@ struct memory_plan {
 /// of its neighbours to hide behind. When even that does not fit, the plan is the smallest one, and exceeds the budget.
 [[nodiscard]] memory_plan make_plan(const plan_input& input);
 
+/// What a replica adds to the plan of its `original`: everything but the weights, and a ring of as many slots. The
+/// groups and the budget of `input` are not looked at.
+[[nodiscard]] memory_plan make_replica_plan(const plan_input& input, const memory_plan& original);
+
 /// Throws `error` (over_budget) with the missing bytes, the largest purposes and the smallest budget that works.
 /// `set_by`: what limits the device, where nobody gave the budget.
 void require_fits(const memory_plan& plan, std::size_t budget, std::string_view set_by = {});

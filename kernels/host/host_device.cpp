@@ -89,12 +89,12 @@ std::size_t host_device::activation_bytes(activation_kind kind, std::size_t rows
   return activation_buffer_bytes(precise_ ? activation_kind::full : kind, rows, width);
 }
 
-std::size_t host_device::scratch_bytes(std::size_t, std::size_t width, std::size_t) const noexcept {
-  return host_scratch::bytes(team_.workers(), width);
+std::size_t host_device::scratch_bytes(std::size_t, std::size_t, std::size_t) const noexcept {
+  return host_scratch::bytes(team_.workers());
 }
 
 void host_device::set_scratch(std::byte* scratch, std::size_t bytes) {
-  const std::size_t least = host_scratch::bytes(team_.workers(), 0);
+  const std::size_t least = host_scratch::bytes(team_.workers());
   if (bytes < least)
     throw error(errc::internal, fmt::format("{} got {} bytes of scratch and needs {} or more", name_, bytes, least));
   scratch_ = host_scratch::divide(scratch, bytes, team_.workers());

@@ -13,8 +13,8 @@ constexpr std::size_t round_down(std::size_t n) noexcept {
 
 } // namespace
 
-std::size_t host_scratch::bytes(std::size_t workers, std::size_t width) noexcept {
-  const std::size_t linear = round_down(linear_scratch_bytes(width) + 63);
+std::size_t host_scratch::bytes(std::size_t workers) noexcept {
+  const std::size_t linear = round_down(linear_scratch_bytes() + 63);
   return workers * (attention_bytes + shared_bytes + linear);
 }
 

@@ -35,9 +35,9 @@ struct host_scratch {
   std::byte* base = nullptr;
   std::size_t linear_bytes = 0; ///< of one worker, for `linear`
 
-  /// Bytes for `workers` workers and matrices of up to `width` columns.
-  [[nodiscard]] static std::size_t bytes(std::size_t workers, std::size_t width) noexcept;
-  /// Divides `bytes` (at least `bytes(workers, 0)`) from `base` on.
+  /// Bytes for `workers` workers.
+  [[nodiscard]] static std::size_t bytes(std::size_t workers) noexcept;
+  /// Divides `bytes` (at least `bytes(workers)`) from `base` on.
   [[nodiscard]] static host_scratch divide(std::byte* base, std::size_t bytes, std::size_t workers) noexcept;
 
   [[nodiscard]] float* attention(std::size_t worker) const noexcept;

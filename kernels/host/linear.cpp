@@ -307,7 +307,7 @@ const linear_table& linear_kernels(std::string_view isa) {
   throw error(errc::invalid_argument, fmt::format("unknown instruction set \"{}\"; use scalar, avx2 or avx512", isa));
 }
 
-std::size_t linear_scratch_bytes(std::size_t /*max_columns*/) noexcept {
+std::size_t linear_scratch_bytes() noexcept {
   return tile_bytes + sums_bytes + gated_bytes;
 }
 

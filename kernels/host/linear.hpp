@@ -69,8 +69,8 @@ struct linear_table {
 /// "scalar", "avx2" or "avx512"; does not ask whether the machine has it. Throws `error` (invalid_argument) for others.
 [[nodiscard]] const linear_table& linear_kernels(std::string_view isa);
 
-/// Scratch of one worker, 64-byte aligned, for matrices of up to `max_columns` columns.
-[[nodiscard]] std::size_t linear_scratch_bytes(std::size_t max_columns) noexcept;
+/// Bytes of one worker's scratch, 64-byte aligned, for matrices of any width.
+[[nodiscard]] std::size_t linear_scratch_bytes() noexcept;
 
 /// `out[r] (+)= input[r] * weight^T` for each target and the first `rows` rows of `input`. Every worker calls it with
 /// the same arguments and its own scratch; the workers share the work, and there is no barrier at the end. `precise`

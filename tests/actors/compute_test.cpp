@@ -1,4 +1,4 @@
-// Compute alone, over a prefetcher that brings nothing: what it asks for, and when.
+// Compute alone, over a loader and a prefetcher that bring nothing: what it asks for, and when.
 #include "actors/compute.hpp"
 #include "actors/runtime_impl.hpp"
 #include "tests/support/fake_actors.hpp"
@@ -8,6 +8,7 @@
 #include <future>
 
 using namespace tropilla;
+using testing::fake_loader;
 using testing::fake_prefetcher;
 using testing::fake_script;
 
@@ -36,12 +37,12 @@ struct small_device {
   }
   [[nodiscard]] const prepared_model::shard& shard() const { return model.shards.front(); }
 
-  [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::prefetcher_actor& prefetcher) const {
+  [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::weight_pipeline& pipeline) const {
     cast::compute_setup setup;
     setup.weights = shard().weights;
     setup.space = space.get();
     setup.dev = shard().dev.get();
-    setup.prefetcher = prefetcher;
+    setup.pipeline = pipeline;
     setup.meter = std::make_shared<transfer_meter>();
     setup.progress = std::make_shared<std::atomic<std::uint64_t>>();
     setup.copies = std::make_shared<cast::host_copies>();
@@ -60,10 +61,12 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   const small_device device;
   cast::system system;
   const auto script = std::make_shared<fake_script>(false);
-  const auto prefetcher = cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system.get(), script);
+  cast::weight_pipeline pipeline;
+  pipeline.loader = cast::spawn<cast::loader_actor, fake_loader>(system.get(), script);
+  pipeline.prefetcher = cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system.get());
   std::promise<void> done;
   device.shard().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
-  const auto compute = device.spawn(system.get(), prefetcher);
+  const auto compute = device.spawn(system.get(), pipeline);
 
   const auto work = std::make_shared<step>();
   work->ids = {1};
@@ -75,11 +78,12 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   // These stand behind the step, and behind what it makes compute ask for: who answers them knows of it.
   cast::ask(self.ptr(), compute, cast::await_weights{})
       .receive([](cast::weights_resident) {}, [](caf::error&) { FAIL("there are no weights"); });
-  (void)cast::ask_and_wait<cast::group_ready>(system.get(), prefetcher, cast::need_group{0});
+  (void)cast::ask_and_wait<cast::group_loaded>(system.get(), pipeline.loader, cast::load_group{});
   CHECK(script->asked == 0);
   done.set_value();
   script->wait_until_asked();
   cast::end_and_wait(system.get(), compute);
-  cast::end_and_wait(system.get(), prefetcher);
+  cast::end_and_wait(system.get(), pipeline.prefetcher);
+  cast::end_and_wait(system.get(), pipeline.loader);
   device.shard().dev->compute_stream().synchronize();
 }

@@ -8,6 +8,7 @@
 
 using namespace tropilla;
 using testing::fake_compute;
+using testing::fake_loader;
 using testing::fake_prefetcher;
 using testing::fake_sampler;
 using testing::fake_script;
@@ -49,21 +50,6 @@ struct fake_scheduler {
   }
 
   std::shared_ptr<told> heard;
-};
-
-struct fake_loader {
-  static constexpr const char* actor_name = "loader";
-  explicit fake_loader(cast::loader_actor::pointer) {}
-
-  cast::loader_actor::behavior_type behaviour() {
-    return {
-        [](const cast::load_group& m) -> caf::result<cast::group_loaded> {
-          return cast::group_loaded{m.group, {}};
-        },
-        [](const cast::look_up_embedding&) -> caf::result<cast::embedding_ready> { return cast::embedding_ready{}; },
-        [](const cast::transfer_done&) {},
-    };
-  }
 };
 
 /// A supervisor and whom it watches.
@@ -159,8 +145,8 @@ private:
   }
   cast::weight_pipeline spawn_pipeline() {
     return {cast::spawn_memory_manager(system_.get(), arbiter_),
-            cast::spawn<cast::loader_actor, fake_loader>(system_.get()),
-            cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get(), std::make_shared<fake_script>())};
+            cast::spawn<cast::loader_actor, fake_loader>(system_.get(), std::make_shared<fake_script>()),
+            cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system_.get())};
   }
 
   cast::system system_;

@@ -77,30 +77,43 @@ struct fake_sampler {
   std::vector<cast::pending_response<cast::tokens_drawn>> kept; ///< answers that it never gives
 };
 
-/// Whether its script answers is said of rows; groups are always there, and empty.
+/// Groups are always there, and empty.
 struct fake_prefetcher {
   static constexpr const char* actor_name = "prefetcher";
-  fake_prefetcher(cast::prefetcher_actor::pointer s, std::shared_ptr<fake_script> of) : self(s), play(std::move(of)) {}
+  explicit fake_prefetcher(cast::prefetcher_actor::pointer) {}
 
   cast::prefetcher_actor::behavior_type behaviour() {
     return {
         [](const cast::need_group& m) -> caf::result<cast::group_ready> {
-          return cast::group_ready{m.group, {}, {}};
+          return cast::group_ready{m.group, {}};
         },
         [](const cast::release_group&) {},
         [](const cast::begin_step&) {},
         [](const cast::abandon_step&) {},
         [](const cast::shrink_ring&) {},
+    };
+  }
+};
+
+/// Loads nothing. Its script says whether it answers who asks for rows of the embedding.
+struct fake_loader {
+  static constexpr const char* actor_name = "loader";
+  fake_loader(cast::loader_actor::pointer s, std::shared_ptr<fake_script> of) : self(s), play(std::move(of)) {}
+
+  cast::loader_actor::behavior_type behaviour() {
+    return {
+        [](const cast::load_group& m) -> caf::result<cast::group_loaded> { return cast::group_loaded{m.group}; },
         [this](const cast::look_up_embedding&) -> caf::result<cast::embedding_ready> {
           play->count();
           if (!play->answers)
             return rows.emplace_back(self).promise();
           return cast::embedding_ready{};
         },
+        [](const cast::transfer_done&) {},
     };
   }
 
-  cast::prefetcher_actor::pointer self;
+  cast::loader_actor::pointer self;
   std::shared_ptr<fake_script> play;
   std::vector<cast::pending_response<cast::embedding_ready>> rows; ///< answers that it never gives
 };

@@ -93,7 +93,7 @@ inline std::vector<variant> variants() {
 inline void with_ops(const kernel_set& kernels, std::size_t workers, bool precise,
                      const std::function<void(ops&)>& job) {
   team t(workers, "test");
-  const aligned_bytes memory(host_scratch::bytes(workers, 256));
+  const aligned_bytes memory(host_scratch::bytes(workers));
   const auto scratch = host_scratch::divide(memory.data(), memory.size(), workers);
   t.run([&](worker_context& worker) {
     host_ops o(worker, kernels, scratch, precise);

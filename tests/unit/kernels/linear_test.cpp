@@ -32,9 +32,9 @@ std::vector<const linear_table*> tables() {
 
 /// Calls `f(worker, its scratch)` on every worker of a team.
 template <class F>
-void on_workers(std::size_t workers, std::size_t columns, F&& f) {
+void on_workers(std::size_t workers, F&& f) {
   team t(workers, "test");
-  const std::size_t scratch = (linear_scratch_bytes(columns) + 63) / 64 * 64;
+  const std::size_t scratch = (linear_scratch_bytes() + 63) / 64 * 64;
   aligned_bytes memory(workers * scratch);
   t.run([&](worker_context& worker) {
     f(worker, memory.data() + worker.worker() * scratch);
@@ -44,7 +44,7 @@ void on_workers(std::size_t workers, std::size_t columns, F&& f) {
 
 void run(const linear_table& table, std::size_t workers, const activation& input, bool precise, std::size_t rows,
          std::span<const linear_target> targets) {
-  on_workers(workers, input.width, [&](worker_context& worker, std::byte* scratch) {
+  on_workers(workers, [&](worker_context& worker, std::byte* scratch) {
     linear(table, worker, scratch, input, precise, rows, targets);
   });
 }
@@ -225,7 +225,7 @@ TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]"
                                         (width + row_piece - 1) / row_piece, row_of(expected.parts, r));
           for (const std::size_t workers : {1, 3}) {
             const stored_rows out(rows, width);
-            on_workers(workers, columns, [&](worker_context& worker, std::byte* scratch) {
+            on_workers(workers, [&](worker_context& worker, std::byte* scratch) {
               gated_linear(*table, scalar::rows(), worker, scratch, x.stored, false, rows, gate.view(), up.view(),
                            out.stored);
             });
