@@ -1,4 +1,5 @@
-// One lock around plain devices. Answers are collected under it and given after it, and reclaimers are asked after it.
+// Implements the arbiter with one lock around plain devices. Answers are collected under the lock and given after it;
+// reclaimers are asked without it, too.
 #include "memory/arbiter.hpp"
 
 #include "memory/arbiter_device.hpp"

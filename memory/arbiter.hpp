@@ -1,4 +1,4 @@
-/// The arbiter of every device: budgets, pools, leases, waiters by priority, high-water marks.
+/// `memory_arbiter` decides which bytes of each device go to whom: budgets, pools, leases, waiters by priority.
 #pragma once
 
 #include "memory/lease.hpp"
@@ -18,11 +18,11 @@
 
 namespace tropilla {
 
-/// Who goes first when bytes come back. Higher values first; equal ones in order of arrival.
+/// The order in which waiters get bytes that come back: higher values first, equal ones in order of arrival.
 enum class priority : std::uint8_t { background = 0, normal = 1, urgent = 2 };
 
-/// Bytes that lie elsewhere and count all the same: a mapped file that processes share, the allocator's. Several leases
-/// of the same address count once.
+/// Memory that lies outside the pool and still counts against the budget: a mapped file that processes share, the
+/// allocator's. Several leases of the same address count once.
 struct outside_memory {
   std::byte* data = nullptr;             ///< what `lease::data` returns; null: nowhere in particular
   std::shared_ptr<void> keep_alive = {}; ///< goes with the last copy of the lease
@@ -44,7 +44,7 @@ struct refusal {
   std::string message;
 };
 
-/// What the arbiter is told about a device.
+/// Describes a device to the arbiter: its reservation, its budget, and how its pages come and go.
 struct device_setup {
   std::string name;
   std::byte* base = nullptr; ///< of the reservation; may be null in tests
@@ -54,12 +54,12 @@ struct device_setup {
   /// `base` is ordinary memory that reads as zeros until it is written and outlives the arbiter: builds with assertions
   /// or AddressSanitizer poison what is free (`pool::poison`).
   bool host_memory = false;
-  /// The bytes [offset, offset + bytes) of the reservation are about to be used. Empty: they may; else why the device
-  /// has no memory for them ("the device has no memory left"), and they are not. Called with the arbiter's lock held:
-  /// it must not call the arbiter.
+  /// Called when the bytes [offset, offset + bytes) of the reservation are about to be used. Empty: they may be; else
+  /// the reason why the device has no memory for them ("the device has no memory left"), and they are not used. Called
+  /// with the arbiter's lock held: it must not call the arbiter.
   std::function<std::optional<std::string>(std::size_t offset, std::size_t bytes)> commit = {};
-  /// The free bytes [offset, offset + bytes) of the reservation need no pages: the budget is lower than it was, and
-  /// what is in use and what lies free with pages would exceed it. May name bytes that have none. Called with the
+  /// Called when the free bytes [offset, offset + bytes) of the reservation need no pages: the budget was lowered, and
+  /// used bytes and free bytes with pages together would exceed it. May name bytes that have none. Called with the
   /// arbiter's lock held, so that nobody gets the bytes meanwhile: it must not call the arbiter, and not throw.
   std::function<void(std::size_t offset, std::size_t bytes)> trim = {};
 };
@@ -78,18 +78,19 @@ struct device_usage {
   pool_statistics pool;
 };
 
-/// Grants, queues or refuses. Every member function may be called from any thread, also from the callbacks of
-/// waiters and from reclaimers, which run without the arbiter's lock. Leases keep the arbiter alive.
+/// Grants, queues or refuses requests for bytes of devices. Every member function may be called from any thread, also
+/// from the callbacks of waiters and from reclaimers, which run without the arbiter's lock. Leases keep the arbiter
+/// alive.
 ///
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
 /// when nothing is granted until enough came back.
 ///
-/// Liveness: a queued request is answered as long as those who hold leases give them back. One who holds leases while
-/// it waits in `acquire` for more breaks that: two of them can wait for each other for ever. So whoever needs several
-/// blocks, on whatever devices, asks for all of them with `acquire_all`. Whoever needs more while it holds some uses
-/// `try_acquire`, which never waits, and when that is refused gives back what it holds and asks for all of it with
-/// `acquire_all` (a sequence that is preempted and computed again). Waiters are served in one order for all devices,
-/// and nobody is overtaken by an equal on a device that both need, so nobody starves.
+/// Liveness: a queued request is answered as long as those who hold leases give them back. A caller that holds leases
+/// while it waits in `acquire` for more breaks that: two such callers can wait for each other for ever. So a caller
+/// that needs several blocks, on one device or more, asks for all of them with `acquire_all`. A caller that needs more
+/// while it holds some uses `try_acquire`, which never waits; when that is refused, it gives back what it holds and
+/// asks for everything with `acquire_all` (a sequence that is preempted and computed again). Waiters are served in one
+/// order for all devices, and nobody is overtaken by an equal on a device that both need, so nobody starves.
 class memory_arbiter : public std::enable_shared_from_this<memory_arbiter> {
 public:
   using grant = std::variant<lease, refusal>;
@@ -113,7 +114,8 @@ public:
   /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
 
-  /// As `acquire`, for all of the requests or none: while it waits, it holds nothing. The highest rank counts.
+  /// As `acquire`, for all of the requests or none: nothing is held while it waits. The highest priority among them
+  /// counts.
   ticket acquire_all(std::vector<memory_request> requests, std::function<void(grants)> done);
 
   /// Refuses a queued request; false when it was answered already.
@@ -124,19 +126,19 @@ public:
   /// `device_setup::trim`. Throws `error` (invalid_argument) for an unknown device or above the reservation.
   void set_budget(const std::string& device, std::size_t budget);
 
-  /// Registers one who can give bytes of a device back. Among equals, who registered first is asked first.
+  /// Registers a function that can give bytes of a device back. Among equals, the one registered first is asked first.
   /// Throws `error` (invalid_argument) for an unknown device.
   [[nodiscard]] reclaim_registration add_reclaimer(const std::string& device, reclaimable what, reclaimer ask);
-  /// Asks the reclaimers for what is short, if anything is. For one whose bytes have become reclaimable (a sequence
-  /// that is idle from now on, a prefix that enters a cache): waiters may be there already. Otherwise cheap.
-  /// Throws `error` (invalid_argument) for an unknown device.
+  /// Asks the reclaimers for what is short, if anything is. Called when bytes have become reclaimable (a sequence that
+  /// is idle from now on, a prefix that enters a cache): waiters may be there already. Otherwise cheap. Throws `error`
+  /// (invalid_argument) for an unknown device.
   void press(const std::string& device);
 
   [[nodiscard]] device_usage usage(const std::string& device) const;
   [[nodiscard]] std::vector<device_usage> usage() const;
 
-  /// For tests of what a refusal does: the `n`-th acquisition from now is refused, of whatever kind, counting each
-  /// `acquire_all` as one. 0 refuses none.
+  /// For tests of refusals: the `n`-th acquisition from now is refused, of whatever kind, counting each `acquire_all`
+  /// as one. 0 refuses none.
   void refuse_acquisition(std::uint64_t n);
 
 private:

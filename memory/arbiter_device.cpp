@@ -1,4 +1,4 @@
-// What one device has, by purpose, and what the system gets back after the budget shrank.
+// Counts the bytes of one device by purpose and, after its budget shrank, gives pages of free bytes back to the system.
 #include "memory/arbiter_device.hpp"
 
 #include "memory/lease_block.hpp"

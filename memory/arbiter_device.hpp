@@ -1,4 +1,4 @@
-// What the arbiter counts of one device: internal to it, which locks around it.
+// `arbiter_device` counts the bytes of one device by purpose. Internal to the arbiter, which locks around it.
 #pragma once
 
 #include "memory/arbiter.hpp"
@@ -18,7 +18,7 @@ public:
 
   /// The bytes that a request takes. Requests are compared with the budget first, since rounding may wrap.
   [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
-  /// What it takes from the budget now: nothing for memory outside that is leased already, which is counted once.
+  /// The bytes that a request takes from the budget now: none for outside memory that is leased already.
   [[nodiscard]] std::size_t taken_by(const memory_request& r) const noexcept {
     return r.outside && r.outside->data && outside_.contains(r.outside->data) ? 0 : rounded(r);
   }
@@ -29,7 +29,7 @@ public:
   [[nodiscard]] std::size_t shortage() const noexcept;
 
   enum class placing : std::uint8_t { done, no_place, no_memory };
-  /// `why`: of no_memory.
+  /// Places a block for the request. `why` gets the reason for no_memory.
   [[nodiscard]] placing place(lease::block& b, const memory_request& r, std::string& why);
   void unplace(const lease::block& b) noexcept;
   /// Counts a block that was placed.

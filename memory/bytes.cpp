@@ -1,4 +1,4 @@
-// Bytes for people and from people.
+// Formats byte counts for people and parses the ones that people write.
 #include "memory/bytes.hpp"
 #include "memory/arbiter.hpp"
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// Bytes in sentences.
+/// Formats and parses byte counts and percentages for messages and options.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +8,14 @@
 
 namespace tropilla {
 
-/// As `format_bytes`, rounded up: what `parse_bytes` makes of it is enough. For what must be given at least.
+/// As `format_bytes`, rounded up, so that `parse_bytes` of the text gives at least `bytes`. For the least value that
+/// works.
 [[nodiscard]] std::string format_bytes_up(std::size_t bytes);
 
-/// "80%", "12.5%": above 0 and up to 100, without a blank. Empty for what does not end with a percent sign. Throws
+/// "80%", "12.5%": above 0 and up to 100, without a blank. Empty when the text does not end with a percent sign. Throws
 /// `error` (invalid_argument) for any other percentage.
 [[nodiscard]] std::optional<double> parse_percent(std::string_view text);
-/// Bytes that a percentage of a limit is; at least one, for 0 is no budget.
+/// The bytes in `percent` of a limit; at least one, since a budget of 0 means none.
 [[nodiscard]] std::size_t share_of(std::size_t limit, double percent) noexcept;
 
 } // namespace tropilla

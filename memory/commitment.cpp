@@ -1,4 +1,4 @@
-// One sum, and a bit for each chunk.
+// Keeps one sum of promised bytes, and a bit for each chunk that was promised.
 #include "memory/commitment.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,5 +1,5 @@
-/// Whether there is memory for bytes that are about to be written for the first time. The system gives host memory at
-/// the first write, and where it has none left then, it ends the process: so the first writer asks first.
+/// Checks that there is memory for bytes before they are written for the first time. The system gives host memory at
+/// the first write and ends the process when it has none left, so the first writer asks first.
 #pragma once
 
 #include "memory/memory_limit.hpp"
@@ -14,10 +14,10 @@
 
 namespace tropilla {
 
-/// Counts what the devices of one runtime were promised. Any thread.
+/// Counts the bytes that the devices of one runtime were promised. Any thread.
 ///
-/// What was promised and is not yet written is in no figure of the system's: it is what was promised so far, less what
-/// the process's anonymous memory grew by since. So a promise needs
+/// No figure of the system shows what was promised and is not yet written: it is the sum of promises less the growth of
+/// the process's anonymous memory since. So a promise needs
 ///   left + (anonymous now - anonymous at the beginning) >= promised so far + bytes + what the program needs besides.
 class memory_promises {
 public:
@@ -28,11 +28,11 @@ public:
 
   /// Promises bytes, or says why not: "1.0 MiB more are needed, and ... leaves 0.5 MiB".
   [[nodiscard]] std::optional<std::string> promise(std::size_t bytes);
-  /// Promises what a plan has in one go: `draw` takes from it.
+  /// Promises all bytes of a plan at once: `draw` takes from them.
   [[nodiscard]] std::optional<std::string> promise_ahead(std::size_t bytes);
-  /// As `promise`, but what was promised ahead needs no question.
+  /// As `promise`, but takes what was promised ahead without asking again.
   [[nodiscard]] std::optional<std::string> draw(std::size_t bytes);
-  /// Bytes that were promised are nobody's any more, and the system has their pages.
+  /// Takes promised bytes back: nobody uses them any more, and the system has their pages.
   void take_back(std::size_t bytes) noexcept;
 
 private:
@@ -46,18 +46,18 @@ private:
   std::size_t ahead_ = 0; ///< of these
 };
 
-/// Which bytes of a reservation were promised, so that each is asked for once. Counted by `chunk`s, for the system
-/// gives pages of that size where it can. Any thread.
+/// Remembers which bytes of a reservation were promised, so that each is asked for once. Counts in `chunk`s, since the
+/// system gives pages of that size where it can. Any thread.
 class committed_bytes {
 public:
   static constexpr std::size_t chunk = std::size_t{2} << 20;
 
   committed_bytes(std::shared_ptr<memory_promises> promises, std::size_t reservation);
 
-  /// The bytes [offset, offset + bytes) are about to be written. Empty: they may; else why not, and nothing changed.
-  /// `planned`: they may be drawn from what was promised ahead.
+  /// Asks for the bytes [offset, offset + bytes) before they are written. Empty: they may be written; else the reason
+  /// why not, and nothing has changed. `planned`: they may be drawn from what was promised ahead.
   [[nodiscard]] std::optional<std::string> commit(std::size_t offset, std::size_t bytes, bool planned = false);
-  /// The system has the pages of these bytes again.
+  /// Notes that the system has the pages of these bytes again.
   void trim(std::size_t offset, std::size_t bytes) noexcept;
 
 private:

@@ -1,4 +1,4 @@
-// /proc/self/cgroup says which groups, /proc/self/mountinfo where they are.
+// Reads the process's groups from /proc/self/cgroup and their mount points from /proc/self/mountinfo.
 #include "memory/control_groups.hpp"
 
 #include <fstream>

@@ -1,4 +1,4 @@
-/// Where the files of this process's control groups are, of version 1 and 2.
+/// Finds the files of this process's control groups, of version 1 and 2.
 #pragma once
 
 #include <filesystem>
@@ -7,13 +7,13 @@
 
 namespace tropilla {
 
-/// Where control groups are described. Tests point it at files of their own.
+/// The system's files that describe control groups. Tests point it at files of their own.
 struct control_group_source {
   std::filesystem::path membership = "/proc/self/cgroup";
   std::filesystem::path mounts = "/proc/self/mountinfo";
 };
 
-/// A group that the process is in, by itself or because a group below it is.
+/// A control group that the process is in, directly or through a group below it.
 struct control_group {
   std::filesystem::path folder;
   int version = 2;

@@ -1,4 +1,4 @@
-// Lives in the lowest library because every layer throws it.
+// Defines `tropilla::error`. It is in the lowest library because every layer throws it.
 #include "tropilla/error.hpp"
 
 namespace tropilla {

@@ -1,4 +1,4 @@
-// Exceptions of others, as errors.
+// Turns exceptions of other libraries into `tropilla::error`.
 #include "memory/error_of.hpp"
 
 #include <new>

@@ -1,4 +1,4 @@
-/// What was thrown, as the library's own exception: for the places where exceptions stop, so that they become answers.
+/// Turns any exception into a `tropilla::error`, for the places where exceptions stop and become answers.
 #pragma once
 
 #include "tropilla/error.hpp"
@@ -7,8 +7,8 @@
 
 namespace tropilla {
 
-/// An `error` as it is, over_budget where the system refused memory, else internal. May throw `std::bad_alloc` for its
-/// sentence.
+/// Returns an `error` as it is, over_budget where the system refused memory, else internal. May throw `std::bad_alloc`
+/// for its sentence.
 [[nodiscard]] error error_of(const std::exception_ptr& thrown);
 
 } // namespace tropilla

@@ -1,4 +1,4 @@
-// The handle's few lines; giving back is the arbiter's.
+// Defines the functions of the `lease` handle; the arbiter takes the bytes back.
 #include "memory/lease_block.hpp"
 
 namespace tropilla {

@@ -1,4 +1,4 @@
-/// A handle to bytes of a device. Its last copy gives them back, on every path.
+/// A lease is a handle to bytes of a device. Its last copy gives them back, on every path.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace detail {
 class arbiter_device;
 }
 
-/// What bytes are for. The arbiter and the plan count by these.
+/// The purpose of leased bytes. The arbiter and the plan count by purpose.
 enum class purpose : std::uint8_t { weights, ring, kv, activations, workspace, staging, requests };
 inline constexpr std::size_t purpose_count = 7;
 

@@ -1,4 +1,4 @@
-// What a lease shares: internal to the arbiter.
+// The block that copies of a lease share: internal to the arbiter.
 #pragma once
 
 #include "memory/arbiter.hpp"

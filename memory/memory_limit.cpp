@@ -1,4 +1,4 @@
-// Files of the system, and a subtraction for each.
+// Reads the system's files and works out how much each limit leaves.
 #include "memory/memory_limit.hpp"
 
 #include "memory/arbiter.hpp"

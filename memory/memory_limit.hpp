@@ -1,4 +1,4 @@
-/// How much memory this process may still take, who says so, and how much of that a arbiter may have.
+/// Finds out how much memory this process may still take, what limits it, and how much of that an arbiter may have.
 #pragma once
 
 #include "memory/control_groups.hpp"
@@ -14,13 +14,13 @@ namespace tropilla {
 
 inline constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max();
 
-/// Where the system describes memory. Tests point it at files of their own.
+/// The system's files that describe memory. Tests point it at files of their own.
 struct memory_source {
   std::filesystem::path proc = "/proc"; ///< meminfo, self/status, self/limits, sys/vm/overcommit_memory
   control_group_source groups{};
 };
 
-/// Something that limits the process.
+/// One limit on the process's memory.
 struct memory_bound {
   enum class counts : std::uint8_t {
     written, ///< memory, from when it is first written
@@ -33,7 +33,7 @@ struct memory_bound {
   std::size_t swap = 0; ///< bytes beyond `left` that the machine has on its disk
 };
 
-/// What the system said at one moment.
+/// The system's figures at one moment.
 struct memory_reading {
   std::vector<memory_bound> bounds; ///< none of what limits nothing or can't be read
   std::size_t anonymous = 0;        ///< bytes that the process has written and holds; 0: unknown
@@ -55,17 +55,17 @@ private:
   std::vector<control_group> groups_;
 };
 
-/// What a program takes besides its arbiter, from when the limit is read on.
+/// Memory that a program takes besides its arbiter, counted from when the limit is read.
 struct program_needs {
   std::size_t written = 0;
   std::size_t mapped = 0;
 };
 
-/// Of a runtime for a vocabulary of so many tokens: the heap, the vocabulary, the threads' stacks, page tables, and
-/// memory that the kernel keeps per thread and core. A program that has its own needs adds them.
+/// The needs of a runtime for a vocabulary of so many tokens: the heap, the vocabulary, the threads' stacks, page
+/// tables, and memory that the kernel keeps per thread and core. A program that has its own needs adds them.
 [[nodiscard]] program_needs needs_of_runtime(std::size_t vocabulary, std::size_t thread_stack);
 
-/// What a arbiter may have.
+/// The bytes that an arbiter may have.
 struct memory_limit {
   std::size_t bytes = unlimited;
   std::string set_by;                ///< `memory_bound::who`, of the tightest; empty: nothing is known
@@ -73,10 +73,11 @@ struct memory_limit {
   std::size_t machine = unlimited;   ///< as `memory_reading::machine`
 };
 
-/// The tightest of the bounds, less what the program needs. Of addresses the pool takes an eighth more than it holds.
+/// The tightest of the bounds, less what the program needs. The pool takes an eighth more addresses than it holds
+/// bytes.
 [[nodiscard]] memory_limit limit_of(const memory_reading& reading, const program_needs& needs);
 
-/// What a pool of `bytes` must reserve at the least: one that is filled to its last byte can't find the last block.
+/// The smallest reservation for a pool of `bytes`: a pool that is filled to its last byte can't find the last block.
 [[nodiscard]] std::size_t min_reservation(std::size_t bytes) noexcept;
 
 } // namespace tropilla

@@ -1,4 +1,5 @@
-/// Every byte of a run, by device and purpose, before anything is read. Knows no models: it is given sizes.
+/// Plans every byte of a run, by device and purpose, before anything is read. It knows no models: callers give it
+/// sizes.
 #pragma once
 
 #include "memory/lease.hpp"
@@ -37,7 +38,7 @@ struct weight_group {
   bool streamable = false; ///< may come and go through the ring instead of staying
 };
 
-/// What a plan is made from.
+/// The sizes that a plan is made from.
 struct plan_input {
   std::string device;
   std::size_t alignment = 64;       ///< the pool's
@@ -59,7 +60,7 @@ struct plan_item {
   std::size_t bytes = 0; ///< rounded as the pool will
 };
 
-/// The bytes of one device.
+/// The planned bytes of one device.
 struct memory_plan {
   std::string device;
   std::vector<plan_item> items;
@@ -72,7 +73,7 @@ struct memory_plan {
   std::size_t slot_bytes = 0; ///< of each: the largest streamed group
 };
 
-/// Exact: the high-water mark of a run that follows the plan equals `total`.
+/// Makes a plan. It is exact: the high-water mark of a run that follows the plan equals `total`.
 ///
 /// With a budget that does not hold all groups, as many streamable ones stay as fit beside a ring of three slots (two
 /// where three leave no room), and the streamed ones are spread evenly between them, so that each load has the compute

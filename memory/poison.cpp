@@ -1,4 +1,5 @@
-// With AddressSanitizer by its shadow memory, else by a pattern that is looked for when the bytes are used again.
+// Poisons freed bytes through AddressSanitizer's shadow memory, or else with a pattern that is checked when the bytes
+// are used again.
 #include "memory/poison.hpp"
 
 #include <cstdint>

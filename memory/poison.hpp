@@ -1,4 +1,4 @@
-// Marks freed bytes so that their use shows: internal to the pool, for memory that the processor may touch.
+// Marks freed bytes so that their use is found. Internal to the pool, for memory that the processor may touch.
 #pragma once
 
 #include <cstddef>
@@ -19,12 +19,12 @@ inline constexpr bool poison_by_sanitizer = true;
 inline constexpr bool poison_by_sanitizer = false;
 #endif
 
-/// What freed bytes are filled with: no small integer, no ordinary float, no pointer.
+/// The byte that freed memory is filled with: no small integer, no ordinary float, no pointer.
 inline constexpr std::byte poison_pattern{0xdb};
 
 /// Makes the bytes unusable: with AddressSanitizer any access is reported, else they are filled with the pattern.
 void poison(std::byte* data, std::size_t bytes) noexcept;
-/// Before the first use: nothing is filled, because pages that were never written cost nothing.
+/// As `poison`, before the first use: nothing is filled, because pages that were never written cost nothing.
 void poison_unused(std::byte* data, std::size_t bytes) noexcept;
 /// Makes the bytes usable. Their contents are anything.
 void unpoison(std::byte* data, std::size_t bytes) noexcept;

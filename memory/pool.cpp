@@ -1,4 +1,4 @@
-// Two-level segregated fit over records that live beside the memory.
+// Implements two-level segregated fit over records that live beside the memory.
 #include "memory/pool.hpp"
 
 #include "memory/poison.hpp"

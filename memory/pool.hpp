@@ -9,7 +9,7 @@
 
 namespace tropilla {
 
-/// What a pool has done so far. Bytes.
+/// Counts of a pool since it was made. Bytes.
 struct pool_statistics {
   std::size_t capacity = 0;
   std::size_t in_use = 0;
@@ -35,9 +35,9 @@ struct pool_statistics {
 ///
 /// Streams. Work that still runs on a stream may use a block after it was freed in program order. `free_on` hands such
 /// a block to its stream, for which it is free at once, because what the stream does next comes after. For everybody
-/// else it is free when the stream has reached the point that the block was freed at. A point is a number that grows
-/// along the stream (a count of jobs, or of events recorded); the pool knows no devices, so whoever does tells it how
-/// far a stream came.
+/// else it is free when the stream has reached the point at which the block was freed. A point is a number that grows
+/// along the stream (a count of jobs, or of events recorded); the pool knows no devices, so its owner tells it how far
+/// a stream came.
 class pool {
 public:
   /// What `allocate` hands out and `free` takes back. The record spares `free` a search by offset.
@@ -46,8 +46,8 @@ public:
     std::uint32_t record = 0;
   };
 
-  /// Which end of the free memory a block is cut from. What stays for long and what comes and goes don't mix when they
-  /// come from different ends, and the free memory between them stays whole.
+  /// The end of the free memory that a block is cut from. Long-lived and short-lived blocks don't mix when they come
+  /// from different ends, and the free memory between them stays whole.
   enum class end : std::uint8_t { low, high };
 
   /// @pre `alignment` is a power of two; `capacity` is rounded down to it.
@@ -69,7 +69,7 @@ public:
   /// Returns the free bytes that the block is now part of. @pre `b` came from `allocate` and was not freed since
   /// (checked by assert).
   range free(block b) noexcept;
-  /// Calls `visit` for every stretch that is free for everybody, in no order. For as many blocks as there are.
+  /// Calls `visit` for every stretch that is free for everybody, in no order. O(number of blocks).
   void for_each_free(const std::function<void(range)>& visit) const;
 
   /// For finding bugs: from now on freed bytes are filled with a pattern, which `allocate` checks, or, in a build with
@@ -79,13 +79,13 @@ public:
   void poison(std::byte* base) noexcept;
 
   using stream = std::uint32_t;
-  /// A stream to free on. Takes a few KiB for as long as the pool lives.
+  /// Adds a stream to free on. It takes a few KiB for as long as the pool lives.
   [[nodiscard]] stream add_stream();
   /// As `allocate`, for work that is ordered on `s`: what `s` freed comes first.
   [[nodiscard]] std::optional<block> allocate_on(stream s, std::size_t bytes, end from = end::low);
   /// Frees a block that work on `s` may use until `s` reaches `point`. @pre points on a stream do not fall.
   void free_on(stream s, block b, std::uint64_t point) noexcept;
-  /// `s` has reached `point`: what it freed up to there is free for everybody. O(1) for each such block.
+  /// Notes that `s` has reached `point`: what it freed up to there is free for everybody. O(1) for each such block.
   void reached(stream s, std::uint64_t point) noexcept;
   /// The first point of `s` that a pending block waits for: what to synchronise with when `allocate` found nothing.
   [[nodiscard]] std::optional<std::uint64_t> next_point(stream s) const noexcept;

@@ -1,4 +1,4 @@
-// Registering and its end.
+// Calls a registered reclaimer, and ends its registration.
 #include "memory/reclaim_entry.hpp"
 
 namespace tropilla {

@@ -1,4 +1,4 @@
-/// Who gives bytes back when there are too few, and in which order they are asked.
+/// Reclaimers are functions that give bytes of a device back when others wait for them, asked in a fixed order.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ namespace detail {
 class arbiter_device;
 }
 
-/// What can be given back, in the order in which it is asked for: first what costs least to have again. What all of
-/// them can't cover, waits: new work last, since it asks with the lowest rank.
+/// Kinds of reclaimable bytes, in the order in which they are asked for: first what costs least to have again. If
+/// reclaiming is not enough, requests wait; new work waits longest, since it asks with the lowest priority.
 enum class reclaimable : std::uint8_t {
   prefetch_window, ///< weights that were loaded ahead: read again
   cached_prefixes, ///< keys and values that no sequence uses: perhaps never missed

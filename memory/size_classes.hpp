@@ -1,4 +1,4 @@
-// Free blocks by size: internal to the pool.
+// Keeps free blocks in lists by size class. Internal to the pool.
 #pragma once
 
 #include <array>
@@ -12,14 +12,14 @@ namespace tropilla::detail {
 using record_id = std::uint32_t;
 inline constexpr record_id none = ~record_id{0};
 
-// Sizes are counted in granules (the alignment). A first level per power of two, cut into 32 ranges, so that a block
-// is at most 1/32 larger than the class that serves it.
+// Sizes are counted in granules (the alignment). Each power of two is a first level, cut into 32 ranges, so that a
+// block is at most 1/32 larger than the class that serves it.
 inline constexpr unsigned second_bits = 5;
 inline constexpr std::size_t second_count = std::size_t{1} << second_bits;
 inline constexpr std::size_t first_count = 64 - second_bits;
 
-// Blocks of the request's own class are tried, this many, before a request is refused: the classes above may be empty
-// while one of these still fits. A constant, so that the work stays bounded.
+// So many blocks of the request's own class are tried before a request is refused: the classes above may be empty while
+// one of these still fits. A constant, so that the work stays bounded.
 inline constexpr int last_resort_tries = 16;
 
 struct size_class {
@@ -44,7 +44,8 @@ struct size_class {
   return class_of(granules);
 }
 
-/// Who may take a block: nobody (it is in use), everybody, or, as 1 + its number, a stream that freed it.
+/// The owner of a block, who may take it: nobody (it is in use), everybody, or, as 1 + its number, a stream that freed
+/// it.
 using owner_id = std::uint32_t;
 inline constexpr owner_id everybody = 0;
 inline constexpr owner_id nobody = ~owner_id{0};

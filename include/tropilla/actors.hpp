@@ -1,4 +1,4 @@
-/// For programs that have a `caf::actor_system` of their own: a model as one typed actor among theirs.
+/// Lets a program with a `caf::actor_system` of its own run a model as one typed actor among its actors.
 ///
 ///     // Asks the engine, prints the reply as it comes, and ends with it.
 ///     using client = tropilla::engine_client;
@@ -57,7 +57,7 @@ struct TROPILLA_API reply_failed {
   std::string message;
 };
 
-/// What a client must understand; handles of actors that understand more convert to it.
+/// The messages that a client must understand; handles of actors that understand more convert to it.
 using engine_client =
     typed_actor<caf::result<void>(reply_piece), caf::result<void>(reply_finished), caf::result<void>(reply_failed)>;
 

@@ -1,4 +1,4 @@
-/// The one exception type of the library: a code to act on and a sentence to read.
+/// `tropilla::error`, the library's one exception type: a code that programs branch on and a sentence for people.
 #pragma once
 
 #include "tropilla/export.hpp"
@@ -10,7 +10,7 @@
 
 namespace tropilla {
 
-/// What kind of thing went wrong. Programs branch on this; people read `error::what()`.
+/// The kind of failure. Programs branch on this; people read `error::what()`.
 enum class errc : std::uint8_t {
   invalid_argument = 1, ///< an option or parameter is out of its range
   io_error,             ///< the operating system refused a read, write, open or thread
@@ -26,8 +26,8 @@ enum class errc : std::uint8_t {
   client_failed,        ///< a callback of the client threw; the sentence has what it said
 };
 
-/// What a caller may change so that the same thing works. The sentence of an `error` says it in the library's words;
-/// a program that calls it something else (an option of its command line) adds its own.
+/// The option that a caller may change so that the same call works. The sentence of an `error` says it in the library's
+/// words; a program that calls it something else (an option of its command line) adds its own.
 enum class remedy : std::uint8_t {
   none,
   context,       ///< `runtime_config::context`

@@ -1,4 +1,4 @@
-/// Everything in the shared library is hidden but for what the public headers mark.
+/// Marks what the shared library exports. Everything that the public headers do not mark is hidden.
 #pragma once
 
 #define TROPILLA_API __attribute__((visibility("default")))

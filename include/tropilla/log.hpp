@@ -1,4 +1,4 @@
-/// What a runtime tells about its work, for a program that wants to read or keep it.
+/// Lets a program read or keep the log of a runtime's work: records, levels, components and the sink that gets them.
 ///
 ///     tropilla::runtime_config config;
 ///     config.log.sink = [](const tropilla::log_record& r) {
@@ -31,10 +31,10 @@ enum class log_level : std::uint8_t {
 
 /// "trace", "debug", "info", "warning", "error", "off".
 [[nodiscard]] TROPILLA_API std::string_view to_string(log_level level) noexcept;
-/// Empty for what is no level's name.
+/// The level of that name; empty for any other word.
 [[nodiscard]] TROPILLA_API std::optional<log_level> log_level_from_name(std::string_view name) noexcept;
 
-/// Valid during the call of the sink.
+/// One record of the log. It is valid during the call of the sink.
 struct log_record {
   std::chrono::system_clock::time_point time;
   log_level level = log_level::info;
@@ -58,11 +58,11 @@ struct component_level {
 
 struct log_options {
   log_sink sink{};                           ///< empty: nothing is logged, and no thread is started for it
-  log_level level = log_level::info;         ///< the least that is logged
-  std::vector<component_level> components{}; ///< which have another level; of two for one component the last counts
+  log_level level = log_level::info;         ///< records below it are not logged
+  std::vector<component_level> components{}; ///< other levels by component; of two for one component the last counts
 };
 
-/// The components that a runtime has, "runtime" first.
+/// Names of the components of a runtime, "runtime" first.
 [[nodiscard]] TROPILLA_API std::span<const std::string_view> log_components() noexcept;
 
 } // namespace tropilla

@@ -1,4 +1,4 @@
-/// Open a model inside a byte budget and generate text from it.
+/// Opens a model inside a byte budget and generates text from it.
 ///
 ///     tropilla::runtime rt({.model = "model.gguf"});
 ///     for (const auto& piece : rt.chat({{"user", "Why is the sky blue?"}}))
@@ -41,8 +41,8 @@ struct runtime_config {
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
   /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
   std::vector<device_budget> devices{};
-  /// Of the processor's memory, page-locked, in which weights stay that GPUs stream: read once, and copied for every
-  /// step. Of all GPUs together.
+  /// Page-locked bytes of the processor's memory, for all GPUs together: weights that GPUs stream stay there, are read
+  /// once, and are copied for every step.
   std::size_t pinned_bytes = 0;
   bool precise = false;          ///< activations stay float32: slower, for comparisons
   std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
@@ -54,22 +54,23 @@ struct runtime_config {
   /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
   std::size_t kv_tokens = 0;
   std::size_t queue_length = 4096; ///< requests that may wait; more are refused with `busy`
-  /// Of the processor's memory, planned for what requests hold: prompts, those of requests that wait included, and the
-  /// state of replies. What needs more takes it from what the budget has left, or is refused. Less than 16 bytes for
-  /// each token of the contexts of up to sixteen sequences, and 256 KiB (4 MiB where there are several), is made that.
+  /// Bytes of the processor's memory that are planned for requests: prompts, those of requests that wait included, and
+  /// the state of replies. A request that needs more takes it from what the budget has left, or is refused. Less than
+  /// 16 bytes for each token of the contexts of up to sixteen sequences, and 256 KiB (4 MiB where there are several),
+  /// is made that.
   std::size_t request_bytes = 0;
   std::size_t unread_pieces = 4096; ///< of a reply that its client does not read: then it is ended
-  /// Folder of packed weights, made where needed: what one start packs, the next maps or reads. "": none.
+  /// Folder of packed weights, made where needed: the next start maps or reads what one start packed. "": none.
   std::filesystem::path packed_cache{};
   std::string io{}; ///< how weights are read: "mmap", "direct" (O_DIRECT), "buffered"; "": as suits the plan
   std::filesystem::path trace{}; ///< write a Chrome/Perfetto trace here when the runtime closes
   /// Called on a thread of the runtime while weights load; must be quick. What it throws is dropped.
   std::function<void(const load_progress&)> on_progress{};
-  /// Called with a sentence about what goes on otherwise than asked for, or than the file says: the disk has no room
-  /// for packed weights, the vocabulary names tokens that it does not have. On any thread, those of the caller
-  /// included. Must be quick. What it throws is dropped.
+  /// Called with a sentence when the runtime does something otherwise than asked for, or than the file says: the disk
+  /// has no room for packed weights, the vocabulary names tokens that it does not have. On any thread, those of the
+  /// caller included. Must be quick. What it throws is dropped.
   std::function<void(std::string_view)> on_notice{};
-  /// What is told about the work, notices included, and to whom. Nothing, and at no cost, without a sink.
+  /// The log of the runtime's work, notices included. Without a sink nothing is logged, at no cost.
   log_options log{};
 };
 
@@ -86,7 +87,7 @@ public:
   [[nodiscard]] iterator begin();
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 
-  /// The next piece, or empty at the end. What the range is made of.
+  /// The next piece, or empty at the end. The range is made of these calls.
   [[nodiscard]] std::optional<piece> next();
   /// Stops the reply; pieces that are already there may still come. Any thread (a signal's watcher).
   void cancel() noexcept;
@@ -130,12 +131,12 @@ struct reply_callbacks {
   /// False ends the reply, as `reply_ticket::cancel` does. An exception ends it with `on_failed` (errc::client_failed);
   /// the other replies go on.
   std::function<bool(piece)> on_piece;
-  /// Then one of these, once. A cancelled reply is a finished one, whose `finish` is `cancelled`, whichever way it was
-  /// cancelled. What they throw is dropped: the reply is over.
+  /// One of these two is called once, after the last piece. A cancelled reply is a finished one, whose `finish` is
+  /// `cancelled`, whichever way it was cancelled. Exceptions from them are dropped: the reply is over.
   std::function<void(const generation_statistics&)> on_finished;
   std::function<void(const error&)> on_failed;
-  /// They return within microseconds and never wait: then they are called without a change of threads, by the runtime's
-  /// own. Where that is not so, all replies wait for them.
+  /// Promises that the callbacks return within microseconds and never wait: the runtime then calls them on its own
+  /// threads, without a change of threads. If the promise does not hold, all replies wait for them.
   bool quick = false;
 };
 
@@ -152,7 +153,7 @@ private:
   std::shared_ptr<impl> impl_;
 };
 
-/// Any thread may call any member function.
+/// An open model with its memory, threads and actors. Any thread may call any member function.
 class TROPILLA_API runtime {
 public:
   /// Reads the header, plans, and starts loading; returns before the weights are there (`wait_until_loaded`).
@@ -162,15 +163,16 @@ public:
   runtime(runtime&&) noexcept;
   runtime& operator=(runtime&&) noexcept;
 
-  /// What the runtime would hold, without reading weights. Throws as the constructor, but not over_budget. Notices go
-  /// to `runtime_config::on_notice`.
+  /// Plans the bytes that the runtime would hold, without reading weights. Throws as the constructor, but not
+  /// over_budget. Notices go to `runtime_config::on_notice`.
   [[nodiscard]] static plan_report plan(const runtime_config& config);
 
   /// Generates from token ids, as they are. Throws `error`: context_full when the prompt does not fit,
   /// invalid_argument for ids out of range, an empty prompt or impossible options, busy when others hold the memory for
   /// requests, over_budget when there never is so much.
   [[nodiscard]] generation generate(std::vector<token_id> prompt, const generation_options& options = {});
-  /// Raw text: with the model's BOS where it wants one; special tokens are recognised only when `special`.
+  /// Generates from raw text, with the model's BOS where it wants one; special tokens are recognised only when
+  /// `special`.
   [[nodiscard]] generation generate(std::string_view prompt, const generation_options& options = {},
                                     bool special = false);
   /// The assistant's answer to a conversation, through the chat template.
@@ -190,7 +192,7 @@ public:
   /// during the call. Throws as `generate`.
   void score(std::span<const token_id> ids, const std::function<void(std::size_t, std::span<const float>)>& row);
 
-  /// Text and ids. `bos` begins with the model's BOS, `special` recognises special tokens.
+  /// Converts text to ids and back. `bos` begins with the model's BOS, `special` recognises special tokens.
   [[nodiscard]] std::vector<token_id> tokenize(std::string_view text, bool bos = false, bool special = false) const;
   [[nodiscard]] std::string detokenize(std::span<const token_id> ids, bool special = false) const;
 
@@ -203,14 +205,14 @@ public:
   [[nodiscard]] load_report load() const;
   /// Gives a device another budget ("" is the only device), in the middle of replies, too: it counts from the next step
   /// on, and as many groups of weights stay as it has room for. Blocks until then. Throws `error`, and nothing changes:
-  /// over_budget when it is smaller than what works at the least, invalid_argument for an unknown device, a budget
-  /// beyond the addresses that were reserved (a quarter more than everything needs), and with replicas, theirs or of
-  /// one.
+  /// over_budget when the budget is smaller than the smallest that works, invalid_argument for an unknown device, for a
+  /// budget beyond the addresses that were reserved (a quarter more than everything needs), and when this runtime is a
+  /// replica or has replicas.
   void set_budget(std::size_t bytes, std::string_view device = {});
-  /// Writes the keys and values of the beginning of `ids` to a file, as far as they are in memory, and how many tokens
-  /// that is; whoever loads it goes on behind them at once. `note` is bytes of the program's, which come back with it.
-  /// The file takes the place of another one when it is complete, and only its owner may read it. Replies go on
-  /// meanwhile. Throws `error`: io_error, invalid_argument for ids out of range, device_failed.
+  /// Writes the keys and values of the beginning of `ids` to a file, as far as they are in memory, and returns how many
+  /// tokens that is; a runtime that loads the file goes on behind them at once. `note` is bytes of the program's, which
+  /// come back with it. The file takes the place of another one when it is complete, and only its owner may read it.
+  /// Replies go on meanwhile. Throws `error`: io_error, invalid_argument for ids out of range, device_failed.
   std::size_t save_session(const std::filesystem::path& path, std::span<const token_id> ids,
                            std::string_view note = {});
   /// Restores a session: prompts that begin with the tokens that it returns find their keys and values, as long as
@@ -219,10 +221,11 @@ public:
   /// another model, `kv_type` or `precise`; context_full when it is longer than the context, busy when replies leave
   /// too few pages; device_failed.
   std::vector<token_id> load_session(const std::filesystem::path& path, std::string* note = nullptr);
-  /// Another runtime over the same device, arbiter and weights: it computes in turn with this one and adds its own KV
-  /// pages for `context` tokens (0: as many as this one has), buffers and, where groups are streamed, a ring, inside
-  /// the same budget, but not a byte of weights that stay. Waits until they are loaded. The two may be closed in any
-  /// order. Throws `error`: over_budget when the budget has no room for what it adds, invalid_argument for the context.
+  /// Opens another runtime over the same device, arbiter and weights: it computes in turn with this one and adds its
+  /// own KV pages for `context` tokens (0: as many as this one has), buffers and, where groups are streamed, a ring,
+  /// inside the same budget, but not a byte of weights that stay. Waits until they are loaded. The two may be closed in
+  /// any order. Throws `error`: over_budget when the budget has no room for what it adds, invalid_argument for the
+  /// context.
   [[nodiscard]] runtime replicate(std::size_t context = 0) const;
   [[nodiscard]] std::size_t threads() const noexcept;
   [[nodiscard]] std::string_view isa() const noexcept;

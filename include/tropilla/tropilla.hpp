@@ -1,4 +1,4 @@
-/// The whole public interface, without actors (those are in `tropilla/actors.hpp`).
+/// Includes the whole public interface, without actors (those are in `tropilla/actors.hpp`).
 #pragma once
 
 #include "tropilla/error.hpp"   // IWYU pragma: export

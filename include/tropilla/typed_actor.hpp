@@ -1,5 +1,5 @@
-/// The little of the public interface that depends on the version of CAF: 0.17 (Debian's package) or 1.x.
-/// Signatures are written as CAF 1.x writes them, `caf::result<R>(A...)`; on 0.17 they are mapped to `replies_to`.
+/// Hides the difference between CAF 0.17 (Debian's package) and 1.x for the public interface. Signatures are written as
+/// CAF 1.x writes them, `caf::result<R>(A...)`; on 0.17 they are mapped to `replies_to`.
 #pragma once
 
 #include <caf/all.hpp>
@@ -14,7 +14,7 @@ namespace tropilla {
 
 namespace detail {
 
-/// A signature as the CAF that is there writes it.
+/// Maps a signature to the form that the installed CAF uses.
 template <class Signature>
 struct mapped_signature;
 #if CAF_MAJOR_VERSION < 1

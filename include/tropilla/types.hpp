@@ -1,4 +1,4 @@
-/// The plain data that programs exchange with a runtime.
+/// Plain data that programs exchange with a runtime: messages, options, pieces, statistics, plans and reports.
 #pragma once
 
 #include "tropilla/error.hpp"
@@ -33,11 +33,11 @@ struct sampling_options {
   std::size_t top_k = 0;    ///< keep the k most probable; 0: all
   double top_p = 1.0;       ///< keep the fewest tokens that together have this probability; 0: only the arg-max
   double min_p = 0.0;       ///< keep those with at least this share of the most probable one's probability; 0: all
-  /// Keep those whose surprise is closest to what is expected, that together have this probability (Meister et al.,
-  /// "Locally Typical Sampling", 2022); 1: all.
+  /// Keep the tokens whose surprise is closest to the expected one and that together have this probability (Meister et
+  /// al., "Locally Typical Sampling", 2022); 1: all.
   double typical_p = 1.0;
-  /// Of tokens that the prompt or the reply has: positive logits are divided by it, negative ones multiplied (Keskar et
-  /// al., "CTRL", 2019); 1: none.
+  /// For tokens that the prompt or the reply has, positive logits are divided by it and negative ones multiplied by it
+  /// (Keskar et al., "CTRL", 2019); 1: none.
   double repetition_penalty = 1.0;
   double frequency_penalty = 0.0; ///< taken from a token's logit once for each time that the reply has it
   double presence_penalty = 0.0;  ///< taken from a token's logit when the reply has it
@@ -48,21 +48,21 @@ struct sampling_options {
 };
 
 struct generation_options {
-  std::size_t max_tokens = 256; ///< of the reply, 1 at the least; it also ends where the context does
+  std::size_t max_tokens = 256; ///< of the reply, at least 1; it also ends where the context does
   sampling_options sampling{};
   std::vector<token_id> stop_tokens{}; ///< end the reply as the model's own do
   std::vector<std::string> stop{};     ///< text that ends the reply and is not part of it, across tokens too
-  /// With each piece the log-probability of its token and of the n most probable, at most 20; 0: none.
+  /// Each piece comes with the log-probability of its token and of the n most probable ones, at most 20; 0: none.
   std::size_t logprobs = 0;
   bool ignore_eos = false; ///< go on past the tokens that end a reply (benchmarks)
-  /// Replies to the same prompt, which is computed once. The first is what a request for one would give; each other
-  /// draws from a seed of its own.
+  /// Number of replies to the same prompt, which is computed once. The first is what a request for one would give; each
+  /// other draws from a seed of its own.
   std::size_t outputs = 1;
   int priority = 0;            ///< among requests that wait, and when memory runs out: higher ones are served first
   double deadline_seconds = 0; ///< from submission: among equal priorities the earliest is served first; 0: none
   double timeout_seconds = 0;  ///< from submission: then the reply fails with `timed_out`; 0: none
-  /// At the context's end: false ends the reply; true forgets half of the tokens behind the first `context_keep`,
-  /// computes the rest again in their new places, and goes on.
+  /// What happens at the context's end: false ends the reply; true forgets half of the tokens behind the first
+  /// `context_keep`, computes the rest again in their new places, and goes on.
   bool context_shift = false;
   std::size_t context_keep = 0;
 };
@@ -92,7 +92,7 @@ struct piece {
   std::optional<finish_reason> finish{}; ///< with the last piece of an output that came to its end: why
 };
 
-/// What a reply cost; of all outputs together, where there are several. Times in seconds.
+/// Time and tokens that a reply took, for all of its outputs together. Times in seconds.
 struct generation_statistics {
   std::size_t prompt_tokens = 0;
   std::size_t reused_tokens = 0; ///< of the prompt, whose KV was still there
@@ -109,19 +109,19 @@ struct generation_statistics {
   [[nodiscard]] double prefill_rate() const noexcept {
     return prefill_seconds > 0 ? static_cast<double>(prompt_tokens - reused_tokens) / prefill_seconds : 0;
   }
-  /// max(load, compute) / elapsed: 1 when whichever takes longer never waits for the other.
+  /// max(load, compute) / elapsed: 1 when the longer of the two never waits for the other.
   [[nodiscard]] double overlap_efficiency() const noexcept {
     const double compute = prefill_compute_seconds + compute_seconds;
     const double load = prefill_load_seconds + load_seconds;
     const double elapsed = prefill_seconds + decode_seconds;
     return elapsed > 0 ? (load > compute ? load : compute) / elapsed : 0;
   }
-  /// The share of decode_seconds in which neither was computed nor, if that takes longer, read.
+  /// The share of decode_seconds beyond the longer of computing and reading.
   [[nodiscard]] double decode_overhead() const noexcept {
     const double busy = load_seconds > compute_seconds ? load_seconds : compute_seconds;
     return decode_seconds > busy ? 1 - busy / decode_seconds : 0;
   }
-  /// Tokens per second after the first.
+  /// Tokens per second after the first token.
   [[nodiscard]] double decode_rate() const noexcept {
     return decode_seconds > 0 && generated_tokens > 1 ? static_cast<double>(generated_tokens - 1) / decode_seconds : 0;
   }
@@ -140,9 +140,9 @@ struct device_plan {
   std::string name; ///< "host:0"
   std::size_t total_bytes = 0;
   std::size_t budget_bytes = 0; ///< that was given or, where none was, the plan's total, or the limit if that is less
-  /// The most that devices of this kind may lease together, as the system has it when the plan is made; the largest
-  /// number where nothing is known. Of the host: its available memory, its control groups' limits, RLIMIT_AS and
-  /// RLIMIT_DATA, less what is used and what the program needs besides.
+  /// Bytes that devices of this kind may lease together at most, by the system's figures when the plan is made; the
+  /// largest number where nothing is known. For the host: its available memory, its control groups' limits, RLIMIT_AS
+  /// and RLIMIT_DATA, less what is used and what the program needs besides.
   std::size_t limit_bytes = 0;
   std::string limit_set_by; ///< "the memory limit of 200.0 MiB of the control group /sys/fs/cgroup/a"; empty: unknown
 };
@@ -168,13 +168,13 @@ struct plan_report {
   std::size_t ring_slots = 0;     ///< that streamed groups pass through; 0: all stay
   std::size_t slot_bytes = 0;     ///< of each: the largest streamed group
   std::size_t request_bytes = 0;  ///< for what requests hold, of the processor's memory
-  /// Of the processor's memory besides, which no budget counts, about: code, stacks, vocabulary.
+  /// Bytes of the processor's memory that no budget counts, roughly: code, stacks, vocabulary.
   std::size_t outside_bytes = 0;
   std::vector<device_plan> devices; ///< in the order of the layers
   std::string refusal;              ///< what opening a runtime would say (over_budget); empty: the plan fits
 };
 
-/// What may be leased on a device.
+/// The bytes that may be leased on a device.
 struct device_budget {
   std::string name;      ///< "host:0", "cuda:0"
   std::size_t bytes = 0; ///< 0, of a device alone: what the plan needs, or its limit, if that is less

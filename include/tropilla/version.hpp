@@ -1,4 +1,4 @@
-/// The version of these headers. CMake, the installed package and `tropilla --version` read it here.
+/// The version of these headers. CMake, the installed package and `tropilla --version` read it from here.
 #pragma once
 
 #define TROPILLA_VERSION_MAJOR 0
