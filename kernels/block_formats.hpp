@@ -1,4 +1,4 @@
-/// The blocks of quantised tensors as they lie in GGUF files.
+/// Defines the blocks of quantised tensors as they lie in GGUF files.
 ///
 /// Source: ggml's block structures (`ggml-common.h`), checked against PyPI's `gguf.quants`. All are little-endian and
 /// at even offsets only, so read them with `std::memcpy` or from memory that is aligned to two bytes.

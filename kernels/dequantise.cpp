@@ -1,4 +1,4 @@
-// Blocks to float32, each format as its formula reads: the reference for every kernel.
+// Converts blocks to float32, each format as its formula reads: the reference for every kernel.
 #include "kernels/tensor_type.hpp"
 
 #include "kernels/block_formats.hpp"

@@ -1,4 +1,4 @@
-// What a device is that has the processor's own memory.
+// Default implementations of `device`, for devices that have the processor's own memory.
 #include "kernels/device.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,5 +1,5 @@
-/// The seam between tropilla and a device: memory, streams, events and `ops`. Nothing above it knows which device it
-/// has.
+/// The seam between tropilla and a device: memory, streams, events and `ops`. Code above it does not know which device
+/// it uses.
 #pragma once
 
 #include "kernels/ops.hpp"
@@ -29,7 +29,7 @@ public:
   /// `f` must be short and must not throw.
   void then(std::function<void()> f) const;
 
-  /// For implementations of devices: an event that is not done, and marking it done.
+  /// For implementations of devices: makes an event that is not done, and marks it done.
   [[nodiscard]] static event make();
   void complete() const;
 
@@ -47,7 +47,7 @@ public:
   virtual void enqueue(std::function<void()> job) = 0;
   /// Marks this point; done when everything enqueued before is.
   [[nodiscard]] virtual event record() = 0;
-  /// What is enqueued from now on runs after `e`.
+  /// Makes everything that is enqueued from now on run after `e`.
   virtual void wait(event e) = 0;
   /// Blocks until everything enqueued before is done. Not for the stream's own thread, which would wait for itself.
   virtual void synchronize() = 0;
@@ -63,8 +63,8 @@ public:
   virtual ~device() = default;
 
   [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "host:0"
-  /// Whether the processor reads and writes this device's memory as its own. Where not, `upload` and `download` do, and
-  /// what is behind the seam never follows a pointer into it.
+  /// Whether the processor reads and writes this device's memory as its own. Where not, `upload` and `download` copy,
+  /// and code above the seam never follows a pointer into it.
   [[nodiscard]] virtual bool host_memory() const noexcept { return true; }
   /// Copies from the processor's memory into the device's, or back, and waits until it is done. Any thread, beside
   /// compute jobs. Throws `error` (device_failed).
@@ -75,19 +75,20 @@ public:
   /// Copies from another device's memory, where nothing writes meanwhile, and waits until it is done. Any thread.
   /// Throws `error` (device_failed). @pre takes_from(other)
   virtual void copy_from(const device& other, const std::byte* from, std::byte* to, std::size_t bytes);
-  /// Memory of the processor that is copied from and to fast; given back with the last handle. Throws `error`
-  /// (over_budget) when the system has none left.
+  /// Allocates memory of the processor from and to which copies are fast; given back with the last handle. Throws
+  /// `error` (over_budget) when the system has none left.
   [[nodiscard]] virtual std::shared_ptr<std::byte> make_host_buffer(std::size_t bytes);
 
   /// Reserves address space for a pool; pages are taken when first written, or by `commit`. Called once.
   /// Throws `error` (io_error) when the system refuses. The device owns the reservation.
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
-  /// Bytes of the reservation are about to be used. False: the device has no memory for them. Any thread.
+  /// Called before bytes of the reservation are used. False: the device has no memory for them. Any thread.
   [[nodiscard]] virtual bool commit(std::byte*, std::size_t) noexcept { return true; }
-  /// Bytes of the reservation will be written soon: their pages may be made now, on the caller's thread. Any thread.
+  /// Called when bytes of the reservation will be written soon: their pages may be made now, on the caller's thread.
+  /// Any thread.
   virtual void prefault(std::byte*, std::size_t) noexcept {}
-  /// The bytes of the reservation hold nothing that is wanted: their pages go back to the system, as far as whole pages
-  /// lie in them. Any thread.
+  /// Gives pages of the reservation back to the system, as far as whole pages lie in these bytes, which hold nothing
+  /// that is wanted. Any thread.
   virtual void trim(std::byte* begin, std::size_t bytes) noexcept = 0;
   /// A stream for copies and repacking, on a thread of its own.
   [[nodiscard]] virtual std::unique_ptr<stream> make_stream(std::string name) = 0;
@@ -99,7 +100,7 @@ public:
   [[nodiscard]] virtual std::size_t workers() const noexcept = 0;
   /// The instruction set or architecture that it computes with: "avx2".
   [[nodiscard]] virtual std::string_view isa() const noexcept = 0;
-  /// Sizes of what `ops` needs, for the plan. See `ops.hpp`.
+  /// Sizes of the buffers that `ops` needs, for the plan. See `ops.hpp`.
   [[nodiscard]] virtual std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                                      std::size_t width) const noexcept = 0;
   /// Scratch that ops use inside, for steps of up to `rows` rows whose sequences have up to `pages` pages between them,
@@ -108,9 +109,10 @@ public:
                                                   std::size_t pages) const noexcept = 0;
   /// Hands over the scratch (64-byte aligned) before the first job.
   virtual void set_scratch(std::byte* scratch, std::size_t bytes) = 0;
-  /// Counts up in the middle of a job, too, where that can be seen (on the host). Any thread.
+  /// A counter that grows while jobs run, in the middle of a job, too, where that can be seen (on the host). Any
+  /// thread.
   [[nodiscard]] virtual std::uint64_t beats() const noexcept { return 0; }
-  /// What made the device unusable: jobs from then on compute nothing that counts. Any thread.
+  /// The error that made the device unusable: jobs from then on compute nothing that counts. Any thread.
   [[nodiscard]] virtual std::optional<error> failure() const { return std::nullopt; }
 };
 

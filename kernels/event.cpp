@@ -1,4 +1,4 @@
-// Events: a flag to wait for, and what to call when it is set.
+// Implements events: a flag to wait for, and the functions to call when it is set.
 #include "kernels/device.hpp"
 
 #include <atomic>

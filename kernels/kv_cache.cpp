@@ -1,4 +1,4 @@
-// The names of the KV cache's types.
+// Names of the KV cache's types.
 #include "kernels/kv_cache.hpp"
 
 namespace tropilla {

@@ -1,4 +1,4 @@
-/// The paged KV cache: what a page holds, in which precision, and where.
+/// Defines the paged KV cache: what a page holds, in which precision, and where.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ enum class kv_type : std::uint8_t {
 
 /// "f16", "bf16", "q8_0".
 [[nodiscard]] std::string_view to_string(kv_type type) noexcept;
-/// Empty for any other word.
+/// The type of that name; empty for any other word.
 [[nodiscard]] std::optional<kv_type> kv_type_from_name(std::string_view name) noexcept;
 
 /// Tokens per page.
@@ -34,7 +34,7 @@ inline constexpr std::size_t kv_block = 32;
   return (size + kv_block - 1) / kv_block;
 }
 
-/// Where every page holds a layer: for each kv head its keys, then for each kv head its values.
+/// The place of a layer in every page: for each kv head its keys, then for each kv head its values.
 struct kv_layer {
   std::size_t offset = 0; ///< bytes from a page's start
   kv_type type = kv_type::f16;

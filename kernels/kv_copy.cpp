@@ -1,4 +1,4 @@
-// Tables of keys and values, cut behind a token.
+// Copies keys and values up to a token, and clears the rest.
 #include "kernels/kv_copy.hpp"
 
 #include <cstring>
@@ -6,7 +6,7 @@
 namespace tropilla {
 namespace {
 
-/// A table `[rows, 32]`: tokens are columns.
+/// Copies the first columns of a table `[rows, 32]`, whose columns are tokens.
 const std::byte* copy_columns(const std::byte* from, std::byte*& to, std::size_t rows, std::size_t width,
                               std::size_t tokens) noexcept {
   for (std::size_t r = 0; r < rows; ++r, from += kv_page_tokens * width, to += kv_page_tokens * width)
@@ -14,7 +14,7 @@ const std::byte* copy_columns(const std::byte* from, std::byte*& to, std::size_t
   return from;
 }
 
-/// A table `[32, width]`: tokens are rows.
+/// Copies the first rows of a table `[32, width]`, whose rows are tokens.
 const std::byte* copy_rows(const std::byte* from, std::byte*& to, std::size_t width, std::size_t tokens) noexcept {
   std::memcpy(to, from, tokens * width);
   to += kv_page_tokens * width;

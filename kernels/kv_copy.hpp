@@ -1,4 +1,4 @@
-/// Copying the beginning of a page of the KV cache.
+/// Copies the beginning of a page of the KV cache.
 #pragma once
 
 #include "kernels/kv_cache.hpp"

@@ -1,4 +1,4 @@
-/// What a device can compute: the operations of a Llama layer, over buffers that somebody else leased.
+/// The operations that a device can compute: those of a Llama layer, over buffers that the caller has leased.
 ///
 /// A compute job runs on every worker of the device at once (host: each thread of the team; CUDA: one worker).
 /// Each worker calls the same operations with the same arguments in the same order. An operation divides its work
@@ -15,7 +15,7 @@
 
 namespace tropilla {
 
-/// Which precision the consumers of an activation want: quantised weights read `quantised` or `residual_int8`, F16,
+/// The precision that the consumers of an activation want: quantised weights read `quantised` or `residual_int8`, F16,
 /// BF16 and F32 weights read `full`. A device that computes precisely keeps float32 whatever the kind.
 enum class activation_kind : std::uint8_t {
   quantised,
@@ -87,7 +87,7 @@ struct candidate {
   float logit = 0;
   std::int32_t token = -1;
 };
-/// The most that `ops::top_k` finds, and of how many.
+/// The largest k of `ops::top_k`, and the largest vocabulary.
 inline constexpr std::size_t max_top_k = 64;
 inline constexpr std::size_t max_top_k_vocabulary = std::size_t{1} << 18;
 
@@ -135,9 +135,9 @@ public:
   virtual void copy(const std::byte* from, std::byte* to, std::size_t bytes) = 0;
 
   /// The `k` greatest logits of each row, by ascending token: `out` is `[rows, k]`, `logits` `[rows, vocabulary]`,
-  /// which hold nothing afterwards. Of equal ones the lower token goes first; what is no number comes last. Only for
-  /// devices whose memory the processor can't read: who can, finds them where they are.
-  /// @pre k <= max_top_k, 2 k <= vocabulary <= max_top_k_vocabulary
+  /// which hold nothing afterwards. Of equal logits the lower token goes first; NaN comes last. Only for devices whose
+  /// memory the processor can't read: otherwise the processor finds them in place. @pre k <= max_top_k, 2 k <=
+  /// vocabulary <= max_top_k_vocabulary
   virtual void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 };
 

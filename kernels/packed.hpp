@@ -1,4 +1,4 @@
-/// Weight matrices as the host kernels read them: rows interleaved by sixteen, block scales beside them.
+/// Lays weight matrices out as the host kernels read them: rows interleaved by sixteen, block scales beside them.
 ///
 /// One layout serves AVX2 and AVX-512, so that a packed file can be shared between machines.
 #pragma once

@@ -1,4 +1,4 @@
-/// A packed panel in memory: shared by packing, unpacking and the kernels. Not for users of `packed.hpp`.
+/// Defines a packed panel in memory, for packing, unpacking and the kernels. Not for users of `packed.hpp`.
 ///
 /// A panel of a quantised matrix is a sequence of units, one per block of the file (32 columns, or 256 of K types).
 /// A unit begins with the scales of its sixteen rows and goes on with 1 or 8 blocks of 32 columns. In a block, value
@@ -42,7 +42,7 @@ inline constexpr std::size_t vector_bytes = panel_rows * quad_columns;
 /// Bytes of one half-precision scale per row.
 inline constexpr std::size_t halves_bytes = panel_rows * sizeof(std::uint16_t);
 
-/// What a quantised type's panels are made of.
+/// The parts of a quantised type's panels.
 struct format {
   bool nibbles = false;
   bool twos = false;

@@ -1,5 +1,5 @@
-// Float32 to blocks. Q4_0 to Q8_0 give the bytes that ggml's reference quantisers give; K types and IQ4_NL take
-// their scales directly from each block's range instead of searching for the best ones.
+// Converts float32 to blocks. Q4_0 to Q8_0 give the bytes that ggml's reference quantisers give; K types and IQ4_NL
+// take their scales directly from each block's range instead of searching for the best ones.
 //
 // Loops are written so that the compiler turns them into vector code: synthetic models of billions of weights
 // are quantised here.

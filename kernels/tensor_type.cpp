@@ -1,4 +1,4 @@
-// The table of tensor types, half precision, and the check for NaN.
+// Defines the table of tensor types, half precision, and the check for NaN.
 #include "kernels/tensor_type.hpp"
 
 #include "kernels/block_formats.hpp"

@@ -1,4 +1,4 @@
-// What is said when there are no threads, and whether there are any.
+// Words the error where there are no threads, and tries whether there are any.
 #include "kernels/threads.hpp"
 
 #include "tropilla/error.hpp"

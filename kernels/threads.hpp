@@ -1,5 +1,5 @@
-/// Threads, which the system may refuse: limits of the user (`ulimit -u`), of the container (`pids.max`), of memory for
-/// their stacks (`ulimit -v`).
+/// Makes threads, and errors where the system refuses them: by limits of the user (`ulimit -u`), of the container
+/// (`pids.max`), or of memory for their stacks (`ulimit -v`).
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,9 @@ template <class F>
   }
 }
 
-/// Has so many threads at once, and ends them: for libraries that do not survive the refusal of one. Throws as
-/// `throw_no_thread`, and `std::bad_alloc`. Others may take them before they are asked for again.
+/// Starts so many threads at once and ends them, to find out whether the system allows them: for libraries that do not
+/// survive the refusal of one. Throws as `throw_no_thread`, and `std::bad_alloc`. Other processes may take them before
+/// they are asked for again.
 void require_threads(std::size_t count, std::string_view what_for);
 
 } // namespace tropilla

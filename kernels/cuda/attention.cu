@@ -1,13 +1,13 @@
-// The rotary embedding, the KV cache and attention.
+// CUDA kernels for the rotary embedding, the KV cache and attention.
 //
 // Attention: a warp has eight queries, which are the heads that share a kv head, of one row or of some that follow each
-// other. Keys and values are the first operand of `mma` as they lie in a page: a number of a key has those of the
-// page's 32 tokens beside it, a token of values its numbers. So queries are columns throughout: of the scores (tokens
-// by queries), which become the second operand of the sums of values (numbers by queries) by transposing them.
+// other. Keys and values are the first operand of `mma` as they lie in a page: keys number by number, each for the
+// page's 32 tokens, values token by token. So queries are columns throughout: of the scores (tokens by queries), which
+// are transposed to become the second operand of the sums of values (numbers by queries).
 //
 // A query's bits do not depend on the others, nor on how its context is divided: it is cut into splits of
-// `attention_split_pages`. A split's pages are seen in order, with a running maximum (Milakov and Gimelshein, "Online
-// normalizer calculation for softmax", 2018), and splits are merged in order, by the warp that has seen all of them or,
+// `attention_split_pages`. A split's pages are read in order, with a running maximum (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018), and splits are merged in order, by the warp that has read all of them or,
 // where rows are few and every split has a warp, by a kernel after them.
 #include "kernels/cuda/kernel_parts.hpp"
 #include "kernels/cuda/mma.hpp"

@@ -1,4 +1,4 @@
-// Items of attention: tiles of rows, or splits of one row's context.
+// Divides attention into items for warps: tiles of rows, or splits of one row's context.
 #include "kernels/cuda/attention_metadata.hpp"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-/// A step's rows as kernels want them, made on the processor: where rows stand, and who sees which split of a context.
+/// Attention metadata of a step, made on the processor: where rows stand, and which warp attends to which split of a
+/// context.
 #pragma once
 
 #include "kernels/cuda/cuda_kernels.hpp"
@@ -16,11 +17,11 @@ struct host_attention_metadata {
   std::vector<attention_item> items;
   std::uint32_t slots = 0;
 
-  /// Of sequences in the order of their rows. A sequence that has one row has its context divided, so that all of a GPU
-  /// sees it; rows of a prompt are enough for that by themselves.
+  /// Makes the tables of sequences, in the order of their rows. The context of a sequence with one row is divided, so
+  /// that the whole GPU works on it; the rows of a prompt keep the GPU busy by themselves.
   host_attention_metadata(const attention_shape& shape, std::span<const sequence_rows> sequences);
 
-  /// What steps of so many rows and pages (of one sequence after another) have at most.
+  /// The largest number of items that a step of so many rows and pages (of one sequence after another) has.
   [[nodiscard]] static std::size_t max_items(std::size_t rows, std::size_t pages) noexcept;
   [[nodiscard]] static std::size_t max_slots(std::size_t pages) noexcept;
 };

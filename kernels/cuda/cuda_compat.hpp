@@ -1,4 +1,4 @@
-/// What a kernel is written in: CUDA, or the same words in plain C++.
+/// Lets the kernels be written once: in CUDA, or in the same words in plain C++.
 ///
 /// The `*.cu` sources of this folder are compiled twice: by nvcc in the namespace `cuda`, and by the host's compiler in
 /// `cuda_emulated`, where the threads of a block take turns on one thread of the processor. So their indices, their
@@ -18,7 +18,7 @@
 #include <cuda_runtime.h>
 #define TROPILLA_CUDA_NS cuda
 #define TROPILLA_UNROLL _Pragma("unroll")
-// A variable of a block that is larger than a declared one may be.
+// Declares a block's shared variable that is larger than CUDA lets a declared one be.
 #define TROPILLA_DYNAMIC_SHARED(Type, name)                                                                            \
   extern __shared__ __align__(alignof(Type)) std::byte name##_bytes[];                                                 \
   Type& name = *reinterpret_cast<Type*>(name##_bytes)
@@ -35,7 +35,7 @@ inline constexpr bool emulated = true;
 inline constexpr bool emulated = false;
 #endif
 
-/// Warps of a block: emulated threads cost as much as real work, and two warps show what many do.
+/// Warps of a block, fewer when emulated: emulated threads cost as much as real work, and two warps show what many do.
 constexpr unsigned warps_of_block(unsigned warps) {
   return emulated && warps > 2 ? 2 : warps;
 }
@@ -76,15 +76,15 @@ void launch(void* stream, dim3 grid, unsigned threads, void (*kernel)(Parameters
   launch_with_shared(stream, grid, threads, 0, kernel, arguments...);
 }
 
-/// Until all that was enqueued before has been computed, and can be read. The next kernel's blocks may begin, where
-/// there is room, once all of this one's have come here.
+/// Waits until all that was enqueued before has been computed and can be read. The next kernel's blocks may begin,
+/// where there is room, once all blocks of this one have called it.
 __device__ inline void griddepcontrol_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-/// Asks for the cache line at `at`, of which nothing is needed yet.
+/// Prefetches the cache line at `at` into the second-level cache.
 __device__ inline void prefetch_l2([[maybe_unused]] const std::byte* at) {
 #ifdef __CUDA_ARCH__
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

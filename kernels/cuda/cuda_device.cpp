@@ -1,4 +1,4 @@
-// Memory by the granule, copies, and the order of compute jobs.
+// Manages a GPU's memory by the granule, its copies, and the order of its compute jobs.
 #include "kernels/cuda/cuda_device.hpp"
 
 #include <chrono>

@@ -1,4 +1,4 @@
-/// A CUDA device: the seam of `kernels/device.hpp` over a GPU.
+/// A CUDA device: implements the seam of `kernels/device.hpp` for a GPU.
 ///
 /// Compute jobs run on a thread of the device's own, which enqueues kernels and does not wait for them; a recorded
 /// event is done when the GPU is. Copies have a stream for each thread that asks, so that they overlap with kernels.

@@ -1,4 +1,4 @@
-/// What a CUDA device computes with: the operations of `ops.hpp`, each enqueued on a stream.
+/// Declares the kernels of a CUDA device: the operations of `ops.hpp`, each enqueued on a stream.
 ///
 /// Pointers are to the device's memory unless a comment says otherwise. Weights are packed as the host has them
 /// (`packed.hpp`), activations stored as the host stores them (`host/activation_format.hpp`): a packed cache serves
@@ -22,7 +22,8 @@ namespace tropilla::cuda {
 /// Numbers of the largest key or value head that attention takes.
 inline constexpr std::size_t largest_head = 256;
 
-/// Inputs of a product (parts of rows count) up to which it is one of few: these read the weights for each 32 of them.
+/// The largest number of inputs (parts of rows count) of a product with few inputs, which reads the weights once for
+/// each 32 inputs.
 inline constexpr std::size_t max_few_inputs = 64;
 
 /// Whether a GPU's warpgroups can multiply so many inputs with weights of this type and width.
@@ -32,13 +33,13 @@ inline constexpr std::size_t max_few_inputs = 64;
          columns % together == 0;
 }
 
-/// Whether a variable of the environment says "off": what is new to GPUs can be left out where one stumbles.
+/// Whether a variable of the environment says "off": newer GPU features can be left out where a GPU stumbles over them.
 [[nodiscard]] inline bool turned_off(const char* variable) noexcept {
   const char* const value = std::getenv(variable);
   return value != nullptr && std::string_view(value) == "off";
 }
 
-/// Scratch of a product of `rows` inputs, `[rows, width]`, that are rounded before it.
+/// Scratch bytes of a product whose inputs `[rows, width]` are rounded before it.
 [[nodiscard]] constexpr std::size_t rounded_bytes(std::size_t rows, std::size_t width) noexcept {
   constexpr std::size_t together = 8;
   return (rows + together - 1) / together * together * width * sizeof(std::uint16_t);
@@ -49,7 +50,8 @@ inline constexpr std::size_t attention_tile_queries = 8;
 /// Pages of a split of a context. Fixed, for the order of sums depends on it.
 inline constexpr std::size_t attention_split_pages = 8;
 
-/// Heads of a tile, of those that share a kv head: all, or as many in each of the fewest pieces.
+/// Heads of a tile: all heads that share a kv head, or, where these don't fit, an equal part in each of the fewest
+/// tiles.
 [[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
   constexpr auto most = static_cast<unsigned>(attention_tile_queries);
   const unsigned pieces = (group + most - 1) / most;
@@ -61,24 +63,24 @@ inline constexpr std::size_t attention_split_pages = 8;
   return most / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
 }
 
-/// Where a row of a step stands.
+/// Where a row of a step stands in its context.
 struct row_place {
   std::uint32_t position = 0;
   std::uint32_t first_page = 0; ///< of its sequence, in the list of page starts
   std::uint32_t first_slot = 0; ///< of its splits
-  std::uint32_t splits = 0;     ///< that its context is divided into; 0: an item has seen all of it
+  std::uint32_t splits = 0;     ///< that its context is divided into; 0: one item has all of it
 };
 
 inline constexpr std::uint32_t no_slot = ~std::uint32_t{0};
 
-/// What one warp of attention sees, for each kv head: splits of a context, for up to a tile of rows; nothing, of no
-/// rows.
+/// The work of one warp of attention, for each kv head: splits of a context, for up to a tile of rows. An item of no
+/// rows has no work.
 struct attention_item {
   std::uint32_t first_row = 0;
   std::uint32_t rows = 0;
   std::uint32_t first_split = 0;
   std::uint32_t splits = 0;
-  std::uint32_t slot = no_slot; ///< where it leaves what it saw of its one split and one row
+  std::uint32_t slot = no_slot; ///< where it leaves the result of its one split and one row
 };
 
 /// A step's rows, in the device's memory.
@@ -93,7 +95,7 @@ struct attention_metadata {
   friend bool operator==(const attention_metadata&, const attention_metadata&) = default;
 };
 
-/// Scratch of attention: what is left in the slots.
+/// Scratch bytes of attention, for the results in the slots.
 [[nodiscard]] constexpr std::size_t attention_scratch_bytes(const attention_shape& shape, std::size_t slots) noexcept {
   return slots * shape.heads * (2 + shape.value_size) * sizeof(float);
 }
@@ -111,12 +113,13 @@ struct kernel_table {
   /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
   void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
                        std::size_t width, const host::activation_parts& parts);
-  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type: many of them, on a GPU that
-  /// has warpgroup products, in `rounded` of `rounded_bytes`. Null on others. The sums' bits are the same.
+  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type. On a GPU with warpgroup
+  /// products many inputs are rounded into `rounded`, of `rounded_bytes`; it is null on others. The sums' bits are the
+  /// same.
   void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
                  std::span<const linear_target> targets, std::byte* rounded);
-  /// The full part of `out` becomes what `linear` and `store_swiglu` would make of both products. For GPUs that have
-  /// warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
+  /// Computes what `linear` and `store_swiglu` would make of both products, into the full part of `out`. For GPUs that
+  /// have warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
   void (*gated_linear)(void* stream, const host::activation_parts& input, std::size_t rows, const packed_matrix& gate,
                        const packed_matrix& up, const host::activation_parts& out, std::byte* rounded);
   /// As `ops::rope_and_append`.
@@ -138,9 +141,10 @@ struct kernel_table {
 } // namespace tropilla::cuda
 
 namespace tropilla::cuda_emulated {
-/// The same sources on the processor, in the library of the tests only. Streams are ignored: calls compute.
+/// The table of the same sources compiled for the processor, in the library of the tests only. Streams are ignored:
+/// calls compute.
 [[nodiscard]] const cuda::kernel_table& kernels() noexcept;
-/// When what kernels copy beside computing comes: at once, or as late as they wait for it (the default). Between
-/// kernels.
+/// Chooses when kernels' asynchronous copies are done: at once, or as late as they are waited for (the default). Call
+/// it between kernels.
 void let_copies_come_early(bool early);
 } // namespace tropilla::cuda_emulated

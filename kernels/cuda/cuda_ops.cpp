@@ -1,4 +1,4 @@
-// A job is written down, with its tables, and then enqueued.
+// Writes a job down with its tables, and then enqueues it.
 #include "kernels/cuda/cuda_ops.hpp"
 
 #include "kernels/cuda/attention_metadata.hpp"

@@ -1,4 +1,4 @@
-/// The operations of a Llama layer on a GPU: they write down what `run` then has it do.
+/// Implements the operations of a Llama layer for a GPU: each call is written down, and `run` has the GPU do them.
 #pragma once
 
 #include "kernels/cuda/kernel_calls.hpp"
@@ -15,18 +15,19 @@ struct device_scratch {
   std::size_t bytes = 0;
 };
 
-/// What a job comes to. Cleared and used again, so that jobs of the same size allocate nothing.
+/// The calls and tables of a job. Cleared and used again, so that jobs of the same size allocate nothing.
 struct written_job {
   std::vector<kernel_call> calls;
   std::vector<std::byte> tables; ///< as they lie at the scratch's end
 };
 
-/// Lives for one job. What a job names in the processor's memory (ids, rows, pages) is copied to the scratch when it is
-/// first named; a job names the same sequences, and shapes of attention with the same heads, in all of its calls.
+/// Writes one job down and runs it. Lives for one job. What a job names in the processor's memory (ids, rows, pages) is
+/// copied to the scratch when it is first named; a job names the same sequences, and shapes of attention with the same
+/// heads, in all of its calls.
 ///
-/// The scratch has a workspace, which is attention's (what parts of contexts left), a product's (rounded inputs) or a
-/// gated product's (rounded inputs, or gates and what they gate) in turn, and tables: page starts, places of rows,
-/// items of attention, ids or chosen rows.
+/// The scratch has a workspace and tables. The workspace is used in turn by attention (results of splits), by a product
+/// (rounded inputs) and by a gated product (rounded inputs, or gates and what they gate). The tables are page starts,
+/// places of rows, items of attention, ids or chosen rows.
 class cuda_ops final : public ops {
 public:
   cuda_ops(gpu_api& gpu, void* stream, const device_scratch& scratch, written_job& job)
@@ -38,7 +39,7 @@ public:
   /// Enqueues the job. Throws `error` (device_failed).
   void run(call_graphs& graphs);
 
-  /// What the scratch of steps of so many rows takes; see `device::scratch_bytes`.
+  /// Scratch bytes of steps of so many rows; see `device::scratch_bytes`.
   [[nodiscard]] static std::size_t scratch_bytes(const gpu_api& gpu, std::size_t rows, std::size_t width,
                                                  std::size_t pages) noexcept;
 

@@ -1,4 +1,4 @@
-// What is done to rows between matrix products: embedding, norms, gates, and storing activations.
+// CUDA kernels for rows between matrix products: embedding, norms, gates, and storing activations.
 //
 // A warp stores a block of 32 columns, each lane one number. The formulas are those of
 // `host/elementwise_kernels_impl.hpp`.

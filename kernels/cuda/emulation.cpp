@@ -1,4 +1,4 @@
-// Contexts that take turns: a block's threads on one thread of the processor.
+// Runs a block's threads as contexts that take turns on one thread of the processor.
 #include "kernels/cuda/emulation.hpp"
 
 #include "kernels/cuda/cuda_kernels.hpp"

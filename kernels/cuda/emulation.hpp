@@ -1,4 +1,4 @@
-/// The words of CUDA that our kernels use, on the processor: for tests only.
+/// Emulates the parts of CUDA that our kernels use on the processor: for tests only.
 ///
 /// A block's threads are contexts that take turns on the calling thread, so a kernel may share memory, wait at barriers
 /// and exchange values within a warp as on a GPU; blocks run one after another. A thread that reads what another one
@@ -46,13 +46,13 @@ namespace emulation {
 /// Runs `thread` once for each thread of each block.
 void run(dim3 grid, unsigned threads, const std::function<void()>& thread);
 
-/// What a stream was told, to be done later and again.
+/// Work that was enqueued on a stream, kept to be done later and again.
 using kept_work = std::vector<std::function<void()>>;
-/// From now on the calling thread's work for `stream` goes to `to`; null: it is done at once.
+/// Sends the calling thread's work for `stream` to `to` from now on; null: it is done at once.
 void keep(void* stream, kept_work* to);
 void run_or_keep(void* stream, std::function<void()> work);
 
-/// Of the thread whose turn it is.
+/// Indices of the thread whose turn it is.
 struct place {
   dim3 thread_index, block_index, block_dim, grid_dim;
 };
@@ -60,13 +60,13 @@ struct place {
 
 void wait_for_block();
 
-/// What a lane gives to its warp at once: as much as the operands of a matrix product.
+/// The words that a lane gives to its warp in one exchange: as many as the operands of a matrix product have.
 using words = std::array<std::uint32_t, 6>;
 /// Gives `mine`, and gets what all lanes gave, `[32]`. Stays until the lane's exchange after the next.
 [[nodiscard]] const words* exchange(const words& mine);
 
-/// What the thread whose turn it is has started, in groups, and waits for later. It is done when it is waited for: no
-/// sooner, so that a wait that is missing shows.
+/// Asynchronous work that the thread whose turn it is has started, in groups, and waits for later. It is done only when
+/// it is waited for, so that a missing wait shows.
 enum class started : std::uint8_t { copies, products };
 void start(started kind, std::function<void()> work);
 void end_group(started kind);
@@ -114,7 +114,7 @@ inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }
 // NOLINTEND(readability-identifier-naming,cppcoreguidelines-macro-usage,google-explicit-constructor)
-// NOLINTNEXTLINE(misc-unused-using-decls): whoever includes this uses them.
+// NOLINTNEXTLINE(misc-unused-using-decls): the sources that include this use them.
 using ::expf, ::fabsf, ::fmaf, ::fmaxf, ::fminf, ::rintf, ::sqrtf; // of math.h
 inline unsigned min(unsigned a, unsigned b) {
   return a < b ? a : b;

@@ -1,4 +1,4 @@
-// The CUDA runtime, and the driver's calls for virtual memory, which the runtime finds.
+// Implements `gpu_api` with the CUDA runtime and the driver's calls for virtual memory, which the runtime finds.
 #include "kernels/cuda/gpu_api.hpp"
 
 #include "kernels/cuda/gpus.hpp"

@@ -1,9 +1,9 @@
-/// What a CUDA device asks of CUDA: memory, streams, copies, kernels. Behind an interface, so that tests put the
-/// processor in its place (`emulated_gpu.hpp`), and faults.
+/// The interface through which a CUDA device uses CUDA: memory, streams, copies, kernels. Tests put the processor
+/// (`emulated_gpu.hpp`) or faults in its place.
 ///
-/// Functions that can fail throw `error` which names the call, the device and the bytes: over_budget where memory is
+/// Functions that can fail throw an `error` that names the call, the device and the bytes: over_budget where memory is
 /// all that is lacking, else device_failed, and most such failures are final for the process's use of the GPU. Any
-/// thread, but for what a comment says.
+/// thread, unless a comment says otherwise.
 #pragma once
 
 #include "kernels/cuda/cuda_kernels.hpp"
@@ -19,17 +19,18 @@ public:
   virtual ~gpu_api() = default;
 
   [[nodiscard]] virtual std::string architecture() const = 0; ///< "sm_90"
-  /// Kernels that the calling thread launches from now on are this GPU's. The other functions see to it themselves.
+  /// Makes this GPU the one on which the calling thread launches kernels from now on. The other functions do so
+  /// themselves.
   virtual void enter() = 0;
   [[nodiscard]] virtual std::size_t free_bytes() const = 0; ///< of its memory, now
   [[nodiscard]] virtual const kernel_table& kernels() const noexcept = 0;
   /// Whether `kernel_table::linear` takes scratch for rounded inputs.
   [[nodiscard]] virtual bool has_wgmma() const noexcept = 0;
 
-  /// Address space, without memory.
+  /// Reserves address space, without memory.
   [[nodiscard]] virtual std::byte* reserve(std::size_t bytes) = 0;
   virtual void release(std::byte* base, std::size_t bytes) noexcept = 0;
-  /// Memory comes and goes in multiples of this, at multiples of it.
+  /// The unit in which memory is mapped and unmapped, in size and address.
   [[nodiscard]] virtual std::size_t granule() const noexcept = 0;
   /// Gives one granule memory, which the GPU's peers can use, too, or takes it away.
   virtual void map(std::byte* at) = 0;
@@ -42,24 +43,26 @@ public:
   /// A `cudaStream_t`. Used by one thread at a time.
   [[nodiscard]] virtual void* make_stream() = 0;
   virtual void end_stream(void* stream) noexcept = 0;
-  /// Between the processor's memory and the GPU's, either way, or within the GPU's. Behind what `stream` has.
+  /// Enqueues a copy between the processor's memory and the GPU's, either way, or within the GPU's.
   virtual void copy(void* stream, const void* from, void* to, std::size_t bytes) = 0;
-  /// From another GPU's memory. `stream` is this one's.
+  /// Copies from another GPU's memory. `stream` is this GPU's.
   virtual void copy_from(const gpu_api& other, void* stream, const void* from, void* to, std::size_t bytes) = 0;
   /// Waits for the stream; reports what failed in it, launches too.
   virtual void synchronize(void* stream) = 0;
 
-  /// Kernels and copies that the calling thread enqueues on `stream` from now on are kept, and not run.
+  /// Begins a capture: kernels and copies that the calling thread enqueues on `stream` from now on are kept, and not
+  /// run.
   virtual void begin_capture(void* stream) = 0;
-  /// They become a graph (a `cudaGraphExec_t`). Whatever comes of it, the stream runs what it is given again.
+  /// Ends the capture and makes it a graph (a `cudaGraphExec_t`). Even if that fails, the stream runs what it is given
+  /// again.
   [[nodiscard]] virtual void* end_capture(void* stream) = 0;
   virtual void launch(void* graph, void* stream) = 0;
   /// @pre it does not run any more
   virtual void end_graph(void* graph) noexcept = 0;
 };
 
-/// The GPU `index`. Throws `error` (unsupported): there is no driver, or it is too old; no such GPU; one that there are
-/// no kernels for. The sentence says what to do.
+/// Opens the GPU `index`. Throws `error` (unsupported): there is no driver, or it is too old; no such GPU; one that
+/// there are no kernels for. The sentence says what to do.
 [[nodiscard]] std::unique_ptr<gpu_api> open_gpu(int index);
 
 } // namespace tropilla::cuda

@@ -1,4 +1,4 @@
-// Asks the CUDA runtime, which is linked statically and finds the driver, or not, when it is first called.
+// Asks the CUDA runtime about GPUs. It is linked statically and looks for the driver when it is first called.
 #include "kernels/cuda/gpus.hpp"
 
 #include <utility>

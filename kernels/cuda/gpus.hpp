@@ -1,4 +1,4 @@
-/// The NVIDIA GPUs of this machine, and what tropilla can use of them.
+/// Lists the NVIDIA GPUs of this machine, and what tropilla can use of them.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,7 @@ struct gpu_count {
   std::string none_because; ///< as of `gpu_list`
 };
 
-/// Counts them without making a context on any.
+/// Counts the GPUs without making a context on any.
 [[nodiscard]] gpu_count count_gpus();
 /// One of `count`; its context is made, and the calling thread's GPU is this one from then on. @pre 0 <= index < count
 [[nodiscard]] gpu describe_gpu(int index, int count);

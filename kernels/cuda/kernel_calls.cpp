@@ -1,4 +1,4 @@
-// One by one, or as a graph.
+// Enqueues a job's calls one by one, or as a graph.
 #include "kernels/cuda/kernel_calls.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// What a job has a GPU do, as data: so that a job that comes again is recognised, and launched as one graph.
+/// Represents the GPU work of a job as data, so that a job that comes again is recognised and launched as one graph.
 #pragma once
 
 #include "kernels/cuda/gpu_api.hpp"
@@ -108,12 +108,12 @@ using kernel_call =
     std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::gated_linear,
                  call::rope_and_append, call::attention, call::gather_rows, call::top_k, call::copy>;
 
-/// Enqueues them in their order. Throws `error` (device_failed).
+/// Enqueues the calls in their order. Throws `error` (device_failed).
 void issue(std::span<const kernel_call> calls, gpu_api& gpu, void* stream);
 
-/// The calls of a device's jobs. Those that come a second time, with the same pointers and numbers, become a graph,
-/// which is launched from then on: a step of few rows is hundreds of kernels, each shorter than it takes to launch it.
-/// Of the device's compute thread.
+/// Runs the calls of a device's jobs. Calls that come a second time, with the same pointers and numbers, become a
+/// graph, which is launched from then on: a step of few rows is hundreds of kernels, each shorter than it takes to
+/// launch it. Used by the device's compute thread.
 class call_graphs {
 public:
   explicit call_graphs(gpu_api& gpu) : gpu_(gpu) {}

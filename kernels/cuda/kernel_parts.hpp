@@ -1,4 +1,5 @@
-/// Who defines which function of the table in `cuda_kernels.hpp`. For the sources of this folder only.
+/// Declares which source defines which function of the table in `cuda_kernels.hpp`. For the sources of this folder
+/// only.
 #pragma once
 
 #include "kernels/cuda/cuda_compat.hpp"
@@ -37,7 +38,7 @@ void linear(void* stream, const activation_parts& input, std::size_t rows, std::
 void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
                   const packed_matrix& up, const activation_parts& out, std::byte* rounded);
 
-/// SiLU of the gate, times what it gates.
+/// SiLU of the gate, times `up`.
 __device__ inline float swiglu(float gate, float up) {
   return gate / (1.0F + expf(-gate)) * up;
 }

@@ -1,4 +1,4 @@
-// Matrix products of packed weights, on tensor cores.
+// CUDA kernels for matrix products of packed weights, on tensor cores.
 //
 // A warp multiplies a panel (sixteen rows) with eight inputs at a time, a block of 32 columns after the other.
 // Weights are the first operand: its row g is row 2 g of the panel, and its row g + 8 row 2 g + 1, so that a lane's two

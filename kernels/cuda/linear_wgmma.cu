@@ -1,4 +1,4 @@
-// Products of many inputs with F16 and BF16 weights, on Hopper's tensor cores.
+// CUDA kernels for products of many inputs with F16 and BF16 weights, on Hopper's tensor cores.
 //
 // A block of threads has 128 rows and 192 inputs, of which each of its two warpgroups has half of the rows. Weights and
 // inputs of 64 columns are a stage in shared memory; while one is multiplied, three more come. The packed format has

@@ -1,6 +1,6 @@
-/// Matrix products that a warp computes together, on tensor cores.
+/// Matrix products that a warp computes on tensor cores (`mma`).
 ///
-/// `C += A B`, A of sixteen rows, B of eight columns. Which numbers a lane has is the PTX ISA's ("Matrix fragments for
+/// `C += A B`, A of sixteen rows, B of eight columns. The PTX ISA says which numbers a lane has ("Matrix fragments for
 /// mma.m16n8k32", "... mma.m16n8k16"): lane 4 g + t has
 ///   C    rows g (c[0], c[1]) and g + 8 (c[2], c[3]) of columns 2 t and 2 t + 1
 ///   A    of bytes: four of row g from 4 t on (a[0]), of row g + 8 (a[1]), and the same from 4 t + 16 on (a[2], a[3])

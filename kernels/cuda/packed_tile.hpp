@@ -1,4 +1,4 @@
-/// Packed panels (`kernels/packed_format.hpp`) as a thread reads them: a few neighbouring rows at a time.
+/// Reads packed panels (`kernels/packed_format.hpp`) into a thread's registers, a few neighbouring rows at a time.
 ///
 /// In a block of 32 columns and 16 rows, quad g has columns 4 g to 4 g + 3; a row's four are one word.
 #pragma once
@@ -29,7 +29,7 @@ __device__ inline row_words<R> load_rows(const std::byte* p) {
 template <tensor_type T>
 inline constexpr bool signed_values = packed::format_of(T).bytes || packed::format_of(T).codebook;
 
-/// What is left to take off, as `packed::format` defines it.
+/// The zero point that is left to take off, as `packed::format` defines it.
 template <tensor_type T>
 inline constexpr int zero_point = signed_values<T> ? 0 : packed::format_of(T).zero_point;
 

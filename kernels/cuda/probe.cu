@@ -1,4 +1,4 @@
-// Whether this program has code for a GPU.
+// Checks whether this program has code for a GPU.
 #include "kernels/cuda/probe.hpp"
 
 #include <cuda_runtime.h>

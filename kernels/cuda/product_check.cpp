@@ -1,4 +1,4 @@
-// The same product twice.
+// Computes the same product with and without warpgroups, and compares the bits.
 #include "kernels/cuda/product_check.hpp"
 
 #include <algorithm>

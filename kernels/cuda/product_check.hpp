@@ -1,4 +1,4 @@
-/// Whether a GPU's warpgroups add as its warps do. For the sources of this folder only.
+/// Checks whether a GPU's warpgroups add as its warps do. For the sources of this folder only.
 #pragma once
 
 #include "kernels/cuda/cuda_kernels.hpp"

@@ -1,5 +1,4 @@
-/// What the kernels of matrix products share: their targets, and the order of their sums. For the sources of this
-/// folder only.
+/// Targets and order of sums that all kernels of matrix products share. For the sources of this folder only.
 ///
 /// An input's bits do not depend on the others, so every kernel adds in one order: columns are divided into chunks, the
 /// sum of a chunk begins at zero and takes block after block, and the sums of chunks are added in their order.
@@ -19,7 +18,7 @@ __device__ inline unsigned chunk_begin(unsigned c, unsigned blocks) {
   return c * blocks / chunks;
 }
 
-/// What the kernels need of a `linear_target`.
+/// The fields of a `linear_target` that the kernels need.
 struct product_target {
   const std::byte* panels;
   std::size_t panel_bytes;

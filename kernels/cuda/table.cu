@@ -1,4 +1,4 @@
-// The table of one build of the kernels.
+// Defines the kernel table of one build of the kernels.
 #include "kernels/cuda/kernel_parts.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {

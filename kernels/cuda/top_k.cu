@@ -1,8 +1,9 @@
-// The top-k tokens of rows of logits, so that only they travel.
+// CUDA kernels that find the top-k tokens of rows of logits, so that only these travel to the processor.
 //
 // A vocabulary is cut into parts that a block of threads sorts (Batcher, "Sorting networks and their applications",
-// 1968), and what each keeps is sorted again. What is sorted are keys: in the high half a logit, as an integer that is
-// greater for a greater one; in the low half the token, inverted, so that of equal logits the lower token comes first.
+// 1968); the tokens that each block keeps are sorted again. The sorted keys have in the high half a logit, as an
+// integer that is greater for a greater one; in the low half the token, inverted, so that of equal logits the lower
+// token comes first.
 #include "kernels/cuda/kernel_parts.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {

@@ -1,4 +1,4 @@
-/// Matrix products of a warpgroup, on the tensor cores that Hopper has (sm_90a), and the copies that feed them. Both
+/// Matrix products of a warpgroup on Hopper's tensor cores (sm_90a), and the asynchronous copies that feed them. Both
 /// run beside what a thread does next; it waits for them in groups.
 ///
 /// `C += A B` with A of 64 rows and B of 192 columns, 16 deep, both from shared memory. There a matrix of 16-bit
@@ -127,7 +127,7 @@ __device__ inline void wgmma_async([[maybe_unused]] warpgroup_sums& c, [[maybe_u
 #endif
 }
 
-/// Before the first product that adds to sums which others touched, and after copies that came.
+/// Call before the first product that adds to sums which other instructions touched, and after copies have arrived.
 __device__ inline void begin_products() {
 #if TROPILLA_WGMMA_CODE
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -138,21 +138,21 @@ __device__ inline void end_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
-/// Of the warpgroup; all groups but the last `Pending`.
+/// Waits for the warpgroup's groups, all but the last `Pending`.
 template <unsigned Pending>
 __device__ inline void wait_for_products() {
 #if TROPILLA_WGMMA_CODE
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 #endif
 }
-/// All groups; the sums can be read then.
+/// Waits for all groups; the sums can be read then.
 __device__ inline void wgmma_wait(warpgroup_sums& c) {
   wait_for_products<0>();
   // So that no read moves to before the wait.
   asm volatile("" : TROPILLA_SUMS_24::"memory");
 }
 
-/// Sixteen bytes, or zeros where nothing is there.
+/// Copies sixteen bytes, or zeros where `there` is false.
 __device__ inline void cp_async(std::byte* to, const std::byte* from, bool there) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
   const unsigned bytes = there ? 16 : 0; // the rest becomes zeros
@@ -161,7 +161,8 @@ __device__ inline void cp_async(std::byte* to, const std::byte* from, bool there
 __device__ inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-/// Of the thread; all groups but the last `Pending`. Products may read what came after the block's next barrier.
+/// Waits for the thread's groups of copies, all but the last `Pending`. Products may read what arrived after the
+/// block's next barrier.
 template <unsigned Pending>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");

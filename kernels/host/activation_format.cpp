@@ -1,4 +1,4 @@
-// Sizes and places of the parts of an activation buffer.
+// Computes sizes and places of the parts of an activation buffer.
 #include "kernels/host/activation_format.hpp"
 
 #include "kernels/host/elementwise_kernels.hpp"

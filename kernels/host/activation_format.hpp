@@ -1,4 +1,4 @@
-/// How host devices store activations: the input of matrix products.
+/// Defines how host devices store activations, the input of matrix products.
 #pragma once
 
 #include "kernels/ops.hpp"
@@ -16,7 +16,7 @@ inline constexpr std::size_t activation_block = 32;
 /// sum(w q) + z minus; K types and Q4_1 add a minimum times scale * sum(q). Widths are padded with zeros to a multiple
 /// of 64; strides are per row.
 ///
-/// A residual_int8 activation has two of these rows for each row: the second is what the first rounded away, in the
+/// A residual_int8 activation has two of these rows for each row: the second holds what the first rounded away, in the
 /// same format, so that a product is the sum of the products with both.
 struct quantised_rows {
   std::int8_t* q = nullptr;        ///< [rows, padded]

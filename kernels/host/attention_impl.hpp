@@ -1,4 +1,4 @@
-/// The kernels of `attention_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
+/// Implements the kernels of `attention_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
 ///
 /// Both products work on tiles of R query vectors by N vectors of sixteen tokens (or values), whose R x N sums stay in
 /// registers. Pages are converted to float once and then used by all tiles; with a single tile (decoding) they are

@@ -1,10 +1,10 @@
-/// Attention of a few query vectors over one chunk of a paged KV cache.
+/// Kernels for attention of a few query vectors over one chunk of a paged KV cache.
 ///
-/// The context is cut into chunks of `attention_chunk` tokens at fixed positions. Per chunk a query vector gets
-/// `m = max s`, `l = sum e^(s - m)` and `o = sum e^(s - m) v`, where s are its scaled scores; chunks are merged in the
-/// order of their positions (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
+/// The context is cut into chunks of `attention_chunk` tokens at fixed positions. Per chunk a query vector gets `m =
+/// max s`, `l = sum e^(s - m)` and `o = sum e^(s - m) v`, where s are its scaled scores; chunks are merged in the order
+/// of their positions (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
 /// "FlashAttention", 2022). Each sum runs over ascending indices with one multiply-add a step, so a vector's bits do
-/// not depend on which vectors are computed with it, on the instruction set, or on who computed which chunk.
+/// not depend on which vectors are computed with it, on the instruction set, or on which worker computed which chunk.
 #pragma once
 
 #include "kernels/ops.hpp"

@@ -1,4 +1,4 @@
-/// What this process may compute with: its control groups' quota, and the processor's instruction sets.
+/// Finds out what this process may compute with: its control groups' CPU quota, and the processor's instruction sets.
 #pragma once
 
 #include "kernels/host/topology.hpp"

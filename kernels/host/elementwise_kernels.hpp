@@ -1,4 +1,4 @@
-/// What is done to rows of activations between matrix products: norms, gates, rotations, and storing them.
+/// Kernels for rows of activations between matrix products: norms, gates, rotations, and storing them.
 ///
 /// One table per instruction set; all give the same bits. Pure functions over memory of the caller, any thread.
 #pragma once
@@ -22,7 +22,7 @@ struct row_target {
   float* sum16 = nullptr;
   std::int32_t* minus32 = nullptr;
   std::int32_t* minus16 = nullptr;
-  std::size_t rest = 0; ///< where not 0, what is rounded away goes into the next row, this many values on
+  std::size_t rest = 0; ///< where not 0, what is rounded away goes into the row that begins so many values later
   float* full = nullptr;
   std::size_t full_stride = 0; ///< floats of the row, zeros after the width
 };

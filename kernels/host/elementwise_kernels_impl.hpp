@@ -1,4 +1,4 @@
-/// The kernels of `elementwise_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
+/// Implements the kernels of `elementwise_kernels.hpp` over a type of sixteen floats (`simd16_*.hpp`).
 ///
 /// Everything here depends on that type, so that no function compiled for one machine is used on another.
 #pragma once

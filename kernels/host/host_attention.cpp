@@ -1,4 +1,4 @@
-// The rotary embedding, the KV cache and attention: how they are divided between workers.
+// Divides the rotary embedding, writes to the KV cache and attention between workers.
 #include "kernels/host/host_ops.hpp"
 
 #include <algorithm>

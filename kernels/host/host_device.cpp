@@ -1,4 +1,4 @@
-// A host device: its reservation, its team, its compute stream.
+// Makes a host device: its reservation, its team, its compute stream.
 #include "kernels/host/host_device.hpp"
 
 #include "kernels/host/cpu_features.hpp"

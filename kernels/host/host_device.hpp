@@ -1,4 +1,4 @@
-/// A host device: memory reserved with mmap, a team of threads that compute, streams that copy.
+/// A host device: memory reserved with mmap, a team of threads that compute, and streams that copy.
 #pragma once
 
 #include "kernels/device.hpp"

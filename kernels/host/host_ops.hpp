@@ -1,4 +1,4 @@
-/// The operations of a Llama layer on one worker of a host team.
+/// Implements the operations of a Llama layer for one worker of a host team.
 #pragma once
 
 #include "kernels/host/activation_format.hpp"
@@ -45,7 +45,7 @@ struct host_scratch {
   [[nodiscard]] std::byte* linear(std::size_t worker, std::size_t workers) const noexcept;
 };
 
-/// Lives on its worker's stack for one job.
+/// The operations of one worker. Lives on its worker's stack for one job.
 class host_ops final : public ops {
 public:
   host_ops(worker_context& worker, const kernel_set& kernels, const host_scratch& scratch, bool precise)

@@ -1,4 +1,4 @@
-// The queue and the thread of a host stream.
+// Implements the queue and the thread of a host stream.
 #include "kernels/host/host_stream.hpp"
 
 #include "kernels/host/spin.hpp"

@@ -1,4 +1,4 @@
-/// A stream of the host: a queue of jobs and the thread that runs them.
+/// A stream of a host device: a queue of jobs and the thread that runs them.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -9,7 +9,8 @@
 
 namespace tropilla::host {
 
-/// A job must not throw: one that does is over where it threw, and nobody hears of it but by what does not come.
+/// Runs jobs on one thread. A job must not throw: one that does ends where it threw, and its failure shows only by what
+/// it did not do.
 class host_stream final : public stream {
 public:
   /// The thread is named after the stream. It looks for the next job for `spin` before it parks.

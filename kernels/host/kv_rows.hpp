@@ -1,4 +1,4 @@
-/// How the attention kernels read rows of keys and values, whatever they are stored as.
+/// Reads rows of keys and values for the attention kernels, whatever type they are stored as.
 ///
 /// A matrix of rows gives views of one or two vectors of its columns (`columns<N>(first)`), and a view gives its row in
 /// registers, converted: `begin_row()`, `load(n)` for each part, `next_row()`. Every type has one conversion, exact in

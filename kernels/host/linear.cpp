@@ -1,4 +1,4 @@
-// Which worker multiplies what, and in which pieces.
+// Divides matrix products between workers, and into pieces.
 #include "kernels/host/linear.hpp"
 
 #include "kernels/packed_format.hpp"
@@ -229,7 +229,7 @@ constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
   return {count, (rows + count - 1) / count};
 }
 
-/// Several input rows: pieces of a pair of panels and up to `max_vectors` rows, to whoever is free.
+/// Several input rows: the next free worker gets a piece of a pair of panels and up to `max_vectors` rows.
 void many_rows(const product& p, worker_context& worker, const scratch& s, std::size_t rows,
                std::span<const linear_target> targets) {
   const auto pairs_of = [](const linear_target& t) { return (t.weight.layout.panels() + max_panels - 1) / max_panels; };

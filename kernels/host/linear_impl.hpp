@@ -1,5 +1,5 @@
-/// What the kernels of every instruction set share. For `linear_*.cpp` only: each of those files is compiled with its
-/// own instructions, so everything here is expanded inside them and nothing is left for the linker to share.
+/// Code that the kernels of every instruction set share. For `linear_*.cpp` only: each of those files is compiled with
+/// its own instructions, so everything here is expanded inside them and nothing is left for the linker to share.
 #pragma once
 
 #include "kernels/host/linear.hpp"
@@ -39,8 +39,8 @@ template <int N, class F>
 /// no index is a template's argument, this compiles several times as fast as `unrolled`, whose every call is inlined.
 #define TROPILLA_UNROLL _Pragma("GCC unroll 16")
 
-/// What a product has to know of a type whose blocks are unpacked. Several types are alike in it and share their code,
-/// which is most of what these files take to compile.
+/// The properties of a type that a product of unpacked blocks depends on. Types with the same properties share their
+/// code, on which these files spend most of their compile time.
 struct values_format {
   int block_scales; ///< one or two
   bool minimum;     ///< as in packed::format

@@ -1,4 +1,5 @@
-// The formulas of linear.hpp in plain C++: the reference for the other instruction sets, and what runs without them.
+// The formulas of linear.hpp in plain C++: the reference for the other instruction sets, and the kernels of machines
+// without them.
 #include "kernels/host/linear_impl.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-/// How fast memory is read.
+/// Measures how fast memory is read.
 #pragma once
 
 #include <cstddef>

@@ -17,14 +17,14 @@ namespace tropilla::host::scalar {
 
 struct simd16 {
   static constexpr std::size_t width = 16;
-  /// Query vectors of an attention tile, most of them with which a tile is two vectors wide.
+  /// Query vectors of an attention tile, and the largest number of them with which a tile is two vectors wide.
   static constexpr std::size_t tile_rows = 4, wide_tile_rows = 4;
 
   struct vec {
     float lane[width];
   };
 
-  /// What a register holds: `parts` of them make a vector. Kernels that count registers work on parts.
+  /// The contents of one register: `parts` of them make a vector. Kernels that count registers work on parts.
   using part = vec;
   static constexpr std::size_t parts = 1;
   static part part_of(float x) noexcept { return set1(x); }

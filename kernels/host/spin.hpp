@@ -1,4 +1,4 @@
-/// Waiting for another thread without giving the core away at once.
+/// Waits for another thread without giving the core away at once.
 #pragma once
 
 #include <chrono>

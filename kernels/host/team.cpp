@@ -1,4 +1,4 @@
-// Threads that run jobs in step: publishing a job, the barrier, parking.
+// Threads that run a job together: publishing a job, the barrier, parking.
 #include "kernels/host/team.hpp"
 
 #include "kernels/host/spin.hpp"

@@ -1,4 +1,4 @@
-/// A team of threads, one per core, that run the same job in step.
+/// A team of threads, one per core, that all run the same job together.
 #pragma once
 
 #include "kernels/host/topology.hpp"
@@ -22,9 +22,9 @@ public:
   /// Returns when all workers have called it; what they wrote before is visible after.
   void barrier() noexcept;
 
-  /// Divides `chunks` pieces of work between the workers, whoever is free first: calls `f(i)` for the pieces that this
-  /// worker gets. All workers must call it with the same `chunks`; there is no barrier at its end, and a barrier must
-  /// lie between it and the next-but-one call.
+  /// Divides `chunks` pieces of work between the workers, each piece to the next one that is free: calls `f(i)` for the
+  /// pieces that this worker gets. All workers must call it with the same `chunks`; there is no barrier at its end, and
+  /// a barrier must lie between it and the next-but-one call.
   template <class F>
   void share(std::size_t chunks, F&& f) {
     auto& counter = next_counter();
@@ -43,8 +43,8 @@ private:
   std::size_t shares_ = 0;
 };
 
-/// Lane 0 is the thread that calls `run`; the others are threads of the team, pinned to the cores that the process may
-/// use. Between jobs they spin for a short while, then park. Destruction joins them.
+/// Worker 0 is the thread that calls `run`; the others are threads of the team, pinned to the cores that the process
+/// may use. Between jobs they spin for a short while, then park. Destruction joins them.
 class team {
 public:
   /// @pre `threads` >= 1. `name` begins the threads' names. `cpus` is not kept.

@@ -1,4 +1,4 @@
-// hwloc's objects, brought into order.
+// Reads hwloc's objects and brings them into order.
 #include "kernels/host/topology.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-/// The cores, caches and NUMA nodes that this process may use, as hwloc finds them.
+/// Reads the cores, caches and NUMA nodes that this process may use, as hwloc finds them.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,8 @@ struct numa_node {
   std::size_t cores = 0; ///< that the process may use
 };
 
-/// What the process may run on. Where the system does not say how units form cores, each counts as one.
+/// The processing units that the process may use. Where the system does not say how units form cores, each counts as
+/// one.
 struct topology {
   /// Processing units, as the system numbers them: one of each core first (in ascending order), then their SMT
   /// siblings. Never empty.
@@ -44,9 +45,9 @@ struct topology_source {
   std::vector<int> allowed;
 };
 
-/// The mask counts that the process as a whole has (its first thread's), whatever thread asks: threads of a team are
-/// pinned. The environment's HWLOC_SYNTHETIC and HWLOC_XMLFILE, which show programs another machine, are ignored,
-/// unless HWLOC_THISSYSTEM=1 says that it is this one. Any thread; does not throw for what the system hides.
+/// Reads the topology. The affinity mask of the process's first thread counts, whichever thread asks, because threads
+/// of a team are pinned. The environment's HWLOC_SYNTHETIC and HWLOC_XMLFILE, which show programs another machine, are
+/// ignored, unless HWLOC_THISSYSTEM=1 says that it is this one. Any thread; does not throw for what the system hides.
 [[nodiscard]] topology read_topology(topology_detail detail = topology_detail::cores,
                                      const topology_source& source = {});
 
