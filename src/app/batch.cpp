@@ -1,4 +1,4 @@
-// `tropilla batch`: a file of requests, a file of results.
+// `tropilla batch`: reads a file of requests and writes a file of results.
 #include "src/app/batch_loop.hpp"
 #include "src/app/command.hpp"
 #include "src/app/files.hpp"

@@ -1,4 +1,4 @@
-// One thread decides; feeder, runtime and Ctrl-C leave notes in its inbox.
+// Decides on one thread; the feeder, the runtime and Ctrl-C leave notes in its inbox.
 #include "src/app/batch_loop.hpp"
 
 #include "actors/feeder.hpp"
@@ -315,7 +315,7 @@ private:
   runtime& rt_;
   batch_work work_;
   record_context context_;
-  std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>(); ///< whoever may still write to it holds it
+  std::shared_ptr<inbox> inbox_ = std::make_shared<inbox>(); ///< shared with all that may still write to it
   std::map<std::size_t, std::shared_ptr<job>> jobs_;         ///< by line of the input
   /// With --ordered: lines that were begun and are not written, with what waits for those before.
   std::deque<ordered_record> records_;

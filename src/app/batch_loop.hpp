@@ -1,4 +1,4 @@
-/// The work of `tropilla batch`: requests from a feeder into the runtime, records out of it as replies end.
+/// The work of `tropilla batch`: requests go from a feeder into the runtime, and records come out as replies end.
 #pragma once
 
 #include "src/batch/request_queue.hpp"
@@ -13,7 +13,7 @@
 
 namespace tropilla::app {
 
-/// What was done so far.
+/// The work that is done so far.
 struct batch_totals {
   std::size_t requests = 0; ///< with a record
   std::size_t failed = 0;   ///< of them, with an error
@@ -34,7 +34,7 @@ struct batch_work {
   std::function<void(const batch_totals&)> on_progress{}; ///< now and then
 };
 
-/// Runs on the calling thread; everything else reaches it through one queue.
+/// The loop of a batch. It runs on the calling thread; everything else reaches it through one queue.
 class batch_loop {
 public:
   batch_loop(runtime& rt, batch_work work);
@@ -42,8 +42,8 @@ public:
   batch_loop(const batch_loop&) = delete;
   batch_loop& operator=(const batch_loop&) = delete;
 
-  /// Until the input's end, or `stop`: then what is being computed is cancelled, and false returned. Throws what
-  /// `write` throws, and `error` when the input can't be read or the runtime can't go on.
+  /// Runs until the input's end, or until `stop`: then requests that are being computed are cancelled, and it returns
+  /// false. Throws what `write` throws, and `error` when the input can't be read or the runtime can't go on.
   [[nodiscard]] bool run();
   /// Any thread.
   void stop();

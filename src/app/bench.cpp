@@ -1,4 +1,4 @@
-// `tropilla bench`: prefill and decode rates, measured as llama-bench does.
+// `tropilla bench`: measures prefill and decode rates as llama-bench does.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-// `tropilla cache`: the packed weights that earlier runs left on the disk.
+// `tropilla cache`: lists and removes the packed weights that earlier runs left on the disk.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

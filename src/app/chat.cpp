@@ -1,4 +1,4 @@
-// `tropilla chat`: its options, and a console with them.
+// `tropilla chat`: declares its options and runs a console with them.
 #include "src/app/console.hpp"
 
 #include "src/app/text.hpp"

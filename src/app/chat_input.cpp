@@ -1,4 +1,4 @@
-// Lines to messages, messages to commands: no terminal in here.
+// Joins lines to messages and parses commands; there is no terminal in here.
 #include "src/app/chat_input.hpp"
 
 #include "src/app/text.hpp"

@@ -1,4 +1,4 @@
-/// What a person typed in `tropilla chat`: lines put together to messages, and the commands among them.
+/// Parses what a person types in `tropilla chat`: lines become messages or commands.
 #pragma once
 
 #include <deque>
@@ -10,22 +10,23 @@
 
 namespace tropilla::app {
 
-/// Whether a line as a `line_editor` returns it has line ends inside: pasted lines are a message, in which nothing has
-/// a meaning.
+/// Whether a line as a `line_editor` returns it has line ends inside: pasted lines are a message, in which nothing is a
+/// command.
 [[nodiscard]] bool is_pasted(std::string_view line) noexcept;
 
-/// Of a message; more is refused.
+/// The largest message; longer ones are refused.
 inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
 
 /// Puts lines together: a line that ends in a backslash goes on in the next, and """ opens a block that the next """
 /// at the end of a line closes. Inside a block nothing has a meaning, backslashes included. One thread.
 ///
-/// Of a message that is longer than `max_message_bytes`, the first of them come, and one more that shows it.
+/// A message that is longer than `max_message_bytes` is cut behind them and one byte more, which shows that it was
+/// longer.
 class line_joiner {
 public:
   /// Takes one line without its line end. Returns the message when it is complete.
   [[nodiscard]] std::optional<std::string> take(std::string_view line);
-  /// What is there, complete or not: at the end of the input. Empty when nothing is.
+  /// Returns the message so far, complete or not, at the end of the input; empty when there is none.
   [[nodiscard]] std::string rest();
   /// Forgets an unfinished message.
   void clear() noexcept;
@@ -67,12 +68,11 @@ struct chat_input {
 };
 
 /// A text that begins with one slash is a command; `//x` is the message `/x`. A block and pasted lines never are a
-/// command, which the caller sees to. Throws `error` (invalid_argument) for a command that there is not, naming the
-/// nearest.
+/// command, which the caller sees to. Throws `error` (invalid_argument) for an unknown command, naming the nearest.
 [[nodiscard]] chat_input parse_chat_input(std::string_view text);
 
-/// Lines that came while a reply streams: a few commands are for now, everything else waits until the reply ended. One
-/// thread at a time.
+/// Takes lines that come while a reply streams: a few commands are obeyed at once, everything else waits until the
+/// reply has ended. One thread at a time.
 class typeahead {
 public:
   /// Takes one line without its line end. Returns the command to obey at once (/memory, /budget, /stats, /quit);
@@ -87,8 +87,8 @@ private:
   line_joiner joiner_; ///< follows the lines that wait
 };
 
-/// What a line that begins with `before` may become: the commands that begin so ("/sa"), and behind /set those of the
-/// `settings` ("/set te").
+/// Completions of a line that begins with `before`: the commands that begin so ("/sa"), and behind /set the names of
+/// `settings` that do ("/set te").
 [[nodiscard]] std::vector<std::string> complete_chat_line(std::string_view before,
                                                           std::span<const std::string> settings);
 

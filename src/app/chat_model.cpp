@@ -1,4 +1,4 @@
-// One model at a time: what a budget holds is one model's.
+// Opens one model at a time, since a budget has room for one.
 #include "src/app/chat_model.hpp"
 
 #include "src/app/terminal_session.hpp"

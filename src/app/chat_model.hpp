@@ -1,4 +1,4 @@
-/// The model of a conversation, which may change.
+/// Holds the model of a conversation, which may be changed for another.
 #pragma once
 
 #include "src/app/command.hpp"

@@ -1,4 +1,4 @@
-// Dispatch: the word after `tropilla` chooses the command; every failure becomes one sentence and a status.
+// Dispatches: the word after `tropilla` chooses the command; every failure becomes one sentence and a status.
 #include "src/app/command.hpp"
 
 #include "src/app/foreign_options.hpp"

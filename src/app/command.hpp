@@ -1,4 +1,4 @@
-/// What a command is, and the list of them.
+/// Defines what a command of the program is, and lists all of them.
 #pragma once
 
 #include "src/app/interrupts.hpp"
@@ -17,7 +17,7 @@
 
 namespace tropilla::app {
 
-/// What a command works with besides its options.
+/// The context of a command: what it works with besides its options.
 struct command_context {
   const process_clock& clock;
   interrupts& signals;
@@ -27,12 +27,12 @@ struct command_context {
 
   /// A line on standard error about what is done otherwise than asked for, unless `quiet`.
   void note(std::string_view sentence) const;
-  /// The file of a -m, or of none, with a note then (`app::choose_model`).
+  /// The model's file that -m names or, without -m, the default one, with a note (`app::choose_model`).
   [[nodiscard]] std::filesystem::path choose_model(const std::string& named) const;
 };
 
-/// What --help says besides the options, which come from what is bound (`option_help`). Lines are broken to fit; those
-/// that begin with a blank stay as they are.
+/// The text of --help besides the options, which come from what is bound (`option_help`). Lines are broken to fit;
+/// those that begin with a blank stay as they are.
 struct help_page {
   std::string_view about;   ///< what the command does: a sentence or a few
   std::string_view usage;   ///< without "Usage:"; more lines begin with seven blanks
@@ -40,7 +40,7 @@ struct help_page {
   std::string_view example; ///< its lines begin with two blanks
 };
 
-/// Thrown when what went wrong has been said, and the rest was done: status 2.
+/// Thrown when the failure was already reported and the rest was done: status 2.
 struct already_said {};
 
 /// Thrown when all was done that could be, and some of it failed: a sentence on standard error, and status 3.
@@ -77,10 +77,10 @@ struct command {
 /// The long options of all commands, without dashes.
 [[nodiscard]] std::vector<std::string> all_option_names();
 
-/// What an error says, with the option that changes what it speaks of, where there is one.
+/// The sentence of an error, with the option that changes what it speaks of, where there is one.
 [[nodiscard]] std::string sentence_of(const error& e);
 
-/// All of a command's --help, in lines of at most `columns` columns.
+/// The whole --help of a command, in lines of at most `columns` columns.
 [[nodiscard]] std::string help_text(const command& c, std::size_t columns);
 
 /// Runs the program: `arguments` without its name. Returns the exit status: 0; 2 after an error, which is one sentence

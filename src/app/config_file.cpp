@@ -1,4 +1,4 @@
-// Finding and reading the TOML file of --config.
+// Finds and reads the TOML file of --config.
 #include "src/app/options.hpp"
 
 #include "src/app/files.hpp"

@@ -1,4 +1,4 @@
-// Whose line is next: a queued one, an edited one, one of a pipe.
+// Chooses the next line: a queued one, an edited one, or one of a pipe.
 #include "src/app/console.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// The console of `tropilla chat`: lines from a person or a pipe, answers to them.
+/// The console of `tropilla chat`: reads lines from a person or a pipe and answers them.
 #pragma once
 
 #include "src/app/chat_input.hpp"
@@ -12,19 +12,19 @@
 
 namespace tropilla::app {
 
-/// Reads messages and commands and has a dialogue obey them, until somebody leaves. One per program.
+/// Reads messages and commands and has a dialogue obey them, until the person leaves. One per program.
 class console {
 public:
-  /// Whether lines are edited: standard input and output are a terminal that can do that. A session of it is needed
-  /// then.
+  /// Whether lines are edited, which needs a terminal that can do that as standard input and output. A
+  /// `terminal_session` is needed then.
   [[nodiscard]] static bool edits();
 
   /// `terminal`: null where lines are not edited.
   console(const chat_options& options, chat_model& model, terminal_session* terminal, command_context& context);
 
-  /// Returns when the person left. A line that can't be obeyed, or answered, is complained of and changes nothing;
-  /// lines of a pipe of which there was one end with `already_said`. Throws `output_closed`, and `error` where there is
-  /// no model any more.
+  /// Returns when the person left. A line that can't be obeyed or answered is complained of and changes nothing; if
+  /// there was one among the lines of a pipe, `already_said` is thrown at their end. Throws `output_closed`, and
+  /// `error` where there is no model any more.
   void run();
 
 private:

@@ -1,4 +1,4 @@
-// Exchanges that come and go, and JSON and Markdown of messages.
+// Adds and removes exchanges, and writes messages as JSON and Markdown.
 #include "src/app/conversation.hpp"
 
 #include <algorithm>

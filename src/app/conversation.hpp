@@ -1,4 +1,5 @@
-/// What was said, what of it the model still knows, and both as text: for people, for scripts, and for going on.
+/// Keeps the messages of a conversation and which of them the model is told, and turns them into text: for people, for
+/// scripts, and for going on.
 #pragma once
 
 #include "tropilla/types.hpp"
@@ -16,13 +17,13 @@ namespace tropilla::app {
 using token_counter = std::function<std::size_t(const std::vector<chat_message>&)>;
 
 /// A system message, or none, and exchanges: what a person said and the answer to it. The oldest exchanges may be left
-/// out of what the model is told. A value: who may fail keeps a copy.
+/// out of what the model is told. It is a value: a caller that may fail keeps a copy.
 class conversation {
 public:
   conversation() = default;
   /// @pre only the first message may be a system message
   explicit conversation(std::vector<chat_message> messages) : messages_(std::move(messages)) {}
-  /// A new one; an empty text is no system message.
+  /// Makes a new conversation; an empty text is no system message.
   static conversation with_system(const std::string& text);
 
   /// The text of the system message, or nothing.
@@ -60,7 +61,7 @@ private:
 /// Each message under its role.
 [[nodiscard]] std::string as_markdown(std::span<const chat_message> messages);
 
-/// What `as_json` wrote. Throws `error` (malformed_file) naming `source` for anything else.
+/// Parses what `as_json` wrote. Throws `error` (malformed_file) naming `source` for anything else.
 [[nodiscard]] std::vector<chat_message> messages_from_json(std::string_view text, std::string_view source);
 
 } // namespace tropilla::app

@@ -1,4 +1,4 @@
-// `tropilla devices`: what this machine can compute on.
+// `tropilla devices`: lists what this machine can compute on.
 #include "src/app/command.hpp"
 
 #include "kernels/cuda/gpus.hpp"

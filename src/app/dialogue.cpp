@@ -1,4 +1,4 @@
-// The commands, one function each.
+// Implements the commands of the console, one function each.
 #include "src/app/dialogue.hpp"
 
 #include "memory/arbiter.hpp"

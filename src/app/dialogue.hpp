@@ -1,4 +1,4 @@
-/// A conversation with a model: what the commands of `tropilla chat` do.
+/// A conversation with a model: carries out the commands of `tropilla chat`.
 #pragma once
 
 #include "src/app/chat_input.hpp"
@@ -24,27 +24,28 @@ struct chat_options {
 
   chat_options();
   void bind(option_binder& b);
-  /// Those that /set changes.
+  /// Binds the options that /set changes.
   void bind_settings(option_binder& b);
 };
 
-/// Messages, the model that answers, and how. Every command throws `error`, and then nothing has changed. One thread,
-/// but for `figures`.
+/// Holds messages, the model that answers them and the options of its answers. Every command throws `error`, and then
+/// nothing has changed. One thread, except for `figures`.
 class dialogue {
 public:
-  /// Reads a reply to its end and shows it meanwhile; what it throws goes through, as if nothing had been said.
+  /// Reads a reply to its end and shows it meanwhile; its exceptions go through, and the conversation is as if nothing
+  /// had been said.
   using reader = std::function<finished_reply(generation& reply)>;
 
-  /// The others outlive it.
+  /// The model and the screen outlive it.
   dialogue(chat_options options, chat_model& model, chat_screen& screen, reader read);
 
   /// Obeys a command or answers a message. /help and /quit are the caller's.
   void obey(const chat_input& input);
   /// How answers are drawn.
   [[nodiscard]] const reply_options& options() const noexcept { return options_.reply; }
-  /// What /stats, /memory and /budget say; on another thread, too, while a reply is read.
+  /// The text of /stats, /memory and /budget. May be called on another thread while a reply is read.
   [[nodiscard]] std::string figures(const chat_input& input);
-  /// What may follow /set.
+  /// The names that may follow /set.
   [[nodiscard]] std::vector<std::string> names_of_settings();
 
 private:

@@ -1,4 +1,4 @@
-// `tropilla eval`: perplexity, and how far a run is from another.
+// `tropilla eval`: measures perplexity, and how far a run is from another.
 #include "src/app/command.hpp"
 
 #include "src/app/files.hpp"

@@ -1,4 +1,4 @@
-/// Numbers that may not have been measured.
+/// Formats numbers that may not have been measured.
 #pragma once
 
 #include <fmt/format.h>

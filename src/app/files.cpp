@@ -1,4 +1,4 @@
-// POSIX reads and writes, because streams lose the reason of a failure.
+// Reads and writes with POSIX calls, because streams lose the reason of a failure.
 #include "src/app/files.hpp"
 
 #include "memory/arbiter.hpp"

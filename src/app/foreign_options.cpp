@@ -1,5 +1,5 @@
-// The tables. Names are those of llama.cpp's common/arg.cpp (tools/cli/README.md lists them) and of ollama's command
-// line.
+// The tables of other programs' options. Names are those of llama.cpp's common/arg.cpp (tools/cli/README.md lists them)
+// and of ollama's command line.
 #include "src/app/foreign_options.hpp"
 
 #include <algorithm>

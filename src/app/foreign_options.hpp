@@ -1,4 +1,4 @@
-/// What people of llama.cpp and ollama type, and what it means here.
+/// Maps the options and commands of llama.cpp and ollama to tropilla's, or explains why there is none.
 #pragma once
 
 #include <cstddef>
@@ -33,10 +33,10 @@ struct foreign_option {
 /// The long names that other programs have for options of these keys, all without dashes.
 [[nodiscard]] std::vector<std::string> foreign_names(std::span<const std::string> keys, std::string_view command);
 
-/// The long names, without dashes, of what there is no option for but a sentence.
+/// The long names, without dashes, of options that have no counterpart but an explanation.
 [[nodiscard]] std::vector<std::string> explained_names(std::string_view command);
 
-/// A command of another program: the one that does the same here, or a sentence.
+/// A command of another program, and the one that does the same here, or a sentence.
 struct foreign_command {
   std::string_view name;
   std::string_view here{};

@@ -1,4 +1,4 @@
-// A JSON array of numbers is a list with brackets: one reader does for both.
+// Parses lists of ids. A JSON array of numbers is a list with brackets, so one reader does for both.
 #include "src/app/ids.hpp"
 
 #include "src/app/text.hpp"

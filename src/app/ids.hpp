@@ -1,4 +1,4 @@
-/// Token ids written by people and scripts.
+/// Parses token ids written by people and scripts.
 #pragma once
 
 #include "tropilla/types.hpp"
@@ -8,8 +8,8 @@
 
 namespace tropilla::app {
 
-/// Numbers separated by white space or commas, or a JSON array of them. Throws `error` (invalid_argument) naming what
-/// is no id; whether a vocabulary has them is the tokenizer's to say.
+/// Parses numbers separated by white space or commas, or a JSON array of them. Throws `error` (invalid_argument) naming
+/// what is no id; the tokenizer checks whether the vocabulary has them.
 [[nodiscard]] std::vector<token_id> parse_ids(std::string_view text);
 
 } // namespace tropilla::app

@@ -1,4 +1,4 @@
-// `tropilla inspect`: what is in a GGUF file, without its weights.
+// `tropilla inspect`: shows what is in a GGUF file, without its weights.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

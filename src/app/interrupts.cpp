@@ -1,4 +1,4 @@
-// A thread that reads a signalfd: nothing of ours ever runs inside a signal handler.
+// Reads a signalfd on a thread: nothing of ours ever runs inside a signal handler.
 #include "src/app/interrupts.hpp"
 
 #include "kernels/threads.hpp"

@@ -1,4 +1,4 @@
-/// Ctrl-C, turned from a signal into calls on a thread of the program. The library has no signal handlers; this is the
+/// Turns Ctrl-C from a signal into calls on a thread of the program. The library has no signal handlers; this is the
 /// command line's.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Bytes one after another, as they come: marks and characters may be cut anywhere.
+// Decodes bytes one after another as they come: marks and characters may be cut anywhere.
 #include "src/app/keys.hpp"
 
 #include "src/app/text.hpp"

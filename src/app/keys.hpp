@@ -1,4 +1,4 @@
-/// What comes from a terminal's keyboard: pasted text, and lines that nobody sees while they are typed.
+/// Decodes what comes from a terminal's keyboard: pasted text, and lines that are not shown while they are typed.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,12 @@ public:
   static constexpr std::string_view begin_mark = "\x1b[200~";
   static constexpr std::string_view end_mark = "\x1b[201~";
 
-  /// Takes a byte behind the begin mark; true: it was the last one of the end mark.
+  /// Takes the next byte behind the begin mark; true: it was the last one of the end mark.
   [[nodiscard]] bool take(char byte);
   /// The text so far as a message has it: every line end is \n, other control characters than tabs are left out, and
   /// what is not UTF-8 becomes U+FFFD.
   [[nodiscard]] std::string text() const;
-  /// What makes another one of these as far as this one is.
+  /// The bytes from which another `pasted_text` gets as far as this one.
   [[nodiscard]] std::string so_far() const { return std::string(begin_mark) + bytes_; }
 
 private:

@@ -1,4 +1,4 @@
-// The one file that knows libedit.
+// Edits lines through libedit; no other file knows libedit.
 #include "src/app/line_editor.hpp"
 
 #include "src/app/chat_input.hpp"

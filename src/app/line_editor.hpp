@@ -1,4 +1,4 @@
-/// Lines from standard input: edited, with history, on a terminal; as they are from anything else.
+/// Reads lines from standard input: edited, with history, on a terminal; as they are from anything else.
 #pragma once
 
 #include "src/app/terminal_session.hpp"
@@ -19,7 +19,7 @@ enum class line_end {
   closed,    ///< with Ctrl-D on an empty line, or at the end of the input
 };
 
-/// What a line that begins so may become: whole beginnings, each at least as long.
+/// Completes the beginning of a line: returns longer beginnings, each at least as long as the given one.
 using line_completion = std::function<std::vector<std::string>(std::string_view)>;
 
 /// Reads lines through libedit: Emacs keys or what ~/.editrc says, arrow keys through the history, tab to complete,
@@ -39,11 +39,11 @@ public:
   /// editor reads it; it has line ends only where text was pasted, and none at its end. A byte order mark at the
   /// beginning of a file is dropped.
   [[nodiscard]] line_end read(const std::string& prompt, std::string& line);
-  /// Keys behind those of the last line, which are the caller's from here on.
+  /// Hands the keys behind those of the last line over to the caller.
   [[nodiscard]] std::string take_keys();
-  /// The next line begins with these keys, which were typed before, as if they were typed now.
+  /// Makes the next line begin with these keys, which were typed before.
   void push_back(std::string_view keys);
-  /// Adds to the history and its file. Empty and very long lines, and the one that was added last, are not.
+  /// Adds a line to the history and its file, unless it is empty, very long, or the one that was added last.
   void remember(const std::string& line);
 
 private:

@@ -1,4 +1,4 @@
-// A thread that polls the terminal and an eventfd that ends it.
+// Polls the terminal on a thread, and an eventfd that ends it.
 #include "src/app/line_watcher.hpp"
 
 #include "kernels/threads.hpp"
@@ -67,7 +67,7 @@ void line_watcher::watch(const std::string& keys) {
     if (ready < 0 && errno != EINTR)
       return;
     if (ready > 0 && waits[0].revents != 0)
-      return; // a line that is there, too, is for whoever reads next
+      return; // a line that is there, too, is left for the next reader
     if (ready <= 0 || waits[1].revents == 0)
       continue;
     const ssize_t n = ::read(terminal_, bytes.data(), bytes.size());

@@ -1,4 +1,4 @@
-/// Lines that a person types while the program is busy with something else.
+/// Reads lines that a person types while the program is busy with something else.
 #pragma once
 
 #include "src/app/keys.hpp"

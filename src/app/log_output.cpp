@@ -1,4 +1,4 @@
-// --log-level, and what becomes of records.
+// Parses --log-level and writes records.
 #include "src/app/log_output.hpp"
 
 #include "src/app/files.hpp"

@@ -1,4 +1,4 @@
-/// The runtime's log as the program writes it: which records, in which form, and where.
+/// Writes the runtime's log for the program: which records, in which form, and where.
 #pragma once
 
 #include "src/app/terminal.hpp"
@@ -12,15 +12,16 @@
 
 namespace tropilla::app {
 
-/// Levels of --log-level: "info", "loader=debug", "info,loader=debug". Components that are not named have the level
-/// that stands alone, or tell nothing where none does. The sink is left empty. Throws `error` (invalid_argument).
+/// Parses the levels of --log-level: "info", "loader=debug", "info,loader=debug". Components that are not named have
+/// the level that stands alone, or tell nothing where none does. The sink is left empty. Throws `error`
+/// (invalid_argument).
 [[nodiscard]] log_options parse_log_levels(std::string_view text);
 
-/// A line without its end: local time, level, component and sentence. What could steer a terminal, and what is not
-/// UTF-8, is escaped.
+/// A record as a line without its end: local time, level, component and sentence. Characters that could steer a
+/// terminal, and bytes that are not UTF-8, are escaped.
 [[nodiscard]] std::string log_line(const log_record& record, const terminal_facts& terminal);
-/// An object in one line, without its end: "time" (UTC, ISO 8601), "level", "component", "message". Bytes that are not
-/// UTF-8 become U+FFFD.
+/// A record as a JSON object in one line, without its end: "time" (UTC, ISO 8601), "level", "component", "message".
+/// Bytes that are not UTF-8 become U+FFFD.
 [[nodiscard]] std::string log_json(const log_record& record);
 
 /// --log-level, --log-json and --log-file. Each alone asks for a log, of level info.
@@ -30,10 +31,10 @@ struct log_settings {
   std::string file;
 
   [[nodiscard]] bool wanted() const { return levels || json || !file.empty(); }
-  /// Whether warnings about what the runtime does are on the screen without further ado.
+  /// Whether the log already shows the runtime's warnings on the screen.
   [[nodiscard]] bool shows_warnings() const;
-  /// For `runtime_config::log`: to the file, at its end, or else to standard error. `status` is kept. Throws `error`
-  /// (io_error) when the file can't be opened.
+  /// Makes the options for `runtime_config::log`: records go to the end of the file, or else to standard error.
+  /// `status` is kept. Throws `error` (io_error) when the file can't be opened.
   [[nodiscard]] log_options open(const std::shared_ptr<status_line>& status) const;
 };
 

@@ -1,4 +1,4 @@
-// Three measurements, each bounded in time.
+// Makes three measurements, each bounded in time.
 #include "src/app/machine_speed.hpp"
 
 #include "src/io/packed_weights.hpp"

@@ -1,4 +1,4 @@
-// Devices and purposes as rows.
+// Lists devices and purposes as rows of a table.
 #include "src/app/memory_table.hpp"
 
 #include "memory/arbiter.hpp"

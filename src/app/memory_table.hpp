@@ -1,4 +1,4 @@
-/// Where a runtime's bytes are at one moment, for people.
+/// Shows people where a runtime's bytes are at one moment.
 #pragma once
 
 #include "src/app/table.hpp"

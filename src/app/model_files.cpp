@@ -1,4 +1,4 @@
-// Searching folders that other programs fill.
+// Searches folders that other programs fill.
 #include "src/app/model_files.hpp"
 
 #include "src/app/files.hpp"

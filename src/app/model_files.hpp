@@ -1,4 +1,4 @@
-/// GGUF files in the places where programs keep them, and the one that a name means.
+/// Finds GGUF files in the places where programs keep them, and the one that a name means.
 #pragma once
 
 #include <cstddef>
@@ -11,16 +11,16 @@
 
 namespace tropilla::app {
 
-/// A folder that is searched, and whose it is.
+/// A folder that is searched, and the program that owns it.
 struct model_place {
   std::string owner; ///< "tropilla", "Hugging Face", "LM Studio", "llama.cpp", "ollama"
   std::filesystem::path folder;
 };
 
-/// Those of this user, by the variables and the folders that each program documents; not all of them exist.
+/// The folders of this user, by the variables and the folders that each program documents; not all of them exist.
 [[nodiscard]] std::vector<model_place> model_places();
 
-/// A model that was found; of a split one, its first part.
+/// A model that was found; for a split one, its first part.
 struct model_file {
   std::string name;  ///< of the file, without ".gguf", "-00001-of-00003" or the like; "llama3.2:1b" of ollama's
   std::string owner; ///< as in `model_place`
@@ -28,7 +28,7 @@ struct model_file {
   std::size_t parts = 1; ///< as the name says
 };
 
-/// How far a search goes: whatever lies in a folder, it ends soon.
+/// Limits of a search, so that it ends soon whatever lies in a folder.
 struct search_limits {
   std::size_t depth = 8;        ///< folders inside of folders
   std::size_t entries = 20'000; ///< of a place, files and folders
@@ -44,7 +44,7 @@ struct found_models {
 /// regular files count, or links to them. Throws nothing but `std::bad_alloc`.
 [[nodiscard]] found_models find_models(const std::vector<model_place>& places, const search_limits& limits = {});
 
-/// What a model's header says.
+/// The facts in a model's header.
 struct model_header {
   std::string architecture, type;
   std::uint64_t parameters = 0;
@@ -55,18 +55,18 @@ struct model_header {
 /// Reads the header of a model; never throws for what is in the file.
 [[nodiscard]] model_header read_header(const model_file& file);
 
-/// The file that `-m NAME` means: a path that exists, else the model of that name, file name or, if there is but one,
-/// of a name that contains it (upper and lower case are the same). Throws `error` (invalid_argument, io_error) with
-/// what there is.
+/// Finds the file that `-m NAME` means: a path that exists, else the model of that name, file name or, if there is but
+/// one, of a name that contains it (upper and lower case are the same). Throws `error` (invalid_argument, io_error)
+/// with what there is.
 [[nodiscard]] std::filesystem::path find_model(const std::string& name, const std::vector<model_place>& places);
 
-/// The model of a command that named none: the only one in tropilla's own folder, where scripts/run.sh puts what it
-/// obtains. `note` gets a sentence that says so. Throws `error` (invalid_argument) with what to do, where there are
+/// Finds the model of a command that named none: the only one in tropilla's own folder, where scripts/run.sh puts what
+/// it obtains. `note` gets a sentence that says so. Throws `error` (invalid_argument) with what to do, where there are
 /// none or several.
 [[nodiscard]] std::filesystem::path default_model(const std::vector<model_place>& places,
                                                   const std::function<void(std::string_view)>& note);
 
-/// `find_model` of a name, `default_model` of none.
+/// Calls `find_model` for a name, `default_model` for none.
 [[nodiscard]] std::filesystem::path choose_model(const std::string& name,
                                                  const std::function<void(std::string_view)>& note);
 

@@ -1,4 +1,4 @@
-// Adds up what a header has.
+// Adds up sizes and parameters in a header.
 #include "src/app/model_summary.hpp"
 
 #include <map>

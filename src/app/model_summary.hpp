@@ -1,4 +1,4 @@
-/// The figures of a model's file.
+/// Sums up the figures of a model's file.
 #pragma once
 
 #include "src/model/gguf.hpp"
@@ -10,7 +10,7 @@ namespace tropilla::app {
 
 struct model_summary {
   std::string architecture, name; ///< empty where the file does not say
-  std::string type;               ///< the one that most parameters have; empty without tensors
+  std::string type;               ///< the type with the largest number of parameters; empty without tensors
   std::uint64_t parameters = 0;
   std::uint64_t tensor_bytes = 0;
   std::uint64_t file_bytes = 0; ///< of all parts

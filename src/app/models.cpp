@@ -1,4 +1,4 @@
-// `tropilla models`: the GGUF files of this machine.
+// `tropilla models`: lists the GGUF files of this machine.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-// Notices of the parts that read a model's file.
+// Collects notices from the code that reads a model's file.
 #include "src/app/notes.hpp"
 
 #include "src/app/terminal.hpp"

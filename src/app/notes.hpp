@@ -1,4 +1,4 @@
-/// What the program says beside its output: how a model's file is read where it has something wrong.
+/// Prints notes about defects in a model's file that do not keep it from being read.
 #pragma once
 
 #include "src/model/gguf.hpp"
@@ -9,10 +9,10 @@
 
 namespace tropilla::app {
 
-/// A line "note: ..." on standard error for each.
+/// Prints a line "note: ..." on standard error for each sentence.
 void say_notes(std::span<const std::string> sentences);
 
-/// What a runtime over this file would note when it is opened. None for a file that it would refuse.
+/// The notes that a runtime over this file would give when it is opened. None for a file that it would refuse.
 [[nodiscard]] std::vector<std::string> notes_of(const gguf_file& file);
 
 } // namespace tropilla::app

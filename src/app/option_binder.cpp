@@ -1,4 +1,4 @@
-// Binding with strict values.
+// Binds options to fields, with strict checks of their values.
 #include "src/app/option_binder.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// Declaring a command's options once, for parsing and for --help.
+/// Declares a command's options once, for parsing and for --help.
 #pragma once
 
 #include "tropilla/log.hpp"
@@ -20,18 +20,18 @@ class Option;
 
 namespace tropilla::app {
 
-/// How an option is called, and what --help says of it.
+/// The names of an option, and what --help says of it.
 struct option_text {
   std::string names;       ///< as CLI11 reads them: "-n,--max-tokens". The first long one is its key everywhere else
-  std::string value;       ///< what stands for its value: "N"; empty for a flag
+  std::string value;       ///< stands for its value: "N"; empty for a flag
   std::string meaning;     ///< a phrase without a full stop at its end: "tokens of the reply, at most"
-  std::string otherwise{}; ///< what holds when nobody gives it, where the field's value does not say so: "all cores"
+  std::string otherwise{}; ///< the default in words, where the field's value does not say it: "all cores"
 };
 
-/// Stands for an empty list of texts: nobody can type it.
+/// Stands for an empty list of texts, since nobody can type it.
 inline constexpr std::string_view no_text("\0", 1);
 
-/// What a whole number may be.
+/// The range of a whole number.
 struct count_limits {
   std::size_t least = 0;
   std::size_t most = std::numeric_limits<std::size_t>::max();
@@ -39,14 +39,14 @@ struct count_limits {
   std::size_t minus_one_is{}; ///< the value that it gives
 };
 
-/// Binds options to fields, and explains them: what is bound here is what --help shows, in this order. Values are
-/// checked strictly when they are set: `error` (invalid_argument) names the option, the range and what was found. The
-/// default that --help shows is what the field holds when it is bound.
+/// Binds options to fields, and explains them: --help shows the bound options in this order. Values are checked
+/// strictly when they are set: `error` (invalid_argument) names the option, the range and what was found. The default
+/// that --help shows is what the field holds when it is bound.
 class option_binder {
 public:
   explicit option_binder(CLI::App& app) : app_(app) {}
 
-  /// The heading in --help of what is bound from here on: "Sampling".
+  /// Sets the heading in --help of the options that are bound from here on: "Sampling".
   void group(std::string title) { group_ = std::move(title); }
 
   void flag(const option_text& option, bool& value);
@@ -54,7 +54,7 @@ public:
   void text(const option_text& option, std::string& value, bool* given = nullptr);
   void count(const option_text& option, std::size_t& value, const count_limits& limits = {});
   void number(const option_text& option, double& value, double least, double most);
-  /// A whole number, or -1: one that is drawn now, and `drawn` says so.
+  /// A whole number, or -1 for one that is drawn now, which sets `drawn`.
   void seed(const option_text& option, std::uint64_t& value, bool& drawn);
   /// "300MiB" or "80%", with devices "host:0=300MiB,host:1=50%", or a device alone, "cuda:0": 0 bytes, what the plan
   /// needs.
@@ -63,8 +63,8 @@ public:
   void bytes(const option_text& option, std::size_t& value);
   /// One of some words, which --help lists.
   void choice(const option_text& option, std::string& value, std::vector<std::string> words);
-  /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for what is hard to type. In a file a
-  /// text or an array of them; in the environment one.
+  /// Texts, one each time that the option is given, with \n, \t, \r, \\ and \xHH for characters that are hard to type.
+  /// In a file a text or an array of them; in the environment one.
   void texts(const option_text& option, std::vector<std::string>& values);
   /// As `parse_log_levels` reads them.
   void log_levels(const option_text& option, std::optional<log_options>& value);

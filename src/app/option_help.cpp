@@ -1,4 +1,4 @@
-// The options of --help, from what is bound.
+// Writes the options of --help from what is bound.
 #include "src/app/option_binder.hpp"
 
 #include "src/app/text.hpp"

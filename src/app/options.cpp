@@ -1,4 +1,4 @@
-// The layers: command line, environment, file.
+// Layers options: command line over environment over file.
 #include "src/app/options.hpp"
 
 #include "src/app/foreign_options.hpp"

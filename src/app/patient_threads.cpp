@@ -1,4 +1,5 @@
-// `pthread_create` of the program: a thread that the system refuses is asked for again, for a tenth of a second.
+// Replaces `pthread_create` in the program: a thread that the system refuses is asked for again, for a tenth of a
+// second.
 //
 // Processes end all the time, and give threads back. Libraries that a process is made of (CAF before all) end it, or
 // wait for ever, where one is refused to them.

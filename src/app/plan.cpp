@@ -1,4 +1,4 @@
-// `tropilla plan`: every byte of a run, before anything loads.
+// `tropilla plan`: shows every byte of a run before anything loads.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-// The slowest of three, and sentences about it.
+// Finds the slowest of disk, memory and arithmetic, and words the prediction.
 #include "src/app/prediction.hpp"
 
 #include "memory/arbiter.hpp"

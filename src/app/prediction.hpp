@@ -1,4 +1,4 @@
-/// Tokens per second that follow from the bytes and operations of a step and from what the machine does in a second.
+/// Predicts tokens per second from the bytes and operations of a step and from the machine's speed.
 ///
 /// Reading, memory and arithmetic work beside each other, so a pass takes as long as the slowest of the three needs
 /// (a roofline: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009).
@@ -12,7 +12,7 @@
 
 namespace tropilla::app {
 
-/// What a step costs.
+/// The bytes and operations of a step.
 struct step_cost {
   std::size_t streamed_bytes = 0;    ///< read from the file by every pass
   std::size_t weight_bytes = 0;      ///< read from memory by every pass
@@ -21,14 +21,14 @@ struct step_cost {
   std::size_t prefill_chunk = 1;     ///< tokens of a pass over a long prompt
 };
 
-/// Per second; 0: not measured.
+/// Speeds per second; 0: not measured.
 struct machine_speed {
   double read_bytes = 0;
   double memory_bytes = 0; ///< of weights that come from memory and meet one token
   double operations = 0;   ///< of the model's layers, with many tokens: a multiplication and an addition are two
 };
 
-/// What a pass waits for.
+/// The resource that limits a pass.
 enum class limit : std::uint8_t { disk, memory, compute };
 
 /// "disk", "memory", "compute".
@@ -39,7 +39,7 @@ struct pass_prediction {
   limit binds{};
 };
 
-/// Empty where a speed is missing that the pass depends on.
+/// Predicted passes; empty where a speed is missing that the pass depends on.
 struct prediction {
   std::optional<pass_prediction> decode;  ///< one token per pass
   std::optional<pass_prediction> prefill; ///< `prefill_chunk` tokens per pass

@@ -1,4 +1,4 @@
-// Reads /proc.
+// Reads the process's figures from /proc.
 #include "src/app/process.hpp"
 
 #include "tropilla/error.hpp"

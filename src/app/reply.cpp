@@ -1,4 +1,4 @@
-// One reply, from its first piece to its statistics.
+// Reads one reply, from its first piece to its statistics.
 #include "src/app/reply.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// Streaming a reply to standard output, and what it cost, as a line, as details and as JSON.
+/// Streams a reply to standard output, and shows what it cost, as a line, as details and as JSON.
 #pragma once
 
 #include "src/app/command.hpp"
@@ -11,7 +11,7 @@
 
 namespace tropilla::app {
 
-/// What of a reply is there when it ended.
+/// The parts of a reply that are kept when it has ended.
 enum class reply_keeps : std::uint8_t {
   nothing, ///< it was shown
   text,
@@ -39,7 +39,7 @@ struct finished_reply {
   bool seed_drawn = false; ///< nobody knows it yet
 };
 
-/// What becomes of the program when Ctrl-C goes unanswered, or is pressed twice.
+/// What the program does when Ctrl-C goes unanswered, or is pressed twice.
 enum class unanswered : std::uint8_t { stays, quits };
 
 /// Reads the reply to a request with these options to its end, and keeps of it what `keeps` says. `show` gets each
@@ -52,12 +52,12 @@ enum class unanswered : std::uint8_t { stays, quits };
 /// 118.2 MiB peak", without rates that were not measured, and with a seed that was drawn.
 [[nodiscard]] std::string summary_line(const finished_reply& reply, const runtime& rt);
 
-/// A few more lines: threads, instruction set, overhead, budget and peak of each device, resident set.
+/// A few more lines about a reply: threads, instruction set, overhead, budget and peak of each device, resident set.
 [[nodiscard]] std::string details(const finished_reply& reply, const runtime& rt);
 
-/// Writes everything that the two have as an object, for scripts, piece by piece: it is many times as large as the
-/// reply that was kept. `ttft_s` is `first_token_seconds`; text and ids are the first output's, and where there are
-/// several, `outputs` has them all. @pre all was kept
+/// Writes the reply and the runtime's figures as a JSON object for scripts, piece by piece, since it is many times as
+/// large as the reply that was kept. `ttft_s` is `first_token_seconds`; text and ids are the first output's, and where
+/// there are several, `outputs` has them all. @pre all was kept
 void write_json(const finished_reply& reply, const runtime& rt, const std::function<void(std::string_view)>& write);
 
 } // namespace tropilla::app

@@ -1,4 +1,4 @@
-// `new` and `delete` of the program: what the system refuses for long comes from a reserve.
+// Replaces `new` and `delete` in the program: a reserve serves what the system refuses for long.
 //
 // Failing requests and closing a runtime take a little memory: messages, a sentence. Libraries that a process is made
 // of (CAF before all) end it where that is refused. So the program keeps some, out of which small allocations are

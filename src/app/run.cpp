@@ -1,4 +1,4 @@
-// `tropilla run`: one prompt, one reply.
+// `tropilla run`: gives one reply to one prompt.
 #include "src/app/command.hpp"
 
 #include "src/app/files.hpp"

@@ -1,4 +1,4 @@
-// One position after another, 16 bits per token of the vocabulary.
+// Writes and reads one position after another, 16 bits per token of the vocabulary.
 #include "src/app/saved_logits.hpp"
 
 #include "src/app/files.hpp"

@@ -1,9 +1,9 @@
-/// Logits of an evaluation in a file, to compare other runs with.
+/// Saves the logits of an evaluation in a file, to compare other runs with.
 ///
 /// Format, little-endian: the 8 bytes "TPLLOGS1", then as 64-bit numbers the vocabulary, the window and the number of
 /// positions; then per position the token's id (32 bits), the largest log-probability and the step between levels
-/// (32-bit floats), and one 16-bit level per token of the vocabulary: log p = largest - step * level. What lies more
-/// than 24 below the largest (e^-24) is kept at that; the error is at most 24 / 65535 / 2 otherwise.
+/// (32-bit floats), and one 16-bit level per token of the vocabulary: log p = largest - step * level. A value more than
+/// 24 below the largest (e^-24) is stored as 24 below it; the error is at most 24 / 65535 / 2 otherwise.
 #pragma once
 
 #include "src/io/whole_file.hpp"

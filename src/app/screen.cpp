@@ -1,4 +1,4 @@
-// One mutex, and where the cursor is.
+// Guards the screen with one mutex, and keeps track of the cursor.
 #include "src/app/screen.hpp"
 
 #include "src/app/command.hpp"

@@ -1,4 +1,4 @@
-/// The screen of a conversation: the model's words, and what is said between them.
+/// The screen of a conversation: the model's words, and the program's lines between them.
 #pragma once
 
 #include "src/app/terminal.hpp"
@@ -14,26 +14,26 @@ namespace tropilla::app {
 /// Rows of the window of standard output.
 [[nodiscard]] std::size_t window_height();
 
-/// Brings the cursor up by some rows, to the start of a line, and clears the screen from there on.
+/// Control codes that move the cursor up by some rows, to the start of a line, and clear the screen from there on.
 [[nodiscard]] std::string clear_rows_above(std::size_t rows);
 
-/// Keeps an answer's pieces and what is said meanwhile on lines of their own. The model's words are standard output's;
-/// what is not is dimmed where a person looks at it, and else goes to standard error. Any thread.
+/// Keeps an answer's pieces and the program's own lines apart. The model's words go to standard output; the program's
+/// lines are dimmed there where a person reads them, and else go to standard error. Any thread.
 class chat_screen {
 public:
-  /// `person`: who reads is the one who types.
+  /// `person`: the reader is the person who types.
   chat_screen(output& out, bool person);
 
   [[nodiscard]] const terminal_facts& facts() const noexcept { return facts_; }
   [[nodiscard]] bool person() const noexcept { return person_; }
 
-  /// A piece of the answer. Throws as `output::write`.
+  /// Shows a piece of the answer. Throws as `output::write`.
   void show(std::string_view piece);
-  /// Whole lines that are not the model's words. Throws as `output::write`.
+  /// Shows whole lines that are not the model's words. Throws as `output::write`.
   void tell(std::string_view text);
-  /// As they are, line ends included, for what a person is to see as if typed. Throws as `output::write`.
+  /// Writes text as it is, line ends included, that a person is to see as if typed. Throws as `output::write`.
   void write(std::string_view text);
-  /// What went wrong.
+  /// Shows what went wrong.
   void complain(const std::exception& e);
   /// Ends a line that an answer left open. Throws as `output::write`.
   void end_line();

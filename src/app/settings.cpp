@@ -1,4 +1,4 @@
-// Through CLI11, as the command line: one declaration, one set of checks.
+// Parses settings through CLI11, as the command line does: one declaration, one set of checks.
 #include "src/app/settings.hpp"
 
 #include "src/app/foreign_options.hpp"

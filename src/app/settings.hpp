@@ -1,5 +1,4 @@
-/// Options that change while the program runs: `/set temp 0.8`, with the names, checks and sentences of the command
-/// line.
+/// Changes options while the program runs: `/set temp 0.8`, with the names, checks and sentences of the command line.
 #pragma once
 
 #include "src/app/option_binder.hpp"
@@ -11,7 +10,7 @@
 
 namespace tropilla::app {
 
-/// What is behind /set: "temp 0.8", or as ollama has it "parameter temperature 0.8". Either part may be missing.
+/// The words behind /set: "temp 0.8", or in ollama's form "parameter temperature 0.8". Either part may be missing.
 struct setting_words {
   std::string name;
   std::string value;

@@ -1,4 +1,4 @@
-// Options that several commands have: the model and how it runs, how a reply is drawn.
+// Declares options that several commands have: the model and how it runs, how a reply is drawn.
 #include "src/app/options.hpp"
 
 #include "src/app/command.hpp"

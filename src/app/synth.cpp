@@ -1,4 +1,4 @@
-// `tropilla synth`: a random-weight model of a well-known shape.
+// `tropilla synth`: writes a random-weight model of a well-known shape.
 #include "src/app/command.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-// The three renderings of a table.
+// Implements the three renderings of a table.
 #include "src/app/table.hpp"
 
 #include "src/app/text.hpp"

@@ -1,4 +1,4 @@
-/// Rows of text as a table: for a terminal, for Markdown, for a spreadsheet.
+/// Renders rows of text as a table: for a terminal, for Markdown, for a spreadsheet.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// Escape sequences live here and nowhere else, except in the console's prompt.
+// Writes to standard output and standard error, and draws progress on the latter.
 #include "src/app/terminal.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// What standard output and standard error are connected to, and progress on the latter.
+/// Tells what standard output and standard error are connected to, and shows progress on the latter.
 #pragma once
 
 #include <chrono>
@@ -12,7 +12,7 @@
 
 namespace tropilla::app {
 
-/// One of the standard streams.
+/// Facts about one of the standard streams.
 struct terminal_facts {
   bool interactive = false; ///< a terminal that can move its cursor (not TERM=dumb)
   bool colour = false;      ///< interactive, and NO_COLOR is not set (https://no-color.org)
@@ -28,8 +28,8 @@ struct terminal_facts {
 
 [[nodiscard]] terminal_facts inspect_terminal(int descriptor);
 
-/// Brings the cursor of a terminal of `width` columns to the start of a line: of a new one, unless it is at a start.
-/// For when keys were echoed meanwhile, and only the terminal knows where the cursor is.
+/// Control codes that bring the cursor of a terminal of `width` columns to the start of a line: of a new one, unless it
+/// is at a start. For when keys were echoed meanwhile, and only the terminal knows where the cursor is.
 [[nodiscard]] std::string fresh_line(std::size_t width);
 
 /// Standard output, checked: a script must learn that its file is incomplete. One thread.
@@ -47,17 +47,17 @@ private:
   bool closed_ = false;
 };
 
-/// The reader of standard output went away (`| head`): end quietly.
+/// Thrown when the reader of standard output went away (`| head`): the program ends quietly.
 struct output_closed {};
 
 /// Writes whole lines to standard error; failures there are ignored, there is nobody to tell.
 void say(std::string_view line);
 
-/// False when the descriptor does not take all of it; `errno` says why.
+/// Writes all of `text`; false when the descriptor does not take all of it, and `errno` says why.
 [[nodiscard]] bool write_all(int descriptor, std::string_view text);
 
-/// Standard error while something else may be on the screen: a bar that is drawn and drawn again, a reply that streams.
-/// Any thread.
+/// Writes to standard error while something else may be on the screen: a bar that is drawn and drawn again, a reply
+/// that streams. Any thread.
 class status_line {
 public:
   status_line() : terminal_(inspect_terminal(STDERR_FILENO)) {}
@@ -69,8 +69,8 @@ public:
   void draw(std::string_view bar);
   /// Takes the bar away, if there is one.
   void clear();
-  /// A line that comes when it comes: on a terminal it takes the bar away, which comes back when it is drawn again, and
-  /// begins a line of its own where half a line of a reply stands.
+  /// Writes a line at any moment: on a terminal it takes the bar away, which comes back when it is drawn again, and
+  /// begins a new line where half a line of a reply stands.
   void say(std::string_view line);
 
 private:
@@ -81,7 +81,7 @@ private:
   bool drawn_ = false;
 };
 
-/// A bar on a terminal, a plain line now and then elsewhere. Any thread; silent when made so.
+/// Shows progress: a bar on a terminal, a plain line now and then elsewhere. Any thread; silent when made so.
 class progress {
 public:
   /// `unit` says what is counted: bytes are shown as such.

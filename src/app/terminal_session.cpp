@@ -1,4 +1,5 @@
-// Signal handlers that only call what POSIX allows them to: a program that was killed can't do it later.
+// Saves and restores the terminal's mode. Its signal handlers only call what POSIX allows them to: a killed program
+// can't restore it later.
 #include "src/app/terminal_session.hpp"
 
 #include "src/app/files.hpp"

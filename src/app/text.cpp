@@ -1,4 +1,4 @@
-// Decoding, measuring and comparing short texts.
+// Decodes, measures and compares short texts.
 #include "src/app/text.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// Text for people: what a terminal can show, how wide it is, and words that are nearly right.
+/// Handles text for people: what a terminal can show, how wide it is, and words that are nearly right.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// `tropilla tokenize` and `tropilla detokenize`: text to ids and back, from a vocabulary alone.
+// `tropilla tokenize` and `tropilla detokenize`: convert text to ids and back, from a vocabulary alone.
 #include "src/app/command.hpp"
 
 #include "src/app/files.hpp"

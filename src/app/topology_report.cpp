@@ -1,4 +1,4 @@
-// A topology in words, and as JSON.
+// Writes a topology in words, and as JSON.
 #include "src/app/topology_report.hpp"
 
 #include "memory/arbiter.hpp"

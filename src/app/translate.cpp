@@ -1,4 +1,4 @@
-// Looks at words before CLI11 does: to that, -ngl is -n with the value "gl".
+// Translates words before CLI11 reads them: for CLI11, -ngl is -n with the value "gl".
 #include "src/app/translate.hpp"
 
 #include "src/app/foreign_options.hpp"

@@ -1,4 +1,4 @@
-/// Command lines as people of other programs type them, turned into ours.
+/// Turns command lines as users of other programs type them into ours.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,8 @@ class App;
 
 namespace tropilla::app {
 
-/// The key of `app` that `name` (a long name without dashes) means: itself, with dashes for underscores, or what
-/// another program calls it. Empty where nothing in `app` is meant.
+/// The key of `app` that `name` (a long name without dashes) means: the name itself, with dashes for underscores, or
+/// the key of the option that another program calls so. Empty where nothing in `app` is meant.
 [[nodiscard]] std::string key_of(std::string_view name, const CLI::App& app, std::string_view command);
 
 /// `arguments` with the app's own names in place of those of other programs, and without what changes nothing here:

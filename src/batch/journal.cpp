@@ -1,4 +1,4 @@
-// Reading and appending the output of a batch.
+// Reads and appends the output of a batch.
 #include "src/batch/journal.hpp"
 
 #include "src/batch/record.hpp"

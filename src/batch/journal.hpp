@@ -1,4 +1,5 @@
-/// The output of a batch: appended to, and read at the next start to go on where it stopped.
+/// The output file of a batch: records are appended to it, and the next start reads it to go on where the batch
+/// stopped.
 ///
 /// Memory does not grow with the files: finished lines are kept as ranges. Requests end nearly in the order of the
 /// input, so there are about as many gaps as requests were being computed when it stopped (and one per blank line).
@@ -18,7 +19,7 @@ namespace tropilla {
 /// A set of line numbers, as ranges.
 class line_set {
 public:
-  /// False: it is there already.
+  /// Adds a line; false: it is there already.
   bool insert(std::size_t line);
   [[nodiscard]] bool contains(std::size_t line) const noexcept;
   [[nodiscard]] bool empty() const noexcept { return ranges_.empty(); }
@@ -32,7 +33,7 @@ private:
   std::vector<range> ranges_; ///< in order; neighbours don't touch
 };
 
-/// What an output that is there says.
+/// The finished lines that an existing output has.
 struct finished_lines {
   line_set lines;
   std::size_t records = 0;
@@ -45,7 +46,7 @@ struct finished_lines {
 /// to the last that is finished, or to the first other one behind it.
 bool require_same_input(int input, const std::string& name, const finished_lines& done, const std::string& output);
 
-/// A file that takes records, a write each. One thread.
+/// The output file; each record is one write. One thread.
 class batch_journal {
 public:
   /// Opens or makes the file, keeps others from writing to it, cuts a torn last line off and reads the records, or
@@ -58,9 +59,9 @@ public:
 
   [[nodiscard]] const finished_lines& finished() const noexcept { return done_; }
   [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
-  /// A whole line, and now and then the disk's word that it has what was written. Throws `error` (io_error).
+  /// Appends a whole line, and now and then syncs the file. Throws `error` (io_error).
   void append(std::string_view record);
-  /// The disk has everything when it returns. Throws `error` (io_error).
+  /// Syncs the file: the disk has everything when it returns. Throws `error` (io_error).
   void sync();
 
 private:

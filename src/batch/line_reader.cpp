@@ -1,4 +1,4 @@
-// POSIX reads, because streams lose the reason of a failure.
+// Reads lines with POSIX calls, because streams lose the reason of a failure.
 #include "src/batch/line_reader.hpp"
 
 #include "tropilla/error.hpp"

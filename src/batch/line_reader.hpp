@@ -1,4 +1,4 @@
-/// Lines of a file or a pipe, one at a time, in memory that does not grow with either.
+/// Reads lines of a file or a pipe, one at a time, in memory that does not grow with either.
 #pragma once
 
 #include <cstddef>
@@ -15,31 +15,31 @@ struct input_line {
   std::uint64_t bytes = 0; ///< that it takes in the input, line end included
   bool too_long = false;
   bool ended = false; ///< by a line end; the last line of a file may have none
-  /// Of number, length and text: what tells another line in its place.
+  /// A hash of number, length and text, which tells whether another line is in its place.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept;
-  /// Nothing but white space.
+  /// Whether the line is nothing but white space.
   [[nodiscard]] bool blank() const noexcept;
 };
 
-/// Bytes of a line that its fingerprint covers, with the line's length where it has more. No limit is lower.
+/// Bytes of a line that its fingerprint covers; a longer line's length counts, too. No limit is lower.
 constexpr std::size_t fingerprinted_bytes = std::size_t{1} << 20;
 
-/// 16 MiB: far beyond what a context holds.
+/// The longest line: 16 MiB, far beyond what a context holds.
 constexpr std::size_t longest_batch_line = std::size_t{16} << 20;
 
-/// One thread at a time. The descriptor stays the caller's.
+/// Reads lines from a descriptor, which stays the caller's. One thread at a time.
 class line_reader {
 public:
   /// Lines beyond `longest` bytes come with their beginning alone. `name` is for messages.
   line_reader(int descriptor, std::string name, std::size_t longest = longest_batch_line);
 
-  /// The next line of what has been read; empty: read on, or `ended`.
+  /// The next line of what has been read; empty: call `read_some`, or the input has `ended`.
   [[nodiscard]] std::optional<input_line> next();
-  /// Waits at most so long until `read_some` has something to do. Files always have.
+  /// Waits at most so long until `read_some` has something to do, which it always has for files.
   [[nodiscard]] bool readable(int milliseconds) const;
-  /// One read. Throws `error` (io_error).
+  /// Makes one read. Throws `error` (io_error).
   void read_some();
-  /// Everything was read and taken.
+  /// Whether everything was read and taken.
   [[nodiscard]] bool ended() const noexcept { return at_end_ && from_ == buffer_.size() && line_.bytes == 0; }
   /// Blocks for the next line; empty at the end. Throws as `read_some`.
   [[nodiscard]] std::optional<input_line> wait();

@@ -1,4 +1,4 @@
-// Records to and from JSON.
+// Writes records as JSON and reads them back.
 #include "src/batch/record.hpp"
 
 #include <algorithm>
@@ -54,7 +54,7 @@ void append_list(std::string& out, const Items& items, Add add) {
   out += ']';
 }
 
-/// The most probable of a token that are listed with it.
+/// The most probable tokens that are listed with a token.
 std::span<const token_logprob> top_of(const std::vector<token_logprob>& at, const batch_request& r) {
   return at.empty() ? std::span<const token_logprob>{} : std::span(at).subspan(1, shown(at, r));
 }

@@ -1,4 +1,4 @@
-// JSON to options, strictly: a value of the wrong type is a failure that names the key, never a default.
+// Parses JSON into options, strictly: a value of the wrong type is a failure that names the key, never a default.
 #include "src/batch/request.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// A line of a batch as a request: what it asks for, or why it can't be followed.
+/// Parses a line of a batch into a request: what it asks for, or why it can't be followed.
 ///
 /// Two formats are read. Our own: {"id", "prompt" or "messages", "max_tokens", "temperature", ...}. And OpenAI's (its
 /// Batch API guide, "Preparing your batch file"): {"custom_id", "method", "url", "body"}, with the url
@@ -45,12 +45,13 @@ struct batch_request {
   std::optional<std::string> failure;       ///< why there is nothing to compute
 };
 
-/// Never throws for what a line holds: `failure` says what is wrong with it. `defaults` are for what it leaves out.
-/// `max_values`: of JSON in a line, where a list or an object counts as eight, which bounds the memory for it.
+/// Parses a line. Never throws for its contents: `failure` says what is wrong with it. `defaults` apply to what it
+/// leaves out. `max_values` limits the JSON values of a line, where a list or an object counts as eight, and so bounds
+/// the memory for it.
 [[nodiscard]] batch_request parse_batch_request(const input_line& line, const generation_options& defaults,
                                                 std::size_t max_values = std::size_t{1} << 24);
 
-/// The most replies that one line may ask for: prompts times "n".
+/// The largest number of replies that one line may ask for: prompts times "n".
 constexpr std::size_t max_batch_replies = 128;
 
 /// A prompt's ids; `special` as in `batch_request`. May throw `error`, which becomes the request's failure.

@@ -1,4 +1,4 @@
-// The queue between the input and the scheduler's queue.
+// Implements the queue between the input and the scheduler's queue.
 #include "src/batch/request_queue.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,6 +1,7 @@
-/// Reads, parses and tokenises requests ahead of those who take them, a bounded number of them.
+/// Reads, parses and tokenises requests ahead of the batch loop, a bounded number of them.
 ///
-/// What the feeder works on, and what outlives it: whoever takes over goes on where it stood. One thread at a time.
+/// The feeder works on it, and it outlives the feeder: the feeder that takes over goes on where it stood. One thread at
+/// a time.
 #pragma once
 
 #include "src/batch/journal.hpp"
@@ -29,15 +30,15 @@ public:
 
   /// The next request that was read; empty: none.
   [[nodiscard]] std::optional<batch_request> take();
-  /// Does some work towards the next request: at most one is added, or one block read. False: the input has nothing
-  /// for now, after waiting at most `milliseconds` for it. Throws `error` (io_error), and whatever `encode` throws that
-  /// is no `error`: the next call, maybe of whoever takes over, tries that line again.
+  /// Does some work towards the next request: at most one is added, or one block read. False: the input has nothing for
+  /// now, after waiting at most `milliseconds` for it. Throws `error` (io_error), and whatever `encode` throws that is
+  /// no `error`: the next call, maybe by the feeder that takes over, tries that line again.
   bool read_on(int milliseconds);
   [[nodiscard]] bool full() const noexcept {
     return ready_.size() >= setup_.max_requests || bytes_ >= setup_.max_bytes;
   }
   [[nodiscard]] bool empty() const noexcept { return ready_.empty(); }
-  /// All of the input was read; what is ready may still be taken.
+  /// Whether all of the input was read; requests that are ready may still be taken.
   [[nodiscard]] bool input_ended() const noexcept { return !line_ && reader_.ended(); }
 
 private:
