@@ -1,4 +1,4 @@
-// Rows from the model's file to a device.
+// Brings rows from the model's file to a device.
 #include "src/io/embedding_loader.hpp"
 
 #include "memory/error_of.hpp"

@@ -1,4 +1,4 @@
-/// Brings rows of an embedding that is not in memory, on a stream of its own. Inside of src/io.
+/// Looks up rows of an embedding that is not in memory, on a stream of its own. Inside of src/io.
 #pragma once
 
 #include "src/io/embedding_lookup.hpp"
@@ -9,7 +9,7 @@
 
 namespace tropilla {
 
-/// Destruction ends with what was asked for.
+/// Looks up rows asynchronously. Destruction waits until what was asked for has ended.
 class embedding_loader {
 public:
   /// `setup` outlives it; its staging has room for rows behind the slots.

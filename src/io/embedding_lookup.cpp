@@ -1,4 +1,4 @@
-// Batches of rows: read, check, widen.
+// Looks up batches of rows: reads, checks and widens them.
 #include "src/io/embedding_lookup.hpp"
 
 #include "kernels/tensor_type.hpp"

@@ -1,4 +1,4 @@
-/// Rows of an embedding that is not in memory: read from the model's file and widened to float32.
+/// Reads rows of an embedding that is not in memory from the model's file and widens them to float32.
 #pragma once
 
 #include "src/io/scattered_reader.hpp"
@@ -10,7 +10,7 @@
 
 namespace tropilla {
 
-/// Used by one thread.
+/// Looks up rows with a reader. Used by one thread.
 class embedding_lookup {
 public:
   /// Bytes of memory that it needs for rows of so many bytes and a reader of this alignment.
@@ -19,8 +19,8 @@ public:
   /// `source` is the table, `memory` has `memory_bytes` at a multiple of the reader's alignment; both outlive it.
   embedding_lookup(std::unique_ptr<file_reader> reader, const weight_source& source, std::byte* memory);
 
-  /// `out[i]` becomes row `ids[i]`; `out` is `[ids.size(), source.columns]`. Why not, when it failed (io_error,
-  /// malformed_file).
+  /// `out[i]` becomes row `ids[i]`; `out` is `[ids.size(), source.columns]`. Returns the error when it failed
+  /// (io_error, malformed_file).
   [[nodiscard]] std::optional<error> read(std::span<const token_id> ids, float* out);
 
 private:

@@ -1,4 +1,4 @@
-// Which reader, and the arithmetic of aligned reads.
+// Chooses a reader, and computes aligned ranges.
 #include "src/io/file_reader.hpp"
 
 #include "src/io/open_files.hpp"

@@ -1,5 +1,5 @@
-/// Asynchronous reads from files: io_uring where the kernel allows it, else a few threads that call pread; through the
-/// page cache or around it (O_DIRECT).
+/// Reads files asynchronously: with io_uring where the kernel allows it, else with a few threads that call pread;
+/// through the page cache or around it (O_DIRECT).
 ///
 /// O_DIRECT wants offset, length and destination aligned. A caller that may meet it reads an `align_range` of its
 /// range and finds its bytes `skip` bytes into what arrived; with an alignment of 1 the aligned range is the range
@@ -19,7 +19,7 @@ namespace tropilla {
 /// How bytes get from the file to the destination.
 enum class io_mode : std::uint8_t {
   automatic, ///< direct when the files together are larger than half of the machine's memory, else buffered
-  buffered,  ///< through the page cache: what is read stays there for the next one who wants it
+  buffered,  ///< through the page cache: what is read stays there for the next reader
   direct,    ///< O_DIRECT: nothing is pushed out of the page cache; buffered where the file system refuses it
 };
 
@@ -61,14 +61,14 @@ public:
   [[nodiscard]] virtual std::size_t in_flight() const noexcept = 0;
   [[nodiscard]] virtual std::size_t depth() const noexcept = 0;
   [[nodiscard]] virtual std::string_view name() const noexcept = 0; ///< "io_uring" or "pread"
-  /// What reads do now: direct until a file system refuses it, even if only at the first read. Never automatic.
+  /// The mode of reads now: direct until a file system refuses it, even if only at the first read. Never automatic.
   [[nodiscard]] virtual io_mode mode() const noexcept = 0;
   /// A power of two; 1 when not direct. Stays as it is when `mode()` falls back later.
   [[nodiscard]] virtual std::size_t alignment() const noexcept = 0;
 };
 
-/// What to read with. Measured with bench_io on a file of 1 GB, cold, on a virtual disk of about 3 GB/s whose figures
-/// vary by a factor of two between runs; io_uring, GB/s, the median of seven alternating runs:
+/// The best bytes per read. Measured with bench_io on a file of 1 GB, cold, on a virtual disk of about 3 GB/s whose
+/// figures vary by a factor of two between runs; io_uring, GB/s, the median of seven alternating runs:
 ///
 ///     KiB x depth  256x1  256x4  256x8  1024x1  1024x2  1024x4  1024x8  4096x2  4096x4  8192x4
 ///     direct        1.12   1.47   1.85    1.45    2.50    2.36    2.62    1.82    1.97    2.19

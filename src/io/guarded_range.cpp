@@ -1,4 +1,4 @@
-// The handler of SIGBUS, and the ranges that it knows.
+// Handles SIGBUS, and keeps the ranges that the handler knows.
 #include "src/io/guarded_range.hpp"
 
 #include <array>

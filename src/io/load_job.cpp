@@ -1,4 +1,4 @@
-// Cutting groups into reads, and their tags.
+// Cuts groups into reads, and gives reads their tags.
 #include "src/io/load_job.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-/// What a weight_loader has under way. Inside of src/io.
+/// The work that a weight_loader has under way: groups, their reads, and where the bytes come from. Inside of src/io.
 #pragma once
 
 #include "src/io/packed_cache.hpp"
@@ -18,8 +18,9 @@ enum class origin : std::uint8_t { model, packed, mapping, kept };
 inline constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
                                                                  "mapped packed weights", "pinned memory"};
 
-/// A group on its way: counts down what is left of it, keeps the first failure and answers when all is done. What the
-/// loader's reading thread sets before it starts the reads, the thread that finishes the last one reads.
+/// A group on its way: counts down its reads that are left, keeps the first failure and answers when all are done. The
+/// loader's reading thread sets its fields before it starts the reads; the thread that finishes the last read reads
+/// them.
 class flight {
 public:
   flight(std::size_t number, weight_loader::done_callback done) : group(number), done_(std::move(done)) {}
@@ -34,7 +35,7 @@ public:
     const std::lock_guard lock(mutex_);
     return failure_.has_value();
   }
-  /// The failure, which is gone then. @pre failed, and no read is left
+  /// Takes the failure out. @pre failed, and no read is left
   [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
   /// True for the thread that finishes the last read: it has to `answer`.
   [[nodiscard]] bool finish(std::size_t reads) noexcept { return left_.fetch_sub(reads) == reads; }
@@ -44,10 +45,10 @@ public:
   std::byte* memory = nullptr; ///< where the processor puts the group together
   origin from = origin::model;
   bool again = false;      ///< it failed once, where it was packed
-  bool from_model = false; ///< it failed where packed weights are read: they are no choice any more
-  bool claimed = false;    ///< a range of a lost mapping, which it fills
+  bool from_model = false; ///< it failed where packed weights are read: only the model's files are left
+  bool claimed = false;    ///< it fills a range of a lost mapping
 
-  /// For devices without memory that the processor can write: the staging buffer, and the final destination.
+  /// For devices without host-visible memory: the staging buffer, and the final destination.
   std::shared_ptr<staging_buffers::place> staging_buffer;
   std::byte* target = nullptr;
   std::size_t bytes = 0;
@@ -83,7 +84,7 @@ struct job {
   return {errc::malformed_file, "its bytes have another checksum than those that were written"};
 }
 
-/// A read in flight. What is no job's is free.
+/// A read in flight. An entry that belongs to no job is free.
 struct read_under_way {
   job* of = nullptr;
   std::size_t read = 0; ///< its place among the job's reads
@@ -91,7 +92,7 @@ struct read_under_way {
   aligned_range range;
 };
 
-/// Where `r` has its place among the reads: the tag of its request.
+/// Finds a place for `r` among the reads: the tag of its request.
 [[nodiscard]] std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r);
 
 /// The reads of a group of packed weights, each of whole blocks that have a checksum, and of about `read_bytes`.
@@ -102,8 +103,7 @@ struct read_under_way {
 [[nodiscard]] std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* memory,
                                                 std::size_t slot_bytes);
 
-/// What the staging buffers of a device without memory that the processor can write hold, with `kept` bytes of groups
-/// that stay.
+/// Sizes of the staging buffers of a device without host-visible memory, with `kept` bytes of groups that stay.
 [[nodiscard]] staging_buffers::sizes staging_buffer_sizes(const llama_layout& layout, const loader_shape& shape,
                                                           std::size_t kept);
 

@@ -1,4 +1,4 @@
-// What a loader has in flight, and the memory for it.
+// Computes how much a loader has in flight, and the memory for it.
 #include "src/io/embedding_lookup.hpp"
 #include "src/io/load_job.hpp"
 

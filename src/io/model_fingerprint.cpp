@@ -1,4 +1,4 @@
-// Hashing a model without reading it.
+// Hashes a model by its hyper-parameters and a few bytes of each tensor.
 #include "src/io/model_fingerprint.hpp"
 
 #include "src/io/whole_file.hpp"

@@ -1,4 +1,4 @@
-/// What tells models apart whose keys and values must not be mixed up.
+/// Computes a fingerprint that tells apart models whose keys and values must not be mixed up.
 #pragma once
 
 #include "src/io/packed_cache.hpp"

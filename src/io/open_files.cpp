@@ -1,4 +1,4 @@
-// O_DIRECT where it works, and the ways in which a read can end.
+// Opens files with O_DIRECT where it works, and handles the ways in which a read can end.
 #include "src/io/open_files.hpp"
 
 #include "memory/arbiter.hpp"

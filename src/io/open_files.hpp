@@ -1,4 +1,4 @@
-/// Open descriptors, what their file systems can do, and what the result of a read means. Inside of src/io.
+/// Keeps open descriptors, what their file systems can do, and what the result of a read means. Inside of src/io.
 #pragma once
 
 #include "src/io/file_reader.hpp"
@@ -20,10 +20,10 @@ public:
   [[nodiscard]] std::size_t count() const noexcept { return files_.size(); }
   [[nodiscard]] int descriptor(std::size_t file) const { return files_[file].descriptor; }
   [[nodiscard]] bool is_direct(std::size_t file) const { return files_[file].direct.load(std::memory_order_relaxed); }
-  /// Direct when every file still is.
+  /// Direct as long as every file is read directly.
   [[nodiscard]] io_mode mode() const noexcept;
   [[nodiscard]] std::size_t alignment() const noexcept { return alignment_; }
-  /// Reads of the file go through the page cache from now on. False when the system does not even allow that.
+  /// Makes reads of the file go through the page cache from now on. False when the system does not even allow that.
   [[nodiscard]] bool stop_direct(std::size_t file) const;
   /// "can't read 4096 bytes at offset 0 of model.gguf: Input/output error".
   [[nodiscard]] std::string failure(const read_request& r, std::string_view cause) const;
@@ -48,7 +48,7 @@ public:
   pending_read() = default;
   explicit pending_read(const read_request& request) : request_(request) {}
 
-  /// What the next system call should read.
+  /// The rest that the next system call should read.
   [[nodiscard]] read_request rest() const noexcept;
   /// Takes a call's result (bytes, or minus an errno). True when the read ended; then `completion()` says how.
   [[nodiscard]] bool take(long result, const open_files& files);

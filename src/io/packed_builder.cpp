@@ -1,4 +1,4 @@
-// Building an entry: lock, reserve, write from many threads, publish.
+// Builds an entry of the packed cache: locks, reserves, writes from many threads, publishes.
 #include "memory/arbiter.hpp"
 #include "src/io/packed_cache.hpp"
 #include "src/io/packed_file_format.hpp"
@@ -104,8 +104,8 @@ bool packed_builder::write(std::size_t section, std::uint64_t offset, std::span<
   const std::uint64_t at = self.header.offsets[section] + offset;
   if (const int cause = write_exactly(self.part.descriptor(), at, bytes))
     return self.fail(cannot_write(self.part.path(), cause));
-  // Write-back begins at once. Else the file's dirty pages pile up until the kernel stops whoever writes, or reads into
-  // a memory-limited group, and the fsync at the end would have all of it to do.
+  // Write-back begins at once. Else the file's dirty pages pile up until the kernel stops threads that write, or that
+  // read into a memory-limited group, and the fsync at the end would have all of it to do.
   (void)::sync_file_range(self.part.descriptor(), static_cast<off_t>(at), static_cast<off_t>(bytes.size()),
                           SYNC_FILE_RANGE_WRITE);
   self.written[section] += bytes.size();

@@ -1,4 +1,4 @@
-// Keys, and entries that are complete.
+// Names entries by keys, and opens, lists and removes them.
 #include "src/io/packed_cache.hpp"
 
 #include "src/io/packed_file_format.hpp"

@@ -1,4 +1,5 @@
-/// A folder of packed weights: what one process packed, the next maps or reads directly, and several share.
+/// A folder of packed weights: later starts map or read directly what one process packed, and several processes share
+/// it.
 ///
 /// It knows nothing of models. An entry is named by a key (a hash of all that its contents depend on) and holds
 /// sections of bytes. Files appear complete, by rename, or not at all; whatever else lies in the folder (damaged, of
@@ -58,7 +59,7 @@ private:
   std::unique_ptr<state> state_;
 };
 
-/// What is stored under a name; at most 47 bytes of name.
+/// A section of an entry: bytes that are stored under a name of at most 47 bytes.
 struct packed_section {
   std::string name;
   std::uint64_t bytes = 0;
@@ -128,7 +129,7 @@ public:
   [[nodiscard]] std::string failure() const;
   /// Checksums, fsync, rename. An empty string, or why there is no entry now. @pre no `write` is under way. Reads all
   /// that was written once more, from the page cache where memory allows. `drop_cached`: leave nothing of it in the
-  /// page cache, for those who will read directly; who maps it next wants the pages to stay.
+  /// page cache, for processes that will read directly; a process that maps the entry next wants the pages to stay.
   [[nodiscard]] std::string commit(bool drop_cached = false);
 
 private:
@@ -138,7 +139,7 @@ private:
   std::unique_ptr<impl> impl_;
 };
 
-/// Why nothing is built.
+/// The reason why nothing is built.
 struct packed_refusal {
   enum class kind : std::uint8_t {
     busy,    ///< another thread or process builds this entry
@@ -149,7 +150,7 @@ struct packed_refusal {
   std::string sentence;
 };
 
-/// What `tropilla cache ls` shows.
+/// The facts of an entry that `tropilla cache ls` shows.
 struct packed_entry {
   enum class state : std::uint8_t {
     complete,
@@ -164,7 +165,7 @@ struct packed_entry {
   state what = state::complete;
 };
 
-/// All functions may be called by any thread of any process at once.
+/// Opens, builds, lists and removes entries. All functions may be called by any thread of any process at once.
 class packed_cache {
 public:
   /// The entry, if it is complete and has exactly these sections. Marks it as used, by its time of access. Reads the
@@ -186,7 +187,7 @@ public:
   [[nodiscard]] static std::vector<packed_entry> list(const std::filesystem::path& folder);
 
   /// Removes an entry and what a killed builder left of it: an empty string, or why not (it is being built, or the
-  /// system's reason). Those who have it open or mapped keep it.
+  /// system's reason). Processes that have it open or mapped keep it.
   [[nodiscard]] static std::string remove(const std::filesystem::path& folder, const packed_key& key);
 };
 

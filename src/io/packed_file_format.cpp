@@ -1,4 +1,4 @@
-// Headers of packed files: laying out, sealing, and believing nothing.
+// Lays out, seals and reads headers of packed files, and believes nothing in them unchecked.
 #include "src/io/packed_file_format.hpp"
 
 #include <algorithm>

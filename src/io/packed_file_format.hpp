@@ -1,4 +1,4 @@
-/// The header of a packed-weights file, as it lies in the file. Inside of src/io, and for its tests.
+/// Defines the header of a packed-weights file, as it lies in the file. Inside of src/io, and for its tests.
 ///
 /// A file is a header (fixed part, section table, checksums, zeros up to a multiple of 4096) and the sections in the
 /// table's order, each starting at a multiple of 4096 and padded to one. Where a section starts follows from the

@@ -1,4 +1,4 @@
-// Mapped entries: checked, watched, and replaced by memory when they are lost.
+// Maps entries, checks and watches them, and replaces them by memory when they are lost.
 #include "src/io/packed_mapping.hpp"
 
 #include "src/io/packed_file_format.hpp"

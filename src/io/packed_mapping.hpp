@@ -1,14 +1,15 @@
-/// A packed entry that is used where it lies in the page cache: processes share one copy, and nothing is read twice.
+/// Maps a packed entry, so that it is used where it lies in the page cache: processes share one copy, and nothing is
+/// read twice.
 ///
 /// The bytes are compared with their checksums once, before they are first used. After that another process may write
 /// into the file or cut it short, or its disk may fail: `lost` finds that out, and is asked before anything that was
 /// computed from the bytes is given away. It compares the file's time of change and length, which the system updates
-/// before a write can be seen through the mapping; pages that are gone show as zeros (`guarded_range`). What a lost
-/// mapping held is loaded again into the same places, which are memory of the process from then on, once for all who
-/// use the mapping.
+/// before a write can be seen through the mapping; pages that are gone show as zeros (`guarded_range`). The contents of
+/// a lost mapping are loaded again into the same places, which are memory of the process from then on, once for all
+/// users of the mapping.
 ///
-/// One thing is not found out: a page that was checked, pushed out of the page cache, and given back wrong by a disk
-/// that calls it right. Who reads for every step (`direct`, `buffered`) compares every time.
+/// One fault is not found: a page that was checked, pushed out of the page cache, and read back wrong from a disk that
+/// reports no error. Loaders that read for every step (`direct`, `buffered`) compare every time.
 #pragma once
 
 #include "src/io/guarded_range.hpp"
@@ -20,7 +21,7 @@
 
 namespace tropilla {
 
-/// All functions may be called by any thread.
+/// The mapping of one entry. All functions may be called by any thread.
 class packed_mapping {
 public:
   /// A mapping of the whole open file, with a descriptor of its own. Null when the system refuses.
@@ -34,13 +35,13 @@ public:
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {begin_, bytes_}; }
   /// Its start. Only ranges that were claimed may be written to.
   [[nodiscard]] std::byte* data() const noexcept { return begin_; }
-  /// Has a range's pages brought and compares a part of a section with its checksums. False when it is not what was
+  /// Reads a range's pages in and compares a part of a section with its checksums. False when it is not what was
   /// written or can't be read. @pre as `packed_file::is_sound`.
   [[nodiscard]] bool is_sound(std::size_t section, std::uint64_t offset, std::size_t bytes) const noexcept;
 
   /// Whether the bytes may be others than those that were checked. Costs a system call as long as they are not.
   [[nodiscard]] bool lost() noexcept;
-  /// They are.
+  /// Marks the bytes as lost.
   void lose() noexcept { range_.lose(); }
 
   enum class claim : std::uint8_t {
@@ -49,7 +50,7 @@ public:
     done,   ///< it was filled
     refused ///< the system has no memory
   };
-  /// Of a lost mapping: makes a range memory of the process, for one caller to fill. @pre it begins and ends at pages,
+  /// Makes a range of a lost mapping memory of the process, for one caller to fill. @pre it begins and ends at pages,
   /// and all callers use the same ranges.
   [[nodiscard]] claim claim_range(std::byte* begin, std::size_t bytes);
   /// `whole`: it has its bytes; else another may claim it.

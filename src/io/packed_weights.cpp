@@ -1,4 +1,4 @@
-// Keys of models, and entries that are written on the side.
+// Computes keys of models, finds their entries, and writes entries while groups are packed.
 #include "src/io/packed_weights.hpp"
 
 #include "kernels/threads.hpp"

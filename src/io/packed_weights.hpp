@@ -1,4 +1,5 @@
-/// The packed weights of one model in a cache folder: found there, or written while the model loads for the first time.
+/// Finds the packed weights of one model in a cache folder, or writes them there while the model loads for the first
+/// time.
 #pragma once
 
 #include "src/io/packed_cache.hpp"
@@ -13,7 +14,7 @@
 
 namespace tropilla {
 
-/// What names a model's entry: its files, how its tensors are typed and placed, and the packing's version.
+/// The key of a model's entry: a hash of its files, how its tensors are typed and placed, and the packing's version.
 /// Throws `error` (io_error) when a file is gone.
 [[nodiscard]] packed_key key_of_packed_weights(const llama_layout& layout,
                                                std::span<const std::filesystem::path> files);
@@ -26,7 +27,7 @@ namespace tropilla {
                                                              const llama_layout& layout,
                                                              std::span<const std::filesystem::path> files);
 
-/// Any thread. What goes wrong is told once and costs the entry, nothing else.
+/// The packed weights of one model. Any thread. A failure is reported once and costs the entry, nothing else.
 ///
 /// A group that can't be read from the entry, or that is not what was written there, is damaged: the loader that found
 /// it reads it from the model's files, and storing it mends the entry in place. An entry that can't be mended, or that
@@ -46,12 +47,12 @@ public:
 
   /// The complete entry, or null. While another process builds it, looks again once a second.
   [[nodiscard]] std::shared_ptr<const packed_file> file();
-  /// Writes a group that was just packed, if it is wanted: one that is damaged, or that an entry which is being built
-  /// does not have. The last one completes the entry, on a thread of its own.
+  /// Writes a group that was just packed, if it is damaged in the entry, or missing from an entry that is being built.
+  /// The last group completes the entry, on a thread of its own.
   void store(std::size_t group, const std::byte* memory);
-  /// The group was not what the entry should have; `why` in a sentence.
+  /// Notes that the group in the entry is not what it should be; `why` is a sentence.
   void damaged(std::size_t group, std::string_view why);
-  /// The entry can't be opened: it counts as absent from now on.
+  /// Gives up an entry that can't be opened: it counts as absent from now on.
   void drop();
 
 private:

@@ -1,5 +1,4 @@
-/// The streams of a loader on which groups are packed and compared while others are read: each job goes to the next
-/// one.
+/// Runs a loader's jobs, which pack and compare groups while others are read, on several streams in turn.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -12,7 +11,7 @@
 
 namespace tropilla {
 
-/// One thread enqueues; jobs of several streams run at the same time.
+/// Streams that take jobs in turn. One thread enqueues; jobs of several streams run at the same time.
 class packing_streams {
 public:
   /// `count` streams of a device, each with a track in the trace where there is one. Throws `error` (io_error) when the

@@ -1,4 +1,4 @@
-// flock, and the races around a file that is removed while others wait to lock it.
+// Locks .part files with flock, and handles the races around a file that is removed while others wait to lock it.
 #include "src/io/part_file.hpp"
 
 #include <cerrno>

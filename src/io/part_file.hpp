@@ -1,7 +1,7 @@
 /// The .part file of a packed entry: a temporary file that is its own lock. Inside of src/io.
 ///
-/// Whoever holds its flock builds; one that nobody has locked was left by a process that died. There is no lock file
-/// beside it that would have to be removed, too.
+/// The process that holds its flock builds the entry; a file that no process has locked was left by one that died.
+/// There is no lock file beside it that would have to be removed, too.
 #pragma once
 
 #include "src/io/packed_cache.hpp"
@@ -31,7 +31,7 @@ public:
 
   /// Whether the descriptor's file is the one that has this name now.
   [[nodiscard]] static bool is_named(int descriptor, const std::filesystem::path& path);
-  /// Whether somebody builds.
+  /// Whether a process is building.
   [[nodiscard]] static bool is_locked(const std::filesystem::path& path);
   /// Removes the file if nobody holds its lock; false when somebody does.
   [[nodiscard]] static bool remove_leftover(const std::filesystem::path& folder, const packed_key& key);

@@ -1,4 +1,4 @@
-// Reads by a few threads that block: where io_uring is refused.
+// Reads with a few threads that block, where io_uring is refused.
 #include "src/io/open_files.hpp"
 
 #include "kernels/threads.hpp"

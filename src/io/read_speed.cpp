@@ -1,4 +1,4 @@
-// A queue of reads that is kept full until there are enough.
+// Keeps a queue of reads full until there are enough.
 #include "src/io/read_speed.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// How fast consecutive reads of a file are: the limit of whatever is streamed.
+/// Measures how fast consecutive reads of a file are, which limits whatever is streamed.
 #pragma once
 
 #include "src/io/file_reader.hpp"
@@ -10,7 +10,7 @@
 
 namespace tropilla {
 
-/// What to read, and when to stop.
+/// A measurement: what to read, and when to stop.
 struct read_trial {
   std::size_t read_bytes = best_read_bytes; ///< of each read; a multiple of 4096
   std::uint64_t first = 0;                  ///< the read to begin with; after the file's last whole one comes its first
@@ -28,8 +28,8 @@ struct read_speed {
   }
 };
 
-/// Reads with `how.depth` reads in flight. Leaves the page cache as it is: who wants the disk measured reads directly
-/// or drops the file's pages before. Throws `error`: io_error, invalid_argument when the file is shorter than a read.
+/// Reads with `how.depth` reads in flight. Leaves the page cache as it is: to measure the disk, read directly or drop
+/// the file's pages before. Throws `error`: io_error, invalid_argument when the file is shorter than a read.
 [[nodiscard]] read_speed measure_reads(const std::filesystem::path& file, const reader_options& how,
                                        const read_trial& trial);
 

@@ -1,4 +1,4 @@
-// Rows to aligned ranges, ranges to reads, and back.
+// Turns rows into aligned ranges, ranges into reads, and reads back into rows.
 #include "src/io/scattered_reader.hpp"
 
 #include <algorithm>

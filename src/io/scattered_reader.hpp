@@ -14,8 +14,8 @@ struct row_read {
   std::byte* destination = nullptr; ///< of any alignment
 };
 
-/// Used by the reader's thread. Rows that repeat, and neighbours that fit one read, are read once. After the first
-/// read of as many rows it allocates nothing.
+/// Reads rows through a `file_reader`, on the reader's thread. Rows that repeat, and neighbours that fit one read, are
+/// read once. After the first read of as many rows it allocates nothing.
 class scattered_reader {
 public:
   /// What `scratch` needs so that the queue can be full of rows of `row_bytes`.

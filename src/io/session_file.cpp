@@ -1,4 +1,4 @@
-// Writing sessions, and reading them as if somebody had damaged them.
+// Writes session files, and reads them as if somebody had damaged them.
 #include "src/io/session_file.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// Files that hold the keys and values of a sequence's tokens, so that it goes on at once in another process.
+/// Defines files that hold the keys and values of a sequence's tokens, so that it goes on at once in another process.
 ///
 /// A file is, in the machine's byte order (another kind of machine finds the wrong magic number):
 ///
@@ -31,7 +31,7 @@ namespace tropilla {
 /// Bytes of tokens, name and note together; keys and values are read page by page.
 inline constexpr std::size_t max_session_texts = std::size_t{16} << 20;
 
-/// What must be the same in the runtime that saved a session and the one that restores it.
+/// The properties that must be the same in the runtime that saved a session and the one that restores it.
 struct session_shape {
   packed_key model; ///< `fingerprint_of`
   kv_type type = kv_type::f16;
@@ -47,7 +47,7 @@ struct session_shape {
   [[nodiscard]] std::size_t page_bytes() const noexcept { return layers * layer_bytes(); }
 };
 
-/// As it lies in the file.
+/// The header as it lies in the file.
 struct session_header {
   char magic[8];
   std::uint32_t version;
@@ -67,7 +67,7 @@ struct session_header {
 };
 static_assert(sizeof(session_header) == 128);
 
-/// What a header says that was checked.
+/// The facts of a checked header.
 struct session_facts {
   session_shape shape;
   std::size_t tokens = 0;

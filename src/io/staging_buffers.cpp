@@ -1,4 +1,4 @@
-// Places that take turns, places that stay, and the stream that copies.
+// Implements staging buffers: places that take turns, places that stay, and the stream that copies.
 #include "src/io/staging_buffers.hpp"
 
 #include <fmt/format.h>
@@ -36,7 +36,7 @@ std::shared_ptr<staging_buffers::place> staging_buffers::take(std::size_t group,
   return p;
 }
 
-/// Groups come in a circle: each is as far away as any other when it has gone. So who comes first stays.
+/// Groups come in a circle: each is as far away as any other when it has gone. So the groups that come first stay.
 std::shared_ptr<staging_buffers::place> staging_buffers::take_kept(std::size_t group, std::size_t bytes) {
   using enum place::content;
   if (const auto it = kept_.find(group); it != kept_.end()) {

@@ -1,4 +1,5 @@
-/// Where weight groups are put together for a device whose memory the processor can't write, and copied from.
+/// Pinned staging buffers: weight groups are put together there for a device whose memory the processor can't write,
+/// and copied from there.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -16,11 +17,11 @@
 
 namespace tropilla {
 
-/// Two places that take turns, so that one group is read while another is copied; and places of groups that stay in the
-/// processor's memory once they were read.
+/// Two places take turns, so that one group is read while another is copied; further places hold groups that stay in
+/// the processor's memory once they were read.
 class staging_buffers {
 public:
-  /// A group's until it was delivered.
+  /// A place belongs to one group until that was delivered.
   struct place {
     enum class content : std::uint8_t { none, on_its_way, complete };
 
@@ -30,7 +31,7 @@ public:
   };
 
   struct sizes {
-    std::size_t beside = 0;  ///< bytes for whoever makes this, in the same buffer
+    std::size_t beside = 0;  ///< bytes for the loader, in the same buffer
     std::size_t largest = 0; ///< bytes of a group
     std::size_t kept = 0;    ///< bytes of groups that stay
   };
@@ -43,7 +44,7 @@ public:
 
   /// `sizes::beside` bytes.
   [[nodiscard]] std::byte* beside() const noexcept { return buffer_.get(); }
-  /// A place for the group's bytes. Complete: they are there already. Null: none is free. One thread calls this.
+  /// Takes a place for the group's bytes. Complete: they are there already. Null: none is free. One thread calls this.
   [[nodiscard]] std::shared_ptr<place> take(std::size_t group, std::size_t bytes, bool stays);
   [[nodiscard]] bool any_free() const;
   /// Copies the group to the device's memory on a stream of its own, unless `failed`, and lets go of the place. `done`

@@ -1,4 +1,4 @@
-// Reads through io_uring: one system call starts many.
+// Reads through io_uring: one system call starts many reads.
 #include "src/io/open_files.hpp"
 
 #include "tropilla/error.hpp"

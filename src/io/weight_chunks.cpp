@@ -1,4 +1,4 @@
-// Panels to reads and back.
+// Cuts panels into reads, and packs what was read.
 #include "src/io/weight_chunks.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// One thread that keeps reads in flight, and streams that pack what arrived.
+// Keeps reads in flight on one thread, and packs what arrived on streams.
 #include "src/io/weight_loader.hpp"
 
 #include "kernels/threads.hpp"

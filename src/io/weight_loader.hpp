@@ -1,4 +1,4 @@
-/// Brings weight groups into memory while others compute: from the model's files through staging slots and packing, or
+/// Loads weight groups into memory while others compute: from the model's files through staging slots and packing, or
 /// straight from packed weights.
 ///
 /// Packed weights are compared with their checksums whenever they are read, on the streams that also pack. A group that
@@ -39,8 +39,8 @@ struct loader_shape {
   /// Reads of 1 MiB or more; two slots being packed per stream and two being read.
   [[nodiscard]] static loader_shape for_model(const llama_layout& layout, std::size_t threads);
   [[nodiscard]] std::size_t staging_bytes() const noexcept;
-  /// Those of the device's memory: none where the processor can't read there. A loader has a host buffer of its own
-  /// then.
+  /// Staging bytes in the device's memory: none where the processor can't read there; the loader then has a host buffer
+  /// of its own.
   [[nodiscard]] std::size_t staging_bytes_on(const device& dev) const noexcept {
     return dev.host_memory() ? staging_bytes() : 0;
   }
@@ -65,8 +65,8 @@ struct weight_loader_setup {
   /// `shape.staging_bytes_on(dev)`, at a multiple of `group_alignment`; outlives it
   std::byte* staging = nullptr;
   std::shared_ptr<std::byte> staging_buffer{}; ///< of `make_staging_buffer`, for the same device, layout and shape
-  /// Of a device whose memory the processor can't write: bytes in which groups of `keeps` stay in a host buffer once
-  /// they were read, so that they are only copied from then on.
+  /// For devices without host-visible memory: bytes of a host buffer in which groups of `keeps` stay once they were
+  /// read, so that they are only copied from then on.
   std::size_t kept_bytes = 0;
   std::function<bool(std::size_t group)> keeps{}; ///< which groups are streamed, so that they come again; empty: none
   std::filesystem::path packed_folder{};          ///< ""; or where packed weights are found, else written
@@ -80,13 +80,14 @@ struct weight_loader_setup {
   logger cache_log{};                             ///< of packed weights
 };
 
-/// Where weights are put together for a device whose memory the processor can't write; null for others. Apart from the
-/// loader, so that who hires one learns that there is no memory. Throws `error` as `device::make_host_buffer`.
+/// Makes the staging buffer for a device without host-visible memory; null for others. Apart from the loader, so that
+/// the caller learns before it makes one that there is no memory. Throws `error` as `device::make_host_buffer`.
 [[nodiscard]] std::shared_ptr<std::byte> make_staging_buffer(device& dev, const llama_layout& layout,
                                                              const loader_shape& shape);
 
-/// Any thread may call it. Groups are read in the order of the calls, by one thread that keeps reads in flight from one
-/// group to the next. Destruction ends with what was started; groups that were not are answered with a failure.
+/// Loads groups asynchronously. Any thread may call it. Groups are read in the order of the calls, by one thread that
+/// keeps reads in flight from one group to the next. Destruction ends with what was started; groups that were not are
+/// answered with a failure.
 class weight_loader {
 public:
   /// Called once, on one of the loader's threads: with null when it is done, else why not (io_error, malformed_file).
@@ -95,12 +96,12 @@ public:
   explicit weight_loader(weight_loader_setup setup);
   ~weight_loader();
 
-  /// Brings a group into `memory`, its layout's bytes up to the next multiple of `group_alignment`, aligned to that.
+  /// Loads a group into `memory`, its layout's bytes up to the next multiple of `group_alignment`, aligned to that.
   /// Nothing writes there after `done`.
   void load(std::size_t group, std::byte* memory, done_callback done);
-  /// Compares a group of `mapping`, where it lies, with its checksums, in turn with what is read. One that is not what
-  /// was written costs the mapping, and is loaded like any other into memory that takes its place, as are all groups of
-  /// a lost mapping.
+  /// Compares a group of `mapping`, where it lies, with its checksums, in turn with what is read. If a group is not
+  /// what was written, the mapping is lost, and the group is loaded like any other into memory that takes its place, as
+  /// are all groups of a lost mapping.
   void touch(std::size_t group, std::byte* memory, done_callback done);
   /// Reads rows of the embedding from the model's file: `rows` is `[ids.size(), width]`. @pre `shape.row_bytes` > 0 and
   /// the ids are in range.

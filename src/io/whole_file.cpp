@@ -1,4 +1,4 @@
-// POSIX reads and writes with the reason of a failure.
+// Reads and writes with POSIX calls, and keeps the reason of a failure.
 #include "src/io/whole_file.hpp"
 
 #include "tropilla/error.hpp"

@@ -1,4 +1,4 @@
-/// A file that is read or written piece by piece on the calling thread, and the system's reasons when it is not.
+/// Reads or writes a file piece by piece on the calling thread, with the system's reasons for failures.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,7 @@ private:
   std::uint64_t bytes_ = 0;
 };
 
-/// A descriptor for writing a file without a name in a folder, of which nothing is left however the process ends; -1
+/// Opens a file without a name in a folder for writing, of which nothing is left however the process ends. Returns -1
 /// with errno where the file system knows no such files.
 [[nodiscard]] int open_unnamed(const std::filesystem::path& folder, mode_t mode) noexcept;
 /// Names such a file; false with errno, also where the name is taken.

@@ -1,4 +1,4 @@
-// The one file that knows spdlog. Its registry is global, so nothing here touches it.
+// Logs through spdlog, which no other file knows. spdlog's registry is global, so nothing here touches it.
 #include "src/log/log.hpp"
 
 #include "memory/arbiter.hpp"
@@ -99,7 +99,7 @@ void logger::write(log_level level, fmt::string_view text, fmt::format_args valu
 struct logs::impl {
   std::array<logger, component_names.size()> loggers;
   std::unique_ptr<spdlog::details::thread_pool> queue;
-  /// What loggers have weakly, so that it owns nothing: whoever logs last must not be who joins the queue's thread.
+  /// Loggers have this handle weakly, and it owns nothing: the thread that logs last must not join the queue's thread.
   std::shared_ptr<spdlog::details::thread_pool> handle;
 };
 

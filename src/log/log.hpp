@@ -1,4 +1,5 @@
-/// Where the parts of a runtime say what they do. spdlog behind it has the queue, the thread and the levels.
+/// Loggers through which the code of a runtime says what it does. spdlog behind them has the queue, the thread and the
+/// levels.
 #pragma once
 
 #include "tropilla/log.hpp"
@@ -34,8 +35,8 @@ public:
 
   [[nodiscard]] bool wants(log_level level) const noexcept { return level >= min_; }
 
-  /// Formats and queues a record; what is not wanted costs a comparison. Arguments are evaluated all the same: those
-  /// that cost something belong behind `wants`.
+  /// Formats and queues a record; one that is not wanted costs a comparison. Arguments are evaluated all the same:
+  /// costly ones belong behind `wants`.
   template <class... Values>
   void log(log_level level, fmt::format_string<Values...> text, Values&&... values) const noexcept {
     if (wants(level))
@@ -73,7 +74,7 @@ private:
 /// The loggers of one runtime and the thread that calls its sink. Loggers may outlive it, and log nothing then.
 class logs {
 public:
-  /// Throws `error` (invalid_argument) for a component that there is not.
+  /// Throws `error` (invalid_argument) for an unknown component.
   explicit logs(const log_options& options);
   /// Waits until the sink has had all records.
   ~logs();
