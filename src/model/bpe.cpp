@@ -1,4 +1,4 @@
-// Open addressing over flat arrays: a vocabulary is built on the way to the first token.
+// Implements merging with open addressing over flat arrays, since a vocabulary is built on the way to the first token.
 #include "src/model/bpe.hpp"
 
 #include <algorithm>

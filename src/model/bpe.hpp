@@ -1,4 +1,4 @@
-/// Byte-pair merging over a vocabulary of byte strings.
+/// Merges byte pairs over a vocabulary of byte strings.
 ///
 /// Source: Sennrich et al. 2016; the byte alphabet of GPT-2's `encoder.py` (`bytes_to_unicode`).
 #pragma once
@@ -19,7 +19,7 @@ namespace tropilla {
 /// False, with `out` as it was, where `text` holds any other character.
 [[nodiscard]] bool append_alphabet_bytes(std::string_view text, std::string& out);
 
-/// The texts of all tokens behind one another: no allocation per token.
+/// The texts of all tokens, one behind the other: no allocation per token.
 class token_texts {
 public:
   void reserve(std::size_t tokens, std::size_t bytes);

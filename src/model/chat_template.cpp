@@ -1,4 +1,4 @@
-// The two formats are written out here; of the model's Jinja template only its literals are read.
+// Writes the two formats out; of the model's Jinja template only its literals are read.
 #include "src/model/chat_template.hpp"
 
 #include "src/model/template_text.hpp"

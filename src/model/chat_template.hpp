@@ -1,4 +1,4 @@
-/// Conversations to token ids, the way the model was trained to read them.
+/// Turns conversations into token ids, in the format that the model was trained on.
 #pragma once
 
 #include "src/model/tokenizer.hpp"
@@ -13,8 +13,8 @@ namespace tropilla {
 
 enum class chat_format { llama3, chatml };
 
-/// A known format with what the model's own template adds: a default system prompt, Llama 3.1's dates. They are read
-/// from its literals (`template_text`); text of it that finds no place in the format is a notice.
+/// A known format, and what the model's own template adds to it: a default system prompt, Llama 3.1's dates. They are
+/// read from its literals (`template_text`); text of it that finds no place in the format is a notice.
 ///
 /// Llama 3 (Meta's model card): BOS, then for each message `<|start_header_id|>ROLE<|end_header_id|>`, two line
 /// breaks, the content without white space around it, `<|eot_id|>`. Templates of Llama 3.1 and later put "Cutting
@@ -37,7 +37,7 @@ public:
 
   [[nodiscard]] chat_format format() const noexcept { return format_; }
   [[nodiscard]] std::string_view name() const noexcept;
-  /// What conversations lack of the model's template: a sentence each.
+  /// Sentences about text of the model's template that conversations lack.
   [[nodiscard]] std::span<const std::string> notices() const noexcept { return notices_; }
 
 private:

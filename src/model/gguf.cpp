@@ -1,4 +1,4 @@
-// Opens models: one GGUF file, or all parts of a split one. Typed look-ups.
+// Opens models, one GGUF file or all parts of a split one, and looks metadata up by type.
 #include "src/model/gguf.hpp"
 
 #include "src/model/gguf_header.hpp"

@@ -393,7 +393,7 @@ gguf_header read_header(header_cursor& in, std::uint64_t file_bytes, std::size_t
     in.fail(errc::malformed_file, "is empty");
   check_magic(in);
   header.version = read_version(in);
-  // The least that an entry takes: a name's length; a type and one byte; dimensions, type and offset.
+  // The fewest bytes that an entry takes: a name's length; a type and one byte; dimensions, type and offset.
   constexpr std::uint64_t min_entry = 8 + 4 + 1;
   constexpr std::uint64_t min_tensor = 8 + 4 + 4 + 8;
   in.enter("the header");

@@ -1,4 +1,4 @@
-/// How the header of one GGUF file is read, byte by byte. Behind `gguf_file`; nothing else needs it.
+/// Reads the header of one GGUF file byte by byte. Behind `gguf_file`; nothing else needs it.
 #pragma once
 
 #include "src/model/gguf.hpp"

@@ -1,4 +1,4 @@
-// Builds GGUF headers and writes files that are whole or not there.
+// Builds GGUF headers, and writes files that appear complete or not at all.
 #include "src/model/gguf_writer.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-// One layer of the forward pass, over one copy of its weights or over many.
+// Times one layer of the forward pass, over one copy of its weights or over many.
 #include "src/model/layer_speed.hpp"
 
 #include "src/model/llama.hpp"

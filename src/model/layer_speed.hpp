@@ -1,5 +1,5 @@
-/// How fast a device computes the layers of a model: many tokens at once, which is arithmetic, and one token, which is
-/// reading weights. With made-up weights, because values don't matter for speed.
+/// Measures how fast a device computes the layers of a model: many tokens at once, which is bound by arithmetic, and
+/// one token, which is bound by reading weights. The weights are made up, because values don't matter for speed.
 ///
 /// Both functions take the device's reservation and scratch: it is of no use for anything else after. Both throw
 /// `error` (io_error) when the system refuses memory.

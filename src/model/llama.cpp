@@ -1,4 +1,4 @@
-// Embedding, layers, output head: one screen each.
+// Computes embedding, layers and output head, one screen each.
 #include "src/model/llama.hpp"
 
 #include "src/model/rope.hpp"

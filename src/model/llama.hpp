@@ -1,4 +1,4 @@
-/// The forward pass of a Llama model over a device's `ops`.
+/// Computes the forward pass of a Llama model with a device's `ops`.
 ///
 /// Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023, section 2.2 (pre-norm,
 /// SwiGLU, rotary embedding), with grouped-query attention (Ainslie et al., 2023).
@@ -23,10 +23,10 @@ struct step {
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order
-  std::size_t top_k = 0;                 ///< logits of each row that decide, the greatest; 0: all of them may
+  std::size_t top_k = 0;                 ///< the number of greatest logits of each row that decide; 0: all may
   std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
 
-  /// Empties it; what its lists allocated stays.
+  /// Empties the step; the memory of its lists stays.
   void clear() noexcept {
     ids.clear();
     sequences.clear();
@@ -38,7 +38,7 @@ struct step {
   }
 };
 
-/// An empty step: `last`, when nobody else has it any more, so that steps of the same size allocate nothing.
+/// Returns an empty step: `last`, when nobody else has it any more, so that steps of the same size allocate nothing.
 [[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
 
 /// Points a step's sequences at the pages of the device where these begin at `starts`, by number.
@@ -75,10 +75,12 @@ private:
   activation_kinds_of_model kinds_;
 };
 
-/// How many logits of a row travel, of a device whose memory the processor can't read: as many as decide, or, 0, all.
+/// The number of a row's logits that are copied from a device whose memory the processor can't read: as many as decide,
+/// or 0 for all.
 [[nodiscard]] std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept;
 
-/// Leaves that many (not 0) of each row where `candidates` says, after `forward_groups` computed the logits.
+/// Finds that many (not 0) of each row and leaves them where `candidates` says, after `forward_groups` computed the
+/// logits.
 void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
 [[nodiscard]] inline candidate* candidates(const llama_workspace& space) {
   return reinterpret_cast<candidate*>(space.at(buffer::head_rows)); // which the head has read by then

@@ -1,4 +1,4 @@
-// Reads the hyper-parameters of a Llama model and holds every tensor against them.
+// Reads the hyper-parameters of a Llama model and checks every tensor against them.
 #include "src/model/llama_config.hpp"
 
 #include "src/model/gguf_header.hpp"
@@ -401,7 +401,7 @@ private:
         visit(*w);
   }
 
-  /// The type's name is that of most of the layers' weights: the embedding's often differs.
+  /// The type's name is the one that most weights of the layers have: the embedding's often differs.
   void summarise() {
     std::map<tensor_type, std::uint64_t> by_type;
     const auto add = [&](const weight_source& w) {

@@ -1,4 +1,4 @@
-/// The hyper-parameters of a Llama-architecture model, read from GGUF metadata and held against its tensors.
+/// Reads the hyper-parameters of a Llama-architecture model from GGUF metadata and checks them against its tensors.
 #pragma once
 
 #include "kernels/ops.hpp"

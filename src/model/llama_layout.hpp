@@ -1,4 +1,4 @@
-/// How a model's weights are grouped, packed and placed: what is loaded, leased and needed as one.
+/// Groups, packs and places a model's weights: a weight group is what is loaded, leased and needed as one.
 ///
 /// Group 0 is the token embedding, groups 1 to n are the layers, group n + 1 is the output's norm. Then comes the
 /// output head, unless it is tied to the embedding: one copy serves both.
@@ -7,8 +7,8 @@
 /// 0 is empty: the rows that a step names are looked up on disk. A tied matrix is then the
 /// head's.
 ///
-/// What is packed does not depend on the form: a group is a range of a section, and the sections (the embedding, each
-/// layer, the norm, the head) are what a packed cache stores.
+/// The packed bytes do not depend on the form: a group is a range of a section, and a packed cache stores the sections
+/// (the embedding, each layer, the norm, the head).
 #pragma once
 
 #include "kernels/device.hpp"
@@ -58,8 +58,8 @@ struct weight_section {
 
 enum class weight_form : std::uint8_t { whole, tiled };
 
-/// The layers [first, last) that a device has. Who has the first has the embedding, too, who has the last the output; a
-/// tied matrix lies on both where these are two.
+/// The layers [first, last) that a device has. The device with the first layer has the embedding, too, and the one with
+/// the last layer the output; a tied matrix lies on both where these are two.
 struct layer_range {
   std::size_t first = 0;
   std::size_t last = static_cast<std::size_t>(-1); ///< or the model's number of layers, if that is less
@@ -86,13 +86,14 @@ struct llama_layout {
                                          std::size_t max_tile_bytes = 0, layer_range range = {});
 
   [[nodiscard]] std::size_t norm_group() const noexcept { return config.layers + 1; }
-  /// The groups from here on are parts of the head, in the order of its rows; none: group 0 is the head, too.
+  /// The first group of the head; the groups from there on are tiles of it, in the order of its rows. If there are
+  /// none, group 0 is the head, too.
   [[nodiscard]] std::size_t first_head_group() const noexcept { return config.layers + 2; }
-  /// The embedding's rows are not in memory.
+  /// Whether the embedding's rows are on disk and not in memory.
   [[nodiscard]] bool embedding_on_disk() const noexcept { return has_input() && groups.front().tensors.empty(); }
   [[nodiscard]] bool has_input() const noexcept { return range.first == 0; }
   [[nodiscard]] bool has_output() const noexcept { return range.last == config.layers; }
-  /// The device's groups: [begin_group, end_group).
+  /// The device's groups are [begin_group, end_group).
   [[nodiscard]] std::size_t begin_group() const noexcept { return has_input() ? 0 : range.first + 1; }
   [[nodiscard]] std::size_t end_group() const noexcept { return has_output() ? groups.size() : range.last + 1; }
   [[nodiscard]] const weight_source& embedding_source() const noexcept { return config.token_embedding; }
@@ -106,7 +107,7 @@ struct llama_layout {
   [[nodiscard]] std::size_t decode_bytes() const;
 };
 
-/// What sizes a run's buffers.
+/// The numbers that size a run's buffers.
 struct run_shape {
   std::size_t context = 0;          ///< tokens of a sequence, at most
   std::size_t max_batch_tokens = 0; ///< most rows of a step
@@ -132,7 +133,7 @@ enum class buffer : std::uint8_t {
 };
 inline constexpr std::size_t buffer_count = 10;
 
-/// What the matrices that read each activation want, over all layers.
+/// The kind of each activation that the matrices reading it want, over all layers.
 struct activation_kinds_of_model {
   activation_kind attn_input, attn_result, ffn_input, ffn_result, head_input;
 };
@@ -148,7 +149,7 @@ struct activation_kinds_of_model {
 /// Bytes of one KV page, all of the device's layers.
 [[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout, kv_type type);
 
-/// Everything that `make_plan` needs for a run on one device, but its budget. `staging_bytes` is the loader's.
+/// Everything that `make_plan` needs for a run on one device, except its budget. `staging_bytes` is the loader's.
 /// Layers and tiles of the head may be streamed; the rest stays. Blocks begin at multiples of `group_alignment`.
 [[nodiscard]] plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                                          std::size_t staging_bytes);

@@ -1,4 +1,4 @@
-// The published expressions, rewritten so that no input makes them backtrack more than once over a character.
+// Compiles the published expressions, rewritten so that no input makes them backtrack more than once over a character.
 #include "src/model/pretokenizer.hpp"
 
 #include "src/model/utf8.hpp"

@@ -9,17 +9,16 @@
 
 namespace tropilla {
 
-/// Which regular expression cuts. GPT-2's is that of its `encoder.py`; SmolLM's isolates each digit first; Llama 3's
-/// is that of its `tokenizer.py` (contractions in any case, up to three digits, line breaks at the end of a word).
-/// The fallback is what llama.cpp does with files that name none: punctuation apart, then GPT-2's, then digits by
-/// three.
+/// The regular expression that cuts. GPT-2's is that of its `encoder.py`; SmolLM's isolates each digit first; Llama 3's
+/// is that of its `tokenizer.py` (contractions in any case, up to three digits, line breaks at the end of a word). The
+/// fallback is what llama.cpp does with files that name none: punctuation apart, then GPT-2's, then digits by three.
 enum class pretokenizer_kind : std::uint8_t { gpt2, smollm, llama3, fallback };
 
-/// What a name stands for, as llama.cpp reads it.
+/// The choices that a pre-tokenizer's name stands for, as llama.cpp reads it.
 struct pretokenizer_choice {
   pretokenizer_kind kind;
   bool whole_words = false; ///< a word that is a token is that token, whatever the merges say
-  bool add_bos = false;     ///< where the file does not say
+  bool add_bos = false;     ///< the default where the file does not say
 };
 
 /// The choice that `tokenizer.ggml.pre` names: "llama-bpe" and its aliases "llama3", "llama-v3" and "falcon3",

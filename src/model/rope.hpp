@@ -1,4 +1,4 @@
-/// Rotary position embedding: its frequencies and its tables.
+/// Computes the frequencies and tables of the rotary position embedding.
 ///
 /// Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, section 3.2.2; the
 /// divisors of Llama 3.1 come with the model (`llama_config::rope.factors`).

@@ -1,4 +1,4 @@
-/// Random-weight models of well-known shapes, so that any size can be measured without a download.
+/// Writes random-weight models of well-known shapes, so that any size can be measured without a download.
 #pragma once
 
 #include "kernels/tensor_type.hpp"
@@ -14,7 +14,8 @@
 
 namespace tropilla {
 
-/// A shape by name. Values follow the published configurations of the Llama 3 family; "mini" and its kin are for tests.
+/// A shape with a name. Values follow the published configurations of the Llama 3 family; "mini" and its kin are for
+/// tests.
 struct model_shape {
   std::string_view name;
   std::size_t layers, width, ffn_width, heads, kv_heads, head_size, vocabulary, context;

@@ -1,4 +1,4 @@
-/// The vocabulary of synthetic models: byte-level BPE of made-up words, and the special tokens of Llama 3.
+/// Makes the vocabulary of synthetic models: byte-level BPE of made-up words, and the special tokens of Llama 3.
 #pragma once
 
 #include "src/model/gguf_writer.hpp"

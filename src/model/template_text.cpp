@@ -1,4 +1,4 @@
-// A lexer of Jinja's blocks and string literals, and a stack of its branches. Source: Jinja's template documentation.
+// Lexes Jinja's blocks and string literals, with a stack of its branches. Source: Jinja's template documentation.
 #include "src/model/template_text.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-/// What a chat template's Jinja writes, as far as that can be told without running it.
+/// Finds out what text a chat template's Jinja writes, as far as that can be told without running it.
 #pragma once
 
 #include <optional>
@@ -15,7 +15,7 @@ public:
   /// Any text is a template. Linear in its length.
   explicit template_text(std::string_view jinja);
 
-  /// What stands between `begin` and `end` with nothing computed in between.
+  /// The text between `begin` and `end` with nothing computed in between.
   [[nodiscard]] std::optional<std::string> between(std::string_view begin, std::string_view end) const;
   /// The literal that `set NAME = "..."` gives to the first NAME that contains `part`; empty literals don't count.
   [[nodiscard]] std::optional<std::string> assigned_to(std::string_view part) const;

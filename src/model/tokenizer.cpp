@@ -1,4 +1,4 @@
-// Special tokens split the text, the pre-tokenizer splits what is between, merging does the rest.
+// Tokenises text: special tokens split it, the pre-tokenizer splits the rest into words, and merging does the words.
 #include "src/model/tokenizer.hpp"
 
 #include "memory/arbiter.hpp"

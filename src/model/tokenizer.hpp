@@ -1,4 +1,4 @@
-/// Text to token ids and back: byte-level BPE as Llama 3, SmolLM and GPT-2 use it.
+/// Converts text to token ids and back: byte-level BPE as Llama 3, SmolLM and GPT-2 use it.
 #pragma once
 
 #include "src/model/gguf.hpp"
@@ -14,7 +14,7 @@
 
 namespace tropilla {
 
-/// How `encode` treats what looks special.
+/// How `encode` treats text that looks like a special token.
 struct encode_options {
   bool bos = false;     ///< begin with the model's BOS
   bool special = false; ///< recognise special tokens in the text; a user's text must not
@@ -28,8 +28,9 @@ struct encode_options {
 class tokenizer {
 public:
   /// Throws `error`: malformed_file (tokens or merges missing or contradictory), unsupported (not byte-level BPE, an
-  /// unknown pre-tokenizer). What it can do without becomes a notice, and ids are llama.cpp's: types that are missing
-  /// or unknown, special ids out of range, merges of unknown tokens at the end, a pre-tokenizer that is not named.
+  /// unknown pre-tokenizer). Defects that it can do without become notices, and ids are llama.cpp's: types that are
+  /// missing or unknown, special ids out of range, merges of unknown tokens at the end, a pre-tokenizer that is not
+  /// named.
   explicit tokenizer(const gguf_file& file);
   ~tokenizer();
   tokenizer(tokenizer&&) noexcept;
@@ -38,7 +39,7 @@ public:
   /// A BOS that the text spells out at its beginning, where `special`, is the only one: a second would be none of the
   /// prompts that the model has seen.
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, const encode_options& options = {}) const;
-  /// No fewer tokens than this come of the text, whatever the options: found in one pass, without tokenising.
+  /// A lower bound of the text's tokens, whatever the options, found in one pass without tokenising.
   [[nodiscard]] std::size_t min_tokens(std::string_view text) const noexcept;
   /// Whether the text begins with the special token BOS.
   [[nodiscard]] bool begins_with_bos(std::string_view text) const;
@@ -56,7 +57,7 @@ public:
   /// <|eom_id|>).
   [[nodiscard]] bool ends_generation(token_id id) const noexcept;
   [[nodiscard]] bool is_control(token_id id) const noexcept;
-  /// What the file has wrong and is read all the same: a sentence each.
+  /// Sentences about defects of the file that do not keep it from being read.
   [[nodiscard]] std::span<const std::string> notices() const noexcept;
   /// A special token by its exact text.
   [[nodiscard]] std::optional<token_id> find_special(std::string_view text) const;

@@ -1,4 +1,4 @@
-// Table 3-7 of the Unicode Standard as ranges, and the stream that holds unfinished characters back.
+// Checks UTF-8 by table 3-7 of the Unicode Standard as ranges, and holds unfinished characters of a stream back.
 #include "src/model/utf8.hpp"
 
 #include "src/model/tokenizer.hpp"

@@ -1,4 +1,4 @@
-/// UTF-8 as bytes that may be broken: where characters begin and end, and what is not a character.
+/// Handles UTF-8 that may be broken: where characters begin and end, and what is not a character.
 ///
 /// Source: the Unicode Standard, section 3.9 (well-formed byte sequences, table 3-7; maximal subparts).
 #pragma once

@@ -1,5 +1,5 @@
-// Every id, type and merge is checked against the tokens before anything relies on it. What a text's ids do not depend
-// on, or what llama.cpp gives a meaning, is a notice where it is wrong; all else is refused.
+// Checks every id, type and merge against the tokens before anything relies on it. A defect on which a text's ids do
+// not depend, or to which llama.cpp gives a meaning, is a notice; any other is refused.
 #include "src/model/vocabulary.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,4 +1,4 @@
-/// The vocabulary of a GGUF file, checked: texts, kinds and merges of tokens, and what the file says of them.
+/// Reads and checks the vocabulary of a GGUF file: texts, kinds and merges of tokens, and what the file says of them.
 #pragma once
 
 #include "src/model/bpe.hpp"
@@ -13,7 +13,7 @@
 
 namespace tropilla {
 
-/// What a token is for; it follows `tokenizer.ggml.token_type`.
+/// The kind of a token; it follows `tokenizer.ggml.token_type`.
 enum class token_kind : std::uint8_t {
   text,    ///< what merging makes of bytes
   control, ///< structure: begins, ends, roles; prints nothing
@@ -44,7 +44,7 @@ private:
   std::array<bool, 256> first_{};
 };
 
-/// Plain data once read.
+/// A checked vocabulary, plain data once read.
 struct vocabulary {
   token_texts texts; ///< the bytes of tokens of text; the others as they are spelt
   std::vector<token_kind> kinds;
@@ -58,7 +58,7 @@ struct vocabulary {
   token_id bos = -1;
   token_id eos = -1;
   std::vector<token_id> ends; ///< of a reply; sorted
-  /// What the file has wrong and is read all the same: a sentence each.
+  /// Sentences about defects of the file that do not keep it from being read.
   std::vector<std::string> notices;
 
   /// Throws `error` as `tokenizer` does.

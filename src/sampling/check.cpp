@@ -1,4 +1,4 @@
-// Ranges of the options of a request.
+// Checks the ranges of a request's options.
 #include "src/sampling/check.hpp"
 
 #include <algorithm>

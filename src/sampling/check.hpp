@@ -1,4 +1,4 @@
-/// Whether options can be followed.
+/// Checks whether the options of a request can be followed.
 #pragma once
 
 #include "tropilla/types.hpp"

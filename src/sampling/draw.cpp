@@ -1,4 +1,4 @@
-// Modified logits, then the greedy or random choice of the next token.
+// Modifies logits, then chooses the next token greedily or at random.
 #include "src/sampling/draw.hpp"
 
 #include <algorithm>

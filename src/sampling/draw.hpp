@@ -1,4 +1,4 @@
-/// Logits to a token, as `sampling_options` says.
+/// Draws a token from logits, as `sampling_options` says.
 #pragma once
 
 #include "src/sampling/token_history.hpp"

@@ -1,4 +1,4 @@
-// log softmax(x)[i] = x[i] - log(sum of exp(x)).
+// Computes log softmax(x)[i] = x[i] - log(sum of exp(x)).
 #include "src/sampling/logprobs.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// One automaton for each string; the text waits for the one that is furthest.
+// Runs one automaton for each string; the text waits for the one that has matched the most bytes.
 #include "src/sampling/stop_matcher.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Counting, and forgetting what left the window.
+// Counts tokens, and forgets those that left the window.
 #include "src/sampling/token_history.hpp"
 
 #include <utility>

@@ -1,4 +1,4 @@
-/// Which tokens a sequence has had, and how often: what penalties count.
+/// Counts which tokens a sequence has had, and how often, for penalties.
 #pragma once
 
 #include "tropilla/types.hpp"
@@ -11,7 +11,7 @@
 
 namespace tropilla {
 
-/// Whether the next token depends on how often there were others.
+/// Whether the next token depends on how often others came before.
 [[nodiscard]] inline bool counts_tokens(const sampling_options& options) noexcept {
   return options.repetition_penalty != 1 || options.frequency_penalty != 0 || options.presence_penalty != 0;
 }
