@@ -1,4 +1,4 @@
-// Who is computed next; what becomes of what was computed.
+// Chooses the requests of each step, and handles the tokens that a step computed.
 #include "src/schedule/batcher.hpp"
 
 #include "src/sampling/draw.hpp"

@@ -5,7 +5,7 @@
 /// prompts as its size leaves (Agrawal et al., "Sarathi-Serve", 2024). A sequence is admitted when there are pages for
 /// its tokens; when pages run out, the sequence that would be served last gives up its own and is computed again later.
 ///
-/// No actors, no devices: it is told what happened and says what to do. One thread at a time.
+/// The batcher knows no actors and no devices: it is told what happened and says what to do. One thread at a time.
 #pragma once
 
 #include "src/model/llama.hpp"
@@ -18,7 +18,7 @@
 
 namespace tropilla {
 
-/// What a step cost, in seconds.
+/// The times of a step, in seconds.
 struct step_times {
   double compute = 0; ///< the device was busy
   double load = 0;    ///< weights were being read, since the step before ended
@@ -35,7 +35,7 @@ struct drawn_token {
   std::vector<token_logprob> logprobs{};
 };
 
-/// Pages that somebody outside holds.
+/// KV pages that a client outside the batcher holds.
 struct page_loan {
   std::vector<page_number> pages; ///< in order of position
   std::size_t tokens = 0;         ///< that are, or will be, on them
@@ -56,23 +56,23 @@ public:
   void submit(sequence_request request);
   /// Ends a request; unknown ids are ignored (the reply may have ended meanwhile).
   void cancel(request_id id, clock::time_point now);
-  /// Fails everything.
+  /// Fails all requests.
   void fail_all(const error& why);
 
   /// The next step, or null when there is nothing to compute now, or one is out. It is out until `step_done` and, where
   /// there are tokens to draw, `drawn`, or until `step_failed`. May be computed more than once: the same bits result.
   [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
-  /// The step that is out and not done, for whoever takes over from a scheduler that ended; or null.
+  /// The step that is out and not done, for the scheduler that takes over from one that ended; or null.
   [[nodiscard]] std::shared_ptr<const step> step_at_hand() const noexcept { return computing_; }
-  /// What is to be drawn from the logits of the step that is done; empty when nothing is.
+  /// Ends the computing of a step. Returns the tokens to draw from its logits; empty when there are none.
   [[nodiscard]] const std::vector<draw_job>& step_done(std::span<const float> logits, const step_times& times,
                                                        clock::time_point now);
   void step_failed(const error& why, clock::time_point now);
-  /// In the order of the jobs.
+  /// Takes the drawn tokens, in the order of the jobs.
   void drawn(std::span<const drawn_token> tokens, clock::time_point now);
-  /// The logits of the last step were lost before all tokens were drawn: it is at hand again.
+  /// Notes that the logits of the last step were lost before all tokens were drawn: it is at hand again.
   void logits_lost();
-  /// The client of a scored sequence is done with the logits of its last step.
+  /// Notes that the client of a scored sequence is done with the logits of its last step.
   void logits_consumed(request_id id, clock::time_point now);
 
   /// Lends the pages that hold the beginning of `tokens`, as far as there are any: until `give_back`, keys and values
@@ -82,8 +82,8 @@ public:
   /// Lends pages on which nothing is, for the borrower to fill. Throws `error`: context_full when there never can be so
   /// many, busy when there are too few now, over_budget when there is no memory for them.
   [[nodiscard]] page_loan lend_empty(request_id borrower, std::size_t tokens);
-  /// The pages of `lend_empty` hold keys and values of `tokens`: prompts that begin with them find them from now on.
-  /// Ends the loan. False: it was void, and nothing is to be found.
+  /// Takes the pages of `lend_empty` back with keys and values of `tokens`: prompts that begin with them find them from
+  /// now on. Ends the loan. False: it was void, and nothing is to be found.
   [[nodiscard]] bool take_filled(request_id borrower, std::span<const token_id> tokens);
   /// Ends a loan. False: it was void (everything was forgotten meanwhile), and what was read is worth nothing.
   bool give_back(request_id borrower);

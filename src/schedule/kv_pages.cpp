@@ -1,4 +1,4 @@
-// The tree of pages, its hash, and the order in which unused ones go.
+// Keeps the tree of pages, its hash, and the order in which unused pages go.
 #include "src/schedule/kv_pages.hpp"
 
 #include <algorithm>

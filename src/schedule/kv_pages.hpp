@@ -1,4 +1,4 @@
-/// Which KV page holds what: pages that sequences write, and pages that stay for whoever begins alike.
+/// Tracks what each KV page holds: pages that sequences write, and pages that stay for later prompts that begin alike.
 ///
 /// Pages form a tree: the path from the root to a page spells the tokens whose keys and values lie on it, so that
 /// sequences with a common beginning share the pages of it. Full pages are found by the hash of their tokens and their
@@ -7,7 +7,8 @@
 /// one by its longest common beginning. A page that nobody uses stays until its place is wanted, the longest unused
 /// first, and children before parents.
 ///
-/// Numbers, not bytes: every device has pages of its own under the same numbers. No locks: one thread at a time.
+/// It handles page numbers, not bytes: every device has pages of its own under the same numbers. It has no locks: one
+/// thread at a time.
 #pragma once
 
 #include "kernels/ops.hpp"
@@ -24,16 +25,17 @@
 
 namespace tropilla {
 
-/// Asked before anything is written to a page for the first time: empty, or why there is no memory for it.
+/// Called before anything is written to a page for the first time: returns nothing, or the reason why there is no
+/// memory for it.
 using page_commit = std::function<std::optional<std::string>(page_number)>;
 
 class kv_pages {
 public:
-  /// Of this class, for each page; what a plan counts.
+  /// Bytes of this class for each page, which a plan counts.
   static constexpr std::size_t bytes_per_page = 192;
 
   explicit kv_pages(std::size_t pages, page_commit commit = {});
-  /// As after construction. Allocates nothing.
+  /// Resets to the state after construction. Allocates nothing.
   void clear() noexcept;
 
   /// The pages of one sequence, in order of position. Movable handle: every use is given back by `release`.
@@ -49,12 +51,12 @@ public:
   void copied(const page_copy& c);
 
   /// The longest path whose tokens are the beginning of `tokens`, for reading: its pages are used from now on, and the
-  /// last one may hold more tokens, and get more of them from whoever writes it.
+  /// last one may hold more tokens, and get more of them from the sequence that writes it.
   [[nodiscard]] path look_up(std::span<const token_id> tokens);
-  /// A path that was looked up ends before its last page.
+  /// Removes the last page from a path that was looked up.
   void shorten(path& p);
-  /// @pre these pages are unused and nothing is on them, as after construction. They are used from now on, as if they
-  /// had been taken from where they were: whoever has them does not know that everything else was forgotten.
+  /// Marks the pages of a path as used, as if they had been taken from where they were: their holder does not know that
+  /// everything else was forgotten. @pre these pages are unused and nothing is on them, as after construction
   void occupy(const path& p);
 
   /// What `find` would find, without using or changing anything.
@@ -67,12 +69,13 @@ public:
 
   /// Adds an empty page to a path's end; false when every page is in use, or there is no memory for another one.
   [[nodiscard]] bool extend(path& p);
-  /// The next tokens of the path have been computed: they can be found from now on.
-  /// @pre the path has pages for them. Where somebody else computed a page alike, the path goes on with that one.
+  /// Notes that the next tokens of the path have been computed: they can be found from now on. @pre the path has pages
+  /// for them. Where another path has the same page already, the path goes on with that one.
   void append(path& p, std::span<const token_id> tokens);
-  /// The pages are no longer used by this path; what was appended stays to be found.
+  /// Ends this path's use of its pages; what was appended can still be found.
   void release(path& p);
-  /// Nobody knows what is on the page `n` of a path: its tokens are not to be found. @pre no other path uses it.
+  /// Notes that the contents of page `n` of a path are unknown: its tokens are not to be found. @pre no other path uses
+  /// it.
   void spoil(page_number n);
 
   /// Pages that a new use could take: free ones, without those that there is no memory for, and those that only wait to
@@ -82,7 +85,7 @@ public:
   }
   /// Why there is no memory for another page, since the last `try_again`.
   [[nodiscard]] const std::optional<std::string>& refusal() const noexcept { return refusal_; }
-  /// There may be memory again.
+  /// Notes that there may be memory again.
   void try_again() noexcept { refusal_.reset(); }
   [[nodiscard]] std::size_t in_use() const noexcept { return nodes_.size() - free_.size() - idle_count_; }
   [[nodiscard]] std::size_t cached() const noexcept { return idle_count_; } ///< unused, but to be found

@@ -1,4 +1,4 @@
-// Pages that clients read or fill.
+// Lends pages that clients read or fill.
 #include "src/schedule/batcher.hpp"
 
 #include <algorithm>
@@ -30,7 +30,7 @@ page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
         fmt::format("{} tokens do not fit the context of {}; open the model with a longer one", tokens, shape_.context),
         remedy::context);
   pages_.try_again();
-  // A page for each that is active to grow on, as for whoever is admitted.
+  // One page more for each active sequence to grow on, as when a sequence is admitted.
   if (wanted + active_.size() > pages_.available())
     throw error(errc::busy,
                 fmt::format("{} tokens need {} KV pages, and {} of {} are in use; end a reply, or open the "

@@ -1,4 +1,4 @@
-/// Where a request's results go. The scheduler calls it; the client reads at its own pace on the other side.
+/// The sink of a request's results. The scheduler calls it; the client reads at its own pace on the other side.
 #pragma once
 
 #include "tropilla/types.hpp"
@@ -9,15 +9,15 @@
 
 namespace tropilla {
 
-/// What a client wants after a piece of its reply.
+/// The client's wish after a piece of its reply.
 enum class client_wants : std::uint8_t {
   more,
   nothing,        ///< it has enough: the reply ends as if it were cancelled
   room_for_pieces ///< as much is unread as may be: the reply ends, for it holds others back otherwise
 };
 
-/// Called by the scheduler's thread only, in this order: pieces or logits, then exactly one of `finished` and `failed`.
-/// Implementations must not block and must not throw.
+/// Gets the results of one request. Called by the scheduler's thread only, in this order: pieces or logits, then
+/// exactly one of `finished` and `failed`. Implementations must not block and must not throw.
 class reply_sink {
 public:
   virtual ~reply_sink() = default;

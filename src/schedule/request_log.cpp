@@ -1,4 +1,4 @@
-// Sentences about requests.
+// Words the log's sentences about requests.
 #include "src/schedule/request_log.hpp"
 
 #include <string>

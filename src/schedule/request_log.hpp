@@ -1,4 +1,4 @@
-/// What the log says about requests, and about how busy the batch is.
+/// Logs what happens to requests, and how busy the batch is.
 #pragma once
 
 #include "src/log/log.hpp"
@@ -19,8 +19,8 @@ struct batch_usage {
   std::size_t requests = 0;     ///< that were accepted so far
 };
 
-/// A record for each thing that happens to a request (debug; warning when it fails), and while steps are computed one
-/// every ten seconds for all of them together (info). The batcher tells it; one thread at a time.
+/// Writes a record for each thing that happens to a request (debug; warning when it fails), and, while steps are
+/// computed, one every ten seconds for all of them together (info). The batcher calls it; one thread at a time.
 class request_log {
 public:
   using clock = sequence::clock;
@@ -37,7 +37,7 @@ public:
   void finished(const shared_request& r) const;
   void cancelled(const shared_request& r) const;
   void failed(const shared_request& r, const error& why) const;
-  /// All that there are fail together.
+  /// All requests failed together.
   void all_failed(std::size_t requests, const error& why) const;
   /// A step is done: `rows` tokens were computed and `drawn` are drawn from its logits. True: `report` is due.
   [[nodiscard]] bool step_done(std::size_t rows, std::size_t drawn, clock::time_point now);

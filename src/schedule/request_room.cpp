@@ -1,4 +1,4 @@
-// One counter, and leases for what it does not cover.
+// Counts the planned bytes that requests hold, and leases what these do not cover.
 #include "src/schedule/request_room.hpp"
 
 #include "memory/arbiter.hpp"

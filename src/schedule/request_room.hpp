@@ -1,4 +1,4 @@
-/// What requests may hold of the processor's memory: prompts, tokens, page tables, the state of replies.
+/// Bounds what requests may hold of the processor's memory: prompts, tokens, page tables, the state of replies.
 #pragma once
 
 #include "memory/lease.hpp"
@@ -16,10 +16,10 @@ namespace tropilla {
 [[nodiscard]] std::size_t request_bytes(std::size_t prompt_tokens, const generation_options& options,
                                         std::size_t context) noexcept;
 
-/// Bytes that a runtime plans where nobody says: sixteen sequences may be as long as the context, and others wait.
+/// Bytes that a runtime plans by default: sixteen sequences may be as long as the context, and others wait.
 [[nodiscard]] std::size_t default_request_bytes(std::size_t sequences, std::size_t context) noexcept;
 
-/// Shares what is planned out to requests, and leases more for those for which it is too little. Any thread.
+/// Shares the planned bytes out to requests, and leases more where they are not enough. Any thread.
 class request_room : public std::enable_shared_from_this<request_room> {
 public:
   /// Bytes beyond what is planned; empty: the budget has none.
@@ -27,8 +27,8 @@ public:
 
   request_room(std::size_t planned, more_source more) : planned_(planned), more_(std::move(more)) {}
 
-  /// They are the caller's until the last copy of the result goes. Throws `error`: busy when others hold them,
-  /// over_budget when there never are so many.
+  /// Takes bytes, which are the caller's until the last copy of the result goes. Throws `error`: busy when others hold
+  /// them, over_budget when there never are so many.
   [[nodiscard]] std::shared_ptr<const void> take(std::size_t bytes);
 
 private:

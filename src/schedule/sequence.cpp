@@ -1,4 +1,4 @@
-// Checks and order of requests.
+// Checks and orders requests.
 #include "src/schedule/sequence.hpp"
 
 #include "src/sampling/check.hpp"

@@ -1,4 +1,4 @@
-/// What the scheduler knows of a request and of each sequence that it generates.
+/// The state that the scheduler keeps for a request and for each sequence that it generates.
 #pragma once
 
 #include "src/model/tokenizer.hpp"
@@ -31,7 +31,7 @@ struct sequence_request {
   std::shared_ptr<const void> memory{}; ///< of the runtime's room for requests, until the request ends
 };
 
-/// What requests are checked against, in tokens.
+/// Limits that requests are checked against, in tokens.
 struct request_limits {
   std::size_t vocabulary = 0;
   std::size_t context = 0;         ///< of a sequence, as the model was opened
@@ -84,7 +84,7 @@ struct sequence {
   return std::chrono::duration<double>(d).count();
 }
 
-/// Who goes first: the higher priority, then the earlier deadline, then who came first.
+/// Whether `a` is served before `b`: the higher priority first, then the earlier deadline, then the earlier arrival.
 [[nodiscard]] bool goes_before(const sequence& a, const sequence& b) noexcept;
 
 } // namespace tropilla
