@@ -1,5 +1,5 @@
-// One workload under one strategy, in a process of its own: what it holds, how long it takes, what it computes.
-// bench/ablation.py runs it and makes the table; docs/ablation.md says what each strategy is.
+// Runs one workload under one strategy, in a process of its own, and reports what it holds, how long it takes, and what
+// it computes. bench/ablation.py runs it and makes the table; docs/ablation.md says what each strategy is.
 //
 //   bench_ablation --model F --packed DIR --prepare
 //   bench_ablation --settle BYTES

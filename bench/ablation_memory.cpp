@@ -1,4 +1,4 @@
-// Two ways to bytes, with the same counts.
+// Implements the two sources of bytes, with the same counts.
 #include "bench/ablation_memory.hpp"
 
 #include "memory/arbiter.hpp"

@@ -1,5 +1,5 @@
-/// Where a run of bench_ablation has its bytes from: the system's allocator, one call per buffer, or one reservation
-/// under a arbiter. Both count.
+/// Gives a run of bench_ablation its bytes: from the system's allocator, one call per buffer, or from one reservation
+/// under an arbiter. Both count.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -20,7 +20,7 @@ struct peak_bytes {
   std::array<std::size_t, purpose_count> by_purpose{};
 };
 
-/// One thread.
+/// A source of bytes. One thread.
 class memory_source {
 public:
   virtual ~memory_source() = default;

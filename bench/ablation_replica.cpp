@@ -1,4 +1,4 @@
-// Prompt in steps, then token by token.
+// Computes a prompt in steps, then token by token.
 #include "bench/ablation_replica.hpp"
 
 #include <algorithm>

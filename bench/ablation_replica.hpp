@@ -1,4 +1,4 @@
-/// One sequence with its buffers in bench_ablation: computes steps, one after another, without actors.
+/// Computes one sequence with its buffers in bench_ablation, step after step, without actors.
 #pragma once
 
 #include "bench/ablation_memory.hpp"
@@ -14,7 +14,7 @@ namespace tropilla::bench {
 
 using bench_clock = std::chrono::steady_clock;
 
-/// What a reply took. Seconds.
+/// The time that a reply took, in seconds.
 struct reply {
   std::vector<token_id> tokens;
   bench_clock::time_point first_token{};
@@ -36,12 +36,12 @@ struct replica_setup {
   bool planned = false;
 };
 
-/// One thread.
+/// One sequence. One thread.
 class replica {
 public:
   explicit replica(const replica_setup& setup);
 
-  /// Greedy; goes on past the tokens that end a reply.
+  /// Generates greedily; goes on past the tokens that end a reply.
   [[nodiscard]] reply generate(const std::vector<token_id>& prompt, std::size_t count);
   /// The logits of each position of `ids`.
   void score(const std::vector<token_id>& ids, const std::function<void(std::size_t, std::span<const float>)>& row);

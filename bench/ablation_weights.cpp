@@ -1,4 +1,4 @@
-// Who reads: the one who computes, and waits, or a loader beside him.
+// Reads weights on the computing thread, which waits for them, or with a loader beside it.
 #include "bench/ablation_weights.hpp"
 
 #include "src/io/embedding_lookup.hpp"

@@ -1,4 +1,5 @@
-/// The weights of a run of bench_ablation: all in memory or streamed, read when they are needed or ahead of that.
+/// Provides the weights of a run of bench_ablation: all in memory or streamed, read when they are needed or ahead of
+/// that.
 #pragma once
 
 #include "bench/ablation_memory.hpp"
@@ -26,16 +27,16 @@ struct weights_setup {
   bool slots = false;    ///< streamed groups go through memory that is taken once, not per group
 };
 
-/// One thread, the one that computes.
+/// The weights of a run. Used by the thread that computes.
 class weights {
 public:
   virtual ~weights() = default;
 
-  /// The group is in `groups()` from here on until `done`; waits for it.
+  /// Waits for the group, which is in `groups()` from here on until `done`.
   virtual void need(std::size_t group) = 0;
-  /// `need` would not wait.
+  /// Whether `need` would not wait.
   [[nodiscard]] virtual bool there(std::size_t group) = 0;
-  /// It was computed.
+  /// Notes that the group was computed.
   virtual void done(std::size_t group) = 0;
   /// Where the embedding is on disk: the rows of a step's tokens, float32.
   virtual void look_up(const std::vector<token_id>& ids, float* rows) = 0;

@@ -1,4 +1,4 @@
-// Attention of one row behind many tokens: each type of keys and values, one thread and several.
+// Measures attention of one row behind many tokens, for each type of keys and values, with one thread and several.
 //
 //   bench_attention [--tokens N] [--threads N] [--heads N] [--kv-heads N] [--head-size N] [--layers N] [--rounds N]
 //

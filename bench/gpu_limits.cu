@@ -1,4 +1,5 @@
-// What a GPU gives: its memory's bandwidth, copies from pinned memory, and the peak of cuBLAS in bfloat16. As JSON.
+// Measures a GPU's limits: its memory's bandwidth, copies from pinned memory, and the peak of cuBLAS in bfloat16. As
+// JSON.
 //
 //   bench_gpu_limits [device]
 //

@@ -1,4 +1,4 @@
-// Read bandwidth of a file by mode, method, bytes per read and depth: what the constants of src/io rest on.
+// Measures read bandwidth of a file by mode, method, bytes per read and depth. The constants of src/io rest on it.
 //
 //   bench_io FILE                         the whole table
 //   bench_io FILE direct io_uring 1024 4  one row: mode, method, KiB per read, depth

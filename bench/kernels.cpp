@@ -1,4 +1,4 @@
-// Speed of the matrix products, beside the limits of the machine measured in the same run.
+// Measures the speed of the matrix products, beside the limits of the machine in the same run.
 //
 //   bench_kernels                  products of the shapes of SmolLM2-135M and Llama-3.2-1B: GOP/s and GB/s
 //   bench_kernels --limits         what memory and arithmetic can give: read bandwidth, int8 peak

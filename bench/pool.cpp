@@ -1,12 +1,12 @@
-// What a block costs: a pair of allocate and free in ns, and what a day of serving does to the pool.
+// Measures the cost of a block: a pair of allocate and free in ns, and what a day of serving does to the pool.
 //
 //   bench_pool                 pairs for the pool, a lease of the arbiter, malloc, mimalloc and cudaMallocAsync
 //   bench_pool --replay        10^7 operations drawn from bench/data/pool_mix.json: fragmentation
 //   also --json, --repetitions N, --mix FILE, --operations N, --seed N
 //
 // "at once" frees what was just allocated; "among 1000" replaces a random one of a thousand blocks of mixed sizes, so
-// that splitting, joining and caches take part. Medians of the repetitions, beside the least and the greatest. mimalloc
-// and cudaMallocAsync are compared with where they are there; of the latter, what the host waits for.
+// that splitting, joining and caches take part. Medians of the repetitions, beside the smallest and the largest.
+// mimalloc and cudaMallocAsync are compared with where they are there; for the latter, the time that the host waits.
 #include "bench/pool_cuda.hpp"
 #include "bench/pool_replay.hpp"
 #include "memory/arbiter.hpp"

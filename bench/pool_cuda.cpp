@@ -1,4 +1,4 @@
-// The runtime's calls. Without CUDA, the reason why there are none.
+// Calls the CUDA runtime. Without CUDA, gives the reason why nothing is measured.
 #include "bench/pool_cuda.hpp"
 
 #ifdef TROPILLA_HAS_CUDA

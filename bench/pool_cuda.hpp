@@ -1,4 +1,4 @@
-/// CUDA's own pool, to compare with: `cudaMallocAsync` and `cudaFreeAsync` on a stream of the first GPU.
+/// Measures CUDA's own pool for comparison: `cudaMallocAsync` and `cudaFreeAsync` on a stream of the first GPU.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Draws requests from the mix, lets them live, and watches the pool.
+// Draws requests from the mix, keeps them for their lifetime, and watches the pool.
 #include "bench/pool_replay.hpp"
 
 #include "memory/pool.hpp"

@@ -1,4 +1,4 @@
-/// A day of serving, as far as a pool sees it.
+/// Replays a day of serving, as far as a pool sees it.
 #pragma once
 
 #include <cstddef>
@@ -43,11 +43,11 @@ struct replay_options {
   bool one_end = false; ///< everything from the low end: what the two ends are compared with
 };
 
-/// Two measures of fragmentation. `scatter` is of the pool's free bytes what the largest free block can't serve, at the
-/// end, as mean and as 95th percentile over time: it counts holes among KV pages, which other pages fill. `waste` is
-/// how much more address space was ever taken (all but the largest free block) than bytes were ever in use: what a
-/// reservation must have beyond the budget (Johnstone and Wilson, "The Memory Fragmentation Problem: Solved?", 1998,
-/// their fourth measure).
+/// Two measures of fragmentation. `scatter` is the share of the pool's free bytes that the largest free block can't
+/// serve, at the end, as mean and as 95th percentile over time: it counts holes among KV pages, which other pages fill.
+/// `waste` is how much more address space was ever taken (all but the largest free block) than bytes were ever in use:
+/// what a reservation must have beyond the budget (Johnstone and Wilson, "The Memory Fragmentation Problem: Solved?",
+/// 1998, their fourth measure).
 struct replay_result {
   std::uint64_t operations = 0, requests = 0, preempted = 0;
   std::uint64_t misplaced = 0; ///< blocks that the budget had bytes for and the pool no place

@@ -1,4 +1,4 @@
-// Many requests at once through the library: what the runtime gives when it is busy.
+// Measures many requests at once through the library: what the runtime gives when it is busy.
 //
 //   bench_throughput requests MODEL [--count 64] [--rate R] [--seed S]   the requests themselves, for another program
 //   bench_throughput load MODEL [--requests FILE | --count, --rate, --seed as above]  times of every token

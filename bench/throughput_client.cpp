@@ -1,3 +1,4 @@
+// Implements the clients of bench_throughput, and makes, reads and writes their requests.
 #include "bench/throughput_client.hpp"
 
 #include <cmath>

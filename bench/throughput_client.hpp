@@ -1,4 +1,4 @@
-/// The clients of bench_throughput: requests, and what came of each, with the time of every token.
+/// The clients of bench_throughput: they submit requests and record what came of each, with the time of every token.
 #pragma once
 
 #include "tropilla/runtime.hpp"
@@ -17,7 +17,7 @@ namespace tropilla::bench {
 using json = nlohmann::ordered_json;
 using bench_clock = std::chrono::steady_clock;
 
-/// What a client asks for.
+/// The request of a client.
 struct request {
   std::vector<token_id> prompt;
   std::size_t tokens = 0; ///< of the reply: it never ends by itself
@@ -25,7 +25,7 @@ struct request {
   sampling_options sampling{};
 };
 
-/// What came of a request. Seconds from the crowd's beginning. Belongs to the runtime's callbacks until `ended`.
+/// The outcome of a request. Seconds from the crowd's beginning. Belongs to the runtime's callbacks until `ended`.
 struct record {
   double submitted = 0;
   std::vector<double> times; ///< of each token
@@ -43,12 +43,13 @@ class crowd {
 public:
   explicit crowd(runtime& rt) : runtime_(rt), began_(bench_clock::now()) {}
 
-  /// Now, whatever `at` says. Throws as `runtime::submit`. The ticket goes into `ticket` where that is not null.
+  /// Submits a request now, whatever `at` says. Throws as `runtime::submit`. The ticket goes into `ticket` where that
+  /// is not null.
   std::shared_ptr<record> submit(const request& r, std::size_t leave_after = 0,
                                  std::optional<reply_ticket>* ticket = nullptr);
-  /// Each at its time; returns when the last was submitted.
+  /// Submits each request at its time; returns when the last was submitted.
   std::vector<std::shared_ptr<record>> submit_all(const std::vector<request>& requests);
-  /// Until at most so many replies have not ended.
+  /// Waits until at most so many replies have not ended.
   void wait(std::size_t open = 0);
 
   /// Endings that came, one for each request unless the runtime broke its promise.

@@ -1,4 +1,4 @@
-/// What bench_throughput measures, a function each. All return the report that is printed.
+/// Declares what bench_throughput measures, a function each. All return the report that is printed.
 #pragma once
 
 #include "bench/throughput_client.hpp"
@@ -8,7 +8,7 @@
 
 namespace tropilla::bench {
 
-/// The command line. Zeros: what the mode needs.
+/// The options of the command line. Zeros: what the mode needs.
 struct throughput_options {
   std::size_t budget_mib = 0; ///< 0: everything stays
   std::string mode, model, packed, isa, requests, device;
@@ -19,7 +19,7 @@ struct throughput_options {
   double seconds = 0; ///< of the soak
 };
 
-/// What the options don't say is as given. The weights are there when it returns.
+/// Opens a runtime; what the options don't say is as given. The weights are there when it returns.
 [[nodiscard]] runtime open_runtime(const throughput_options& o, std::size_t sequences, std::size_t context,
                                    std::size_t kv_tokens, std::size_t unread_pieces = 4096);
 

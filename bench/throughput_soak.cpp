@@ -1,3 +1,4 @@
+// Runs the soak of bench_throughput: full load with cancels and clients that leave or do not read.
 #include "bench/throughput_modes.hpp"
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace tropilla::bench {
 
 namespace {
 
-/// What must not grow.
+/// The process's resources that must not grow.
 struct footprint {
   std::size_t rss_bytes = 0, descriptors = 0, threads = 0;
 };
@@ -81,7 +82,7 @@ public:
     }
   }
 
-  /// No more requests; whoever still waits gets the rest.
+  /// Ends the load: no more requests; clients that still wait get the rest of their replies.
   void end() {
     unread_.clear();
     clients_.wait();

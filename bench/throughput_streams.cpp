@@ -1,3 +1,4 @@
+// Runs many streams at once in bench_throughput, with keys and values for a few, and checks their texts.
 #include "bench/throughput_modes.hpp"
 
 #include <fmt/format.h>
@@ -6,7 +7,7 @@ namespace tropilla::bench {
 
 namespace {
 
-/// Keys and values of so many streams, whatever the number of streams.
+/// The number of streams that there are keys and values for, whatever the number of streams.
 constexpr std::size_t streams_with_pages = 50;
 
 /// Every other one draws with a seed of its own: a mistake that mixes up sequences changes such a text at once.

@@ -1,4 +1,4 @@
-// A conversation at a console, with the model as one actor in the program's own actor system.
+// Holds a conversation at a console, with the model as one actor in the program's own actor system.
 //   example_console MODEL.gguf
 #include "tropilla/actors.hpp"
 

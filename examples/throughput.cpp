@@ -1,4 +1,4 @@
-// Many replies at once without a thread for each: submits all, and counts tokens as they come.
+// Runs many replies at once without a thread for each: submits all, and counts tokens as they come.
 //   example_throughput MODEL.gguf [requests] [tokens of each]
 #include "tropilla/tropilla.hpp"
 
