@@ -39,7 +39,7 @@ struct options {
   bool streamed = false, prepare = false;
 };
 
-/// Which of the three is on. `runtime`: none of this program's parts, but the library.
+/// The strategies that are on. `runtime`: the library's runtime instead of this program's parts.
 struct strategy {
   bool memory = false, loading = false, sharing = false, runtime = false;
 };

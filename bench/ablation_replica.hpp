@@ -22,7 +22,7 @@ struct reply {
   double decode = 0;                            ///< from the first token to the last
 };
 
-/// What differs between strategies, and what a replica works with.
+/// The options that differ between strategies, and the objects that a replica works with.
 struct replica_setup {
   const llama_layout* layout = nullptr; ///< these four outlive the replica
   device* dev = nullptr;

@@ -22,7 +22,7 @@ std::size_t block_bytes(const weight_group_layout& g) {
 /// A read that ends some time.
 using arrival = std::future<std::optional<error>>;
 
-/// What brings bytes. `start` may do all of it before it returns.
+/// A source of weights. `start` may do all of its work before it returns.
 class source {
 public:
   virtual ~source() = default;
@@ -30,7 +30,7 @@ public:
   [[nodiscard]] virtual arrival look_up(const std::vector<token_id>& ids, float* rows) = 0;
 };
 
-/// One read at a time, each waited for.
+/// Reads one group at a time and waits for it.
 class waiting_source final : public source {
 public:
   explicit waiting_source(const weights_setup& s) : setup_(s) {

@@ -13,7 +13,7 @@
 
 namespace tropilla::bench {
 
-/// What differs between strategies, and what the weights are read from.
+/// The options that differ between strategies, and where the weights are read from.
 struct weights_setup {
   const llama_layout* layout = nullptr; ///< these three outlive the weights
   device* dev = nullptr;
@@ -38,7 +38,7 @@ public:
   [[nodiscard]] virtual bool there(std::size_t group) = 0;
   /// Notes that the group was computed.
   virtual void done(std::size_t group) = 0;
-  /// Where the embedding is on disk: the rows of a step's tokens, float32.
+  /// Reads the rows of a step's tokens, float32, where the embedding is on disk.
   virtual void look_up(const std::vector<token_id>& ids, float* rows) = 0;
   [[nodiscard]] virtual std::span<const std::byte* const> groups() const = 0;
 };

@@ -64,7 +64,7 @@ struct cache {
   }
 };
 
-/// One number of threads.
+/// A device with one number of threads.
 struct computer {
   std::unique_ptr<device> dev;
   std::vector<float> q, out;

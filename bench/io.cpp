@@ -57,7 +57,7 @@ void check(const std::string& failure) {
     throw error(errc::io_error, failure);
 }
 
-/// Where the next row begins to read.
+/// The place at which the next row begins to read.
 std::size_t& position() {
   static std::size_t bytes = 0;
   return bytes;

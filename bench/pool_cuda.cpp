@@ -18,7 +18,7 @@ void check(cudaError_t result, const char* call) {
     throw error(errc::device_failed, fmt::format("{} failed: {}", call, cudaGetErrorString(result)));
 }
 
-/// Nothing goes back to the driver while it is measured: CUDA's pool at its best.
+/// Keeps CUDA's pool from giving memory back to the driver while it is measured: the pool at its best.
 void keep_all() {
   cudaMemPool_t pool = nullptr;
   std::uint64_t everything = ~std::uint64_t{0};

@@ -16,7 +16,8 @@ public:
   /// A sentence; empty where it can be measured.
   [[nodiscard]] const std::string& not_measured_because() const noexcept { return not_measured_because_; }
 
-  /// What the host waits for: the call, not the stream. Throws `error` (device_failed). @pre it can be measured
+  /// Allocates. The host waits for the call, not for the stream. Throws `error` (device_failed). @pre it can be
+  /// measured
   [[nodiscard]] void* allocate(std::size_t bytes);
   void free(void* block);
 

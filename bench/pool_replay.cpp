@@ -213,7 +213,8 @@ private:
     return true;
   }
 
-  /// The last in the queue loses the pages of its earlier turns: those who hold while they wait would wait for ever.
+  /// Takes the pages of its earlier turns from the last request in the queue: requests that hold pages while they wait
+  /// would wait for ever.
   bool take_from_waiting() {
     const auto last =
         std::find_if(waiting_.rbegin(), waiting_.rend(), [&](auto id) { return !all_[id].pages.empty(); });

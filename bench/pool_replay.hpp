@@ -19,7 +19,7 @@ struct request_class {
   quantiles prompt_tokens, reply_tokens, pause_s;
 };
 
-/// What bench/data/pool_mix.json holds; see there.
+/// The contents of bench/data/pool_mix.json; see there.
 struct request_mix {
   std::size_t budget_bytes = 0, alignment = 0;
   std::size_t kv_page_tokens = 0, kv_page_bytes = 0;

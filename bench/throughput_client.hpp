@@ -79,7 +79,7 @@ private:
 /// Throws `error` (invalid_argument) for what is no list of requests.
 [[nodiscard]] std::vector<request> read_requests(const std::string& path);
 
-/// One for a request that never ends by itself.
+/// Options for a request that never ends by itself.
 [[nodiscard]] generation_options options_for(const request& r);
 
 } // namespace tropilla::bench

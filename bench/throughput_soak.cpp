@@ -46,7 +46,7 @@ struct client {
   double cancel_at = 0;
 };
 
-/// What the clients of a soak did and got.
+/// Counts of what the clients of a soak did and got.
 struct counts {
   std::size_t submitted = 0, finished = 0, left = 0, cancelled = 0, abandoned = 0, wrong = 0, tokens = 0;
   std::string failure; ///< of a reply, the first
@@ -167,8 +167,8 @@ bool comes_to_rest(const runtime& rt) {
   return false;
 }
 
-/// Of resident memory between the first fifth and the end. The heap of a process with several threads breathes by a few
-/// MiB; a leak of a KiB per request is 20 MiB in ten minutes.
+/// The growth of resident memory that is allowed between the first fifth and the end. The heap of a process with
+/// several threads breathes by a few MiB; a leak of a KiB per request is 20 MiB in ten minutes.
 constexpr std::size_t growth_allowed = std::size_t{8} << 20;
 
 } // namespace

@@ -123,7 +123,7 @@ void store_values(const words& w, std::size_t row, std::byte* block) noexcept {
   }
 }
 
-/// Where entry `row` of the header's arrays is written.
+/// Writes entry `row` of the header's arrays.
 struct header_writer {
   std::byte* unit;
   std::size_t row;

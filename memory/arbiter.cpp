@@ -40,7 +40,7 @@ struct memory_arbiter::impl {
     std::vector<device_request> requests;
   };
 
-  /// What is to be done once the lock is released.
+  /// Work that is left for when the lock is released.
   struct aftermath {
     std::vector<answer> answers;
     std::vector<arbiter_device*> pressed; ///< whose reclaimers are to be asked
@@ -97,8 +97,8 @@ struct memory_arbiter::impl {
     return std::nullopt;
   }
 
-  /// All of the requests when they fit now, or none. Then `starved` is set where a device has less memory than its
-  /// budget, which nobody who waits would learn of.
+  /// Takes all of the requests when they fit now, or none. In that case `starved` is set where a device has less memory
+  /// than its budget: requests that wait would never learn of it.
   static bool take(std::span<const device_request> requests, std::span<lease> out,
                    const std::shared_ptr<memory_arbiter>& self, std::optional<refusal>& starved) {
     count(requests);
@@ -184,8 +184,8 @@ struct memory_arbiter::impl {
           --open;
       ++w;
     }
-    // Of every device: bytes that came back on one may have been the last that a waiter lacked there, and now it is
-    // another's turn.
+    // Every device is looked at: bytes that came back on one may have been the last that a waiter lacked there, and now
+    // it is another's turn.
     for (auto& [name, a] : devices)
       if (should_press(a))
         due.pressed.push_back(&a);

@@ -8,8 +8,8 @@
 
 namespace tropilla {
 
-/// What chunks add to a plan: one at each end of the pool's two sides. Of the program's needs, for a plan that fills
-/// its limit must find its memory.
+/// Bytes that rounding to chunks adds to a plan: one chunk at each end of the pool's two sides. They count as the
+/// program's needs, since a plan that fills its limit must find its memory.
 constexpr std::size_t rounding = 4 * committed_bytes::chunk;
 
 memory_promises::memory_promises(reading_function read, program_needs needs)

@@ -24,7 +24,7 @@ double allocations_per_second(const pool_statistics& before, const pool_statisti
   return seconds > 0 ? static_cast<double>(after.allocations - before.allocations) / seconds : 0;
 }
 
-/// What one owner may take, and for a stream the order in which it becomes everybody's.
+/// The free blocks of one owner, and for a stream the order in which they become everybody's.
 struct owned {
   free_lists free;
   record_id soonest = none, latest = none;

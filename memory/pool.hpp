@@ -40,7 +40,7 @@ struct pool_statistics {
 /// a stream came.
 class pool {
 public:
-  /// What `allocate` hands out and `free` takes back. The record spares `free` a search by offset.
+  /// A block that `allocate` hands out and `free` takes back. The record spares `free` a search by offset.
   struct block {
     std::size_t offset = 0; ///< bytes from the start of the reservation
     std::uint32_t record = 0;
@@ -72,7 +72,7 @@ public:
   /// Calls `visit` for every stretch that is free for everybody, in no order. O(number of blocks).
   void for_each_free(const std::function<void(range)>& visit) const;
 
-  /// For finding bugs: from now on freed bytes are filled with a pattern, which `allocate` checks, or, in a build with
+  /// Finds bugs: from now on freed bytes are filled with a pattern, which `allocate` checks, or, in a build with
   /// AddressSanitizer, any access to free bytes is reported. Bytes that a stream freed follow when it reached their
   /// point. @pre nothing was allocated; `base` is the whole reservation, memory that the processor may write (never a
   /// device's), reads as zeros where it was not written, and outlives the pool.

@@ -165,8 +165,8 @@ __device__ inline void rows_of_columns(unsigned (&a)[4], unsigned w0, unsigned w
   a[3] = high_halves(w2, w3);
 }
 
-/// What has been seen of a context: lane 4 g + t has queries 2 t and 2 t + 1. Of each 32 numbers of a value it has
-/// 4 g and 4 g + 1 (first tile) and the two after them (second), for both queries.
+/// Online-softmax state (m, l, o) of one warp. Lane 4 g + t has queries 2 t and 2 t + 1. Of each 32 numbers of a value
+/// it has 4 g and 4 g + 1 (first tile) and the two after them (second), for both queries.
 template <unsigned Blocks>
 struct online_softmax {
   float m[2], l[2], o[2 * Blocks][4];
@@ -183,7 +183,7 @@ struct online_softmax {
   }
 };
 
-/// Of two maxima: the greater one, and what sums relative to each are multiplied by. @pre `second` is a number
+/// The greater of two maxima, and the factors of sums relative to each. @pre `second` is a number
 struct merged_maximum {
   float m, first, second;
 
@@ -337,7 +337,7 @@ struct attention_tile {
     }
   }
 
-  /// What values are multiplied by: of tile `i`, tokens 8 t + 2 i and 8 t + 4 + 2 i, and those after them, of query g.
+  /// The weights of values: of tile `i`, tokens 8 t + 2 i and 8 t + 4 + 2 i, and those after them, of query g.
   static __device__ void weigh(const float (&p)[2][4], unsigned (&b)[2][2]) {
     for (unsigned tile = 0; tile < 2; ++tile)
       for (unsigned j = 0; j < 2; ++j)
@@ -371,7 +371,7 @@ struct attention_tile {
   }
 };
 
-/// Where splits of contexts leave what they saw: `[slots, heads]`, and `value_size` values of each.
+/// The results of splits of contexts: `[slots, heads]`, and `value_size` values of each.
 struct partial_results {
   float* m;
   float* l;

@@ -56,7 +56,7 @@ std::optional<error> cuda_device::failure() const {
   return failure_;
 }
 
-/// What failed first is why.
+/// Keeps the first failure as the reason.
 void cuda_device::fail(const error& why) noexcept {
   const std::lock_guard lock(mutex_);
   if (!failure_)

@@ -60,7 +60,7 @@ private:
   std::size_t reserved_bytes_ = 0;
   std::vector<bool> mapped_; ///< by granule of the reservation
   void* stream_ = nullptr;   ///< of kernels
-  // Of the compute thread.
+  // The compute thread's own.
   written_job job_;
   call_graphs graphs_;
   std::unique_ptr<compute_order> compute_;

@@ -48,7 +48,8 @@ std::size_t cuda_ops::scratch_bytes(const gpu_api& gpu, std::size_t rows, std::s
   return table_bytes(rows, pages) + workspace_bytes(gpu.has_wgmma(), rows, width, pages);
 }
 
-/// From the scratch's end down: tables are as large as a step needs, and the workspace is what they leave.
+/// Puts a table into the scratch, from its end down: tables are as large as a step needs, and the workspace has the
+/// rest.
 template <class T>
 const T* cuda_ops::upload(std::span<T> values) {
   const std::size_t bytes = table_of<T>(values.size());

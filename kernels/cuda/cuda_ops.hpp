@@ -9,7 +9,7 @@
 
 namespace tropilla::cuda {
 
-/// Where a device's scratch lies.
+/// The place of a device's scratch.
 struct device_scratch {
   std::byte* base = nullptr;
   std::size_t bytes = 0;

@@ -13,7 +13,7 @@ namespace {
 constexpr unsigned warps = warps_of_block(8);
 constexpr unsigned threads = warps * warp_size;
 
-/// Where a row of an activation goes; null where a part is not wanted.
+/// The destination of a row of an activation; null where a part is not wanted.
 struct stored_row {
   activation_parts to; ///< from the row on
 

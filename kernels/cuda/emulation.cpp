@@ -28,8 +28,8 @@ struct started_work {
 
 enum class state : std::uint8_t { runs, at_block, at_warp, ended };
 
-/// Where a stack goes on. `swapcontext` has the system exchange signal masks, which took most of the time of an
-/// emulated kernel, and sanitizers stop what `longjmp` does between stacks.
+/// The place at which a stack goes on. `swapcontext` has the system exchange signal masks, which took most of the time
+/// of an emulated kernel, and sanitizers stop what `longjmp` does between stacks.
 struct jump_place {
   void* words[5] = {};
 };
@@ -140,7 +140,7 @@ private:
       throw std::logic_error("threads of a block wait for each other at different barriers");
   }
 
-  /// Lets a range go on where all of it waits at such a barrier; who has ended waits nowhere.
+  /// Lets a range of threads go on when all of them wait at such a barrier; those that have ended don't count.
   bool release(std::size_t first, std::size_t last, state at) {
     bool any = false;
     for (std::size_t t = first; t < last; ++t) {

@@ -10,7 +10,7 @@ namespace {
 
 /// Fewer calls are launched as fast as a graph.
 constexpr std::size_t fewest_calls = 4;
-/// Of a model whose layers are streamed, each has calls of its own.
+/// Lists of calls that are kept: if layers are streamed, each has calls of its own.
 constexpr std::size_t max_known = 64;
 
 struct issuing {

@@ -56,7 +56,7 @@ struct quantised_product {
   static constexpr unsigned blocks_in_flight = 2;
   static constexpr bool starts = zero_point<T> != 0, sums = format.minimum, extras = starts || sums;
 
-  /// From input `first` on.
+  /// The inputs from `first` on.
   [[nodiscard]] static __host__ __device__ inputs from(const inputs& x, unsigned first) { return x.from(first, 0); }
 
   struct weights {
@@ -86,7 +86,7 @@ struct quantised_product {
     unsigned extra[scales][2];
 
     operands() = default;
-    /// Of a tile, of which there are `count` inputs; what others would have is zero.
+    /// Reads the operands of a tile of `count` inputs; those of the tile's further inputs are zero.
     __device__ operands(const inputs& x, unsigned count, unsigned block, std::uint32_t) {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
       const auto* const q = reinterpret_cast<const unsigned*>(x.q + g * x.padded + block * block_columns);
@@ -139,7 +139,7 @@ struct quantised_product {
     float scale[stage_blocks][many_inputs_of_block];
     unsigned extra[extras ? stage_blocks * scales : 1][extras ? many_inputs_of_block : 1];
 
-    /// Of the tile that begins with input `first`, of block `block` of the stage.
+    /// Reads the operands of the tile that begins with input `first`, for block `block` of the stage.
     [[nodiscard]] __device__ operands read(unsigned first, unsigned block) const {
       const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
       const auto* const at = reinterpret_cast<const unsigned*>(q[first + g] + block * block_columns);
@@ -161,7 +161,7 @@ struct quantised_product {
     float scale[for_each_thread(numbers)];
     unsigned extra[extras ? for_each_thread(numbers * scales) : 1];
 
-    /// From block `block` on, of `count` inputs.
+    /// Fetches the blocks from `block` on, of `count` inputs.
     __device__ fetched(const inputs& x, unsigned count, unsigned block, std::uint32_t) {
       const auto blocks = static_cast<unsigned>(x.padded / block_columns);
       each_of_thread<many_inputs_of_block * pieces>([&](unsigned j, unsigned i) {
@@ -294,7 +294,7 @@ struct half_product {
 
 // -- kernels ---------------------------------------------------------------------------------------------------------
 
-/// Where a lane's sums belong: `f(input, row, sum)`, inputs from that of the tile on.
+/// Calls `f(input, row, sum)` for each of a lane's sums; inputs count from the tile's first.
 template <class F>
 __device__ void each_sum(const float (&sums)[4], F f) {
   const unsigned lane = threadIdx.x % warp_size, g = lane / 4, t = lane % 4;
@@ -316,7 +316,7 @@ __device__ inline void fetch_weights_ahead(const panel_of_product& panel, unsign
     prefetch_l2(panel.weights() + at);
 }
 
-/// One panel, `Tiles` tiles of inputs.
+/// Multiplies one panel with `Tiles` tiles of inputs.
 template <class Product, unsigned Tiles>
 __global__ void __launch_bounds__(few_threads)
     gemv(products p, typename Product::inputs x, unsigned count, unsigned parts) {

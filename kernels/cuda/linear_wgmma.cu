@@ -36,7 +36,7 @@ struct ring {
 
 constexpr unsigned piece_bytes = sizeof(uint4); // of a copy
 
-/// Where a thread's share of the stages comes from.
+/// The source of a thread's share of the stages.
 class stage_source {
 public:
   /// The warp copies the panel whose rows it multiplies, `weights`; of `count` inputs `x` the block has its own.
@@ -147,7 +147,7 @@ struct gated_product {
   unsigned rows, panels, columns;
 };
 
-/// One warpgroup has gates, the other what they gate.
+/// Multiplies gates on one warpgroup, and what they gate on the other.
 template <bool Bf16>
 __global__ void __launch_bounds__(threads_of_block, 1)
     multiply_gated(gated_product p, const std::byte* x, unsigned count) {

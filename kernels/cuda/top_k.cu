@@ -51,7 +51,7 @@ __device__ inline unsigned power_of_two_from(unsigned count) {
   return power;
 }
 
-/// Part y of row x: its `k` greatest keys take the place of its first 2 k logits.
+/// Sorts part y of row x: its `k` greatest keys take the place of its first 2 k logits.
 __global__ void __launch_bounds__(sorting_threads)
     keep_of_part(float* logits, unsigned vocabulary, unsigned part_size, unsigned k) {
   griddepcontrol_wait();
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(sorting_threads)
   }
 }
 
-/// What the parts of row x kept, and then their own greatest by token.
+/// Sorts the keys that the parts of row x kept, and then the greatest of them by token.
 __global__ void __launch_bounds__(sorting_threads)
     merge_kept(const float* logits, unsigned vocabulary, unsigned part_size, unsigned k, candidate* out) {
   griddepcontrol_wait();

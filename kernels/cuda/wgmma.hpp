@@ -90,7 +90,7 @@ void wait_for_copies() {
 #define TROPILLA_WGMMA_CODE 0 // such kernels are compiled, and never launched
 #endif
 
-/// Where a matrix begins in shared memory, and how far apart its tiles are, in the units and bits of a descriptor.
+/// The descriptor of a matrix: where it begins in shared memory, and how far apart its tiles are.
 __device__ inline std::uint64_t describe_matrix(const std::byte* at) {
   constexpr unsigned unit = 16;
   const auto address = static_cast<std::uint64_t>(__cvta_generic_to_shared(at));

@@ -27,7 +27,7 @@ struct quantised_rows {
   std::int32_t* minus16 = nullptr; ///< [rows, padded / 16]: -sum of the half block's q
   std::size_t padded = 0;
 
-  /// From row `row` and block `block` on. Always inlined: files for several instruction sets use it.
+  /// The rows from row `row` and block `block` on. Always inlined: files for several instruction sets use it.
   [[nodiscard, gnu::always_inline]] constexpr quantised_rows from(std::size_t row, std::size_t block) const noexcept {
     const std::size_t at = row * (padded / activation_block) + block;
     return {q + row * padded + block * activation_block,
@@ -42,7 +42,7 @@ struct quantised_rows {
   friend bool operator==(const quantised_rows&, const quantised_rows&) = default;
 };
 
-/// Where the parts of an activation buffer lie. All parts are 64-byte aligned.
+/// Places of the parts of an activation buffer. All parts are 64-byte aligned.
 struct activation_parts {
   quantised_rows quantised;  ///< null pointers when the kind has none
   std::size_t row_parts = 1; ///< quantised rows per row: 2 when residual_int8

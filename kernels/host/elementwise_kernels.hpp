@@ -14,7 +14,7 @@ namespace tropilla::host {
 /// Values of a row that are stored as one piece of work: one cache line of int8.
 inline constexpr std::size_t row_piece = 64;
 
-/// Where one row of an activation goes. Null pointers where a part is not wanted.
+/// The destination of one row of an activation. Null pointers where a part is not wanted.
 struct row_target {
   std::int8_t* q = nullptr;
   float* scale = nullptr;

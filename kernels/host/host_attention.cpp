@@ -107,7 +107,7 @@ struct worker_buffers {
   }
 };
 
-/// Some rows of one sequence: what shares keys and values.
+/// Some rows of one sequence, which share keys and values.
 struct row_block {
   const sequence_rows* sequence = nullptr;
   std::size_t first = 0; ///< row of the sequence
@@ -145,7 +145,7 @@ public:
     kernels_.pack_queries(from, stride_, group_, b.rows * group_, shape_.key_size, shape_.scale, packed);
   }
 
-  /// One chunk of one kv head; fills `visible`.
+  /// Computes one chunk of one kv head; fills `visible`.
   void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const worker_buffers& buffers,
              const attention_state& out, std::size_t* visible) const noexcept {
     see(b, chunk, visible);

@@ -16,7 +16,7 @@ namespace {
 /// Input rows that meet a tile while it is in the first-level cache: enough that unpacking costs 1% of the products,
 /// few enough that their sums (16 KiB) stay in the second-level cache.
 constexpr std::size_t max_vectors = 256;
-/// Of an unpacked tile: it should stay in a first-level cache of 32 KiB beside the inputs that stream by.
+/// Bytes of an unpacked tile, which should stay in a first-level cache of 32 KiB beside the inputs that stream by.
 constexpr std::size_t tile_bytes = std::size_t{24} * 1024;
 /// Panels that may be multiplied together.
 constexpr std::size_t max_panels = 2;

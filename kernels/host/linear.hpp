@@ -44,7 +44,7 @@ struct linear_type {
   /// Null where a pair gains nothing.
   void (*multiply_pair)(const std::byte* tiles, std::size_t blocks, const quantised_rows& x, std::size_t vectors,
                         float* sums) = nullptr;
-  /// Of an unpacked block, a multiple of 64.
+  /// Bytes of an unpacked block, a multiple of 64.
   std::size_t tile_block_bytes = 0;
   /// `sums = panels * x` for two panels, `panel_bytes` apart, and a few input rows, without a tile; sums as of
   /// `multiply_pair`. Null where that gains nothing.

@@ -271,7 +271,7 @@ template <tensor_type T, int H>
     return {_mm256_load_ps(scale), _mm256_setzero_ps()};
 }
 
-/// One tile with `C` input rows.
+/// Multiplies one tile with `C` input rows.
 template <tensor_type T, int C>
 void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_rows& x, float* sums) {
   constexpr format f = format_of(T);
@@ -388,7 +388,8 @@ void expand(const std::byte* panel, std::size_t first, std::size_t columns, floa
   }
 }
 
-/// One float32 tile with `C` input rows: twelve accumulators for six rows, which hides the latency of the additions.
+/// Multiplies one float32 tile with `C` input rows: twelve accumulators for six rows, which hides the latency of the
+/// additions.
 template <int C>
 void multiply_rows_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, float* sums) {
   __m256 acc[C][2];

@@ -171,7 +171,7 @@ template <tensor_type T>
   }
 }
 
-/// What a dot product starts with: what takes the zero point off, `minus` being -sum(x) of its inputs.
+/// The first value of a dot product, which takes the zero point off; `minus` is -sum(x) of its inputs.
 template <values_format V>
 [[gnu::always_inline]] inline __m512i dot_start(const std::int32_t* minus) {
   if constexpr (V.minimum)
@@ -190,9 +190,9 @@ template <values_format V>
     return product;
 }
 
-/// How far ahead a single row's weights are fetched: the processor's own prefetching ends at each page of 4 KiB, so
-/// further. Q4_K 1.35 times and Q4_1 1.08 times as fast as without, and 1.11 and 0.93 times with 1 KiB (Zen 5, medians
-/// of seven pairs). What lies behind the weights is only fetched, never read.
+/// Bytes that a single row's weights are fetched ahead: the processor's own prefetching ends at each page of 4 KiB, so
+/// this reaches further. Q4_K 1.35 times and Q4_1 1.08 times as fast as without, and 1.11 and 0.93 times with 1 KiB
+/// (Zen 5, medians of seven pairs). What lies behind the weights is only fetched, never read.
 constexpr std::size_t prefetch_distance = 4096;
 
 template <tensor_type T>
@@ -508,7 +508,7 @@ void expand(const std::byte* panel, std::size_t first, std::size_t columns, floa
   }
 }
 
-/// One float32 tile with `C` input rows.
+/// Multiplies one float32 tile with `C` input rows.
 template <int C>
 void multiply_rows_full(const float* tile, std::size_t columns, const float* x, std::size_t stride, float* sums) {
   __m512 acc[C];

@@ -35,8 +35,9 @@ template <int N, class F>
   (std::make_integer_sequence<int, N>{});
 }
 
-/// In front of a loop over arrays of vectors: its indices become constants, so that the arrays stay in registers. Where
-/// no index is a template's argument, this compiles several times as fast as `unrolled`, whose every call is inlined.
+/// Put in front of a loop over arrays of vectors, it makes the indices constants, so that the arrays stay in registers.
+/// Where no index is a template's argument, this compiles several times as fast as `unrolled`, whose every call is
+/// inlined.
 #define TROPILLA_UNROLL _Pragma("GCC unroll 16")
 
 /// The properties of a type that a product of unpacked blocks depends on. Types with the same properties share their

@@ -37,7 +37,7 @@ topology_handle load(topology_detail detail, const std::string& synthetic, unsig
   if (detail == topology_detail::all) {
     for (const auto type : described)
       ready = ready && hwloc_topology_set_type_filter(t.get(), type, HWLOC_TYPE_FILTER_KEEP_ALL) == 0;
-    // Which NUMA nodes need for cores of their own, where they are not whole packages.
+    // NUMA nodes that are not whole packages need these groups to have cores of their own.
     ready = ready && hwloc_topology_set_type_filter(t.get(), HWLOC_OBJ_GROUP, HWLOC_TYPE_FILTER_KEEP_STRUCTURE) == 0;
   }
   if (!ready || hwloc_topology_load(t.get()) != 0)
@@ -64,7 +64,7 @@ bitmap_handle mask_of(hwloc_topology_t t, const topology_source& source) {
   return mask;
 }
 
-/// One unit of each core of `mask` first.
+/// Lists the units of `mask`, one of each core first.
 void read_units(hwloc_topology_t t, hwloc_const_bitmap_t mask, topology& out) {
   std::set<hwloc_obj_t> cores;
   std::vector<int> first, siblings;

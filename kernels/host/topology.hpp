@@ -28,7 +28,7 @@ struct topology {
   /// siblings. Never empty.
   std::vector<int> units{0};
   std::size_t cores = 1; ///< different ones among `units`
-  // From here on with topology_detail::all, and only as far as the system says.
+  // The fields from here on are read with topology_detail::all, and only as far as the system says.
   std::string processor; ///< the model's name
   std::size_t packages = 0;
   std::vector<cache_level> caches; ///< by level, then size

@@ -94,7 +94,7 @@ void require_different(const input_file& input, const std::string& output) {
     throw error(errc::invalid_argument, fmt::format("{} is the input; name another output", output));
 }
 
-/// Where results go.
+/// The destination of results.
 struct batch_destination {
   std::unique_ptr<batch_journal> journal; ///< ready to go on where it stopped; null: standard output
   bool lines_left = true;                 ///< of the input, without a record
@@ -155,7 +155,7 @@ private:
   [[nodiscard]] double seconds() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   }
-  /// Nothing where there is none.
+  /// The rate as text; empty where there is none.
   [[nodiscard]] std::string rate(const batch_totals& t, fmt::format_string<double> as) const {
     return t.output_tokens > 0 ? fmt::format(as, static_cast<double>(t.output_tokens) / std::max(seconds(), 1e-3)) : "";
   }
@@ -182,7 +182,7 @@ prompt_encoder encoder_of(const runtime& rt, bool special) {
   };
 }
 
-/// What those who start it again want to know first.
+/// Tells a user who starts the batch again how far it is.
 void tell_of_earlier(const finished_lines& done, const std::string& output, bool left) {
   say(fmt::format("{} has {} already{}; {}", output, count_of(done.records, "result"),
                   done.failed > 0 ? fmt::format(", {} of them failed", done.failed) : "",

@@ -26,7 +26,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto progress_interval = 500ms;
-// With --ordered, records wait for those before them: so many times the requests in flight, then no more are begun.
+// With --ordered, records wait for those before them: at most so many times the requests in flight, then no more are
+// begun.
 constexpr std::size_t held_per_flight = 16;
 
 /// A request that the runtime has. Its replies are written to by the runtime, and read when all have ended.
@@ -160,7 +161,7 @@ private:
     submit_waiting();
   }
 
-  /// What it holds from when it is submitted until its record is written.
+  /// Bytes that a request holds from when it is submitted until its record is written.
   [[nodiscard]] std::size_t bytes_of(const batch_request& r) const {
     std::size_t bytes = reply_bytes(r, work_.context);
     for (const auto& prompt : r.ids)

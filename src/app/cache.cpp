@@ -117,12 +117,13 @@ void remove(const std::vector<packed_entry>& entries, bool as_json, const std::f
     throw error(errc::io_error, refusal);
 }
 
-/// What `cache verify` says of an entry.
+/// The result of `cache verify` for an entry.
 struct verdict {
   std::string state;  ///< "sound" or "damaged" of a complete one, else as `name_of`
   std::string reason; ///< why it is damaged
 
-  /// Those that are being built, or were left half-built, are nobody's to read.
+  /// Whether the entry makes `verify` fail. Entries that are being built, or were left half-built, are not read by
+  /// anything.
   [[nodiscard]] bool refuses() const { return state == "damaged" || state == name_of(packed_entry::state::unusable); }
 };
 

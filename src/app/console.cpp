@@ -35,7 +35,7 @@ lines wait until it ended, and are the next messages and commands
 Up and Down go through earlier lines, Ctrl-R searches them, Tab completes commands and options;
 Ctrl-C stops an answer)";
 
-/// Somebody left while an answer came.
+/// Thrown when the person left while an answer came.
 struct left {};
 
 bool is_terminal() {
@@ -105,7 +105,7 @@ std::string console::prompt() const {
   return screen_.facts().colour ? fmt::format("\1\x1b[1;32m\1{}\1\x1b[0m\1", sign()) : sign();
 }
 
-/// What was typed during the last answer, shown as if it were typed now, then what is typed.
+/// Returns lines that were typed during the last answer, shown as if they were typed now, then new ones.
 line_end console::next_line(std::string& line) {
   if (auto waited = ahead_.next()) {
     line = std::move(*waited);

@@ -242,7 +242,7 @@ void dialogue::make_room() {
                              context, left_out));
 }
 
-/// Of a prompt; one so long that nobody counts has more than the context.
+/// Tokens of a prompt; one that is too long to be counted has more than the context.
 std::size_t dialogue::tokens_of(const std::vector<chat_message>& messages, std::size_t context) {
   try {
     return model_.get().encode(messages).size();

@@ -41,7 +41,7 @@ public:
 
   /// Obeys a command or answers a message. /help and /quit are the caller's.
   void obey(const chat_input& input);
-  /// How answers are drawn.
+  /// The options with which answers are drawn.
   [[nodiscard]] const reply_options& options() const noexcept { return options_.reply; }
   /// The text of /stats, /memory and /budget. May be called on another thread while a reply is read.
   [[nodiscard]] std::string figures(const chat_input& input);

@@ -47,7 +47,7 @@ struct eval_options {
   }
 };
 
-/// What is summed up over positions.
+/// Sums over positions.
 struct totals {
   double negative_log_likelihood = 0;
   std::size_t scored = 0;

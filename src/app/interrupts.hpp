@@ -19,7 +19,7 @@ public:
   interrupts(const interrupts&) = delete;
   interrupts& operator=(const interrupts&) = delete;
 
-  /// How long Ctrl-C may go unanswered where all that is left to do is to end.
+  /// The time that Ctrl-C may go unanswered where all that is left to do is to end.
   static constexpr std::chrono::seconds patience{5};
 
   /// While it lives, Ctrl-C calls `h` instead of ending the program with status 130. With `quits_after`, a second press

@@ -309,7 +309,7 @@ struct line_editor::impl {
   }
 
   void save_history() const {
-    // What a person asked is nobody else's business: the file exists with these rights before anything is in it.
+    // A person's questions are private: the file exists with these rights before anything is in it.
     const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     if (descriptor < 0)
       return;

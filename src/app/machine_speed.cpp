@@ -16,7 +16,7 @@ llama_layout layout_of(const gguf_file& file) {
   return llama_layout::make(llama_config::read(file));
 }
 
-/// What a measurement throws means that there is none.
+/// Returns 0 when the measurement throws.
 template <class F>
 double or_zero(F measure) {
   try {
@@ -31,8 +31,8 @@ io_mode mode_of(const runtime_config& config) {
   return config.io.empty() || config.io == to_string(io_mode::direct) ? io_mode::direct : io_mode::buffered;
 }
 
-/// What a run would read: the packed weights, if they are there, else the part of the model with the most bytes. From
-/// the middle: what lies there are layers.
+/// Measures reads of the file that a run would read: the packed weights, if they are there, else the largest part of
+/// the model. Reads from the middle, where the layers lie.
 double reads_per_second(const runtime_config& config, const gguf_file& file, const llama_layout& layout) {
   const auto largest = static_cast<std::size_t>(std::max_element(file.file_bytes.begin(), file.file_bytes.end()) -
                                                 file.file_bytes.begin());

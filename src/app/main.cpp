@@ -22,9 +22,9 @@ void choose_locale() {
     std::setlocale(LC_CTYPE, "C.UTF-8");
 }
 
-/// What `new` calls where the system refuses memory: tries again for a second, for others may give some back; then, and
-/// as long as it goes on like that, `std::bad_alloc` is thrown. Libraries that are not made for that are spared most of
-/// it.
+/// `new` calls this where the system refuses memory. It tries again for a second, since others may give some back;
+/// then, and as long as memory is refused, it throws `std::bad_alloc`. So the exception seldom reaches libraries that
+/// do not survive it.
 void wait_for_memory() {
   using clock = std::chrono::steady_clock;
   constexpr std::chrono::seconds patience{1};

@@ -52,7 +52,7 @@ split_stem split(const std::string& stem) {
   return s;
 }
 
-/// One search: what was found so far, and which files are known under another name.
+/// A search: the models found so far, and the files known under another name.
 class search {
 public:
   explicit search(const search_limits& limits) : limits_(limits) {}

@@ -21,7 +21,7 @@ namespace {
   throw error(errc::invalid_argument, fmt::format("{} must be {}, not \"{}\"", title, expected, escape(found)));
 }
 
-/// What a person calls an option: its first long name.
+/// The name of an option in sentences: its first long name.
 std::string title_of(const option_text& option) {
   const std::size_t dashes = option.names.find("--");
   return dashes == std::string::npos ? option.names

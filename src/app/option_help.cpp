@@ -10,7 +10,7 @@
 namespace tropilla::app {
 namespace {
 
-/// Where explanations begin: after "  -n, --max-tokens N". Longer names have a line of their own.
+/// The column at which explanations begin: after "  -n, --max-tokens N". Longer names have a line of their own.
 constexpr std::size_t max_indent = 26;
 
 /// "  -n, --max-tokens N"; names without a short one line up behind those that have one.

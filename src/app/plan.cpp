@@ -53,14 +53,14 @@ std::vector<purpose_sum> sums_of(const plan_report& plan) {
   return sums;
 }
 
-/// What a plan costs and what the machine gives.
+/// The cost of a plan's steps, and the machine's speed.
 struct forecast {
   step_cost cost;
   machine_speed speed;
   prediction predicted;
 };
 
-/// Nothing for a plan that can't run.
+/// Predicts a plan's speed; empty for a plan that can't run.
 std::optional<forecast> look_ahead(const plan_options& options, const runtime_config& config, const plan_report& plan) {
   const bool on_host =
       std::ranges::none_of(plan.lines, [](const plan_line& l) { return l.device.starts_with("cuda:"); });

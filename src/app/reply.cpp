@@ -59,7 +59,7 @@ void add_logprob(json_text& out, const token_logprob& t, const runtime& rt) {
   out.add(fmt::format(R"(, "logprob": {})", json(t.logprob).dump()));
 }
 
-/// One line for each token.
+/// Adds one line for each token.
 void add_logprobs(json_text& out, const reply_output& output, const runtime& rt) {
   auto rest = std::span(output.logprobs);
   std::string_view before = "[\n    ";

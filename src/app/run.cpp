@@ -154,7 +154,7 @@ void execute(const run_options& options, command_context& env) {
   runtime_config config = options.model.to_config(env, options.reply.generation.outputs);
   const std::size_t context = max_context(config);
   const std::string prompt = read_prompt(options, max_prompt_bytes(context));
-  // What a reply is kept in is planned as the rest is: outputs one after another, or one object.
+  // The memory in which a reply is kept is planned as the rest is: outputs one after another, or one object.
   const std::size_t outputs = options.reply.generation.outputs;
   const auto keeps = options.json ? reply_keeps::all : outputs > 1 ? reply_keeps::text : reply_keeps::nothing;
   if (const std::size_t bytes = kept_bytes(options.reply.generation, keeps, context); bytes > 0)

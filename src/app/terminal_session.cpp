@@ -24,7 +24,7 @@ constexpr std::string_view unmarked_pastes = "\x1b[?2004l";
 
 enum class holder : std::uint8_t { nobody, program, shell };
 
-/// What handlers know; a signal has no other way to it. Written before the handlers are there.
+/// State for the signal handlers, which have no other way to it. Written before the handlers are installed.
 struct shared {
   std::atomic<holder> held_by{holder::nobody};
   int terminal = -1;
@@ -63,7 +63,7 @@ void give_to(holder next) noexcept {
   set_mode(state.before);
 }
 
-// What an eventfd adds up: windows in the lower half, returns in the upper.
+// Values that the eventfd adds up: changes of the window in the lower half, returns in the upper.
 constexpr std::uint64_t resized = 1, came_back = std::uint64_t{1} << 32;
 
 void tell(std::uint64_t change) noexcept {
@@ -81,7 +81,7 @@ const struct sigaction* former(int signal) noexcept {
   return nullptr;
 }
 
-/// What the signal would do without us, which may end the program.
+/// Does what the signal would do without us, which may end the program.
 void pass_on(int signal) noexcept {
   struct sigaction ours {};
   ::sigaction(signal, former(signal), &ours);

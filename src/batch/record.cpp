@@ -180,7 +180,7 @@ std::string openai_result(const batch_request& r, const std::vector<batch_output
 } // namespace
 
 std::size_t reply_bytes(const batch_request& request, std::size_t context) {
-  // Of a token, in memory and as it is written: text that grows by doubling, an id, lists.
+  // Bytes of a token, in memory and as it is written: text that grows by doubling, an id, lists.
   constexpr std::size_t text_and_id = 32 + 16, list = 48;
   constexpr std::size_t of_plain = 40, of_openai = 120; // as JSON, of one log-probability
   const auto& o = request.options;

@@ -273,7 +273,7 @@ void read_plain(const json& from, batch_request& r) {
   r.shown_logprobs = r.options.logprobs;
 }
 
-/// What changes the reply and is not done here must not be passed over in silence.
+/// Refuses options that would change the reply and are not supported: they must not be passed over in silence.
 void refuse_what_is_not_done(const json& body) {
   for (const char* key : {"tools", "functions", "suffix", "stream", "echo", "audio"})
     if (const json* value = find(body, key);

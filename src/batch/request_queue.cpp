@@ -8,7 +8,7 @@
 namespace tropilla {
 namespace {
 
-/// What a request holds, roughly: its line was about as long as its text.
+/// Bytes that a request holds, roughly: its line was about as long as its text.
 std::size_t weight(const batch_request& r) {
   std::size_t ids = 0;
   for (const auto& prompt : r.ids)

@@ -16,7 +16,7 @@
 
 namespace tropilla {
 
-/// How bytes get from the file to the destination.
+/// The way of bytes from the file to the destination.
 enum class io_mode : std::uint8_t {
   automatic, ///< direct when the files together are larger than half of the machine's memory, else buffered
   buffered,  ///< through the page cache: what is read stays there for the next reader

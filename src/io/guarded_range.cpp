@@ -13,9 +13,9 @@
 
 namespace tropilla {
 
-/// What the handler may touch: memory that is always there, and atomics.
+/// State that the handler may touch: memory that is always there, and atomics.
 struct sigbus {
-  /// One per model that is mapped, of each device of the host.
+  /// The largest number of ranges: one per mapped model and device of the host.
   static constexpr int max_ranges = 64;
 
   // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal's handler has nobody who hands it
@@ -59,7 +59,7 @@ struct sigbus {
   static void handle(int signal, siginfo_t* facts, void* context) noexcept {
     const int saved_errno = errno;
     ++handling;
-    // What somebody sent with kill(2) has no address.
+    // A signal sent with kill(2) has no address.
     const bool saved = facts->si_code > 0 && save(static_cast<std::byte*>(facts->si_addr));
     --handling;
     if (!saved)

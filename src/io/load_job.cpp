@@ -33,7 +33,7 @@ std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* m
   std::vector<chunk_read> reads;
   for (const auto& c : cut_group(group, slot_bytes - 2 * group_alignment))
     reads.push_back({c, nullptr});
-  // What lies between tensors reaches packed files: not what was in memory before.
+  // Bytes between tensors reach packed files, so they must not be what was in memory before.
   std::size_t end = 0;
   for (const auto& t : group.tensors) {
     std::memset(memory + end, 0, t.offset - end);

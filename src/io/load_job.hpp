@@ -13,7 +13,7 @@
 
 namespace tropilla {
 
-/// Where a group's bytes come from.
+/// The source of a group's bytes.
 enum class origin : std::uint8_t { model, packed, mapping, kept };
 inline constexpr std::array<std::string_view, 4> origin_names = {"the model's files", "packed weights",
                                                                  "mapped packed weights", "pinned memory"};

@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::size_t usual_alignment = 4096; // suits every block device and file system that does not say
 
-/// What direct reads of an open file have to be aligned to; 0 when it can't be read directly.
+/// The alignment of direct reads of an open file; 0 when it can't be read directly.
 std::size_t direct_alignment([[maybe_unused]] int fd) {
 #ifdef STATX_DIOALIGN
   struct statx facts {};

@@ -161,7 +161,7 @@ std::string packed_file::remove() const {
 std::optional<packed_file> packed_cache::open(const fs::path& folder, const packed_key& key) {
   packed_file file;
   file.path_ = folder / key.text();
-  // O_NONBLOCK: a pipe that somebody put there must not hold us up before it is found to be no file.
+  // O_NONBLOCK: a pipe in the entry's place must not hold us up before it is found to be no file.
   file.descriptor_ = ::open(file.path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (file.descriptor_ < 0)
     return std::nullopt;
@@ -177,8 +177,8 @@ std::optional<packed_file> packed_cache::open(const fs::path& folder, const pack
   auto file = open(folder, key);
   if (!file || !std::ranges::equal(sections, file->header_->sections))
     return std::nullopt;
-  // Reads leave no trace on many systems (noatime), so it is written. Not the time of change: it says whether somebody
-  // wrote into a file that is mapped.
+  // Reads leave no trace on many systems (noatime), so it is written. The time of change stays: it shows whether a
+  // process wrote into a file that is mapped.
   const timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
   (void)::futimens(file->descriptor_, now);
   return file;

@@ -74,19 +74,20 @@ struct file_header;
 class packed_mapping; // src/io/packed_mapping.hpp
 
 /// A complete entry, open. Const functions may be called by any thread. Removing or replacing the entry does not
-/// disturb it: the file lives as long as somebody has it open or mapped.
+/// disturb it: the file lives as long as a process has it open or mapped.
 class packed_file {
 public:
   packed_file(packed_file&&) noexcept;
   packed_file& operator=(packed_file&&) noexcept;
   ~packed_file();
 
-  /// For a `file_reader`. An entry that replaces this one has the same bytes at the same offsets: they follow from key
-  /// and sections.
+  /// The file's path, for a `file_reader`. An entry that replaces this one has the same bytes at the same offsets: they
+  /// follow from key and sections.
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::size_t sections() const noexcept;
   [[nodiscard]] const packed_section& section(std::size_t section) const;
-  /// From the file's start; a multiple of 4096, and the file has bytes up to the next multiple after the section's end.
+  /// The offset of a section from the file's start; a multiple of 4096, and the file has bytes up to the next multiple
+  /// after the section's end.
   [[nodiscard]] std::uint64_t offset(std::size_t section) const;
   [[nodiscard]] std::uint64_t file_bytes() const noexcept;
   /// A new mapping, which may outlive this. Null when the system refuses.

@@ -43,7 +43,8 @@ std::uint64_t blocks_of(const packed_section& s) {
   return s.bytes / s.block_bytes + (s.bytes % s.block_bytes != 0);
 }
 
-/// Which checksums are whose. False when there are too many, or blocks have no size that can be.
+/// Counts the checksums and finds the first of each section. False when there are too many, or when a section's block
+/// size is impossible.
 bool count_checksums(file_header& h) {
   std::uint64_t all = 0;
   h.first_checksum.clear();

@@ -65,8 +65,8 @@ struct file_header {
 /// Bytes of a header with so many sections and checksums, a multiple of `alignment`.
 [[nodiscard]] std::size_t header_bytes(std::size_t sections, std::size_t checksums) noexcept;
 
-/// Where sections lie and how long the file is, or a sentence when they can't be written: a name too long, too many
-/// sections or blocks, blocks that are no multiple of `alignment`, lengths that overflow.
+/// Computes where sections lie and how long the file is; returns a sentence when they can't be written: a name too
+/// long, too many sections or blocks, blocks that are no multiple of `alignment`, lengths that overflow.
 [[nodiscard]] std::string lay_out(const packed_key& key, std::string_view description,
                                   std::span<const packed_section> sections, file_header& out);
 

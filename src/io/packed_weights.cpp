@@ -138,8 +138,8 @@ void packed_weights::store(std::size_t index, const std::byte* memory) {
 }
 
 void packed_weights::commit() {
-  // What reads around the page cache does not want the entry in it; what maps it will read it once more from the disk
-  // only when memory is short.
+  // Loaders that read around the page cache do not want the entry in it; those that map it read it once more from the
+  // disk only when memory is short.
   const auto failure = builder_->commit(layout_.tile_rows > 0);
   if (!failure.empty() && notice_)
     notice_(fmt::format("weights are not kept packed for the next start: {}", failure));

@@ -13,7 +13,7 @@ public:
   static constexpr std::string_view suffix = ".part";
 
   /// Creates the file, or takes over one that a dead process left, emptied. On failure `descriptor()` is negative and
-  /// `cause()` says why: EWOULDBLOCK when somebody else builds.
+  /// `cause()` says why: EWOULDBLOCK when another process builds.
   part_file(const std::filesystem::path& folder, const packed_key& key);
   /// Removes the file unless it was renamed, and releases the lock.
   ~part_file();
@@ -33,7 +33,7 @@ public:
   [[nodiscard]] static bool is_named(int descriptor, const std::filesystem::path& path);
   /// Whether a process is building.
   [[nodiscard]] static bool is_locked(const std::filesystem::path& path);
-  /// Removes the file if nobody holds its lock; false when somebody does.
+  /// Removes the file if no process holds its lock; false when one does.
   [[nodiscard]] static bool remove_leftover(const std::filesystem::path& folder, const packed_key& key);
   /// The same for all entries of the folder but one.
   static void remove_leftovers(const std::filesystem::path& folder, const packed_key& except);

@@ -19,7 +19,7 @@ namespace {
 // FILE rows); of large reads two threads already get all that the disk gives.
 constexpr std::size_t pool_threads = 4;
 
-/// One call's worth of a read: bytes, or minus an errno.
+/// Makes one call for a read: returns bytes, or minus an errno.
 long call_pread(const open_files& files, const read_request& r) {
   const auto n = ::pread(files.descriptor(r.file), r.destination, r.bytes, static_cast<off_t>(r.offset));
   return n < 0 ? -errno : static_cast<long>(n);

@@ -18,7 +18,7 @@ struct row_read {
 /// read once. After the first read of as many rows it allocates nothing.
 class scattered_reader {
 public:
-  /// What `scratch` needs so that the queue can be full of rows of `row_bytes`.
+  /// Bytes that `scratch` needs so that the queue can be full of rows of `row_bytes`.
   [[nodiscard]] static std::size_t scratch_bytes(const file_reader& reader, std::size_t row_bytes);
 
   /// `reader` and `scratch` outlive it; the latter begins at a multiple of the reader's alignment and holds at least

@@ -76,7 +76,7 @@ struct session_facts {
   std::uint64_t text_checksum = 0;
 
   [[nodiscard]] std::size_t pages() const noexcept { return kv_pages_for(tokens); }
-  /// Where a page begins; of the page behind the last: the file's length.
+  /// The offset at which a page begins; for the page behind the last, the file's length.
   [[nodiscard]] std::uint64_t page_offset(std::size_t page) const noexcept {
     return sizeof(session_header) + tokens * sizeof(token_id) + name_bytes + note_bytes +
            page * std::uint64_t{shape.page_bytes() + sizeof(std::uint64_t)};

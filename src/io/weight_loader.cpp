@@ -33,10 +33,10 @@ constexpr std::size_t packed_depth = 2 * best_read_depth;
 /// copied them. docs/notes/streaming.md has what that gives.
 constexpr std::size_t cached_read_bytes = std::size_t{1} << 18;
 
-/// What one packing job makes pages for: a huge page.
+/// Bytes for which one packing job makes pages: a huge page.
 constexpr std::size_t prefault_bytes = std::size_t{2} << 20;
 
-/// How long another loader that fills a lost mapping's range is left alone before it is looked at again.
+/// The pause between looks at a lost mapping's range that another loader fills.
 constexpr std::chrono::milliseconds between_looks{10};
 
 } // namespace
@@ -103,7 +103,7 @@ struct weight_loader::impl {
       }
   }
 
-  /// How far what is under way came nobody knows: it ends, and who comes next begins with another reader.
+  /// Fails everything under way, since nobody knows how far it came; the next job begins with another reader.
   void fail_all(const error& why) {
     reader.reset(); // waits for its reads
     for (const auto& r : reads)
@@ -142,7 +142,8 @@ struct weight_loader::impl {
     return !jobs.empty();
   }
 
-  /// What is tried again goes before all that was not begun: somebody waits for it longest.
+  /// Puts incoming jobs in line. A group that is tried again goes before all that were not begun, since it is waited
+  /// for longest.
   void line_up() {
     for (; !incoming.empty(); incoming.pop_front()) {
       auto& j = incoming.front();
@@ -259,7 +260,7 @@ struct weight_loader::impl {
     return true;
   }
 
-  /// What was wrong where weights are packed is loaded from the model's files. False for other failures.
+  /// Loads a group from the model's files when it was wrong in the packed weights. False for other failures.
   bool try_again(const std::shared_ptr<flight>& f) {
     if (f->from == origin::packed) {
       packed->damaged(f->group, f->take_failure().what());

@@ -46,7 +46,7 @@ struct loader_shape {
   }
 };
 
-/// How long transfers were under way and what they brought. Written by a loader, read by anyone.
+/// Meters how long transfers were under way and how much they brought. Written by a loader; any thread may read it.
 struct transfer_meter {
   std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read, or copy of a kept group, was in flight
   std::atomic<std::uint64_t> bytes{0};

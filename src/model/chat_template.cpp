@@ -76,7 +76,7 @@ std::string find_default_system(const template_text& jinja, chat_format format) 
   return text ? *text : jinja.assigned_to("system").value_or("");
 }
 
-// What the format leaves out of a template's text, as a sentence.
+// Finds text of a template that the format leaves out, as a sentence.
 std::optional<std::string> find_omission(const template_text& jinja, std::string_view name, std::string_view dates,
                                          std::string_view default_system) {
   const auto other = jinja.other_than({default_system, dates, cut_off, "Today Date: ", "system", "user", "assistant"});

@@ -53,7 +53,7 @@ opened_part open_part(const std::filesystem::path& path, std::size_t file) {
   return {read_header(in, bytes, file), bytes};
 }
 
-/// What `NAME-00002-of-00003.gguf` says.
+/// The parts of a name like `NAME-00002-of-00003.gguf`.
 struct split_name {
   std::string prefix;
   std::uint64_t number = 0; ///< from 1

@@ -209,7 +209,7 @@ std::optional<std::uint64_t> tensor_bytes(const gguf_tensor& t) {
   return bytes;
 }
 
-/// One tensor info; its offset is still from the start of the data.
+/// Reads one tensor info; its offset is still from the start of the data.
 gguf_tensor read_tensor(header_cursor& in, std::size_t file) {
   gguf_tensor t;
   t.file = file;

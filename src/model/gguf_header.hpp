@@ -30,7 +30,7 @@ public:
   header_cursor(int descriptor, std::uint64_t bytes, std::string name)
       : name_(std::move(name)), descriptor_(descriptor), end_(bytes) {}
 
-  /// What is being read, for messages: "the metadata", "tensor 7 of 272".
+  /// Names what is being read, for messages: "the metadata", "tensor 7 of 272".
   void enter(std::string part) { part_ = std::move(part); }
 
   [[nodiscard]] std::uint64_t position() const noexcept { return window_start_ + used_; }

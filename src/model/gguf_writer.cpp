@@ -164,7 +164,7 @@ pending_file::pending_file(std::filesystem::path path, std::uint64_t bytes)
     throw error(errc::io_error, fmt::format("{} is a folder; name a file to write", path_.string()));
   temporary_ += fmt::format(".{}.part", ::getpid());
   create();
-  // Where the file system can't reserve, writing finds out.
+  // If the file system can't reserve, a full disk is found when writing.
   const auto length = static_cast<off_t>(bytes);
   const bool refused = ::fallocate(fd_, 0, 0, length) != 0 && (errno == ENOSPC || errno == EFBIG || errno == EDQUOT);
   if (refused || ::ftruncate(fd_, length) != 0) {

@@ -43,7 +43,7 @@ public:
 
   /// All bytes before the data, padded to the alignment.
   [[nodiscard]] std::vector<std::byte> header() const;
-  /// Of all tensors, each padded to the alignment.
+  /// Bytes of all tensors, each padded to the alignment.
   [[nodiscard]] std::uint64_t data_bytes() const noexcept { return data_bytes_; }
 
 private:

@@ -112,7 +112,8 @@ llama_workspace llama_workspace::over(std::byte* activations, std::span<const st
 }
 
 std::shared_ptr<step> blank_step(std::shared_ptr<step>& last) {
-  // What others read is read. ThreadSanitizer knows no fences; what it runs has its steps on one thread.
+  // Other holders have finished reading the step. ThreadSanitizer knows no fences, so the tests that it runs have their
+  // steps on one thread.
   if (last.use_count() == 1) {
 #ifndef __SANITIZE_THREAD__
     std::atomic_thread_fence(std::memory_order_acquire);

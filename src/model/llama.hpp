@@ -51,7 +51,8 @@ void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::
 class llama_workspace {
 public:
   /// `activations` has the plan's arena and `offsets` its offsets in the order of `buffer`; `workspace` has
-  /// `workspace_bytes` bytes. Computes the rotary tables and, unless somebody else did, hands the device its scratch.
+  /// `workspace_bytes` bytes. Computes the rotary tables and, unless another workspace did, hands the device its
+  /// scratch.
   llama_workspace(const llama_layout& layout, const run_shape& shape, device& dev, std::byte* activations,
                   std::span<const std::size_t> offsets, std::byte* workspace, bool gives_scratch = true);
 

@@ -69,7 +69,7 @@ private:
       fail(errc::unsupported, "the architecture is {}; tropilla runs \"llama\"", in_quotes(architecture));
     if (const auto experts = file_.find_integer("llama.expert_count"); experts.value_or(0) > 0)
       fail(errc::unsupported, "the model is a mixture of {} experts; tropilla runs dense Llama models", *experts);
-    // What relatives of Llama scale, and Llama does not.
+    // Relatives of Llama scale these, and Llama does not.
     for (const std::string_view key : {"llama.logit_scale", "llama.residual_scale", "llama.embedding_scale"})
       if (const auto scale = file_.find_number(key).value_or(0); scale != 0 && scale != 1)
         fail(errc::unsupported, "{} is {}; tropilla runs models without that scale", key, scale);
@@ -420,7 +420,7 @@ private:
     add(out_.token_embedding);
     if (out_.output) {
       add(*out_.output);
-      // Of a separate embedding a step reads one row.
+      // A step reads one row of a separate embedding.
       out_.weight_bytes -= out_.token_embedding.bytes - out_.token_embedding.bytes / out_.vocabulary;
     }
     const auto most = std::max_element(by_type.begin(), by_type.end(),

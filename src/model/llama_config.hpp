@@ -61,7 +61,7 @@ struct llama_config {
   weight_source output_norm;
   std::optional<weight_source> output; ///< empty: tied to token_embedding
   std::vector<llama_layer_sources> layer_sources;
-  /// What the file has wrong and is read all the same: a sentence each.
+  /// Sentences about defects of the file that do not keep it from being read.
   std::vector<std::string> notices;
 
   /// A matrix that holds query, key and value of a layer, one below the other, is read as the three.

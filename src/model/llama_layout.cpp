@@ -112,7 +112,7 @@ struct layout_builder {
     }
   }
 
-  /// One copy serves as both.
+  /// Whether one copy serves as head and embedding.
   [[nodiscard]] bool head_is_embedding() const { return !out.config.output && out.has_input() && out.has_output(); }
   [[nodiscard]] const weight_source& head() const {
     return out.config.output ? *out.config.output : out.config.token_embedding;
@@ -157,7 +157,7 @@ struct layout_builder {
     }
   }
 
-  /// Of a matrix alone in its group.
+  /// Packed bytes of a matrix that is alone in its group.
   static std::size_t packed_bytes(const weight_source& matrix) {
     return group_builder("").matrix(matrix).build().bytes;
   }

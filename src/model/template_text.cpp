@@ -140,7 +140,7 @@ private:
     }
   }
 
-  /// What an expression writes: its literals, but those that are compared, looked up or given to a function.
+  /// Adds what an expression writes: its literals, except those that are compared, looked up or given to a function.
   void expression(std::span<const token> tokens) {
     std::vector<bool> calls; // open brackets: whether they are of a call or a look-up
     std::size_t inside = 0;  // of those that are

@@ -80,7 +80,7 @@ std::vector<token_id> tokenizer::encode(std::string_view text, const encode_opti
 }
 
 std::size_t tokenizer::min_tokens(std::string_view text) const noexcept {
-  // What no token spells may be dropped.
+  // Bytes that no token spells may be dropped.
   const auto spelt =
       std::ranges::count_if(text, [this](char c) { return impl_->vocab.byte_ids[static_cast<unsigned char>(c)] >= 0; });
   return (static_cast<std::size_t>(spelt) + impl_->longest - 1) / impl_->longest;

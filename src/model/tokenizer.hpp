@@ -73,7 +73,7 @@ class utf8_stream {
 public:
   /// The characters that `bytes` completes. The view is valid until the next call.
   [[nodiscard]] std::string_view push(std::string_view bytes);
-  /// What is left at the end, replaced where unfinished.
+  /// The characters that are left at the end, replaced where unfinished.
   [[nodiscard]] std::string_view finish();
 
 private:

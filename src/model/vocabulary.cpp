@@ -272,7 +272,7 @@ void read_ids(vocabulary& v, const gguf_file& file, bool wants_bos) {
   v.add_bos = v.bos >= 0 && add_bos.value_or(wants_bos);
 }
 
-/// How text is cut. Where the file names nothing that a tokenizer was made with, as llama.cpp does.
+/// Finds out how text is cut. If the file names no known pre-tokenizer, text is cut as llama.cpp does.
 pretokenizer_choice read_pretokenizer(vocabulary& v, const gguf_file& file) {
   constexpr std::string_view key = "tokenizer.ggml.pre";
   const std::string* pre = file.find_text(key);

@@ -120,7 +120,7 @@ token_id token_drawer::draw(std::span<const float> given, const sampling_options
   if (best < 0 || options.temperature == 0 || options.top_k == 1)
     return best;
 
-  // What lies more than this below the maximum has a probability under e^-20 of it: not worth an exponential.
+  // A logit more than this below the maximum has a probability under e^-20 of it: not worth an exponential.
   const float top = logits[static_cast<std::size_t>(best)];
   const float floor = top - static_cast<float>(20.0 * options.temperature);
   candidates_.clear();

@@ -17,7 +17,7 @@ public:
   /// Text that may be shown now. After a match: what stands before it, and from then on nothing. Pieces of whole UTF-8
   /// characters come out as whole characters.
   [[nodiscard]] std::string push(std::string_view text);
-  /// What was held back, at the end of a reply that did not match.
+  /// Returns the text that was held back, at the end of a reply that did not match.
   [[nodiscard]] std::string finish();
   [[nodiscard]] bool matched() const noexcept { return matched_; }
 

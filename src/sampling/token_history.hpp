@@ -16,7 +16,7 @@ namespace tropilla {
   return options.repetition_penalty != 1 || options.frequency_penalty != 0 || options.presence_penalty != 0;
 }
 
-/// One thread at a time.
+/// Counts of the tokens of one sequence. One thread at a time.
 class token_history {
 public:
   struct counts {

@@ -140,7 +140,8 @@ std::optional<batcher::clock::time_point> batcher::next_timeout() const {
 
 // -- pages -----------------------------------------------------------------------------------------------------------
 
-/// Admits who goes first, as long as there are pages for its tokens and one for each that is active to grow on.
+/// Admits the sequences that go first, as long as there are pages for their tokens and one for each active sequence to
+/// grow on.
 void batcher::admit(clock::time_point now) {
   while (!waiting_.empty() && active_.size() < shape_.sequences) {
     const auto s = *waiting_.begin();
@@ -197,7 +198,8 @@ void batcher::make_way(const sequence_ptr& s) {
   deactivate(s);
 }
 
-/// A page for the next token, if need be from who goes last. False: it was its own.
+/// Makes room for the next token, if need be by taking pages from the sequence that goes last. False: that was the
+/// sequence itself.
 bool batcher::make_room(const sequence_ptr& s) {
   while (s->path.tokens == s->path.pages.size() * kv_page_tokens && !pages_.extend(s->path)) {
     const auto last = active_.back();
@@ -244,7 +246,7 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
 }
 
 std::shared_ptr<step> batcher::compose() {
-  // Who is scored has a step of its own, in turn with the others'.
+  // A scored sequence has a step of its own, in turn with the others'.
   const auto scored = std::ranges::find_if(active_, [](const sequence_ptr& s) { return s->scored(); });
   const bool others = std::ranges::any_of(active_, [](const sequence_ptr& s) { return !s->scored(); });
   if (scored != active_.end() && !(others && scored_last_)) {
@@ -257,8 +259,8 @@ std::shared_ptr<step> batcher::compose() {
   for (const auto& s : decoding_)
     if (s->active && !s->scored() && s->pending() == 1 && work->logit_rows.size() < shape_.logit_rows && make_room(s))
       add_rows(*work, s, 1);
-  decoding_.clear(); // who has ended meanwhile is held by nobody
-  // Who decodes waits for the whole step: it takes only half as much of prompts then.
+  decoding_.clear(); // a sequence that has ended meanwhile must not be held
+  // Sequences that decode wait for the whole step, so it takes only half as many prompt tokens then.
   std::size_t most = shape_.max_batch_tokens - work->ids.size();
   if (!work->ids.empty())
     most = std::min(most, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));

@@ -59,7 +59,7 @@ public:
   /// everything else was forgotten. @pre these pages are unused and nothing is on them, as after construction
   void occupy(const path& p);
 
-  /// What `find` would find, without using or changing anything.
+  /// The beginning that `find` would find, without using or changing anything.
   struct beginning {
     std::size_t tokens = 0;
     std::size_t pages = 0;      ///< full ones, that need no new page
@@ -103,7 +103,7 @@ private:
     std::uint32_t next_alike = none; ///< full page whose hash has the same slot
   };
 
-  /// What is on a page.
+  /// The tokens of a page.
   [[nodiscard]] std::span<const token_id> tokens_of(std::uint32_t n) const noexcept {
     return std::span(tokens_).subspan(n * kv_page_tokens, nodes_[n].count);
   }

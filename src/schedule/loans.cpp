@@ -11,7 +11,8 @@ page_loan batcher::lend(request_id borrower, std::span<const token_id> tokens) {
   auto& loan = it->second;
   if (added) {
     loan.path = pages_.look_up(tokens);
-    // What a step has yet to copy to a page is not there, although it is to be found: steps come after one another.
+    // Tokens that a step has yet to copy to a page are not there, although the page is to be found: steps come after
+    // one another.
     while (!loan.path.pages.empty() &&
            std::ranges::find(copies_, loan.path.pages.back(), &page_copy::to) != copies_.end())
       pages_.shorten(loan.path);

@@ -41,7 +41,7 @@ public:
   void all_failed(std::size_t requests, const error& why) const;
   /// A step is done: `rows` tokens were computed and `drawn` are drawn from its logits. True: `report` is due.
   [[nodiscard]] bool step_done(std::size_t rows, std::size_t drawn, clock::time_point now);
-  /// How busy it was since the last report; of `pages` there are, `usage` says how many are in use.
+  /// Logs how busy the batch was since the last report; `usage` says how many of the `pages` are in use.
   void report(const batch_usage& usage, std::size_t pages, clock::time_point now);
 
 private:

@@ -45,7 +45,7 @@ void check_request(const sequence_request& request, const request_limits& limits
 struct sequence {
   using clock = std::chrono::steady_clock;
 
-  /// What the outputs of a request share.
+  /// The state that the outputs of a request share.
   struct shared_request {
     explicit shared_request(sequence_request r, std::uint64_t order_of_arrival)
         : request(std::move(r)), order(order_of_arrival) {}
