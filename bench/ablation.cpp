@@ -106,7 +106,7 @@ std::vector<token_id> ids_to_score(const options& o, std::size_t vocabulary) {
   return ids;
 }
 
-/// Sums up what a text's tokens cost.
+/// Sums up the negative log-likelihoods of a text's tokens.
 class perplexity {
 public:
   explicit perplexity(std::vector<token_id> ids) : ids_(std::move(ids)) {}
@@ -128,7 +128,7 @@ private:
   double total_ = 0;
 };
 
-/// "VmHWM:    1234 kB" and its like, in bytes; 0 where the system has none.
+/// The value of a line like "VmHWM:    1234 kB", in bytes; 0 where the system has none.
 std::size_t field_of(const char* file, std::string_view name) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);)
@@ -137,7 +137,7 @@ std::size_t field_of(const char* file, std::string_view name) {
   return 0;
 }
 
-/// The share of mapped packed weights that is this process's alone or its part of what is shared, in bytes.
+/// This process's share of the mapped packed weights, in bytes: what it has alone, and its part of what is shared.
 std::size_t mapped_bytes(const std::filesystem::path& folder) {
   std::ifstream in("/proc/self/smaps");
   std::size_t sum = 0;
@@ -177,7 +177,7 @@ void add_reply(json& out, const reply& r, bench_clock::time_point began) {
   out["tokens"] = r.tokens;
 }
 
-/// Everything that this program does itself: the baseline, and strategies alone.
+/// Runs what this program does itself: the baseline, and strategies alone.
 json run_parts(const options& o, const strategy& s, bench_clock::time_point began) {
   const auto file = gguf_file::open(o.model);
   const auto config = llama_config::read(file);
@@ -263,7 +263,7 @@ runtime_config config_of(const options& o) {
   return c;
 }
 
-/// The library, as any program uses it.
+/// Runs the library as any program uses it.
 json run_runtime(const options& o, bench_clock::time_point began) {
   json out;
   const auto config = config_of(o);

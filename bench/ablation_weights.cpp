@@ -202,7 +202,7 @@ private:
     }
   }
 
-  /// Begins to read what comes next; behind the last group the first again.
+  /// Begins to read the groups that come next; behind the last group the first again.
   void top_up() {
     while (ring_.size() < depth_) {
       const std::size_t g = circle_[next_];

@@ -43,7 +43,7 @@ options parse(int count, char** arguments) {
   return o;
 }
 
-/// The pages of one type.
+/// The KV pages of one type.
 struct cache {
   kv_type type;
   std::size_t layer_bytes;

@@ -98,8 +98,8 @@ private:
   std::byte* data_;
 };
 
-/// Ten independent products, many times: as fast as the units go. Every instruction multiplies and adds
-/// `bytes` pairs of int8.
+/// Repeats ten independent products, as fast as the units go. Every instruction multiplies and adds `bytes` pairs of
+/// int8.
 #define TROPILLA_TEN(op, reg)                                                                                          \
   op " %%" reg "0, %%" reg "1, %%" reg "2\n" op " %%" reg "0, %%" reg "1, %%" reg "3\n" op " %%" reg "0, %%" reg       \
      "1, %%" reg "4\n" op " %%" reg "0, %%" reg "1, %%" reg "5\n" op " %%" reg "0, %%" reg "1, %%" reg "6\n" op        \
@@ -190,7 +190,7 @@ public:
   }
 
 private:
-  /// One random panel, repeated: values do not matter for speed as long as they are ordinary numbers.
+  /// Fills all panels with one random panel: values do not matter for speed as long as they are ordinary numbers.
   static void fill(const packed_layout& l, std::byte* packed) {
     const std::size_t rows = std::min(panel_rows, l.rows);
     std::mt19937 engine(1);

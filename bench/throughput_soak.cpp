@@ -157,7 +157,8 @@ private:
   counts counts_;
 };
 
-/// Whether nothing is computed and nobody waits: what a client that left had is given back soon, not at once.
+/// Waits until nothing is computed and no request waits; false if that does not come. The bytes of a client that left
+/// are given back soon, not at once.
 bool comes_to_rest(const runtime& rt) {
   for (int i = 0; i < 1000; ++i) {
     if (const auto l = rt.load(); l.active == 0 && l.waiting == 0 && l.pages_in_use == 0)

@@ -10,7 +10,8 @@ namespace {
 /// The number of streams that there are keys and values for, whatever the number of streams.
 constexpr std::size_t streams_with_pages = 50;
 
-/// Every other one draws with a seed of its own: a mistake that mixes up sequences changes such a text at once.
+/// Makes the requests. Every other one draws with a seed of its own: a mistake that mixes up sequences changes such a
+/// text at once.
 std::vector<request> make_streams(const throughput_options& o, std::size_t count, std::size_t tokens,
                                   std::size_t vocabulary) {
   std::vector<request> streams;

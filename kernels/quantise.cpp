@@ -39,7 +39,7 @@ struct range {
   [[nodiscard]] float magnitude() const noexcept { return std::max(high, -low); }
 };
 
-/// Least and greatest of `Count` values, over independent lanes.
+/// The smallest and the largest of `Count` values, over independent lanes.
 template <std::size_t Count>
 range range_of(const float* x) noexcept {
   constexpr std::size_t lanes = 8;
@@ -83,7 +83,7 @@ levels<Count> levels_of(const float* x, float factor, float offset, float top) n
   return q;
 }
 
-/// Low nibbles: the first half's; high ones: the second half's.
+/// Stores nibbles: the low ones are the first half's, the high ones the second half's.
 void store_nibbles(const levels<small_block>& q, std::uint8_t* qs) noexcept {
   for (std::size_t j = 0; j < small_block / 2; ++j)
     qs[j] = static_cast<std::uint8_t>((q[j] & 0x0F) | ((q[j + small_block / 2] & 0x0F) << 4));
@@ -112,7 +112,8 @@ void fill(block_q5_0& b, const float* x) noexcept {
   store_fifth_bits(q, b.qh);
 }
 
-/// The value of greatest magnitude becomes the codebook's, -127; each value the nearest of the codebook.
+/// Fills an IQ4_NL block: the value of greatest magnitude becomes the codebook's -127, each value the nearest of the
+/// codebook.
 void fill(block_iq4_nl& b, const float* x) noexcept {
   const float d = signed_extreme<small_block>(x) / float{iq4_nl_values.front()};
   const float id = inverse(d);

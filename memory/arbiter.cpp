@@ -87,7 +87,7 @@ struct memory_arbiter::impl {
     }
   }
 
-  /// Why a request can't ever fit, or empty.
+  /// Returns why requests can never fit, or empty.
   [[nodiscard]] static std::optional<refusal> never(std::span<const device_request> requests) {
     count(requests);
     for (const auto& p : requests)

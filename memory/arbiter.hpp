@@ -85,7 +85,7 @@ struct device_usage {
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
 /// when nothing is granted until enough came back.
 ///
-/// Liveness: a queued request is answered as long as those who hold leases give them back. A caller that holds leases
+/// Liveness: a queued request is answered as long as the holders of leases give them back. A caller that holds leases
 /// while it waits in `acquire` for more breaks that: two such callers can wait for each other for ever. So a caller
 /// that needs several blocks, on one device or more, asks for all of them with `acquire_all`. A caller that needs more
 /// while it holds some uses `try_acquire`, which never waits; when that is refused, it gives back what it holds and

@@ -15,8 +15,8 @@ constexpr bool assertions = false;
 constexpr bool assertions = true;
 #endif
 
-/// KV pages come and go with sequences; the rest stays, or is short-lived and large. Apart, they leave the free memory
-/// whole (`bench_pool --replay` compares).
+/// The end of the pool that a purpose takes blocks from. KV pages come and go with sequences; the rest stays, or is
+/// short-lived and large. Kept apart, they leave the free memory whole (`bench_pool --replay` compares).
 constexpr pool::end end_for(purpose why) noexcept {
   return why == purpose::kv ? pool::end::low : pool::end::high;
 }

@@ -46,7 +46,7 @@ public:
   std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
   std::size_t unplaced = 0;                                           ///< bytes that had room but no place
   std::size_t asked = 0;                                              ///< scratch: of the requests being looked at
-  bool blocked = false;                                               ///< scratch: somebody earlier waits for it
+  bool blocked = false;                                               ///< scratch: an earlier waiter needs it
   bool pressing = false;                                              ///< a thread is asking the reclaimers
   bool press_again = false;                                           ///< and should go on
 

@@ -66,7 +66,7 @@ std::size_t less(std::size_t from, std::size_t bytes) {
   return from > bytes ? from - bytes : 0;
 }
 
-/// The file pages of a group go when their place is wanted, and so does what the kernel can free of its own for it.
+/// Bytes of a group that the kernel can free: file pages, and what it can free of its own for the group.
 std::size_t reclaimable_bytes(const control_group& group) {
   const auto stat = text_of(group.folder / "memory.stat");
   const std::string sums = group.version == 1 ? "total_" : "";

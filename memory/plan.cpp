@@ -33,7 +33,7 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return out;
 }
 
-/// Slots of a ring: one is computed with while the others are being filled.
+/// Slots of a ring: one is used by compute while the others are being filled.
 constexpr std::size_t wanted_slots = 3;
 constexpr std::size_t min_slots = 2;
 
@@ -49,7 +49,7 @@ std::size_t count_streamable(std::span<const weight_group> groups) {
       std::count_if(groups.begin(), groups.end(), [](const weight_group& g) { return g.streamable; }));
 }
 
-/// `count` of the streamable groups streamed, spread evenly.
+/// Streams `count` of the streamable groups, spread evenly.
 residency spread(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t count,
                  std::size_t slots) {
   const std::size_t streamable = count_streamable(groups);
@@ -68,7 +68,7 @@ residency spread(std::span<const weight_group> groups, std::span<const std::size
   return r;
 }
 
-/// `room`: bytes for weights.
+/// Chooses the groups that stay. `room`: bytes for weights.
 residency choose_residency(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t room,
                            bool bounded) {
   auto smallest = spread(groups, bytes, 0, 0); // everything stays

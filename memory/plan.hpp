@@ -85,7 +85,7 @@ struct memory_plan {
 [[nodiscard]] memory_plan make_replica_plan(const plan_input& input, const memory_plan& original);
 
 /// Throws `error` (over_budget) with the missing bytes, the largest purposes and the smallest budget that works.
-/// `set_by`: what limits the device, where nobody gave the budget.
+/// `set_by`: what limits the device, where no budget was given.
 void require_fits(const memory_plan& plan, std::size_t budget, std::string_view set_by = {});
 
 } // namespace tropilla

@@ -62,7 +62,7 @@ struct pool::impl {
     return (std::max<std::size_t>(bytes, 1) + granule - 1) >> shift;
   }
 
-  /// The one place that allocates, before anything else changes.
+  /// Makes a spare record: the one place that allocates, before anything else changes.
   void ensure_spare() {
     if (spare != none)
       return;

@@ -64,7 +64,7 @@ __device__ float rotated(const float* head, unsigned d, unsigned dims, const flo
   return d % 2 == 0 ? head[d] * c - head[d + 1] * s : head[d - 1] * s + head[d] * c;
 }
 
-/// One warp: one head of one row. Queries first, then keys, then values.
+/// Rotates and stores one head of one row per warp. Queries come first, then keys, then values.
 template <kv_type Type>
 __global__ void __launch_bounds__(warp_size) append(float* q, const float* k, const float* v, std::size_t stride,
                                                     heads_of_layer h, rope_table rope, attention_metadata step) {
@@ -201,7 +201,7 @@ struct warp_queries {
   unsigned first_row, head; ///< the first ones
   unsigned last_position;   ///< of its rows
 
-  /// Query `n` is there.
+  /// Whether query `n` exists.
   [[nodiscard]] __device__ bool has(unsigned n) const { return n / heads < rows && n % heads < present; }
   [[nodiscard]] __device__ unsigned row(unsigned n) const { return first_row + n / heads; }
   [[nodiscard]] __device__ unsigned head_of(unsigned n) const { return head + n % heads; }
@@ -236,7 +236,7 @@ struct attention_tile {
       position[i] = w.has(2 * t + i) ? static_cast<int>(step.places[w.row(2 * t + i)].position) : -1;
   }
 
-  /// Scores of a page: of tokens 4 g + 2 tile (i = 0, 1) and the one after it, of the lane's two queries.
+  /// Computes the scores of a page: of tokens 4 g + 2 tile (i = 0, 1) and the one after it, of the lane's two queries.
   __device__ void score(const std::byte* keys, float (&s)[2][4]) const {
     for (unsigned tile = 0; tile < 2; ++tile)
       for (unsigned i = 0; i < 4; ++i)
@@ -268,7 +268,7 @@ struct attention_tile {
     }
   }
 
-  /// Page `page` of the context; nothing is behind `end` of its tokens yet.
+  /// Attends to page `page` of the context; nothing is behind `end` of its tokens yet.
   __device__ void see(online_softmax<Blocks>& so_far, const std::byte* keys, const std::byte* values, unsigned page,
                       unsigned end) const {
     float p[2][4];
@@ -378,7 +378,7 @@ struct partial_results {
   float* o;
 };
 
-/// A warp has an item; kv heads and pieces of their query heads are y.
+/// Computes attention, an item per warp; kv heads and pieces of their query heads are y.
 template <kv_type Type, unsigned Blocks>
 __global__ void __launch_bounds__(attention_threads)
     attend(const float* q, std::size_t stride, heads_of_layer h, attention_metadata step, float* out,

@@ -7,7 +7,7 @@
 
 namespace tropilla::cuda {
 
-/// Jobs on a thread of their own; what is recorded is done when the GPU is, too.
+/// Runs jobs on a thread of its own; a recorded event is done when the GPU is, too.
 class cuda_device::compute_order final : public stream {
 public:
   explicit compute_order(cuda_device& of) : device_(of), jobs_(of.name_ + " compute", spin_between_steps) {}
@@ -136,7 +136,7 @@ bool cuda_device::commit(std::byte* begin, std::size_t bytes) noexcept {
       continue;
     try {
       gpu_->map(reserved_ + i * granule);
-    } catch (const error&) { // somebody else has it; what was mapped here stays for the next who asks
+    } catch (const error&) { // others have the memory; what was mapped here stays for the next commit
       return false;
     }
     mapped_[i] = true;
@@ -144,7 +144,7 @@ bool cuda_device::commit(std::byte* begin, std::size_t bytes) noexcept {
   return true;
 }
 
-/// Only granules that lie in the range as a whole: the rest of the others is in use.
+/// Unmaps the granules that lie in the range as a whole; the rest of the others is in use.
 void cuda_device::trim(std::byte* begin, std::size_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   const std::size_t granule = gpu_->granule();

@@ -45,7 +45,7 @@ public:
 private:
   class compute_order;
 
-  /// Has `enqueue_on` put copies on a stream that nobody else uses now, and waits for them.
+  /// Has `enqueue_on` put copies on a stream that is idle, and waits for them.
   void copy(const std::function<void(void* stream)>& enqueue_on);
   void fail(const error& why) noexcept;
 

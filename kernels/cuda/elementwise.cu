@@ -17,7 +17,7 @@ constexpr unsigned threads = warps * warp_size;
 struct stored_row {
   activation_parts to; ///< from the row on
 
-  /// Called by a whole warp; `x` is 0 behind the row's width.
+  /// Stores one block. Called by a whole warp; `x` is 0 behind the row's width.
   __device__ void store(float x, unsigned lane, std::size_t block) const {
     if (to.full != nullptr && block * activation_block + lane < to.full_stride)
       to.full[block * activation_block + lane] = x;
@@ -28,7 +28,7 @@ struct stored_row {
   }
 
 private:
-  /// Gives what was rounded away.
+  /// Stores one part; returns what was rounded away.
   __device__ float store_part(float x, unsigned lane, std::size_t at) const {
     const quantised_rows& quantised = to.quantised;
     // Below, 127 / largest would overflow, and the block's part in any product is nothing.

@@ -45,7 +45,7 @@ struct context {
   std::array<started_work, 2> work; ///< by `started`
 };
 
-/// A block whose threads take turns. One at a time in a process: static memory is what they share.
+/// A block whose threads take turns. One at a time in a process, since what the threads share is static memory.
 class block {
 public:
   block(dim3 grid, dim3 index, unsigned threads, const std::function<void()>& job, std::vector<context>& contexts)
@@ -80,8 +80,8 @@ public:
   }
 
   const words* exchange(const words& mine) {
-    // By turns in two places: nobody gives into one of them again before all have taken from it, and so have come to
-    // the exchange after.
+    // Exchanges alternate between two places: no lane gives into one of them again before all have taken from it, and
+    // so have come to the exchange after.
     auto& place = given_[contexts_[turn_].exchanges++ % 2];
     place[turn_] = mine;
     wait(state::at_warp);
@@ -118,7 +118,7 @@ private:
 
   [[nodiscard]] std::size_t threads() const noexcept { return given_[0].size(); }
 
-  /// Lets all run that can; false when none is left.
+  /// Lets every thread run that can; false when none is left.
   bool turn_of_all() {
     bool left = false;
     for (turn_ = 0; turn_ < threads(); ++turn_)

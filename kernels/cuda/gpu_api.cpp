@@ -22,7 +22,7 @@ constexpr bool built_for_wgmma = true;
 constexpr bool built_for_wgmma = false;
 #endif
 
-/// A driver's function by its name. The program links no driver: it may run where there is none.
+/// Finds a driver's function by its name. The program links no driver, since it may run where there is none.
 template <class Function>
 Function driver_call(const char* name) {
   void* found = nullptr;
@@ -154,11 +154,11 @@ private:
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     access_.push_back(access);
   }
-  /// The calling thread's GPU: threads begin with the first.
+  /// Makes this the calling thread's GPU: threads begin with the first.
   void use() const { check(cudaSetDevice(index_), "cudaSetDevice", 0); }
 
   [[noreturn]] void fail(const char* call, std::size_t bytes, const std::string& what, bool out_of_memory) const {
-    // Told here, and not once more when somebody on this thread asks how a kernel's launch went.
+    // The error is reported here; it must not come again when this thread asks how a kernel's launch went.
     (void)cudaGetLastError();
     throw error(out_of_memory ? errc::over_budget : errc::device_failed,
                 fmt::format("cuda:{}: {}{} failed: {}; {}", index_, call,

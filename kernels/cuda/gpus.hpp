@@ -31,7 +31,7 @@ struct gpu_count {
 
 /// Counts the GPUs without making a context on any.
 [[nodiscard]] gpu_count count_gpus();
-/// One of `count`; its context is made, and the calling thread's GPU is this one from then on. @pre 0 <= index < count
+/// Describes one of `count` GPUs. Makes its context, and makes it the calling thread's GPU. @pre 0 <= index < count
 [[nodiscard]] gpu describe_gpu(int index, int count);
 
 /// Asks the driver. A machine without one, or with one that is too old, has an empty list and a reason: no error. Makes

@@ -25,7 +25,7 @@ constexpr unsigned many_input_warps = 2, many_row_warps = many_warps / many_inpu
 constexpr unsigned many_panels = 2, many_tiles = 8;
 constexpr unsigned many_inputs_of_block = many_input_warps * many_tiles * tile_inputs;
 
-/// Rounds up; for numbers of things that threads of a block share.
+/// How many of so many things a thread of a block gets at most.
 constexpr unsigned for_each_thread(unsigned things) {
   return (things + many_threads - 1) / many_threads;
 }
@@ -50,9 +50,9 @@ struct quantised_product {
   using inputs = quantised_rows;
   static constexpr packed::format format = packed::format_of(T);
   static constexpr unsigned scales = format.block_scales();
-  /// A type has a zero point, which is taken off where a sum starts, or a minimum, which is added for the inputs' sum.
-  /// Of which a warp asks for the weights before it multiplies any: memory is slow, and few warps fit beside each
-  /// other.
+  /// Blocks whose weights a warp asks for before it multiplies any: memory is slow, and few warps fit beside each
+  /// other. Below: a type has a zero point, which is taken off where a sum starts, or a minimum, which is added for the
+  /// inputs' sum.
   static constexpr unsigned blocks_in_flight = 2;
   static constexpr bool starts = zero_point<T> != 0, sums = format.minimum, extras = starts || sums;
 
@@ -79,7 +79,7 @@ struct quantised_product {
     }
   };
 
-  /// Numbers of one input, scales and what belongs to them of two.
+  /// Operands of a lane: numbers of one input, and scales and what belongs to them of two.
   struct operands {
     unsigned b[2];
     float scale[2];
@@ -306,7 +306,7 @@ constexpr unsigned few_warps = warps_of_block(16), few_threads = few_warps * war
 /// Tiles of inputs that meet a weight once it is read, where there are few.
 constexpr unsigned max_few_tiles = 4;
 
-/// A warp's first weights, while the kernels before end: memory would be idle.
+/// Fetches a warp's first weights while the kernels before end, since memory would be idle.
 __device__ inline void fetch_weights_ahead(const panel_of_product& panel, unsigned blocks) {
   constexpr unsigned step = 64; // bytes
   const std::size_t bytes = panel.target.panel_bytes,
@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(few_threads)
   }
 }
 
-/// Warps share inputs, which lie in shared memory: one stage is multiplied while the next one comes.
+/// Multiplies many inputs. Warps share them in shared memory: one stage is multiplied while the next one comes.
 template <class Product>
 __global__ void __launch_bounds__(many_threads)
     gemm(products p, typename Product::inputs x, unsigned count, unsigned parts) {

@@ -91,7 +91,7 @@ __device__ __forceinline__ void sum_stages(ring& stages, const stage_source& sou
   for (unsigned first = 0; first < last; first += of_chunk) {
     for (unsigned s = first; s < first + of_chunk; ++s) {
       wait_for_copies<stages_ahead - 1>();
-      // Everybody's part of the stage has come, and nobody reads any more the one that the next copies replace.
+      // All threads' parts of the stage have come, and no thread reads any more the one that the next copies replace.
       __syncthreads();
       begin_products();
       const stage& now = stages.at(s);
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(threads_of_block, 1)
   static_assert(sizeof(passed_sums) <= sizeof(ring));
   auto& passed = reinterpret_cast<passed_sums&>(stages);
   const unsigned thread = threadIdx.x % warpgroup_size;
-  __syncthreads(); // nobody reads the stages any more
+  __syncthreads(); // no thread reads the stages any more
   if (!gates)
     each_of_lane(count, [&](unsigned, unsigned, unsigned n, unsigned i) { passed[n][i][thread] = total[n][i]; });
   __syncthreads();
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(threads_of_block, 1)
     });
 }
 
-/// A thread has eight columns of an input. Inputs that fill up the last eight are zeros.
+/// Threads of the kernel that rounds: each has eight columns of an input. Inputs that fill up the last eight are zeros.
 constexpr unsigned round_threads = 256;
 template <bool Bf16>
 __global__ void __launch_bounds__(round_threads)

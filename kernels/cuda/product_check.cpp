@@ -20,7 +20,7 @@ struct give_back {
 };
 using gpu_bytes = std::unique_ptr<std::byte, give_back>;
 
-/// Null where there is no memory.
+/// Allocates; null where there is no memory.
 gpu_bytes allocate(std::size_t bytes) {
   void* p = nullptr;
   return gpu_bytes(cudaMalloc(&p, bytes) == cudaSuccess ? static_cast<std::byte*>(p) : nullptr);
@@ -34,7 +34,7 @@ gpu_bytes copied(const std::vector<T>& from) {
   return to;
 }
 
-/// Empty where CUDA fails.
+/// Computes the product; empty where CUDA fails.
 std::vector<std::byte> product(const packed_matrix& weights, const host::activation_parts& x, std::byte* rounded) {
   std::vector<std::byte> out(rows * inputs * sizeof(float));
   const gpu_bytes sums = allocate(out.size());
@@ -48,7 +48,7 @@ std::vector<std::byte> product(const packed_matrix& weights, const host::activat
   return out;
 }
 
-/// As many for the inputs, and the first of them for the weights: of [-1, 1), most of them small.
+/// Makes numbers of [-1, 1), most of them small: as many as the inputs have, of which the weights take the first.
 std::vector<float> make_numbers() {
   static_assert(rows <= inputs);
   std::vector<float> out(inputs * columns);

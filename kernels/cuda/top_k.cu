@@ -12,7 +12,7 @@ namespace {
 constexpr unsigned max_keys = 4096; ///< of a block
 constexpr unsigned sorting_threads = warps_of_block(32) * warp_size;
 
-/// Below everything for what is no number; the zeros are one.
+/// A logit as an integer in the same order; NaN is below everything, and both zeros are equal.
 __device__ inline unsigned ordered(float logit) {
   if (!(logit == logit))
     return 0;
@@ -26,7 +26,7 @@ __device__ inline std::uint64_t key_of(unsigned high, unsigned low) {
   return std::uint64_t{high} << 32 | low;
 }
 
-/// The greatest first. `count` is a power of two; all threads of the block.
+/// Sorts, the greatest first. `count` is a power of two; called by all threads of the block.
 __device__ void sort(std::uint64_t* keys, unsigned count) {
   for (unsigned size = 2; size <= count; size *= 2)
     for (unsigned distance = size / 2; distance > 0; distance /= 2) {

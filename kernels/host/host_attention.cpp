@@ -28,7 +28,7 @@ std::size_t values_of(kv_type type, const attention_shape& s, std::size_t head) 
   return s.kv_heads * kv_head_bytes(type, s.key_size) + head * kv_head_bytes(type, s.value_size);
 }
 
-/// Values of a key go into one column.
+/// Stores the values of a key into one column.
 template <class T>
 void scatter(const T* from, std::size_t size, T* to) noexcept {
   for (std::size_t d = 0; d < size; ++d)
@@ -55,7 +55,7 @@ void store_key(const elementwise_kernels& kernels, kv_type type, const float* ke
   }
 }
 
-/// The same with its value.
+/// Stores one token's value, likewise.
 void store_value(const elementwise_kernels& kernels, kv_type type, const float* value, std::size_t size,
                  std::size_t token, std::byte* head) noexcept {
   if (type == kv_type::q8_0)

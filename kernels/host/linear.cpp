@@ -25,7 +25,7 @@ constexpr std::size_t max_panels = 2;
 /// shares then, as for one row, so that the next tile can be fetched across the end of a panel.
 constexpr std::size_t few_rows = 32;
 
-/// Most quantised rows of an input row.
+/// The largest number of quantised rows of an input row.
 constexpr std::size_t max_parts = 2;
 
 /// Panels of each of the two matrices of a gated product that a worker multiplies before it stores what they give:
@@ -192,8 +192,8 @@ void product::matrix_full(const packed_layout& w, const std::byte* panel, std::s
   }
 }
 
-/// One input row: each worker reads one contiguous share of the weights' bytes, so that no worker waits for a counter
-/// and the machine's prefetchers see long streams.
+/// Multiplies one input row: each worker reads one contiguous share of the weights' bytes, so that no worker waits for
+/// a counter and the machine's prefetchers see long streams.
 void one_row(const product& p, const worker_context& worker, const scratch& s, std::span<const linear_target> targets) {
   std::size_t total = 0;
   for (const linear_target& t : targets)
@@ -229,7 +229,7 @@ constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
   return {count, (rows + count - 1) / count};
 }
 
-/// Several input rows: the next free worker gets a piece of a pair of panels and up to `max_vectors` rows.
+/// Multiplies several input rows: the next free worker gets a piece of a pair of panels and up to `max_vectors` rows.
 void many_rows(const product& p, worker_context& worker, const scratch& s, std::size_t rows,
                std::span<const linear_target> targets) {
   const auto pairs_of = [](const linear_target& t) { return (t.weight.layout.panels() + max_panels - 1) / max_panels; };
@@ -267,7 +267,7 @@ struct gated_product {
   const packed_matrix& up;
   activation_parts out;
 
-  /// Columns `[64 piece, 64 piece + 64)` of input rows from `first` on.
+  /// Stores columns `[64 piece, 64 piece + 64)` of input rows from `first` on.
   void store(std::size_t piece, std::size_t first, std::size_t vectors, const scratch& s) const {
     multiply(gate, piece, first, vectors, s, s.gated);
     multiply(up, piece, first, vectors, s, s.gated + row_piece);

@@ -348,13 +348,13 @@ constexpr int max_rows[] = {2, 2};
 constexpr int max_rows[] = {8, 6};
 #endif
 
-/// Fewer rows for what `C` leaves, so that little is left for one or two, whose chains are too few: 16 rows go as 6, 6
-/// and 4.
+/// The number of rows at a time for the rest that `C` leaves, so that little is left for one or two, whose chains are
+/// too few: 16 rows go as 6, 6 and 4.
 constexpr int fewer_rows(int c) {
   return c > 4 ? 4 : c / 2;
 }
 
-/// As many input rows as go by `C`, then the rest by fewer.
+/// Multiplies input rows by `C` at a time, then the rest by fewer.
 template <values_format V, int C, int G>
 void multiply_by(const std::byte* tile, std::size_t blocks, const quantised_rows& x, std::size_t vectors, float* sums,
                  std::size_t next_sums) {

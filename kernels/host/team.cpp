@@ -116,7 +116,7 @@ void worker_context::barrier() noexcept {
 }
 
 std::atomic<std::size_t>& worker_context::next_counter() noexcept {
-  // Two calls may be under way at once (this and its neighbour), so the counter after the next is nobody's: the call
+  // Two calls may be under way at once (this and its neighbour), so no call uses the counter after the next: the call
   // before the last is over for all, and the one that will use it comes after a barrier.
   auto& counters = team_->impl_->counters;
   counters[(shares_ + 2) % share_counters].value.store(0, std::memory_order_relaxed);

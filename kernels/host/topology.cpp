@@ -20,9 +20,9 @@ using bitmap_handle = std::unique_ptr<std::remove_pointer_t<hwloc_bitmap_t>, dec
 constexpr std::initializer_list<hwloc_obj_type_t> described{HWLOC_OBJ_PACKAGE, HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE,
                                                             HWLOC_OBJ_L3CACHE};
 
-/// This machine, or the one that `synthetic` describes; null where hwloc can't. Two things would make it slow: CPUID on
-/// every unit in turn, to which it would move this thread (8 to 20 ms with 2 units, instead of 0.2), and caches, with
-/// thirty files for each unit.
+/// Loads the topology of this machine, or of the one that `synthetic` describes; null where hwloc can't. Two things
+/// would make it slow: CPUID on every unit in turn, to which it would move this thread (8 to 20 ms with 2 units,
+/// instead of 0.2), and caches, with thirty files for each unit.
 topology_handle load(topology_detail detail, const std::string& synthetic, unsigned long more_flags = 0) {
   hwloc_topology_t raw = nullptr;
   if (hwloc_topology_init(&raw) != 0)
@@ -45,7 +45,7 @@ topology_handle load(topology_detail detail, const std::string& synthetic, unsig
   return t;
 }
 
-/// This machine, where hwloc can't say how its units form cores: as many units as are configured.
+/// Loads a flat topology where hwloc can't say how units form cores: as many units as are configured.
 topology_handle load_flat() {
   return load(topology_detail::cores, fmt::format("pu:{}", std::max(1L, sysconf(_SC_NPROCESSORS_CONF))),
               HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM); // for which hwloc knows the process's mask

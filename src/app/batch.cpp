@@ -45,7 +45,7 @@ struct batch_options {
 
 constexpr std::size_t read_ahead_bytes = std::size_t{1} << 20;
 
-/// Bytes of a line: 128 prompts of a text that fills the context, or one with every character escaped.
+/// The longest line in bytes: 128 prompts of a text that fills the context, or one with every character escaped.
 std::size_t max_line_of_batch(std::size_t context) {
   constexpr std::size_t of_token = 512, least = std::size_t{1} << 20;
   return std::clamp(context * of_token, least, longest_batch_line);
@@ -129,7 +129,8 @@ std::string duration(double seconds) {
   return fmt::format("{}:{:02} h", whole / 3600, whole / 60 % 60);
 }
 
-/// The bar counts bytes of the input, because nobody knows how many lines it has; the words behind it say the rest.
+/// Shows progress. The bar counts bytes of the input, because the number of its lines is unknown; the words behind it
+/// say the rest.
 class batch_display {
 public:
   batch_display(std::uint64_t input_bytes, bool quiet, const std::shared_ptr<status_line>& place)
@@ -165,7 +166,8 @@ private:
   progress bar_;
 };
 
-/// A raw text that begins with a special token has gone through a chat template already: users don't type one.
+/// Whether a raw text begins with a special token: it has gone through a chat template then, since users don't type
+/// one.
 bool begins_with_special(const runtime& rt, const std::string& text) {
   constexpr std::size_t longest_special = 256; // bytes
   const auto ids = rt.tokenize(std::string_view{text}.substr(0, longest_special), false, true);

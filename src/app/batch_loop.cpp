@@ -59,7 +59,7 @@ struct feeder_over {};
 struct stop_wanted {};
 using note = std::variant<batch_request, std::shared_ptr<job>, error, input_over, feeder_over, stop_wanted>;
 
-/// Any thread puts, one takes.
+/// A queue of notes: any thread puts, one takes.
 class inbox final : public cast::request_sink {
 public:
   void put(note n) {
@@ -67,7 +67,7 @@ public:
     notes_.push_back(std::move(n));
     changed_.notify_one();
   }
-  /// Empty when nothing came in that time.
+  /// Takes a note; empty when none came in that time.
   [[nodiscard]] std::optional<note> take(std::chrono::milliseconds wait) {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, wait, [this] { return !notes_.empty(); }))
@@ -88,7 +88,7 @@ private:
   std::deque<note> notes_;
 };
 
-/// Whether it is the request that can't be followed, and not the runtime that can't go on.
+/// Whether the error is about the request, and not about a runtime that can't go on.
 bool is_of_request(errc code) {
   return code == errc::invalid_argument || code == errc::context_full || code == errc::timed_out ||
          code == errc::unsupported;
@@ -179,7 +179,7 @@ private:
     }
   }
 
-  /// Every prompt as a request of its own to the runtime. What refuses one of them ends the others.
+  /// Submits every prompt as a request of its own to the runtime. An error that refuses one of them ends the others.
   void submit(const std::shared_ptr<job>& j) {
     const std::size_t each = j->request.options.outputs;
     j->outputs.resize(j->request.ids.size() * each);
@@ -242,8 +242,8 @@ private:
     submit_waiting();
   }
 
-  /// With --ordered, a record that is not written yet goes on holding the bytes. Requests are submitted in order, so
-  /// the one that it waits for has had its own.
+  /// Whether a job's record keeps its bytes: with --ordered, one that is not written yet does. Requests are submitted
+  /// in order, so the one that it waits for has had its own.
   bool keeps_record(const job& j) {
     const auto record = std::ranges::find(records_, j.request.line, &ordered_record::line);
     if (record == records_.end())

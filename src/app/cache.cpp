@@ -74,7 +74,8 @@ void show(const std::vector<packed_entry>& entries, bool as_json, command_contex
       fmt::format("{} {}, {}\n", entries.size(), entries.size() == 1 ? "entry" : "entries", format_bytes(total)));
 }
 
-/// The entries that a word means: those of one key, which several may begin like.
+/// The entries of the one key that begins with a word. Throws `error` (invalid_argument) when no key does, or more than
+/// one.
 std::vector<packed_entry> find(const std::vector<packed_entry>& entries, const std::string& word,
                                const std::filesystem::path& folder) {
   std::vector<packed_entry> found;

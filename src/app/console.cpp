@@ -127,7 +127,7 @@ void console::interrupt() {
   joiner_.clear();
 }
 
-/// A message that the end of the input cut short is answered all the same.
+/// Ends the input. A message that it cut short is answered all the same.
 void console::end_input() {
   if (screen_.person())
     screen_.write("\n");
@@ -140,7 +140,7 @@ void console::refuse(const error& why) {
   complained_ = true;
 }
 
-/// False: leave. A mistake of one line ends the line.
+/// Obeys or answers a text; false: the person leaves. A mistake in one line ends that line only.
 bool console::take(const std::string& text, bool block) {
   try {
     const chat_input input = block ? chat_input{chat_command::message, text} : parse_chat_input(text);
@@ -173,8 +173,8 @@ finished_reply console::read(generation& reply) {
   return done;
 }
 
-/// A line that was typed while `reply` streams, on the watcher's thread: a budget that takes effect with the next step
-/// keeps nobody from reading what comes until then.
+/// Takes a line that was typed while `reply` streams, on the watcher's thread: a change of budget that waits for the
+/// next step does not stop the reply from being shown meanwhile.
 void console::take_meanwhile(const std::string& line, generation& reply) {
   try {
     const auto command = ahead_.take(line);
@@ -185,7 +185,7 @@ void console::take_meanwhile(const std::string& line, generation& reply) {
   } catch (const error& e) {
     try {
       screen_.complain(e);
-    } catch (...) { // a screen that takes nothing any more: who reads the reply meets it, too
+    } catch (...) { // a screen that takes nothing any more: the thread that reads the reply meets it, too
     }
   } catch (const output_closed&) {
   }

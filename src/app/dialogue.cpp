@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t until_full = std::numeric_limits<std::size_t>::max(); // -n -1
 
-/// `text`: bytes, or a share of what the device could use when the model was opened.
+/// Changes the budget. `text`: bytes, or a share of what the device could use when the model was opened.
 void change_budget(runtime& rt, const std::string& text) {
   const auto percent = parse_percent(text);
   if (!percent)

@@ -63,7 +63,7 @@ token_id arg_max(std::span<const float> values) {
   return static_cast<token_id>(std::max_element(values.begin(), values.end()) - values.begin());
 }
 
-/// The other side of a comparison: log-probabilities of one window after another.
+/// The reference of a comparison: log-probabilities of one window after another.
 class opponent {
 public:
   opponent(const eval_options& options, const runtime_config& config, std::size_t vocabulary, std::size_t positions) {

@@ -134,7 +134,7 @@ struct line_editor::impl {
 
   static int read_key(EditLine* editor, wchar_t* key) { return of(editor).next_key(*key); }
 
-  /// As libedit wants it: 1, or 0 at the end of the input.
+  /// Reads a key for libedit: returns 1, or 0 at the end of the input.
   int next_key(wchar_t& key) {
     while (!interrupted) {
       if (!fill(-1))
@@ -149,7 +149,7 @@ struct line_editor::impl {
     return 0;
   }
 
-  /// False: what came is no character, or none that has a meaning.
+  /// Decodes the next character; false when the bytes are none, or one without a meaning.
   bool next_character(wchar_t& key) {
     const auto lead = static_cast<unsigned char>(keys[used]);
     const std::size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
@@ -180,7 +180,7 @@ struct line_editor::impl {
     }
   }
 
-  /// False: Ctrl-C or the end of the input, which end a paste whose end mark never comes.
+  /// Reads a pasted text; false: Ctrl-C or the end of the input, which end a paste whose end mark never comes.
   bool read_paste() {
     pasted_text paste;
     while (fill(-1)) {
@@ -223,7 +223,7 @@ struct line_editor::impl {
 
   /// Shows the line on a screen that has changed; where only the window did, in place of what is there of it.
   void show_again(bool came_back) const {
-    el_set(editor, EL_PREP_TERM, 0); // who stopped the program may have set another mode
+    el_set(editor, EL_PREP_TERM, 0); // the shell may have set another mode
     prepare_terminal();
     el_resize(editor);
     if (!came_back) {

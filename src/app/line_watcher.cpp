@@ -17,7 +17,8 @@
 namespace tropilla::app {
 namespace {
 
-// Nothing tells a program that the shell put it in the foreground again; nobody sees that this takes a moment.
+// Nothing tells a program that the shell put it in the foreground again, so it polls; the delay is too short to be
+// noticed.
 constexpr int background_poll_ms = 250;
 
 } // namespace

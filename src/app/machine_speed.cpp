@@ -50,12 +50,12 @@ double reads_per_second(const runtime_config& config, const gguf_file& file, con
   return measure_reads(path, {.depth = 2 * best_read_depth, .mode = mode_of(config)}, trial).bytes_per_second();
 }
 
-/// A measurement may take a quarter of what a run may.
+/// The memory of a measurement: at most a quarter of what a run may take.
 std::size_t max_memory(const plan_report& plan) {
   return plan.devices.front().limit_bytes / 4;
 }
 
-/// The weights are at most what the run would hold, because that much the machine is asked for anyway.
+/// Measures decode. Its weights are at most what the run would hold, because the machine is asked for that much anyway.
 double weights_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
   const std::size_t bytes = std::clamp(plan.total_bytes, 64 * mib, 256 * mib);
   const std::size_t most = max_memory(plan);

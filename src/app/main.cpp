@@ -15,7 +15,7 @@
 
 namespace {
 
-/// A container often has no LANG; text is UTF-8 there all the same.
+/// Chooses a locale with UTF-8: a container often has no LANG, and text is UTF-8 there all the same.
 void choose_locale() {
   std::setlocale(LC_CTYPE, "");
   if (std::strcmp(::nl_langinfo(CODESET), "UTF-8") != 0)

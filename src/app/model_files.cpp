@@ -74,8 +74,8 @@ public:
   }
 
 private:
-  /// Sorted, so that a search that ends early ends at the same place every time. Names that begin with a dot are locks,
-  /// parts of downloads and the like.
+  /// The entries of a folder, sorted, so that a search that ends early ends at the same place every time. Names that
+  /// begin with a dot are locks, parts of downloads and the like.
   std::vector<fs::path> entries_of(const fs::path& folder) {
     std::vector<fs::path> out;
     std::error_code problem;
@@ -98,7 +98,7 @@ private:
       found_.left_out.push_back(escape(sentence));
   }
 
-  /// Links to folders are not followed: they may lead around in circles.
+  /// Searches a folder. Links to folders are not followed, since they may lead around in circles.
   void folder(const std::string& owner, const fs::path& where, std::size_t depth) {
     for (const fs::path& path : entries_of(where)) {
       std::error_code ignored;
@@ -128,7 +128,7 @@ private:
     found_.models.push_back(std::move(model));
   }
 
-  /// manifests/HOST/NAMESPACE/MODEL/TAG is a small JSON file that names blobs/sha256-...
+  /// Searches ollama's manifests: manifests/HOST/NAMESPACE/MODEL/TAG is a small JSON file that names blobs/sha256-...
   void manifests(const fs::path& where, const fs::path& blobs, std::size_t depth = 0) {
     for (const fs::path& path : entries_of(where)) {
       std::error_code ignored;
@@ -172,7 +172,7 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-/// At most five of them, each with its folder where the names alone do not tell them apart.
+/// Lists at most five models, each with its folder where the names alone do not tell them apart.
 std::string list_of(const std::vector<const model_file*>& models) {
   constexpr std::size_t most = 5;
   std::vector<std::string> shown;

@@ -22,7 +22,7 @@ struct models_options {
   void bind(option_binder& b) { b.flag({"--json", "", "one object: models, and what was left out"}, json); }
 };
 
-/// "~/models/x.gguf", where the home directory is what it begins with.
+/// The path with "~" for the home directory: "~/models/x.gguf".
 std::string short_path(const std::filesystem::path& path) {
   const char* home = std::getenv("HOME");
   const std::string text = path.string();

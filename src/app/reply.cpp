@@ -31,7 +31,7 @@ std::string how_it_ended(const generation_statistics& s) {
 
 constexpr std::size_t text_of_token = 16; // bytes: a few times what words take, for texts that grow by doubling
 
-/// Text that goes on as soon as there is much of it.
+/// JSON text that is passed on as soon as there is much of it.
 class json_text {
 public:
   explicit json_text(const std::function<void(std::string_view)>& write) : write_(write) {}

@@ -36,7 +36,7 @@ struct finished_reply {
   generation_statistics statistics;
   double first_token_seconds = 0; ///< from the process's start for the first reply of a process; 0: there was none
   std::uint64_t seed = 0;
-  bool seed_drawn = false; ///< nobody knows it yet
+  bool seed_drawn = false; ///< the user does not know it yet
 };
 
 /// What the program does when Ctrl-C goes unanswered, or is pressed twice.

@@ -58,7 +58,7 @@ private:
 };
 
 // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables)
-/// It was waited for memory in vain, and none has come since: nobody waits again.
+/// Set when an allocation waited in vain and none has succeeded since: later ones do not wait.
 constinit std::atomic<bool> exhausted = false;
 // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 

@@ -116,7 +116,7 @@ public:
       return;
     show_whole(p.output);
   }
-  /// Also what was cancelled.
+  /// Shows the outputs that are left, also those that were cancelled.
   void end() {
     for (std::size_t i = 0; i < texts_.size(); ++i)
       if (!texts_[i].empty())

@@ -106,7 +106,8 @@ void status_line::clear() {
 void status_line::say(std::string_view line) {
   const std::lock_guard lock(mutex_);
   take_bar_away();
-  // In one write: a reply's piece comes before or after, not between. Failures are ignored, there is nobody to tell.
+  // In one write: a reply's piece comes before or after, not between. Failures are ignored, since they can't be
+  // reported.
   app::say(terminal_.interactive ? fresh_line(inspect_terminal(STDERR_FILENO).width).append(line) : line);
 }
 

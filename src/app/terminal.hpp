@@ -50,7 +50,7 @@ private:
 /// Thrown when the reader of standard output went away (`| head`): the program ends quietly.
 struct output_closed {};
 
-/// Writes whole lines to standard error; failures there are ignored, there is nobody to tell.
+/// Writes whole lines to standard error; failures there are ignored, since they can't be reported.
 void say(std::string_view line);
 
 /// Writes all of `text`; false when the descriptor does not take all of it, and `errno` says why.

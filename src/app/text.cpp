@@ -42,7 +42,7 @@ decoded decode_character(std::string_view s) noexcept {
   return {value, length};
 }
 
-/// C0, DEL and C1.
+/// Whether a character is a control: C0, DEL or C1.
 bool is_control(char32_t c) noexcept {
   return c < 0x20 || (c >= 0x7F && c < 0xA0);
 }
@@ -57,7 +57,8 @@ void append_hex(std::string& out, std::string_view bytes) {
     out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
 }
 
-/// A byte order mark, which is invalid UTF-8, or Latin text without one: UTF-8 has no byte 0 but for U+0000.
+/// Whether the text is UTF-16: by a byte order mark, which is invalid UTF-8, or as Latin text without one, since UTF-8
+/// has no byte 0 except in U+0000.
 bool is_utf16(std::string_view text) noexcept {
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
     return true;

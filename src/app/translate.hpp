@@ -23,7 +23,7 @@ namespace tropilla::app {
 [[nodiscard]] std::vector<std::string> translate_arguments(std::span<const std::string> arguments, const CLI::App& app,
                                                            std::string_view command, std::vector<std::string>& notices);
 
-/// "did you mean --temp?" for an option that nobody knows, with its dashes and maybe "=value" behind it; or empty.
+/// "did you mean --temp?" for an unknown option, with its dashes and maybe "=value" behind it; or empty.
 [[nodiscard]] std::string suggestion(std::string_view unknown, const CLI::App& app, std::string_view command);
 
 } // namespace tropilla::app

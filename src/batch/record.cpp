@@ -24,7 +24,7 @@ void mark(ordered_json& record, const batch_request& r) {
   record["input"] = fmt::format("{:016x}", r.fingerprint);
 }
 
-/// OpenAI knows no context that ends before max_tokens.
+/// The finish reason in OpenAI's format, which knows no context that ends before max_tokens.
 std::string_view openai_reason(finish_reason why) {
   return to_string(why == finish_reason::context ? finish_reason::length : why);
 }
@@ -69,7 +69,7 @@ void append_plain_logprobs(std::string& out, const batch_output& o, const batch_
   });
 }
 
-/// Without its closing brace.
+/// Appends a token in the chat format, without its closing brace.
 void append_chat_token(std::string& out, const token_logprob& token, const record_context& context) {
   const std::string text = context.text_of_token(token.id);
   out += fmt::format(R"({{"token":{},"logprob":{},"bytes":)", json_text_of(text), number(token.logprob));

@@ -17,8 +17,8 @@ using nlohmann::json;
   throw error(errc::invalid_argument, why);
 }
 
-/// A value for a message, at most 40 bytes of it. Lists and objects by their kind: writing them out recurses, as deep
-/// as a line nests them.
+/// Shows a value in a message, at most 40 bytes of it. Lists and objects by their kind: writing them out recurses, as
+/// deep as a line nests them.
 std::string shown(const json& value) {
   if (value.is_structured())
     return value.empty() ? (value.is_array() ? "[]" : "{}") : value.is_array() ? "a list" : "an object";
@@ -91,7 +91,7 @@ void read(const json& from, const char* key, std::vector<token_id>& to) {
   }
 }
 
-/// -1 stands for all tokens where people come from vLLM.
+/// Reads top_k. -1 stands for all tokens, as in vLLM.
 void read_top_k(const json& from, std::size_t& to) {
   const json* value = find(from, "top_k");
   if (value && *value == -1)

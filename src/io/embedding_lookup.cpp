@@ -9,7 +9,7 @@
 namespace tropilla {
 namespace {
 
-/// Rows that are read at once. Twice the queue's depth: it runs dry at the end of a batch only.
+/// Rows that are read at once: twice the queue's depth, so that it runs dry at the end of a batch only.
 constexpr std::size_t batch_rows = 2 * best_row_depth;
 
 std::size_t scratch_bytes(std::size_t row_bytes, std::size_t alignment) noexcept {

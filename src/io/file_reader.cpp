@@ -9,7 +9,7 @@
 namespace tropilla {
 namespace {
 
-/// Files that the page cache can't keep would only push out what it does keep.
+/// Chooses a mode. Files that the page cache can't keep would only push out what it does keep.
 io_mode mode_for(std::span<const std::filesystem::path> paths) {
   std::uintmax_t bytes = 0;
   for (const auto& path : paths) {

@@ -18,12 +18,11 @@ struct sigbus {
   /// The largest number of ranges: one per mapped model and device of the host.
   static constexpr int max_ranges = 64;
 
-  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal's handler has nobody who hands it
-  // anything
+  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): nothing can be passed to a signal's handler
   static inline std::array<std::atomic<guarded_range*>, max_ranges> ranges{};
   static inline std::atomic<int> handling = 0; ///< handlers under way, that may look at ranges
   static inline struct sigaction before {};    ///< written before our handler is installed
-  static inline std::mutex mutex;              ///< of who adds and removes ranges
+  static inline std::mutex mutex;              ///< guards adding and removing ranges
   static inline int count = 0;
   static inline bool installed = false;
   // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
@@ -35,7 +34,7 @@ struct sigbus {
     return ::syscall(SYS_mmap, begin, bytes, protection, flags, -1L, 0L) != -1;
   }
 
-  /// False when the address is in no range, or can't be saved.
+  /// Saves the range at an address; false when there is none, or it can't be saved.
   static bool save(std::byte* at) noexcept {
     for (auto& slot : ranges) {
       auto* const r = slot.load();
@@ -87,7 +86,7 @@ struct sigbus {
     return ::sigaction(SIGBUS, nullptr, &before) == 0 && ::sigaction(SIGBUS, &ours, nullptr) == 0;
   }
 
-  /// Unless another handler came on top of it, which may hand on to ours: that stays, and is not installed again.
+  /// Uninstalls our handler, unless another one was installed on top of it, which may hand on to ours: then ours stays.
   static void uninstall() noexcept {
     struct sigaction now {};
     if (::sigaction(SIGBUS, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&

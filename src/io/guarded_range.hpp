@@ -20,7 +20,7 @@ class guarded_range {
 public:
   /// Guards page-aligned memory that a file is mapped to; it stays mapped until this is gone.
   guarded_range(std::byte* begin, std::size_t bytes);
-  /// @pre nobody reads the range any more
+  /// @pre no thread reads the range any more
   ~guarded_range();
   guarded_range(const guarded_range&) = delete;
   guarded_range& operator=(const guarded_range&) = delete;

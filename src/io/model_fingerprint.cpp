@@ -22,7 +22,7 @@ void add_tensor(packed_key_hash& hash, const weight_source& tensor, std::span<co
                                    static_cast<std::uint64_t>(tensor.columns), tensor.bytes})
     hash.add(fact);
   std::array<std::byte, sample_bytes> sample{};
-  // Not the first bytes alone: rows of an embedding that nobody trained are the same in every model.
+  // Not the first bytes alone: untrained rows of an embedding are the same in every model.
   for (const std::uint64_t at : {tensor.bytes / 3, tensor.bytes / 3 * 2}) {
     const auto bytes = std::span(sample).first(std::min<std::uint64_t>(sample_bytes, tensor.bytes - at));
     files[tensor.file].read(tensor.offset + at, bytes);

@@ -74,7 +74,7 @@ struct packed_builder::impl {
     return false;
   }
 
-  /// An empty string, or why the file can't be published.
+  /// Publishes the file. Returns an empty string, or why it can't be published.
   std::string publish(bool drop_cached);
   std::string add_checksums();
 };

@@ -155,7 +155,7 @@ struct packed_refusal {
 struct packed_entry {
   enum class state : std::uint8_t {
     complete,
-    building, ///< somebody holds its lock
+    building, ///< a process holds its lock
     partial,  ///< left by a process that was killed
     unusable, ///< damaged, or of another version
   };

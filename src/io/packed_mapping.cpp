@@ -13,8 +13,8 @@
 namespace tropilla {
 namespace {
 
-/// Files' times tick with this clock. A change in the tick of the last one would leave no trace: waits for the next.
-/// False when the file's time is in the future.
+/// Waits until the clock of files' times has ticked since the last change: a change in the same tick would leave no
+/// trace. False when the file's time is in the future.
 bool tick_is_over(const timespec& changed) {
   constexpr int max_waits = 20; // a tick is 1 to 10 ms
   for (int i = 0; i < max_waits; ++i) {
@@ -54,7 +54,7 @@ packed_mapping::packed_mapping(int descriptor, std::shared_ptr<const packed_form
 }
 
 packed_mapping::~packed_mapping() {
-  ::munmap(begin_, bytes_); // guarded until the range goes, and nobody reads it
+  ::munmap(begin_, bytes_); // guarded until the range goes, when no thread reads it
   ::close(descriptor_);
 }
 

@@ -46,7 +46,7 @@ public:
 
   enum class claim : std::uint8_t {
     mine,   ///< the caller fills the range, and then calls `filled`
-    others, ///< somebody is filling it: ask again
+    others, ///< another caller is filling it: ask again
     done,   ///< it was filled
     refused ///< the system has no memory
   };

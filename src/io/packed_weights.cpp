@@ -185,7 +185,7 @@ void packed_weights::give_up(const packed_file& entry, std::string_view why) {
   {
     const std::lock_guard lock(mutex_);
     if (file_.get() != &entry)
-      return; // somebody has said so
+      return; // it was reported already
     file_.reset();
   }
   const auto failure = entry.remove();

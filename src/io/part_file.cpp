@@ -69,7 +69,7 @@ void part_file::abandon() noexcept {
   if (!named_)
     return;
   named_ = false;
-  ::unlink(path_.c_str()); // while locked: nobody else can have made a new one
+  ::unlink(path_.c_str()); // while locked, so no other process can have made a new one
   (void)!::ftruncate(descriptor_, 0);
   ::flock(descriptor_, LOCK_UN);
 }

@@ -43,7 +43,7 @@ std::shared_ptr<staging_buffers::place> staging_buffers::take_kept(std::size_t g
     auto has = none; // after a failure
     if (it->second->has.compare_exchange_strong(has, on_its_way) || has == complete)
       return it->second;
-    return nullptr; // for somebody else, who did not wait for it
+    return nullptr; // it is on its way for another loader, and is not waited for
   }
   if (bytes > kept_bytes_)
     return nullptr;

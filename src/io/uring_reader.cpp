@@ -73,7 +73,8 @@ public:
   [[nodiscard]] std::size_t alignment() const noexcept override { return files_->alignment(); }
 
 private:
-  /// Where the kernel has none of the reads, there is nothing to wait for: it is asked again, for a second.
+  /// Submits the reads that the kernel has not taken. If it has none, there is nothing to wait for, and it is asked
+  /// again for a second.
   void submit_the_rest() {
     constexpr std::chrono::milliseconds pause{1};
     for (std::chrono::milliseconds waited{0}; io_uring_sq_ready(&ring_) > 0; waited += pause) {

@@ -199,7 +199,7 @@ struct weight_loader::impl {
     const auto answer = j.answer;
     answer->from = origin::model; // it is not the packed weights that are wrong
     answer->fail(why);
-    finish(answer, j.begun ? j.reads.size() - j.reads_done : 1); // where somebody still packs, that concludes
+    finish(answer, j.begun ? j.reads.size() - j.reads_done : 1); // if a packing job still runs, that one concludes
   }
 
   // -- where packed weights are not what they should be ---------------------------------------------------------------
@@ -224,8 +224,8 @@ struct weight_loader::impl {
       streams->enqueue(std::move(compare));
   }
 
-  /// A mapped group: compared where it lies or, when the mapping is lost, filled like any other. False while another
-  /// loader fills it.
+  /// Prepares a mapped group: it is compared where it lies or, when the mapping is lost, filled like any other. False
+  /// while another loader fills it.
   bool prepare_mapped(job& j) {
     auto& f = *j.answer;
     needs_range = false;
@@ -299,7 +299,7 @@ struct weight_loader::impl {
     return true;
   }
 
-  /// All parts of a group are there, or will never be.
+  /// Concludes a group, all of whose reads are there or will never be.
   void conclude(const std::shared_ptr<flight>& f) {
     try {
       if (f->failed() && try_again(f))
@@ -497,7 +497,7 @@ struct weight_loader::impl {
     return it;
   }
 
-  /// A group was read, or will not be.
+  /// Records in trace and log that a group was read, or will not be.
   void record(const job& j) {
     const auto now = clock::now();
     if (setup.log.wants(log_level::debug) && !j.answer->failed())
@@ -509,7 +509,7 @@ struct weight_loader::impl {
     recorded = now; // reads of two groups overlap; what is shown may not
   }
 
-  /// Streamed groups are read for every step: that much only `trace` wants to know.
+  /// Logs a group that was read. Streamed groups are read for every step, so they are logged at level `trace`.
   void log_read(const job& j, clock::time_point now) const {
     const auto level = is_streamed(j.group) ? log_level::trace : log_level::debug;
     const auto& group = setup.layout->groups[j.group];
@@ -542,7 +542,7 @@ struct weight_loader::impl {
     }
   }
 
-  /// On a packing stream.
+  /// Packs a chunk, on a packing stream.
   void place(std::size_t index, std::byte* memory, flight& answer, const weight_chunk& chunk,
              std::span<const std::byte> bytes, tracer::track track) const {
     const auto& group = setup.layout->groups[index];

@@ -98,7 +98,8 @@ void file_in_place::close() noexcept {
     ::unlink(beside_.c_str());
 }
 
-/// Links replace nothing: a name first that is free, which no two files that are open can both have.
+/// Gives the file a free name beside its place, since a link can't replace a file; no two open files can have the same
+/// one.
 void file_in_place::name_beside() {
   if (!beside_.empty())
     return;

@@ -20,7 +20,7 @@ enum class log_component : std::uint8_t {
   runtime,    ///< opening, closing, sessions, notices
   supervisor, ///< actors that come, go and are replaced
   scheduler,  ///< requests
-  memory,     ///< budgets, and who waits for bytes
+  memory,     ///< budgets, and requests that wait for bytes
   loader,     ///< weights on their way from files
   prefetcher, ///< the ring of streamed weights
   compute,    ///< steps and devices

@@ -59,14 +59,14 @@ void forward_norm(ops& o, const llama_layout& layout, const llama_workspace& spa
   o.rms_norm(chosen, norm, layout.config.norm_epsilon, s.logit_rows.size(), head_input(layout, space));
 }
 
-/// The logits of the vocabulary's entries from `first` on, as many as the matrix has rows.
+/// Computes the logits of the vocabulary's entries from `first` on, as many as the matrix has rows.
 void forward_head(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                   const packed_matrix& head, std::size_t first) {
   const linear_target logits[] = {{head, space.floats(buffer::logits) + first, layout.config.vocabulary, false}};
   o.linear(head_input(layout, space), s.logit_rows.size(), logits);
 }
 
-/// Everything behind the layers.
+/// Computes everything behind the layers.
 void forward_output(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                     loaded_groups groups, std::size_t g) {
   if (s.logit_rows.empty())

@@ -38,7 +38,7 @@ struct step {
   }
 };
 
-/// Returns an empty step: `last`, when nobody else has it any more, so that steps of the same size allocate nothing.
+/// Returns an empty step: `last`, when no other holder is left, so that steps of the same size allocate nothing.
 [[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
 
 /// Points a step's sequences at the pages of the device where these begin at `starts`, by number.

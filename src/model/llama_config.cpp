@@ -225,7 +225,7 @@ private:
       if (std::find(of_model.begin(), of_model.end(), rest) != of_model.end())
         continue;
       const auto layer = take_layer(rest);
-      // Old converters stored the rotary frequencies of each layer; nobody reads them.
+      // Old converters stored the rotary frequencies of each layer; they are not used.
       const bool known = std::find(of_layer.begin(), of_layer.end(), rest) != of_layer.end() ||
                          rest == "attn_rot_embd.weight" || rest == "attn_rot_embd";
       if (!layer || !known)

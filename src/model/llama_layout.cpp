@@ -79,7 +79,7 @@ struct layout_builder {
     out.range = {range.first, std::min(range.last, out.config.layers)};
   }
 
-  /// A group that is a section of its own.
+  /// Adds a group that is a section of its own.
   void add_section(group_builder&& b, std::size_t unit_bytes = 0) {
     auto group = b.build();
     group.section = out.sections.size();
@@ -118,7 +118,7 @@ struct layout_builder {
     return out.config.output ? *out.config.output : out.config.token_embedding;
   }
 
-  /// The head's tiles, whatever their size, are multiples of this.
+  /// The unit of the head's tiles: whatever their size, they are multiples of it.
   [[nodiscard]] std::size_t unit_bytes() const {
     const auto layout = make_packed_layout(head().type, head().rows, head().columns);
     return panels_per_unit(layout) * layout.panel_bytes;

@@ -46,7 +46,7 @@ class lexicon {
 public:
   explicit lexicon(std::size_t size) : size_(size), tokens_(byte_alphabet()) {}
 
-  /// Words of one to four letters, each made in one way only: letters, then pairs of pairs, with and without the
+  /// Makes words of one to four letters, each made in one way only: letters, then pairs of pairs, with and without the
   /// space before them (U+0120 in GPT-2's alphabet).
   void grow() {
     std::vector<std::string> letters;

@@ -65,7 +65,7 @@ void batcher::cancel(request_id id, clock::time_point now) {
 
 void batcher::fail_all(const error& why) {
   log_.all_failed(requests_.size(), why);
-  while (!requests_.empty()) { // one after another, so that who is called again goes on where memory was refused
+  while (!requests_.empty()) { // one after another, so that another call goes on where memory was refused
     const auto r = requests_.begin()->second;
     r->outputs.clear(); // they refer to each other
     r->request.sink->failed(why);
@@ -85,7 +85,7 @@ void batcher::fail_all(const error& why) {
   void_loans();
 }
 
-/// Its pages or logits are in use.
+/// Whether the request's pages or logits are in use.
 bool batcher::busy_with(const shared_request& r) {
   return std::ranges::any_of(r.outputs, [](const sequence_ptr& s) { return s->in_step > 0; });
 }
@@ -114,7 +114,7 @@ void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_
   r->request.sink->finished(stats);
 }
 
-/// Ends what was given up, timed out or failed, as far as nothing of it is being computed.
+/// Ends requests that were given up, timed out or failed, as far as nothing of them is being computed.
 void batcher::settle_endings(clock::time_point now) {
   std::vector<std::shared_ptr<shared_request>> due;
   for (const auto& [id, r] : requests_) {
@@ -179,7 +179,7 @@ void batcher::deactivate(const sequence_ptr& s) {
   active_.erase(std::ranges::find(active_, s));
 }
 
-/// Gives its pages up; what is on them is found again if nobody needs them meanwhile.
+/// Takes a sequence's pages away; what is on them is found again if they are not needed meanwhile.
 void batcher::preempt(const sequence_ptr& s) {
   ++preemptions_;
   log_.preempted(*s);
@@ -187,7 +187,7 @@ void batcher::preempt(const sequence_ptr& s) {
   waiting_.insert(s);
 }
 
-/// As `preempt`, but for the only one that is active: where there is no memory for a page, it would wait for ever.
+/// As `preempt`, except for the only active sequence: where there is no memory for a page, it would wait for ever.
 void batcher::make_way(const sequence_ptr& s) {
   if (active_.size() > 1 || !pages_.refusal())
     return preempt(s);
@@ -210,7 +210,7 @@ bool batcher::make_room(const sequence_ptr& s) {
   return true;
 }
 
-/// Up to `rows`, as there are pages.
+/// The number of rows, up to `rows`, that there are pages for.
 std::size_t batcher::rows_with_pages(sequence& s, std::size_t rows) {
   while (s.path.pages.size() * kv_page_tokens < s.path.tokens + rows)
     if (!pages_.extend(s.path))
@@ -229,7 +229,7 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
     const bool short_of_memory = pages_.refusal().has_value();
     if (active_.size() <= 1)
       pages_.try_again();
-    if (active_.empty() || !short_of_memory) // who waits would take what the one that is active needs
+    if (active_.empty() || !short_of_memory) // a waiting sequence would take what the active one needs
       admit(now);
     while (!computing_ && !active_.empty()) {
       computing_ = compose();
@@ -349,7 +349,7 @@ const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, c
   return draws_;
 }
 
-/// All outputs of a request begin with its prompt, which was computed once.
+/// Starts the outputs of a request, which all begin with its prompt, computed once.
 void batcher::start_outputs(const std::shared_ptr<shared_request>& r) {
   for (std::size_t i = 1; i < r->request.options.outputs; ++i)
     r->outputs.push_back(std::make_shared<sequence>(r, i));

@@ -289,7 +289,7 @@ void kv_pages::link(std::uint32_t n, std::uint32_t parent) {
   first = n;
 }
 
-/// An idle page becomes a free one.
+/// Makes an idle page a free one.
 void kv_pages::forget(std::uint32_t n) {
   auto& here = nodes_[n];
   assert(here.uses == 0 && here.first_child == none);

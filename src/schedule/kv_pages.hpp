@@ -4,8 +4,8 @@
 /// sequences with a common beginning share the pages of it. Full pages are found by the hash of their tokens and their
 /// parent (as Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023,
 /// section 4, share blocks; the tree is SGLang's, Zheng et al., 2024) and compared token by token; the last, partial
-/// one by its longest common beginning. A page that nobody uses stays until its place is wanted, the longest unused
-/// first, and children before parents.
+/// one by its longest common beginning. An unused page stays until its place is wanted, the longest unused first, and
+/// children before parents.
 ///
 /// It handles page numbers, not bytes: every device has pages of its own under the same numbers. It has no locks: one
 /// thread at a time.
@@ -44,9 +44,9 @@ public:
     std::size_t tokens = 0; ///< whose keys and values are on them
   };
 
-  /// The longest path whose tokens are the beginning of `tokens`. Its pages are used from now on.
-  /// `copy`: the last page is new, and what it shares with another has to be copied to it; `from` stays in use until
-  /// `copied`. A partial page that nobody uses is taken over without a copy.
+  /// The longest path whose tokens are the beginning of `tokens`. Its pages are used from now on. `copy`: the last page
+  /// is new, and what it shares with another has to be copied to it; `from` stays in use until `copied`. A partial page
+  /// that is unused is taken over without a copy.
   [[nodiscard]] path find(std::span<const token_id> tokens, std::optional<page_copy>& copy);
   void copied(const page_copy& c);
 

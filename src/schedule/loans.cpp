@@ -69,7 +69,8 @@ bool batcher::give_back(request_id borrower) {
   return valid;
 }
 
-/// After the pages were forgotten: a borrower may be writing to its own, so that nobody else may have them.
+/// Voids the loans after the pages were forgotten. A borrower may be writing to its pages, so no other sequence may
+/// have them.
 void batcher::void_loans() {
   for (auto& [borrower, loan] : loans_) {
     loan.is_void = true;

@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t of_request = 2048; // its own state, its entries in queues and maps, the allocator's share
 constexpr std::size_t of_output = 1024;
 constexpr std::size_t of_counted_token = 48; // an entry of a hash table
-constexpr std::size_t growth = 2;            // of a list whose end nobody knows
+constexpr std::size_t growth = 2;            // of a list whose final length is unknown
 
 } // namespace
 
