@@ -63,7 +63,7 @@ inline constexpr std::size_t attention_split_pages = 8;
   return most / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
 }
 
-/// Where a row of a step stands in its context.
+/// The place of a row of a step in its context.
 struct row_place {
   std::uint32_t position = 0;
   std::uint32_t first_page = 0; ///< of its sequence, in the list of page starts

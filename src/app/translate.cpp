@@ -132,7 +132,7 @@ std::vector<std::string> translate_arguments(std::span<const std::string> argume
     }
     if (foreign)
       continue;
-    // What CLI11 would take for one letter and a value that is attached to it.
+    // CLI11 would take such a word for one letter and a value that is attached to it.
     if (!is_long && name.size() > 2 &&
         std::all_of(name.begin(), name.end(), [](char c) { return is_letter(c) || c == '-' || c == '_'; })) {
       const std::string key = key_of(name, app, command);

@@ -122,7 +122,7 @@ std::string_view utf8_stream::push(std::string_view bytes) {
 }
 
 std::string_view utf8_stream::finish() {
-  // What is held back is the beginning of one character, hence one maximal subpart.
+  // The bytes held back are the beginning of one character, hence one maximal subpart.
   out_ = pending_.empty() ? std::string_view{} : utf8::replacement;
   pending_.clear();
   return out_;

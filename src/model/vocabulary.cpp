@@ -75,7 +75,7 @@ void read_kinds(vocabulary& v, const gguf_file& file, const std::vector<std::str
     for (std::size_t id = 0; id < tokens.size(); ++id) {
       if ((std::cmp_less(types[id], 0) || std::cmp_greater(types[id], 6)) && unknown++ == 0)
         first_unknown = fmt::format("{}[{}] is {}", key_types, id, types[id]);
-      // What does not fit a signed number is no type either.
+      // A number that does not fit a signed one is no type either.
       v.kinds.push_back(
           kind_of(std::in_range<std::int64_t>(types[id]) ? static_cast<std::int64_t>(types[id]) : -1, tokens[id]));
     }
@@ -323,7 +323,7 @@ std::optional<special_tokens::found> special_tokens::match_front(const token_tex
   std::optional<found> longest;
   auto low = sorted_.begin();
   auto high = sorted_.end();
-  // Those that share the first `depth` bytes with the text are neighbours; each further byte narrows them.
+  // Tokens that share the first `depth` bytes with the text are neighbours; each further byte narrows them.
   for (std::size_t depth = 0; low != high; ++depth) {
     if (const std::string_view first = texts[static_cast<std::size_t>(*low)]; first.size() == depth) {
       longest = found{0, depth, *low};
