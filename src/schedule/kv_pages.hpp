@@ -56,7 +56,8 @@ public:
   /// Removes the last page from a path that was looked up.
   void shorten(path& p);
   /// Marks the pages of a path as used, as if they had been taken from where they were: their holder does not know that
-  /// everything else was forgotten. @pre these pages are unused and nothing is on them, as after construction
+  /// everything else was forgotten.
+  /// @pre these pages are unused and nothing is on them, as after construction
   void occupy(const path& p);
 
   /// The beginning that `find` would find, without using or changing anything.
@@ -69,8 +70,9 @@ public:
 
   /// Adds an empty page to a path's end; false when every page is in use, or there is no memory for another one.
   [[nodiscard]] bool extend(path& p);
-  /// Notes that the next tokens of the path have been computed: they can be found from now on. @pre the path has pages
-  /// for them. Where another path has the same page already, the path goes on with that one.
+  /// Notes that the next tokens of the path have been computed: they can be found from now on. Where another path has
+  /// the same page already, the path goes on with that one.
+  /// @pre the path has pages for them
   void append(path& p, std::span<const token_id> tokens);
   /// Ends this path's use of its pages; what was appended can still be found.
   void release(path& p);
