@@ -185,7 +185,7 @@ public:
 /// What CAF says of an exit reason, for people.
 [[nodiscard]] std::string render(const caf::error& reason);
 
-/// The part of a stateful_actor actor that those who wait for its end need. CAF 1.x reports the end of an actor before
+/// The part of a stateful actor that those who wait for its end need. CAF 1.x reports the end of an actor before
 /// it calls `on_exit`, so when the state still holds its leases.
 class stateful_actor_base {
 public:

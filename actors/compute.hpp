@@ -3,16 +3,11 @@
 
 #include "actors/messages.hpp"
 #include "actors/role.hpp"
+#include "actors/step_jobs.hpp"
 #include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 
 namespace tropilla::cast {
-
-/// What a device's rows are copied to where the processor has none of its memory; made when first wanted. Who reads
-/// them may do so when the actor that wrote them has ended.
-struct host_copies {
-  std::shared_ptr<std::byte> logits, candidates, hidden;
-};
 
 struct compute_setup {
   std::shared_ptr<const weight_placement> weights;

@@ -108,7 +108,7 @@ private:
   shard_context shared_;
   lease activations_, workspace_, requests_;
   std::unique_ptr<llama_workspace> space_;
-  std::shared_ptr<cast::host_copies> copies_ = std::make_shared<cast::host_copies>();
+  std::shared_ptr<host_copies> copies_ = std::make_shared<host_copies>();
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);

@@ -45,7 +45,7 @@ struct small_device {
     setup.pipeline = pipeline;
     setup.meter = std::make_shared<transfer_meter>();
     setup.progress = std::make_shared<std::atomic<std::uint64_t>>();
-    setup.copies = std::make_shared<cast::host_copies>();
+    setup.copies = std::make_shared<host_copies>();
     setup.pages.assign(1, nullptr);
     return cast::spawn_compute(system, std::move(setup));
   }

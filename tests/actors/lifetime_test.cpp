@@ -84,7 +84,7 @@ runtime_hooks spoiled(testing::fault_script& script) {
   return hooks;
 }
 
-/// A loader over a device and a arbiter that nobody else uses.
+/// A loader over a device and an arbiter that nobody else uses.
 class lone_loader {
 public:
   explicit lone_loader(const runtime_hooks& hooks = {}) {

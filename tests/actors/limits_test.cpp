@@ -17,7 +17,7 @@ program_needs needs_of(const runtime_config& config) {
   return needs_of_runtime(llama_config::read(gguf_file::open(config.model)).vocabulary, 0);
 }
 
-/// A system that leaves a arbiter so many bytes.
+/// A system that leaves an arbiter so many bytes.
 struct made_up_limit {
   std::atomic<std::size_t> left{unlimited / 2};
   std::size_t addresses = 0; ///< 0: as many as one likes

@@ -1,4 +1,4 @@
-// What the system's files say of memory, and what a arbiter may have of it.
+// What the system's files say of memory, and what an arbiter may have of it.
 #include "memory/memory_limit.hpp"
 #include "tests/support/file_tree.hpp"
 

@@ -1,5 +1,5 @@
 // How requests end before their time: cancelled, given up, late, refused, failed, and read out.
-#include "tests/unit/model/table_top.hpp"
+#include "tests/unit/schedule/table_top.hpp"
 
 using namespace tropilla;
 using testing::expected;

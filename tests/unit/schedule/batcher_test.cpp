@@ -1,5 +1,5 @@
 // The state machine of batches, driven by hand: no device, no actors.
-#include "tests/unit/model/table_top.hpp"
+#include "tests/unit/schedule/table_top.hpp"
 
 #include <random>
 

@@ -1,5 +1,5 @@
 // KV pages that there is no memory for: who shares what there is, and who fails.
-#include "tests/unit/model/table_top.hpp"
+#include "tests/unit/schedule/table_top.hpp"
 
 #include <random>
 #include <set>

@@ -1,0 +1,164 @@
+// Jobs hold what they work with; the actor that enqueued them may end first.
+#include "actors/step_jobs.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace tropilla {
+
+/// What a job reads and writes.
+struct step_jobs::job {
+  const llama_workspace* space;
+  std::shared_ptr<const step> work;
+  std::shared_ptr<loaded_weights> weights;
+  std::chrono::steady_clock::time_point began{}; ///< written by worker 0 at the job's start, and read after its end
+};
+
+step_jobs::step_jobs(step_jobs_setup setup)
+    : setup_(std::move(setup)),
+      pages_(std::make_shared<const std::vector<std::byte*>>(std::exchange(setup_.pages, {}))) {
+  if (setup_.trace)
+    track_ = setup_.trace->make_track("stream " + std::string(setup_.dev->name()) + " compute");
+}
+
+void step_jobs::follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept) {
+  weights_ = std::make_shared<loaded_weights>(std::move(placement));
+  for (std::size_t g = 0; g < std::min(kept.size(), weights_->leases.size()); ++g)
+    if (kept[g])
+      take(g, kept[g]);
+  // A mapping that was lost before has only memory of its own for those who come now.
+  const auto& mapping = weights_->placement->mapping;
+  watches_mapping_ =
+      mapping && (std::ranges::any_of(kept, [](const lease& l) { return static_cast<bool>(l); }) || !mapping->lost());
+}
+
+void step_jobs::take(std::size_t group, const lease& memory) {
+  weights_->leases[group] = memory;
+  weights_->memory[group] = memory.data();
+}
+
+void step_jobs::drop(std::size_t group) {
+  weights_->memory[group] = nullptr;
+  weights_->leases[group].reset();
+}
+
+std::vector<lease> step_jobs::resident() const {
+  auto out = weights_->leases;
+  for (std::size_t g = 0; g < out.size(); ++g)
+    if (weights_->placement->streams(g))
+      out[g].reset();
+  return out;
+}
+
+std::vector<lease> step_jobs::leave_for(const weight_placement& next) {
+  std::vector<lease> kept(next.layout.groups.size());
+  // What is mapped is watched by those alone who have the same mapping.
+  const auto& now = *weights_->placement;
+  const bool may_stay = !now.mapping || now.mapping == next.mapping;
+  for (std::size_t g = 0; may_stay && g < std::min(kept.size(), weights_->leases.size()); ++g)
+    if (!now.streams(g) && !next.streams(g) && next.same_group(now, g))
+      kept[g] = weights_->leases[g];
+  weights_ = std::make_shared<loaded_weights>(weights_->placement);
+  return kept;
+}
+
+void step_jobs::begin(const step& work, const hidden_input& from) {
+  // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
+  const auto bound = blank_step(last_bound_);
+  *bound = work;
+  bind_pages(*bound, *pages_);
+  current_ = bound;
+  from_ = from;
+}
+
+void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done) {
+  // A GPU computes after its job has ended: until what is recorded behind it is done, what it reads and writes must
+  // stay, even if the actor ends.
+  const auto held = std::make_shared<job>(job{setup_.space, current_, weights_});
+  const auto& layout = weights_->placement->layout;
+  const bool begins = first == layout.begin_group();
+  const float* const from = begins ? bring_hidden() : nullptr;
+  std::vector<std::size_t> rows(from != nullptr ? current_->ids.size() : 0);
+  std::iota(rows.begin(), rows.end(), std::size_t{0});
+  setup_.dev->enqueue([held, first, last, from, rows = std::move(rows),
+                       chooses = is_last && !setup_.next && top_k() > 0, copied = begins ? pages_ : nullptr,
+                       page_bytes = to_group_alignment(kv_page_bytes(layout, setup_.space->shape().kv))](ops& o) {
+    const auto& [space, work, w, _] = *held;
+    if (o.worker() == 0)
+      held->began = std::chrono::steady_clock::now();
+    if (copied)
+      copy_pages(o, *work, *copied, page_bytes);
+    if (from)
+      o.gather_rows(from, w->placement->layout.config.width, rows, space->floats(buffer::hidden));
+    forward_groups(o, w->placement->layout, *space, *work, w->memory, first, last);
+    if (chooses)
+      keep_top_k(o, w->placement->layout, *space, *work);
+  });
+  // The stream's thread runs what follows (compute, the scheduler, the sampler): it has nothing to do before them.
+  setup_.dev->compute_stream().record().then(
+      [held, first, last, trace = setup_.trace, track = track_, done = std::move(done)] {
+        const auto end = std::chrono::steady_clock::now();
+        if (trace)
+          trace->record(track, first + 1 == last ? "group" : "groups", held->began, end, "first",
+                        static_cast<std::int64_t>(first));
+        held->work.reset(); // the actor fills it again
+        held->weights.reset();
+        done(std::chrono::duration<double>(end - held->began).count());
+      });
+}
+
+/// Has the rows of the device before copied, at once where this device's memory is its own. Returns where a job is to
+/// copy them from; null: nowhere.
+const float* step_jobs::bring_hidden() {
+  if (from_.rows == nullptr || setup_.dev->host_memory())
+    return from_.rows;
+  const auto* const bytes = reinterpret_cast<const std::byte*>(from_.rows);
+  const std::size_t count = current_->ids.size() * weights_->placement->layout.config.width * sizeof(float);
+  if (from_.on != nullptr)
+    setup_.dev->copy_from(*from_.on, bytes, setup_.space->at(buffer::hidden), count);
+  else
+    setup_.dev->upload(bytes, setup_.space->at(buffer::hidden), count);
+  return nullptr;
+}
+
+/// A buffer's first values where the processor reads them: where they are, or copied. `copy` has room for `max_count`.
+template <class T>
+const T* step_jobs::on_host(buffer b, std::size_t count, std::size_t max_count, std::shared_ptr<std::byte>& copy) {
+  if (setup_.dev->host_memory())
+    return reinterpret_cast<const T*>(setup_.space->at(b));
+  if (!copy)
+    copy = setup_.dev->make_host_buffer(max_count * sizeof(T));
+  setup_.dev->download(setup_.space->at(b), copy.get(), count * sizeof(T));
+  return reinterpret_cast<const T*>(copy.get());
+}
+
+/// Logits of a row that travel from a device whose memory can't be read; 0: all.
+std::size_t step_jobs::top_k() const {
+  return setup_.dev->host_memory() || current_->logit_rows.empty() ? 0
+                                                                   : top_k_of(weights_->placement->layout, *current_);
+}
+
+step_output step_jobs::output() {
+  const std::size_t vocabulary = weights_->placement->layout.config.vocabulary;
+  const std::size_t rows = current_->logit_rows.size(), max_rows = setup_.space->shape().logit_rows;
+  step_output out;
+  out.candidates_of_row = top_k();
+  if (out.candidates_of_row > 0)
+    out.candidates = on_host<candidate>(buffer::head_rows, rows * out.candidates_of_row, max_rows * max_top_k,
+                                        setup_.copies->candidates);
+  else
+    out.logits = on_host(buffer::logits, rows * vocabulary, max_rows * vocabulary, setup_.copies->logits);
+  return out;
+}
+
+hidden_input step_jobs::hand_on() {
+  if (setup_.next->takes_from(*setup_.dev))
+    return {hidden(), setup_.dev};
+  const std::size_t width = weights_->placement->layout.config.width;
+  return {on_host(buffer::hidden, current_->ids.size() * width, setup_.space->shape().max_batch_tokens * width,
+                  setup_.copies->hidden),
+          nullptr};
+}
+
+} // namespace tropilla

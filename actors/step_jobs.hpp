@@ -1,0 +1,115 @@
+/// What compute has its device do: jobs of a step's weight groups, and the copies of what they leave.
+#pragma once
+
+#include "actors/placement.hpp"
+#include "kernels/device.hpp"
+#include "memory/lease.hpp"
+#include "src/model/llama.hpp"
+#include "src/trace/trace.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tropilla {
+
+/// Copies of what a device computed, where the processor has none of the device's memory; made when first wanted. They
+/// may be read when the actor that wrote them has ended.
+struct host_copies {
+  std::shared_ptr<std::byte> logits, candidates, hidden;
+};
+
+/// Rows of a step that a device before this one computed.
+struct hidden_input {
+  const float* rows = nullptr; ///< [ids, width]; null: the step begins here, with the embedding
+  const device* on = nullptr;  ///< whose memory that is; null: the processor's
+};
+
+/// The logits of a step: all of each row, or the greatest ones.
+struct step_output {
+  const float* logits = nullptr;         ///< [logit_rows, vocabulary]
+  const candidate* candidates = nullptr; ///< [logit_rows, candidates_of_row]
+  std::size_t candidates_of_row = 0;
+};
+
+/// What the jobs of a device work with. All of it outlives them.
+struct step_jobs_setup {
+  const llama_workspace* space = nullptr;
+  device* dev = nullptr;
+  std::vector<std::byte*> pages; ///< KV page starts of the device
+  std::shared_ptr<host_copies> copies;
+  tracer* trace = nullptr;
+  const device* next = nullptr; ///< that has the layers behind these; null: this one gives the logits
+};
+
+/// One thread, an actor's, calls the functions; jobs run on the device's stream, and may outlive this.
+class step_jobs {
+public:
+  explicit step_jobs(step_jobs_setup setup);
+
+  // -- weights ----
+
+  /// Begins with a placement and those of its groups that are there.
+  void follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept);
+  [[nodiscard]] const std::shared_ptr<const weight_placement>& placement() const noexcept {
+    return weights_->placement;
+  }
+  void take(std::size_t group, const lease& memory);
+  void drop(std::size_t group);
+  /// Leases of the groups that stay, by index.
+  [[nodiscard]] std::vector<lease> resident() const;
+  /// Lets go of all groups, and returns the leases of those that stay in `next`, too.
+  [[nodiscard]] std::vector<lease> leave_for(const weight_placement& next);
+  /// True where weights that are mapped may have changed under a job.
+  [[nodiscard]] bool lost() const { return watches_mapping_ && weights_->placement->mapping->lost(); }
+
+  // -- steps ----
+
+  /// A step begins: binds it to the device's pages.
+  void begin(const step& work, const hidden_input& from);
+  [[nodiscard]] const step& current() const noexcept { return *current_; }
+  void end() noexcept { current_.reset(); }
+  /// Where the rows of the step's tokens go, [ids, width].
+  [[nodiscard]] float* hidden() const { return setup_.space->floats(buffer::hidden); }
+  [[nodiscard]] std::shared_ptr<const step> shared_step() const noexcept { return current_; }
+
+  /// Enqueues groups [first, last) of the step; `done` gets the seconds that they took, on the stream's thread. Throws
+  /// `error` when a copy fails.
+  void enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done);
+  /// The logits of the step, which stay valid until the next one. Throws `error` when a copy fails.
+  [[nodiscard]] step_output output();
+  /// The rows of the step for the next device. Throws `error` when a copy fails.
+  [[nodiscard]] hidden_input hand_on();
+
+private:
+  /// Shared with the job that is out, which may run when this is gone. Jobs read only what was set before them and
+  /// stays meanwhile.
+  struct loaded_weights {
+    explicit loaded_weights(std::shared_ptr<const weight_placement> p)
+        : placement(std::move(p)), leases(placement->layout.groups.size()), memory(leases.size(), nullptr) {}
+    std::shared_ptr<const weight_placement> placement;
+    std::vector<lease> leases;
+    std::vector<const std::byte*> memory; ///< of the groups that are there
+  };
+  struct job;
+
+  [[nodiscard]] std::size_t top_k() const;
+  template <class T = float>
+  [[nodiscard]] const T* on_host(buffer b, std::size_t count, std::size_t max_count, std::shared_ptr<std::byte>& copy);
+  [[nodiscard]] const float* bring_hidden();
+
+  step_jobs_setup setup_;
+  std::shared_ptr<const std::vector<std::byte*>> pages_;
+  tracer::track track_ = 0;
+  std::shared_ptr<loaded_weights> weights_;
+  bool watches_mapping_ = false; ///< some of the weights may be lost
+  std::shared_ptr<const step> current_;
+  std::shared_ptr<step> last_bound_; ///< current, or to be used again
+  hidden_input from_;
+};
+
+} // namespace tropilla
