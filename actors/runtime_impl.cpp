@@ -1,9 +1,9 @@
 // Builds a runtime and takes it down.
 #include "actors/runtime_impl.hpp"
 
-#include "actors/restart_limit.hpp"
 #include "actors/sampler.hpp"
 #include "actors/scheduler.hpp"
+#include "src/schedule/restart_limit.hpp"
 
 #include <fmt/format.h>
 
@@ -244,7 +244,7 @@ private:
 
   std::recursive_mutex mutex_; ///< what is spawned may end before it is watched
   runtime_impl* of_;
-  cast::restart_limit restarts_;
+  restart_limit restarts_;
 };
 
 void runtime_impl::spawn_sampler() {

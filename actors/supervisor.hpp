@@ -1,7 +1,8 @@
-/// Watches the cast and replaces who ends unexpectedly. When one of those who bring weights (memory manager, loader,
-/// prefetcher) ends, all three are replaced, and the step at hand goes on; when compute ends, it is replaced with them,
-/// and the step is computed again; a scheduler takes over the batch of the one before. Who ends again and again without
-/// anything being computed between is not replaced any more: what needs it fails with the reason.
+/// Watches the cast and replaces members that end unexpectedly, by `restart_rules`. When a member of the weight
+/// pipeline (memory manager, loader, prefetcher) ends, all three are replaced, and the step at hand goes on; when
+/// compute ends, it is replaced with them, and the step is computed again; a scheduler takes over the batch of the one
+/// before. A member that ends again and again without anything being computed between is not replaced any more: what
+/// needs it fails with the reason.
 #pragma once
 
 #include "actors/messages.hpp"
@@ -18,7 +19,7 @@
 
 namespace tropilla::cast {
 
-/// The pipeline of the moment and what it works by, for whoever has to end it, or to take over, after the supervisor
+/// The pipeline of the moment and what it works by, for those that end it, or take over, after the supervisor
 /// ended.
 class current_pipeline {
 public:

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-namespace tropilla::cast {
+namespace tropilla {
 
 /// Counts new starts since something was computed. Not for several threads at once.
 class restart_limit {
@@ -29,4 +29,4 @@ private:
   std::size_t starts_ = 0;
 };
 
-} // namespace tropilla::cast
+} // namespace tropilla
