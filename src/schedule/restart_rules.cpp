@@ -63,7 +63,10 @@ restart_rules::actions restart_rules::change(placement next) {
 
 restart_rules::actions restart_rules::suspended(placement next, std::vector<lease> kept) {
   actions out;
-  if (compute_gone_)
+  if (compute_gone_ || given_up_)
+    return out;
+  // While compute stands still for a change, it also answers the suspension of a restart that the change overtook.
+  if (suspended_ && is_first_change(suspended_for_))
     return out;
   suspended_ = true;
   suspended_for_ = std::move(next);
@@ -108,7 +111,6 @@ restart_rules::actions restart_rules::spawn_failed(const error& why) {
     out.emplace_back(spawn_pipeline{spawning_});
     return out;
   }
-  suspended_ = compute_gone_ = false;
   return give_up("weight pipeline", why.what());
 }
 

@@ -22,23 +22,47 @@ struct sightings {
 
 /// Compute as a supervisor sees it: it takes messages in order, stands still when it may, and its answers take a while.
 struct fake_compute {
+  struct message {
+    bool resume = false; ///< or suspend
+    placement of;
+  };
   bool alive = true, stands_still = false;
   placement weights;
-  std::deque<placement> wanted;                                   ///< it was asked to stand still for these
+  std::deque<message> inbox{};
+  std::deque<placement> wanted{};                                 ///< it was asked to stand still for these
   std::deque<std::pair<placement, std::vector<lease>>> answers{}; ///< on their way
 
-  /// As `compute` chooses: what follows the same weights comes first, other weights wait for the end of a step.
-  void stand_still(bool between_steps) {
-    if (stands_still || wanted.empty())
-      return;
+  /// One message, or one look at what is wanted. False when there is nothing that it may do.
+  bool act(bool between_steps) {
+    if (inbox.empty())
+      return stand_still(between_steps);
+    const auto m = std::move(inbox.front());
+    inbox.pop_front();
+    if (m.resume) {
+      weights = m.of;
+      stands_still = false;
+    } else {
+      wanted.push_back(m.of);
+    }
+    (void)stand_still(between_steps);
+    return true;
+  }
+
+private:
+  /// As `compute` chooses: what follows the same weights comes first, other weights wait for the end of a step. While
+  /// it stands still it answers others at once, without leases.
+  bool stand_still(bool between_steps) {
+    if (wanted.empty())
+      return false;
     auto it = std::ranges::find(wanted, weights);
-    if (it == wanted.end() && between_steps)
+    if (it == wanted.end() && (between_steps || stands_still))
       it = wanted.begin();
     if (it == wanted.end())
-      return;
+      return true; // later
+    answers.emplace_back(*it, leases(stands_still ? 0 : groups));
     stands_still = true;
-    answers.emplace_back(*it, leases(groups));
     wanted.erase(it);
+    return true;
   }
 
   static constexpr std::size_t groups = 2;
@@ -108,12 +132,8 @@ private:
     const std::size_t i = pick(5);
     if (i < 3)
       return settle_member(members_[i]);
-    if (i == 3) {
-      if (!compute_.alive || compute_.stands_still || compute_.wanted.empty())
-        return false;
-      compute_.stand_still(chance(3));
-      return true;
-    }
+    if (i == 3)
+      return compute_.alive && compute_.act(chance(3));
     if (!compute_.answers.empty()) { // those come before the news of its end
       auto [next, kept] = std::move(compute_.answers.front());
       compute_.answers.pop_front();
@@ -159,7 +179,7 @@ private:
   void act(const restart_rules::suspend_compute& a) {
     CHECK_FALSE(given_up_);
     if (compute_.alive)
-      compute_.wanted.push_back(a.next);
+      compute_.inbox.push_back({false, a.next});
   }
   void act(const restart_rules::stop_pipeline&) {
     for (auto& m : members_)
@@ -167,6 +187,7 @@ private:
         m = state::stopped;
   }
   void act(const restart_rules::spawn_pipeline& a) {
+    CHECK_FALSE(given_up_);
     CHECK(std::ranges::count(members_, state::known) == 3); // never two pipelines at once
     CHECK((rules_.kept().empty() || compute_.weights != nullptr));
     const bool changes = a.next != pipeline_of_;
@@ -181,15 +202,15 @@ private:
     if (may_refuse_ && chance(100))
       return perform(rules_.spawn_failed(error(errc::io_error, "no thread")));
     ++seen_.computes;
-    compute_ = {true, false, pipeline_of_, {}};
+    compute_ = {true, false, pipeline_of_};
     compute_known_ = false;
     perform(rules_.compute_spawned());
   }
   void act(const restart_rules::resume_compute& a) {
     CHECK(a.weights == pipeline_of_);
     CHECK(std::ranges::count(members_, state::on_duty) == 3);
-    compute_.weights = a.weights;
-    compute_.stands_still = false;
+    if (compute_.alive)
+      compute_.inbox.push_back({true, a.weights});
   }
   void act(const restart_rules::log_refusal&) { CHECK_FALSE(open_.empty()); }
   void act(const restart_rules::answer_change& a) {
@@ -206,7 +227,7 @@ private:
   placement pipeline_of_ = placement_named("A");
   restart_rules rules_{"host:0", pipeline_of_};
   std::array<state, 3> members_{};
-  fake_compute compute_{true, false, pipeline_of_, {}};
+  fake_compute compute_{true, false, pipeline_of_};
   bool compute_known_ = false; ///< that it ended
   bool given_up_ = false, may_refuse_ = true;
   std::deque<placement> open_; ///< changes without an answer

@@ -215,6 +215,28 @@ TEST_CASE("a suspension that a change has overtaken keeps nothing") {
   CHECK(d.pipeline_spawned() == list{"resume with B, 0 kept"});
 }
 
+TEST_CASE("a change whose suspension is answered before that of a restart is not lost") {
+  rules_of_device d;
+  (void)d.change(d.b);
+  (void)d.down("loader");
+  CHECK(d.suspended(d.b, 2) == list{"stop pipeline"});
+  CHECK(d.suspended(d.a, 0).empty()); // compute stands still, and answers others at once
+  CHECK(d.down("memory manager").empty());
+  CHECK(d.down("prefetcher") == list{"spawn pipeline for B, 2 kept"});
+  CHECK(d.pipeline_spawned() == list{"resume with B, 2 kept", "answer: changed"});
+}
+
+TEST_CASE("compute that stands still after the pipeline was given up gets none") {
+  rules_of_device d;
+  for (std::size_t i = 0; i < restart_limit::max; ++i)
+    (void)d.sampler_down();
+  (void)d.change(d.b);
+  for (const char* member : {"loader", "memory manager", "prefetcher"})
+    (void)d.down(member);
+  CHECK(d.suspended(d.b, 2).empty());
+  CHECK(d.rules.kept().empty());
+}
+
 TEST_CASE("a change waits while compute is replaced, and the new compute is suspended for it") {
   rules_of_device d;
   SECTION("a change that was under way") {
