@@ -1,4 +1,4 @@
-/// Decides which weight groups are fetched when, for one device.
+/// Brings one device's weight groups into memory: leases, loads and delivers them as `weight_ring` says.
 #pragma once
 
 #include "actors/messages.hpp"
@@ -22,12 +22,9 @@ struct prefetcher_setup {
   logger log{};
 };
 
-/// Starts at once, in the order in which a step needs the groups, a few in flight. Groups that stay are fetched once;
-/// streamed ones pass through the ring, in the order of need and round again, each until compute gives it back.
-///
-/// The ring begins with the plan's slots. It grows, within what the budget leaves, while compute waits for groups
-/// although loading them takes no longer than computing them: more slots even out what varies. It shrinks again when
-/// nobody has waited for many steps, and at once, down to two, when somebody needs the bytes (`shrink_ring`).
+/// Starts at once, in the order in which a step needs the groups. `weight_ring` decides: resident groups are loaded
+/// once, a few at a time; streamed ones pass through the ring, in the order of need and round again, each until compute
+/// gives it back. `shrink_ring` takes slots from the ring, down to two.
 [[nodiscard]] prefetcher_actor spawn_prefetcher(caf::actor_system& system, prefetcher_setup setup);
 
 } // namespace tropilla::cast

@@ -1,9 +1,9 @@
 // When a streaming ring grows and shrinks, on a clock that is moved by hand.
-#include "actors/ring_depth.hpp"
+#include "src/schedule/ring_depth.hpp"
 
 #include <catch2/catch.hpp>
 
-using namespace tropilla::cast;
+using namespace tropilla;
 
 namespace {
 
@@ -11,7 +11,7 @@ namespace {
 struct stream_of_groups {
   ring_depth depth;
   std::size_t slots;
-  depth_clock::time_point now{std::chrono::seconds(1)};
+  ring_depth::clock::time_point now{std::chrono::seconds(1)};
 
   ring_depth::change pass(int load_ms, int compute_ms, bool next_there) {
     const auto asked = now;

@@ -6,9 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace tropilla::cast {
-
-using depth_clock = std::chrono::steady_clock;
+namespace tropilla {
 
 /// A plain class: it is told what happened and gives advice. One thread.
 ///
@@ -16,6 +14,7 @@ using depth_clock = std::chrono::steady_clock;
 /// slots gain nothing. Where it takes less and compute waits all the same, times vary, and a slot more evens them out.
 class ring_depth {
 public:
+  using clock = std::chrono::steady_clock;
   enum class change : std::uint8_t { none, grow, shrink };
 
   /// Slots that the plan has, and bytes that the budget leaves for more.
@@ -24,12 +23,12 @@ public:
         max_(std::min(std::max(planned, max_slots), planned + (slot_bytes > 0 ? spare_bytes / slot_bytes : 0))) {}
 
   /// A group arrived that was asked for at `asked`.
-  void arrived(depth_clock::time_point asked, depth_clock::time_point now) noexcept {
+  void arrived(clock::time_point asked, clock::time_point now) noexcept {
     blend(load_, now - std::max(asked, last_arrival_));
     last_arrival_ = now;
   }
   /// Compute gave a group back that it had since `delivered`; `next_there`: what it needs next is there already.
-  void released(depth_clock::time_point delivered, depth_clock::time_point now, bool next_there) noexcept {
+  void released(clock::time_point delivered, clock::time_point now, bool next_there) noexcept {
     blend(compute_, now - std::max(delivered, last_release_));
     last_release_ = now;
     next_there ? ++smooth_ : ++stalls_;
@@ -60,8 +59,8 @@ private:
 
   std::size_t planned_, max_;
   std::chrono::duration<double> load_{}, compute_{};
-  depth_clock::time_point last_arrival_{}, last_release_{};
+  clock::time_point last_arrival_{}, last_release_{};
   std::size_t stalls_ = 0, smooth_ = 0;
 };
 
-} // namespace tropilla::cast
+} // namespace tropilla
