@@ -178,16 +178,18 @@ std::size_t weight_ring::position_of(std::size_t group) const noexcept {
   return static_cast<std::size_t>(std::ranges::find(circle_, group) - circle_.begin());
 }
 
-/// The next group in the circle that no slot has, if there is one.
+/// The first group that a step needs and no slot has, if there is one. Those before it are never left out, whatever
+/// became of their loads: steps give groups back in order, and would wait for ever behind groups that they hold.
 std::optional<std::size_t> weight_ring::next_in_circle() noexcept {
-  for (std::size_t tries = 0; tries < turn_; ++tries) {
-    if (cursor_ >= turn_)
-      cursor_ = 0;
-    const std::size_t group = circle_[cursor_++];
-    if (!slot_of(group))
+  for (std::size_t i = 0; i < turn_; ++i)
+    if (const std::size_t group = circle_[(first_ + i) % turn_]; !slot_of(group))
       return group;
-  }
   return std::nullopt;
+}
+
+/// How many groups of the circle come before it.
+std::size_t weight_ring::distance_of(std::size_t group) const noexcept {
+  return (position_of(group) + circle_.size() - first_) % circle_.size();
 }
 
 /// Fills the empty slots with the groups that a step needs next; behind the last one comes the first again, for the
@@ -228,11 +230,14 @@ void weight_ring::streamed_loaded(std::size_t group, clock::time_point now) {
   unblock(now);
 }
 
-/// Those who waited give the step up, and a later need has the group tried again.
+/// Those who waited give the step up, and a later need has the group tried again. Where nobody waited for this one,
+/// others may wait for a slot.
 void weight_ring::streamed_failed(std::size_t group, const error& why, clock::time_point now) {
   arrived_slot(group, now)->state = slot_state::empty;
-  cursor_ = position_of(group);
   fail_waiters(group, why);
+  const auto awaited = awaited_without_slot();
+  if (awaited && std::ranges::none_of(slots_, [](const slot& s) { return s.loading() || s.state == slot_state::held; }))
+    start_over(*awaited, now);
 }
 
 weight_ring::actions weight_ring::released(std::size_t group, clock::time_point now) {
@@ -242,35 +247,47 @@ weight_ring::actions weight_ring::released(std::size_t group, clock::time_point 
   const std::size_t next = circle_[(position_of(group) + 1) % std::max<std::size_t>(1, turn_)];
   depth_.released(s->since, now, is_ready(next));
   s->state = slot_state::empty;
+  first_ = position_of(group) + 1 < turn_ ? position_of(group) + 1 : 0;
   adjust_depth();
   fill(now);
   unblock(now);
   return take_actions();
 }
 
+/// The position in the circle of the first group that is waited for and has no slot.
+std::optional<std::size_t> weight_ring::awaited_without_slot() noexcept {
+  for (std::size_t position = 0; position < circle_.size(); ++position)
+    if (!groups_[circle_[position]].waiting.empty() && !slot_of(circle_[position]))
+      return position;
+  return std::nullopt;
+}
+
 /// Where a group that is waited for has no slot, and none will come free by itself, the ring holds what nobody asked
 /// for.
 void weight_ring::unblock(clock::time_point now) {
-  const auto awaited =
-      std::ranges::find_if(circle_, [this](std::size_t g) { return !groups_[g].waiting.empty() && !slot_of(g); });
-  if (awaited == circle_.end())
+  const auto awaited = awaited_without_slot();
+  if (!awaited)
     return;
   if (std::ranges::any_of(slots_, [](const slot& s) { return s.state != slot_state::ready; }))
-    return fill(now);
-  start_over(static_cast<std::size_t>(awaited - circle_.begin()), false, now);
+    fill(now);
+  else
+    start_over(*awaited, now);
 }
 
-void weight_ring::start_over(std::size_t position, bool release_held, clock::time_point now) {
-  cursor_ = position;
-  for (auto& s : slots_) {
-    if (s.loading()) { // among the first that are needed it comes just right
-      const auto ahead = (position_of(s.group) + circle_.size() - position) % circle_.size();
-      s.state = ahead >= slots_.size() ? slot_state::stale : slot_state::loading;
-    } else if (s.state == slot_state::ready || release_held) {
+void weight_ring::start_over(std::size_t position, clock::time_point now) {
+  first_ = position;
+  for (auto& s : slots_)
+    if (!s.loading())
       s.state = slot_state::empty;
-    }
-  }
+  sort_out_loads();
   fill(now);
+}
+
+/// What is on its way and among the first that are needed comes just right.
+void weight_ring::sort_out_loads() noexcept {
+  for (auto& s : slots_)
+    if (s.loading())
+      s.state = distance_of(s.group) < slots_.size() ? slot_state::loading : slot_state::stale;
 }
 
 weight_ring::actions weight_ring::step_abandoned(clock::time_point now) {
@@ -278,7 +295,7 @@ weight_ring::actions weight_ring::step_abandoned(clock::time_point now) {
   const error why(errc::cancelled, "the step was given up");
   for (const auto g : circle_)
     fail_waiters(g, why);
-  start_over(0, true, now);
+  start_over(0, now);
   return take_actions();
 }
 
@@ -304,21 +321,22 @@ void weight_ring::drop_slot() {
   if (s == slots_.end())
     return;
   slots_.erase(s);
+  sort_out_loads();
   todo_.emplace_back(count_slots{slots_.size()});
 }
 
-/// The group that was loaded last goes: it is needed last.
+/// The group that is needed last goes.
 weight_ring::actions weight_ring::shrink() {
   if (slots_.size() <= min_slots)
     return {};
   setup_.log.debug("{}: the ring gives up one of its {} slots, for others need the bytes", setup_.device,
                    slots_.size());
-  for (auto s = slots_.rbegin(); s != slots_.rend(); ++s) // NOLINT(modernize-loop-convert): clang 14 knows no such view
-    if (s->state == slot_state::ready) {
-      cursor_ = position_of(s->group);
-      s->state = slot_state::empty;
-      break;
-    }
+  slot* last = nullptr;
+  for (auto& s : slots_)
+    if (s.state == slot_state::ready && (!last || distance_of(s.group) > distance_of(last->group)))
+      last = &s;
+  if (last)
+    last->state = slot_state::empty;
   drop_slot();
   return take_actions();
 }

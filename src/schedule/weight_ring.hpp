@@ -136,9 +136,12 @@ private:
   [[nodiscard]] bool is_ready(std::size_t group) noexcept;
   [[nodiscard]] std::size_t position_of(std::size_t group) const noexcept;
   [[nodiscard]] std::optional<std::size_t> next_in_circle() noexcept;
+  [[nodiscard]] std::size_t distance_of(std::size_t group) const noexcept;
   void fill(clock::time_point now);
+  [[nodiscard]] std::optional<std::size_t> awaited_without_slot() noexcept;
   void unblock(clock::time_point now);
-  void start_over(std::size_t position, bool release_held, clock::time_point now);
+  void start_over(std::size_t position, clock::time_point now);
+  void sort_out_loads() noexcept;
   void adjust_depth();
   void drop_slot();
   [[nodiscard]] slot* arrived_slot(std::size_t group, clock::time_point now);
@@ -150,7 +153,7 @@ private:
   std::deque<std::size_t> queue_;   ///< resident groups to lease and load, in the order of need
   std::size_t on_their_way_ = 0;    ///< resident groups
   std::vector<std::size_t> circle_; ///< the streamed groups, in the order of need
-  std::size_t cursor_ = 0;          ///< in the circle: what is loaded next
+  std::size_t first_ = 0;           ///< in the circle: behind what was released last
   std::size_t turn_ = 0;            ///< how much of the circle the step needs
   std::size_t first_output_ = 0;    ///< in the circle
   std::vector<slot> slots_;

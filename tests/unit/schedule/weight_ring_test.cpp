@@ -239,6 +239,32 @@ TEST_CASE("a streamed group that can't be read fails those who wait for it, and 
   CHECK(r.delivered == groups{0, 1});
 }
 
+TEST_CASE("loads that fail between two steps are tried again in the order of need") {
+  driven_ring r(streamed_groups(6, 0, 3));
+  r.lease_slots();
+  for (const std::size_t g : {0, 2, 1})
+    r.fail_load(g);
+  r.begin(true);
+  CHECK(r.loads == groups{0, 1, 2});
+  r.fail_load(0);
+  r.fail_load(2);
+  r.load(1);
+  CHECK(r.loads == groups{0, 2});
+}
+
+TEST_CASE("a ring goes on when loads fail that a step given up has left behind") {
+  driven_ring r(streamed_groups(6, 0, 2));
+  r.lease_slots();
+  compute(r, 0, 2);
+  CHECK(r.loads == groups{2, 3});
+  r.abandon();
+  need(r, {0, 1});
+  r.fail_load(2);
+  r.fail_load(3);
+  CHECK(r.failures.empty());
+  CHECK(r.loads == groups{0, 1});
+}
+
 TEST_CASE("a slot that is refused fails those who have none, and is asked for again with the next need") {
   driven_ring r(streamed_groups(4, 0, 2));
   r.lease_slot();
@@ -255,27 +281,35 @@ TEST_CASE("a slot that is refused fails those who have none, and is asked for ag
   CHECK(r.loads == groups{0, 1});
 }
 
-TEST_CASE("a ring whose bytes others need gives up what was loaded last, and keeps two slots") {
+TEST_CASE("a ring whose bytes others need gives up what is needed last, and keeps two slots") {
+  driven_ring r(streamed_groups(4, 0, 3));
+  r.lease_slots();
+  compute(r, 0, 4);
+  while (!r.loads.empty())
+    r.load(r.loads.front()); // 2, 0 and 1 in the order of the slots
+  r.shrink();
+  CHECK(r.slots == 2);
+  r.shrink(); // nobody needs these two now, and they stay
+  CHECK(r.slots == 2);
+  r.delivered.clear();
+  need(r, {0, 1});
+  CHECK(r.delivered == groups{0, 1});
+  r.release(0);
+  CHECK(r.loads == groups{2});
+}
+
+TEST_CASE("a ring whose bytes others need keeps what is held or on its way, and wants no more than it has slots for") {
   driven_ring r(streamed_groups(8, 0, 4));
   r.lease_slots();
-  for (std::size_t g = 0; g < 3; ++g)
-    r.load(g);
   r.need(0);
-  r.shrink(); // 3 is on its way, 0 is held: 2 goes
-  CHECK(r.slots == 3);
-  r.need(1);
-  r.shrink(); // all that there are are held or on their way
+  r.load(0);
+  r.shrink();
+  CHECK(r.slots == 4);
+  r.load(1);
+  r.shrink(); // 1 goes, although 2 and 3 are on their way: 3 will be too many
   CHECK(r.slots == 3);
   r.load(3);
-  r.shrink();
-  CHECK(r.slots == 2);
-  r.shrink();
-  CHECK(r.slots == 2);
-  r.release(0);
-  CHECK(r.loads == groups{3}); // what the last one that went had
-  r.abandon();
-  r.shrink();
-  CHECK(r.slots == 2);
+  CHECK(r.loads == groups{2, 1});
 }
 
 TEST_CASE("a ring grows while steps wait for loads that take no longer than computing, and shrinks back") {
