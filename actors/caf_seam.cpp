@@ -48,12 +48,12 @@ std::string render(const caf::error& reason) {
 #if CAF_MAJOR_VERSION < 1
 
 struct inline_executor::impl final : caf::execution_unit {
-  // Actors that go on and on (somebody floods them) are the scheduler's, so that the thread gets back to its own work.
+  // Actors that go on and on (others flood them) are the scheduler's, so that the thread gets back to its own work.
   static constexpr std::size_t max_turns = 64;
   static constexpr std::size_t messages_per_turn = 16;
 
   explicit impl(caf::actor_system& system) : caf::execution_unit(&system) {
-    ready.reserve(2 * max_turns); // whoever is in the middle of a message can't be told that there is no memory
+    ready.reserve(2 * max_turns); // an actor in the middle of a message can't be told that there is no memory
   }
 
   void exec_later(caf::resumable* r) override {

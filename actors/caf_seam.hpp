@@ -1,5 +1,5 @@
-/// What knows which version of CAF is there, 0.17 (Debian's package) or 1.x; handles and what is sent from outside of
-/// actors are in `tropilla/typed_actor.hpp`, for programs that use the library.
+/// All code that depends on the version of CAF, 0.17 (Debian's package) or 1.x; handles and what is sent from outside
+/// of actors are in `tropilla/typed_actor.hpp`, for programs that use the library.
 ///
 /// Actors are classes `stateful_actor<Handle, State>`; a state has a constructor `State(Handle::pointer, args...)` and
 /// `behaviour()`. Messages stay in the process: none is serialised.
@@ -138,7 +138,7 @@ private:
   return caf::sec::request_receiver_down;
 }
 
-/// An answer that an actor owes, to the message at hand. Whoever asked hears that the actor is gone where it is never
+/// An answer that an actor owes, to the message at hand. The asker hears that the actor is gone where it is never
 /// given: because its state ended, or because an exception passed. CAF 0.17 would leave them waiting.
 template <class Answer>
 class pending_response {
@@ -176,7 +176,7 @@ private:
   caf::typed_response_promise<Answer> promise_;
 };
 
-/// Thrown by `ask_and_wait` when whoever was asked has ended.
+/// Thrown by `ask_and_wait` when the actor that was asked has ended.
 class member_gone : public error {
 public:
   using error::error;
@@ -212,9 +212,9 @@ template <class Handle>
 /// it holds (leases first) goes back even while handles to the actor live on. `end_and_wait`, `when_ended` and
 /// `watcher` count an actor as ended when its state is destroyed, and its system waits for that, too.
 ///
-/// An exception in a handler ends the actor, whose supervisor replaces it: whoever waits for an answer to the message
-/// at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is called
-/// then.
+/// An exception in a handler ends the actor, whose supervisor replaces it: an actor that waits for an answer to the
+/// message at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is
+/// called then.
 template <class Handle, class State>
 class stateful_actor final : public Handle::base, public stateful_actor_base {
 public:

@@ -1,4 +1,4 @@
-// What the scheduler tells of a reply, on its way to the client's callbacks.
+// Takes what the scheduler tells of a reply to the client's callbacks.
 #include "actors/callback_sink.hpp"
 
 #include <string>

@@ -1,4 +1,4 @@
-/// A reply whose client is called.
+/// A sink that calls its client: the pieces and the end of one reply, in order.
 #pragma once
 
 #include "actors/callback_threads.hpp"

@@ -1,4 +1,4 @@
-// A queue of calls, workers, and a thread that sees whether they are enough.
+// A queue of calls, threads that make them, and a thread that watches whether these are enough.
 #include "actors/callback_threads.hpp"
 
 #include "kernels/threads.hpp"

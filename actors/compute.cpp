@@ -1,4 +1,4 @@
-// Asks for what the step runner wants, and enqueues what it says.
+// A shell around step_runner: it asks for groups and enqueues the jobs that the runner decides on.
 #include "actors/compute.hpp"
 
 #include "src/schedule/step_runner.hpp"

@@ -142,7 +142,7 @@ void device_shard::take_leases() {
             committed_ != nullptr);
   activations_ = take(*arbiter, dev->name(), plan.activations.bytes, purpose::activations);
   workspace_ = take(*arbiter, dev->name(), workspace_bytes(weights->layout, input.shape, *dev), purpose::workspace);
-  // The device has one scratch, whoever computes on it: a replica's jobs take turns with the original's.
+  // The device has one scratch for all runtimes that compute on it: a replica's jobs take turns with the original's.
   space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
   const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout, input.shape.kv));

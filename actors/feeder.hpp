@@ -24,7 +24,7 @@ public:
 };
 
 struct feeder_setup {
-  std::shared_ptr<request_queue> queue; ///< survives the actor: whoever takes over goes on where it stood
+  std::shared_ptr<request_queue> queue; ///< survives the actor: its successor goes on where it stood
   std::shared_ptr<request_sink> sink;
 };
 

@@ -1,4 +1,4 @@
-/// Every message of the cast, grouped by conversation: who sends it, who answers with what, and how it fails.
+/// The messages of the cast, grouped by conversation: who sends each, who answers with what, and how it fails.
 ///
 /// Messages are plain structs that stay in the process. A request that fails is answered with a `caf::error` of
 /// category `tropilla` (`cast::from_caf` gives the code and the sentence); an actor that ended answers everything so.
@@ -242,7 +242,7 @@ struct member_down {
   std::string reason;
 };
 
-/// Whoever opens the runtime -> scheduler: supervisors were spawned, which it is to watch.
+/// The opening runtime -> scheduler: supervisors were spawned, which it is to watch.
 struct supervisors_spawned {};
 
 /// The scheduler to itself: a request's time may be over.

@@ -1,4 +1,4 @@
-/// Where a model's weights live: what a budget decides, and what the actors that move them share.
+/// The placement of a model's weights: what a budget decides, and what the actors that move weights share.
 #pragma once
 
 #include "memory/memory_limit.hpp"

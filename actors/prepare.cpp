@@ -1,4 +1,4 @@
-// From a configuration to a plan, reading nothing but the model's header.
+// Makes a plan from a configuration; reads nothing but the model's header.
 #include "actors/runtime_impl.hpp"
 
 #include "kernels/cuda/cuda_device.hpp"

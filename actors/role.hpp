@@ -1,4 +1,4 @@
-/// Who holds a role in the cast at the moment, for those who speak to it while members come and go.
+/// A role of the cast and its holder of the moment, for actors that speak to it while holders come and go.
 #pragma once
 
 #include "actors/caf_seam.hpp"
@@ -39,7 +39,7 @@ public:
     const std::lock_guard lock(mutex_);
     return why_;
   }
-  /// Blocks until somebody other than `old` holds it; false when nobody will.
+  /// Blocks until an actor other than `old` holds it; false when none will.
   [[nodiscard]] bool wait_for_another(const Handle& old) const {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return closed_ || holder_ != old; });
@@ -54,7 +54,7 @@ private:
   std::optional<error> why_;
 };
 
-/// Asks whoever holds a role, and after it ended its successor. Blocks; from a thread that is no actor. Throws `error`.
+/// Asks the holder of a role, and after it ended its successor. Blocks; from a thread that is no actor. Throws `error`.
 template <class Answer, class Handle, class Message>
 Answer ask_role(caf::actor_system& system, const role<Handle>& to, const Message& m) {
   for (;;) {
@@ -71,7 +71,7 @@ Answer ask_role(caf::actor_system& system, const role<Handle>& to, const Message
   }
 }
 
-/// Ends whoever holds a role, and waits. Nobody follows.
+/// Ends the holder of a role, and waits. No other one follows.
 template <class Handle>
 void end_role(caf::actor_system& system, role<Handle>& of) {
   of.close();

@@ -309,7 +309,8 @@ void runtime_impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
   reserve_.reset();
-  // Who asks goes before who answers, and the supervisors first: this is no fault. The handles stay, for late callers.
+  // Actors that ask go before those that answer, and the supervisors first: this is no fault. The handles stay, for
+  // late callers.
   if (last_resort_)
     last_resort_->close();
   for (const auto& shard : shards)

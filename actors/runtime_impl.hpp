@@ -1,4 +1,4 @@
-/// What a runtime is made of, from the file's header to the cast. Internal: shared by `runtime` and the engine actor.
+/// The parts of a runtime, from the file's header to the cast. Internal: shared by `runtime` and the engine actor.
 #pragma once
 
 #include "actors/callback_threads.hpp"
@@ -125,8 +125,8 @@ private:
   void notify(std::span<const std::string> sentences) const;
   /// What the shard of this number gets.
   [[nodiscard]] shard_context shard_context_of(std::size_t shard);
-  /// Starts the shards, from the last to the first, and then whoever needs them; `meanwhile` runs while weights are
-  /// read.
+  /// Starts the shards, from the last to the first, and then the actors that need them; `meanwhile` runs while weights
+  /// are read.
   void spawn_cast(const std::function<void()>& meanwhile);
   void make_room();
   void spawn_sampler();

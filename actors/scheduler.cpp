@@ -1,4 +1,4 @@
-// A shell around the batcher: it says what to compute, the actor sends it.
+// A shell around batcher: the batcher says what to compute, the actor sends it.
 #include "actors/scheduler.hpp"
 
 #include "src/schedule/stall_watch.hpp"
@@ -124,7 +124,7 @@ struct scheduler_state {
     }
   }
 
-  /// Somebody may have waited for pages.
+  /// Others may have waited for pages.
   pages_returned taken_back(bool valid) {
     proceed();
     return {valid};

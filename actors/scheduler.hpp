@@ -14,12 +14,12 @@
 namespace tropilla::cast {
 
 struct scheduler_setup {
-  std::shared_ptr<batcher> queue; ///< survives the actor: whoever takes over goes on where it stood
+  std::shared_ptr<batcher> queue; ///< survives the actor: its successor goes on where it stood
   std::size_t vocabulary = 0;
   std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
   std::shared_ptr<const role<sampler_actor>> sampler;
   tracer* trace = nullptr;
-  /// Who watches the others is watched by the scheduler: gives the supervisor (or none yet), and replaces it.
+  /// The scheduler watches the supervisors: gives one (or none yet), and replaces it.
   struct watched_supervisor {
     std::function<caf::actor()> get, replace;
   };

@@ -1,4 +1,4 @@
-// Sequences that are saved to a file, and restored.
+// Saves sequences to a file, and restores them.
 #include "src/io/session_file.hpp"
 
 #include "actors/runtime_impl.hpp"

@@ -1,4 +1,4 @@
-// Jobs hold what they work with; the actor that enqueued them may end first.
+// Each job holds what it works with: the actor that enqueued it may end first.
 #include "actors/step_jobs.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-/// What compute has its device do: jobs of a step's weight groups, and the copies of what they leave.
+/// A device's jobs for the weight groups of a step, and copies of their results.
 #pragma once
 
 #include "actors/placement.hpp"
