@@ -88,6 +88,13 @@ def never_run():
             yield f"{path.relative_to(ROOT)}: neither tests/CMakeLists.txt nor scripts/test.sh runs it"
 
 
+def divided(text):
+    """Names of Catch2's tests with a semicolon: CMake takes what ctest is told of them for lists."""
+    for found in re.finditer(r'TEST_CASE\(\s*"((?:[^"\\]|\\.)*)"', text):
+        if ";" in found.group(1):
+            yield text[:found.start()].count("\n") + 1, found.group(1)
+
+
 def problems():
     yield from never_run()
     for path in files():
@@ -108,6 +115,9 @@ def problems():
                 yield f"{name}:{number}: white space at the end of the line"
         if path.suffix in {".cpp", ".hpp", ".cu"} and len(lines) > LONGEST:
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
+        if path.suffix == ".cpp" and name.parts[0] == "tests":
+            for number, what in divided("\n".join(lines)):
+                yield f"{name}:{number}: ctest can't run a test with a semicolon in its name: {what}"
         if path.suffix == ".cu" and name.parts[0] == "kernels":
             for number, line in overlapping(lines):
                 yield f"{name}:{number}: a kernel that does not call griddepcontrol_wait: {line}"

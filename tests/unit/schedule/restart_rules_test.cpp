@@ -258,7 +258,7 @@ TEST_CASE("a change waits while compute is replaced, and the new compute is susp
 }
 
 TEST_CASE(
-    "a pipeline or compute that can't be spawned is given up; changes get the reason, also those that come later") {
+    "a pipeline or compute that can't be spawned is given up, and changes get the reason, also those that come later") {
   rules_of_device d;
   const std::string why = "the weight pipeline ended unexpectedly (no bytes); open the runtime again";
   const list expected{"tell: weight pipeline is down: no bytes", "close compute: " + why, "answer: " + why,
