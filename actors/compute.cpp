@@ -84,7 +84,7 @@ struct compute_state {
 
   template <class Answer>
   caf::typed_response_promise<Answer> wait_for_weights(std::vector<pending_response<Answer>>& waiting) {
-    const auto later = waiting.emplace_back(self).promise();
+    auto later = waiting.emplace_back(self).promise();
     ask_for_groups(); // what failed before is tried again
     answer_waiting();
     return later;
@@ -203,7 +203,7 @@ struct compute_state {
 
   /// What a job computed with weights that were lost is worth nothing. Ends this actor, as a bug would: its successor
   /// has the weights loaded and the step computed again.
-  void give_way() {
+  void give_way() const {
     setup.log.warning(
         "{}: the packed weights that are mapped were changed, cut short or can't be read: all weights are "
         "loaded into memory, and the step is computed again",

@@ -64,7 +64,7 @@ struct supervisor_state {
       std::visit([this](auto& a) { act(a); }, each);
   }
 
-  void act(const restart_rules::log_restart& a) {
+  void act(const restart_rules::log_restart& a) const {
     setup.log.warning("the {} ended unexpectedly ({}) and is replaced: start {} of {} without anything computed",
                       a.name, a.reason, a.start, restart_limit::max);
   }
