@@ -201,7 +201,7 @@ TEST_CASE("in any order of arrival, loss and standing still each step computes e
   const auto chance = [&](unsigned of) { return random() % of == 0; };
   for (int round = 0; round < 300; ++round) {
     std::vector<bool> streamed(8);
-    std::ranges::generate(streamed, [&] { return chance(2); });
+    std::generate(streamed.begin(), streamed.end(), [&] { return chance(2); });
     const bool on_disk = chance(3);
     streamed[0] = streamed[0] && !on_disk;
     auto g = groups(streamed);
