@@ -157,7 +157,7 @@ struct compute_state {
     promise = std::move(in_line.front().promise);
     in_line.pop_front();
     const trace_span span(setup.trace, track, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
-    jobs.begin(*m.work, {m.hidden, m.hidden_on});
+    jobs.begin(*m.work, m.from);
     runner.begin(!m.work->logit_rows.empty());
     compute_seconds = 0;
     if (!runner.suspended())
@@ -238,8 +238,7 @@ struct compute_state {
   }
 
   void finish() {
-    const auto out = jobs.output();
-    const step_computed answer{out.logits, out.candidates, out.candidates_of_row, {compute_seconds, load_seconds()}};
+    const step_computed answer{jobs.output(), {compute_seconds, load_seconds()}};
     setup.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", setup.dev->name(),
                     jobs.current().ids.size(), jobs.current().sequences.size(), compute_seconds);
     end_step(false, [&](auto& p) { p.deliver(answer); });
@@ -254,8 +253,7 @@ struct compute_state {
 
   /// The next device goes on, and its answer is ours.
   void hand_on() {
-    const auto from = jobs.hand_on();
-    ask(self, setup.next->get(), run_step{jobs.shared_step(), from.rows, from.on})
+    ask(self, setup.next->get(), run_step{jobs.shared_step(), jobs.hand_on()})
         .then(
             [this](step_computed m) {
               m.times.compute += compute_seconds;

@@ -114,14 +114,10 @@ struct weight_pipeline {
 /// is computed (from a scheduler that took over) waits.
 struct run_step {
   std::shared_ptr<const step> work;
-  const float* hidden = nullptr;     ///< [ids, width] from the device before; stays valid until the answer. Null: embed
-  const device* hidden_on = nullptr; ///< whose memory that is; null: the processor's
+  hidden_input from{}; ///< stays valid until the answer
 };
 struct step_computed {
-  const float* logits = nullptr; ///< [logit_rows, vocabulary]; valid until the next `run_step`
-  /// Or, where only some of a row decide and travelled: `[logit_rows, candidates_of_row]`; as long.
-  const candidate* candidates = nullptr;
-  std::size_t candidates_of_row = 0;
+  step_output output; ///< valid until the next `run_step`
   step_times times;
 };
 

@@ -18,13 +18,13 @@ struct sampler_state {
     return {
         [this](const draw_tokens& m) -> caf::result<tokens_drawn> {
           const trace_span span(trace, track, "draw_tokens", "tokens", static_cast<std::int64_t>(m.jobs.size()));
+          const auto& from = m.from.output;
           tokens_drawn out;
           for (const auto& job : m.jobs)
             out.tokens.push_back(
-                m.from.logits != nullptr
-                    ? draw({m.from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
-                    : draw({m.from.candidates + job.row * m.from.candidates_of_row, m.from.candidates_of_row},
-                           *job.of));
+                from.logits != nullptr
+                    ? draw({from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
+                    : draw({from.candidates + job.row * from.candidates_of_row, from.candidates_of_row}, *job.of));
           return out;
         },
     };

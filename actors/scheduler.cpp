@@ -163,7 +163,8 @@ struct scheduler_state {
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(setup.trace, track, "step_computed");
-    const auto& jobs = queue.step_done({m.logits, m.logits != nullptr ? logits : 0}, m.times, clock::now());
+    const auto& jobs =
+        queue.step_done({m.output.logits, m.output.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
     const auto number = begin_wait(awaited::sampler);

@@ -23,19 +23,6 @@ struct host_copies {
   std::shared_ptr<std::byte> logits, candidates, hidden;
 };
 
-/// Rows of a step that a device before this one computed.
-struct hidden_input {
-  const float* rows = nullptr; ///< [ids, width]; null: the step begins here, with the embedding
-  const device* on = nullptr;  ///< whose memory that is; null: the processor's
-};
-
-/// The logits of a step: all of each row, or the greatest ones.
-struct step_output {
-  const float* logits = nullptr;         ///< [logit_rows, vocabulary]
-  const candidate* candidates = nullptr; ///< [logit_rows, candidates_of_row]
-  std::size_t candidates_of_row = 0;
-};
-
 /// What the jobs of a device work with. All of it outlives them.
 struct step_jobs_setup {
   const llama_workspace* space = nullptr;

@@ -38,6 +38,19 @@ struct step {
   }
 };
 
+/// Rows of a step that a device before this one computed.
+struct hidden_input {
+  const float* rows = nullptr; ///< [ids, width]; null: the step begins here, with the embedding
+  const device* on = nullptr;  ///< whose memory that is; null: the processor's
+};
+
+/// The logits of a step: all of each row; or, where only the greatest ones decide and travelled, these.
+struct step_output {
+  const float* logits = nullptr;         ///< [logit_rows, vocabulary]
+  const candidate* candidates = nullptr; ///< [logit_rows, candidates_of_row]
+  std::size_t candidates_of_row = 0;
+};
+
 /// Returns an empty step: `last`, when no other holder is left, so that steps of the same size allocate nothing.
 [[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
 

@@ -36,7 +36,7 @@ struct fake_compute {
             return kept.emplace_back(self).promise();
           logits.assign(m.work->logit_rows.size() * vocabulary, 0);
           cast::step_computed out;
-          out.logits = logits.data();
+          out.output.logits = logits.data();
           return out;
         },
         [](const cast::job_done&) {},
