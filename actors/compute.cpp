@@ -11,14 +11,14 @@
 namespace tropilla::cast {
 namespace {
 
-/// What the runner knows of a placement: groups without bytes are there, and those that are kept.
+/// What the runner knows of a placement.
 step_groups groups_of(const weight_placement& placement, const std::vector<lease>& kept) {
   const auto& layout = placement.layout;
   step_groups out{placement.plan.streamed, std::vector<bool>(layout.groups.size()),
                   layout.begin_group(),    layout.end_group(),
                   layout.norm_group(),     layout.embedding_on_disk()};
   for (std::size_t g = 0; g < out.there.size(); ++g)
-    out.there[g] = layout.groups[g].bytes == 0 || (g < kept.size() && kept[g]);
+    out.there[g] = placement.is_present(g, kept);
   return out;
 }
 

@@ -32,6 +32,10 @@ struct weight_placement {
     return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.embedding_on_disk();
   }
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
+  /// True for a group that need not be loaded: it has no bytes, or its lease is one of `kept`, which are by group.
+  [[nodiscard]] bool is_present(std::size_t group, const std::vector<lease>& kept) const {
+    return layout.groups[group].bytes == 0 || (group < kept.size() && kept[group]);
+  }
   /// Bytes of a group's block: what a direct read fills.
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
     return to_group_alignment(layout.groups[group].bytes);

@@ -15,10 +15,9 @@ weight_ring_setup ring_setup(const prefetcher_setup& setup) {
   weight_ring_setup out;
   out.device = setup.device;
   for (std::size_t g = 0; g < weights.layout.groups.size(); ++g) {
-    const bool present = weights.layout.groups[g].bytes == 0 || (g < setup.kept.size() && setup.kept[g]);
-    out.groups.push_back(weights.streams(g) ? group_kind::streamed
-                         : present          ? group_kind::present
-                                            : group_kind::resident);
+    out.groups.push_back(weights.streams(g)                  ? group_kind::streamed
+                         : weights.is_present(g, setup.kept) ? group_kind::present
+                                                             : group_kind::resident);
   }
   out.first_output = weights.layout.norm_group();
   out.slots = weights.plan.ring_slots;

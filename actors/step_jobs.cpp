@@ -53,7 +53,7 @@ std::vector<lease> step_jobs::resident() const {
 
 std::vector<lease> step_jobs::leave_for(const weight_placement& next) {
   std::vector<lease> kept(next.layout.groups.size());
-  // What is mapped is watched by those alone who have the same mapping.
+  // A mapped group may be lost, and only a placement with the same mapping watches for that.
   const auto& now = *weights_->placement;
   const bool may_stay = !now.mapping || now.mapping == next.mapping;
   for (std::size_t g = 0; may_stay && g < std::min(kept.size(), weights_->leases.size()); ++g)

@@ -28,7 +28,6 @@ weight_ring::weight_ring(weight_ring_setup setup)
       queue_.push_back(g);
       break;
     case group_kind::streamed:
-      groups_[g].streamed = true;
       circle_.push_back(g);
       first_output_ += g < setup_.first_output ? 1 : 0;
       break;
@@ -55,7 +54,7 @@ weight_ring::actions weight_ring::needed(std::size_t group, waiter who, clock::t
     return take_actions();
   }
   g.waiting.push_back(who);
-  if (g.streamed) {
+  if (streams(group)) {
     for (; slots_refused_ > 0; --slots_refused_)
       todo_.emplace_back(lease_slot{});
     unblock(now);
@@ -68,14 +67,14 @@ weight_ring::actions weight_ring::needed(std::size_t group, waiter who, clock::t
 }
 
 bool weight_ring::is_ready(std::size_t group) noexcept {
-  if (!groups_[group].streamed)
+  if (!streams(group))
     return groups_[group].state == group_state::ready;
   const auto* const s = slot_of(group);
   return s && s->filled();
 }
 
 void weight_ring::deliver_to(waiter who, std::size_t group, clock::time_point now) {
-  if (!groups_[group].streamed) {
+  if (!streams(group)) {
     todo_.emplace_back(deliver{who, group, groups_[group].weights});
     return;
   }
@@ -97,7 +96,7 @@ void weight_ring::fail_waiters(std::size_t group, const error& why) {
 }
 
 weight_ring::actions weight_ring::loaded(std::size_t group, clock::time_point now) {
-  if (groups_[group].streamed)
+  if (streams(group))
     streamed_loaded(group, now);
   else
     resident_loaded(group, now);
@@ -105,7 +104,7 @@ weight_ring::actions weight_ring::loaded(std::size_t group, clock::time_point no
 }
 
 weight_ring::actions weight_ring::load_failed(std::size_t group, const error& why, clock::time_point now) {
-  if (groups_[group].streamed)
+  if (streams(group))
     streamed_failed(group, why, now);
   else
     resident_failed(group, why);
@@ -230,8 +229,8 @@ void weight_ring::streamed_loaded(std::size_t group, clock::time_point now) {
   unblock(now);
 }
 
-/// Those who waited give the step up, and a later need has the group tried again. Where nobody waited for this one,
-/// others may wait for a slot.
+/// Waiters of the group give the step up, and a later need has the group tried again. Where the group had no waiter,
+/// other waiters may need its slot.
 void weight_ring::streamed_failed(std::size_t group, const error& why, clock::time_point now) {
   arrived_slot(group, now)->state = slot_state::empty;
   fail_waiters(group, why);
@@ -244,10 +243,10 @@ weight_ring::actions weight_ring::released(std::size_t group, clock::time_point 
   auto* const s = slot_of(group);
   if (!s || s->state != slot_state::held)
     return {};
-  const std::size_t next = circle_[(position_of(group) + 1) % std::max<std::size_t>(1, turn_)];
-  depth_.released(s->since, now, is_ready(next));
+  const std::size_t behind = position_of(group) + 1;
+  first_ = behind < turn_ ? behind : 0;
+  depth_.released(s->since, now, is_ready(circle_[behind % std::max<std::size_t>(1, turn_)]));
   s->state = slot_state::empty;
-  first_ = position_of(group) + 1 < turn_ ? position_of(group) + 1 : 0;
   adjust_depth();
   fill(now);
   unblock(now);
@@ -283,7 +282,7 @@ void weight_ring::start_over(std::size_t position, clock::time_point now) {
   fill(now);
 }
 
-/// What is on its way and among the first that are needed comes just right.
+/// Loads of the first groups that are needed stay wanted; other loads become stale.
 void weight_ring::sort_out_loads() noexcept {
   for (auto& s : slots_)
     if (s.loading())

@@ -97,10 +97,9 @@ public:
   [[nodiscard]] actions load_failed(std::size_t group, const error& why, clock::time_point now);
 
 private:
-  /// Of a resident group; that of a streamed one is its slot's.
+  /// The state of a resident group; a streamed group has the state of its slot.
   enum class group_state : std::uint8_t { absent, queued, on_its_way, ready };
   struct group_entry {
-    bool streamed = false;
     group_state state = group_state::absent;
     lease weights; ///< of a resident group
     std::vector<waiter> waiting;
@@ -123,6 +122,7 @@ private:
     [[nodiscard]] bool filled() const noexcept { return state == slot_state::ready || state == slot_state::held; }
   };
 
+  [[nodiscard]] bool streams(std::size_t group) const noexcept { return setup_.groups[group] == group_kind::streamed; }
   [[nodiscard]] actions take_actions() noexcept;
   void deliver_to(waiter who, std::size_t group, clock::time_point now);
   void deliver_to_waiters(std::size_t group, clock::time_point now);

@@ -132,7 +132,7 @@ TEST_CASE("a prefetcher passes on why a group can't be had, and has it once more
   CHECK(p.need(0).weights);
 }
 
-TEST_CASE("streamed groups pass through a prefetcher's slots, and whoever still waits hears when it ends") {
+TEST_CASE("streamed groups pass through a prefetcher's slots, and a waiter hears when it ends") {
   pipeline_fixture p(1, 4);
   for (int step = 0; step < 3; ++step) {
     p.tell(cast::begin_step{true});

@@ -21,7 +21,7 @@ using list = std::vector<std::string>;
   return *static_cast<const std::string*>(p.get());
 }
 
-/// Of so many weight groups; without bytes.
+/// Empty leases of so many weight groups.
 [[nodiscard]] inline std::vector<lease> leases(std::size_t groups) {
   return std::vector<lease>(groups);
 }

@@ -110,7 +110,7 @@ private:
       if (!ring_.waits_for(g))
         ring_.need(g);
   }
-  /// Of a group that was given back already, or never delivered.
+  /// Releases a group that was given back already, or never delivered.
   void release_nothing() {
     const auto g = below(static_cast<unsigned>(ring_.kinds.size()));
     if (!ring_.holds(g))
