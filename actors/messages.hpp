@@ -5,10 +5,10 @@
 #pragma once
 
 #include "actors/caf_seam.hpp"
-#include "actors/placement.hpp"
 #include "kernels/device.hpp"
 #include "memory/arbiter.hpp"
 #include "src/model/llama.hpp"
+#include "src/placement/placement.hpp"
 #include "src/schedule/batcher.hpp"
 
 #include <cstddef>

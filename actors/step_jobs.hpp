@@ -1,10 +1,10 @@
 /// A device's jobs for the weight groups of a step, and copies of their results.
 #pragma once
 
-#include "actors/placement.hpp"
 #include "kernels/device.hpp"
 #include "memory/lease.hpp"
 #include "src/model/llama.hpp"
+#include "src/placement/placement.hpp"
 #include "src/trace/trace.hpp"
 
 #include <chrono>

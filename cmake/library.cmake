@@ -1,7 +1,7 @@
 # The public library: an archive and a shared library of the same objects, and their installation.
 include(GNUInstallDirs)
 set(parts tropilla_memory tropilla_kernels tropilla_kernels_avx2 tropilla_kernels_avx512 tropilla_cuda_device
-          tropilla_kernels_cuda tropilla_model tropilla_cast)
+          tropilla_kernels_cuda tropilla_model tropilla_cast tropilla_runtime)
 if(has_cuda)
   list(APPEND parts tropilla_cuda_code)
 endif()

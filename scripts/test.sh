@@ -69,13 +69,13 @@ run_stage() {
     model) test_tree release -L model ;;
     docs) test_tree release -L 'docs|scripts|consumers' ;;
     asan)
-      targets=(test_memory test_kernels test_formats test_tokenizer test_model test_log test_sampling test_batch test_schedule test_actors
+      targets=(test_memory test_kernels test_io test_model test_log test_trace test_sampling test_batch test_schedule test_actors
                test_app)
       wrapper=(env ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
       test_tree asan -L 'unit|actors' -E "$emulated_kernels"
       ;;
     tsan)
-      targets=(test_memory test_kernels test_model test_schedule test_log)
+      targets=(test_memory test_kernels test_io test_model test_schedule test_log test_trace)
       wrapper=("${fixed_addresses[@]}" env TSAN_OPTIONS=halt_on_error=1)
       test_tree tsan -L unit -E "$emulated_kernels"
       ;;

@@ -1,5 +1,5 @@
 // What a token allocates once everything is warm: nothing from the pool, and from the heap as much as it gives back.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_model.hpp"
 
 #include <atomic>

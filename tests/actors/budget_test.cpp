@@ -1,5 +1,5 @@
 // Budgets that change at random on one of several devices while many replies are computed.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>

@@ -1,6 +1,6 @@
 // Single members of the cast: leases through messages, and what happens when one of them ends.
 #include "actors/memory_manager.hpp"
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>

@@ -1,6 +1,6 @@
 // Compute alone, over a loader and a prefetcher that bring nothing: what it asks for, and when.
 #include "actors/compute.hpp"
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/fake_actors.hpp"
 #include "tests/support/tiny_runtime.hpp"
 

@@ -1,6 +1,6 @@
 // What happens when reads fail, members of the cast are killed and leases are refused: the same text, or an error that
 // says why, and afterwards everything as it was.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/faulty_reader.hpp"
 #include "tests/support/tiny_runtime.hpp"
 

@@ -1,6 +1,6 @@
 // When an actor counts as ended: not before its state is destroyed, and with it whatever still reads and writes.
 #include "actors/loader.hpp"
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/faulty_reader.hpp"
 #include "tests/support/tiny_runtime.hpp"
 

@@ -1,6 +1,6 @@
 // What the system lets a runtime use, as a test has it: no budget, shares, budgets above it, memory that is short
 // later.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <atomic>

@@ -1,5 +1,5 @@
 // What a runtime logs of its life, its requests and its faults.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/caught_output.hpp"
 #include "tests/support/log_keeper.hpp"
 #include "tests/support/tiny_runtime.hpp"

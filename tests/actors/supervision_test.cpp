@@ -1,5 +1,5 @@
 // Members of the cast are killed while many replies stream: each ends with its text or with an error that says why.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>

@@ -143,7 +143,7 @@ class Subdirectory(Consumer):
     def test_the_program_is_built_where_it_is_asked_for(self):
         words = self.configure(self.lists(), "-DTROPILLA_PROGRAM=ON")
         self.assertIn("libedit", words)
-        self.assertTrue((self.folder / "build/tropilla/src/app").exists())
+        self.assertTrue((self.folder / "build/tropilla/app").exists())
 
     def test_the_parent_s_settings_are_its_own(self):
         names = ["CMAKE_CXX_STANDARD", "CMAKE_CXX_EXTENSIONS", "CMAKE_BUILD_TYPE", "CMAKE_RUNTIME_OUTPUT_DIRECTORY",
@@ -155,7 +155,7 @@ class Subdirectory(Consumer):
         self.assertEqual(before, after)
         self.assertIn("CMAKE_BUILD_TYPE=[]", after)
         self.assertIn("-std=c++23", self.flags("memory/pool.cpp"))
-        self.assertFalse((self.folder / "build/tropilla/src/app").exists())
+        self.assertFalse((self.folder / "build/tropilla/app").exists())
 
 
 class Installed(Consumer):

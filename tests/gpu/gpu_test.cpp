@@ -1,7 +1,7 @@
 // The cast on the first GPU of this machine, beside the host: every type of weights, every type of keys and values,
 // streaming, batching, and budgets. Without a GPU the program says so and ends with 77, which ctest takes for skipped.
 // Lines "measured: NAME NUMBER" are for scripts/gpu_report.py.
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/gpu/needs_gpu.hpp"
 #include "tests/support/before_tests.hpp"
 #include "tests/support/counting_gpu.hpp"

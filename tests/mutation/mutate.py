@@ -39,11 +39,12 @@ except ImportError:  # libclang is not there, which reports do not need
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = ("memory/*", "kernels/*.?pp", "kernels/host/*", "src/model/*", "src/io/*", "src/schedule/*", "src/sampling/*", "src/batch/*",
-        "src/trace/*")
-TESTS = ("memory", "sampling", "batch", "formats", "tokenizer", "model", "kernels")
+        "src/trace/*", "src/placement/*")
+TESTS = ("memory", "sampling", "batch", "io", "model", "schedule", "trace", "kernels")
 # The tests that are about the code in a folder, which go before the others.
 NEAREST = {"memory": ["memory"], "kernels": ["kernels"], "src/sampling": ["sampling"], "src/batch": ["batch"],
-           "src/model": ["tokenizer", "formats", "model"], "src/io": ["model"], "src/schedule": ["model"], "src/trace": ["model"]}
+           "src/model": ["model"], "src/io": ["io"], "src/schedule": ["schedule"], "src/trace": ["trace"],
+           "src/placement": ["model"]}
 MEMORY = 4 << 30  # bytes: a mutant may ask for more than the machine has
 FILE_SIZE = 1 << 30
 CORES = os.cpu_count() or 1

@@ -1,7 +1,7 @@
 // What tests of CUDA devices compare with the host, over an emulated GPU and over a real one.
 #pragma once
 
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/difference.hpp"
 
 #include <vector>

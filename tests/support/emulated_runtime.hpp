@@ -1,7 +1,7 @@
 /// A runtime over the tiny model on emulated GPUs.
 #pragma once
 
-#include "actors/runtime_impl.hpp"
+#include "runtime/runtime_impl.hpp"
 #include "tests/support/cuda_cases.hpp"
 #include "tests/support/emulated_gpu.hpp"
 #include "tests/support/tiny_runtime.hpp"

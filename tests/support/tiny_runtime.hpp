@@ -1,7 +1,7 @@
 /// A runtime over the tiny model, and its replies.
 #pragma once
 
-#include "actors/reply_channel.hpp"
+#include "runtime/reply_channel.hpp"
 #include "tests/support/tiny_model.hpp"
 #include "tropilla/runtime.hpp"
 

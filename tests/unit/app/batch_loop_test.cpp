@@ -1,5 +1,5 @@
 // From requests to records with a tiny model, while the feeder fails.
-#include "src/app/batch_loop.hpp"
+#include "app/batch_loop.hpp"
 
 #include "src/batch/record.hpp"
 #include "tests/support/tiny_model.hpp"

@@ -1,5 +1,5 @@
 // What lines make which message, and which texts are commands.
-#include "src/app/chat_input.hpp"
+#include "app/chat_input.hpp"
 
 #include "tropilla/error.hpp"
 

@@ -1,5 +1,5 @@
 // Conversations as text.
-#include "src/app/conversation.hpp"
+#include "app/conversation.hpp"
 
 #include "tropilla/error.hpp"
 

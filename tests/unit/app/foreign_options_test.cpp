@@ -1,7 +1,7 @@
 // What people of llama.cpp and ollama type.
-#include "src/app/command.hpp"
-#include "src/app/foreign_options.hpp"
-#include "src/app/options.hpp"
+#include "app/command.hpp"
+#include "app/foreign_options.hpp"
+#include "app/options.hpp"
 
 #include "tropilla/error.hpp"
 

@@ -1,6 +1,6 @@
 // --help and what is bound.
-#include "src/app/command.hpp"
-#include "src/app/text.hpp"
+#include "app/command.hpp"
+#include "app/text.hpp"
 
 #include <catch2/catch.hpp>
 #include <fmt/format.h>

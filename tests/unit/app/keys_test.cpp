@@ -1,5 +1,5 @@
 // Pasted text and unseen lines, however their bytes are cut.
-#include "src/app/keys.hpp"
+#include "app/keys.hpp"
 
 #include <catch2/catch.hpp>
 #include <vector>

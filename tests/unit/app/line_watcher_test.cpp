@@ -1,5 +1,5 @@
 // Lines while something else goes on. A pipe does for the terminal: it, too, has bytes that can be polled for.
-#include "src/app/line_watcher.hpp"
+#include "app/line_watcher.hpp"
 
 #include <array>
 #include <catch2/catch.hpp>

@@ -1,5 +1,5 @@
 // Levels as they are typed; records as lines and as JSON.
-#include "src/app/log_output.hpp"
+#include "app/log_output.hpp"
 #include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>

@@ -1,5 +1,5 @@
 // A arbiter's numbers as rows.
-#include "src/app/memory_table.hpp"
+#include "app/memory_table.hpp"
 
 #include <catch2/catch.hpp>
 

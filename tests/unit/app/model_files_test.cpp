@@ -1,5 +1,5 @@
 // Finding models in folders that look like those of other programs.
-#include "src/app/model_files.hpp"
+#include "app/model_files.hpp"
 
 #include "src/model/synth.hpp"
 #include "tropilla/error.hpp"

@@ -1,5 +1,5 @@
 // Options from the command line, the environment and a file.
-#include "src/app/options.hpp"
+#include "app/options.hpp"
 
 #include "tropilla/error.hpp"
 

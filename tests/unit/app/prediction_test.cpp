@@ -1,5 +1,5 @@
 // What is predicted from given speeds, and the sentences about it.
-#include "src/app/prediction.hpp"
+#include "app/prediction.hpp"
 
 #include <catch2/catch.hpp>
 

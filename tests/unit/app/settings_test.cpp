@@ -1,7 +1,7 @@
 // /set, against the options of a command.
-#include "src/app/settings.hpp"
+#include "app/settings.hpp"
 
-#include "src/app/dialogue.hpp"
+#include "app/dialogue.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

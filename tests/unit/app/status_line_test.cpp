@@ -1,5 +1,5 @@
 // What a terminal gets when lines come while a bar is drawn.
-#include "src/app/terminal.hpp"
+#include "app/terminal.hpp"
 
 #include <catch2/catch.hpp>
 #include <cstdlib>

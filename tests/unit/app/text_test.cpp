@@ -1,7 +1,7 @@
 // Text for terminals and tables, and ids that people write.
-#include "src/app/ids.hpp"
-#include "src/app/table.hpp"
-#include "src/app/text.hpp"
+#include "app/ids.hpp"
+#include "app/table.hpp"
+#include "app/text.hpp"
 
 #include "tropilla/error.hpp"
 

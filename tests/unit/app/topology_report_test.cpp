@@ -1,5 +1,5 @@
 // What `tropilla devices` says of machines that hwloc makes up.
-#include "src/app/topology_report.hpp"
+#include "app/topology_report.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -1,0 +1,117 @@
+// Declares options that several commands have: the model and how it runs, how a reply is drawn.
+#include "app/options.hpp"
+
+#include "app/command.hpp"
+#include "app/files.hpp"
+
+#include <limits>
+
+namespace tropilla::app {
+namespace {
+
+constexpr std::size_t max_tokens = std::numeric_limits<std::int32_t>::max();
+
+} // namespace
+
+void model_options::bind(option_binder& b) {
+  b.group("Model");
+  b.text({"-m,--model", "FILE", model_meaning, model_otherwise}, model);
+  b.choice({"--template", "NAME", "how a conversation is written for the model", "the model's own"}, chat_template,
+           {"llama3", "chatml"});
+  b.group("Memory and speed");
+  b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, context,
+          {.least = 1, .most = max_tokens});
+  b.device_bytes({"--budget", "BYTES",
+                  "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
+                  "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
+                  "the layers between them",
+                  "what the plan needs, or may use"},
+                 budget);
+  b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise}, parallel,
+          {.least = 1, .most = 1024});
+  b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
+           "a context for each sequence, at most four"},
+          kv_tokens, {.least = 1, .most = max_tokens});
+  b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16"}, kv_type, {"f16", "bf16", "q8_0"});
+  b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use"},
+          threads, {.least = 1, .most = 1024});
+  b.choice({"--isa", "NAME", "instruction set of the kernels", "the best that there is"}, isa,
+           {"scalar", "avx2", "avx512"});
+  b.choice({"--io", "MODE", "how weights are read", "as suits the plan"}, io, {"mmap", "direct", "buffered"});
+  b.flag({"--no-cache", "", "neither use packed weights of earlier runs nor leave any"}, no_cache);
+  b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream"}, pinned);
+  b.flag({"--precise", "", "activations in float32: slower, for comparisons"}, precise);
+  b.text({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing"}, trace);
+  b.log_levels({"--log-level", "LEVELS",
+                "log what the runtime does: trace, debug, info, warning, error or off, for all "
+                "components or for some (info,loader=debug)"},
+               log.levels);
+  b.flag({"--log-json", "", "log a JSON object a line"}, log.json);
+  b.text({"--log-file", "FILE", "log to this file, at its end, and not to standard error"}, log.file);
+  b.group("Output");
+  b.flag({"-q,--quiet", "", "no progress, no notes, no figures"}, quiet);
+}
+
+runtime_config model_options::to_config(const command_context& env, std::size_t sequences) const {
+  runtime_config config;
+  config.model = env.choose_model(model);
+  config.threads = threads;
+  config.context = context;
+  config.sequences = parallel > 0 ? parallel : sequences;
+  config.kv_tokens = kv_tokens;
+  config.kv_type = kv_type;
+  config.devices = budget;
+  config.pinned_bytes = pinned;
+  config.precise = precise;
+  config.isa = isa;
+  config.chat_template = chat_template;
+  config.trace = expand_home(trace);
+  config.io = io;
+  if (!no_cache)
+    config.packed_cache = packed_cache_directory();
+  return config;
+}
+
+std::size_t max_context(const runtime_config& config) noexcept {
+  constexpr std::size_t otherwise = 4096; // as the runtime has it
+  return config.context > 0 ? config.context : otherwise;
+}
+
+void reply_options::bind(option_binder& b) {
+  auto& sampling = generation.sampling;
+  b.group("Reply");
+  b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full"}, generation.max_tokens,
+          {.least = 1,
+           .most = max_tokens,
+           .minus_one = "until the context is full",
+           .minus_one_is = std::numeric_limits<std::size_t>::max()});
+  b.texts({"--stop", "TEXT",
+           R"(text that ends a reply and is not part of it; may be given more than once, and knows \n, \t and \xHH)"},
+          generation.stop);
+  b.flag({"--ignore-eos", "", "go on past the end of the reply"}, generation.ignore_eos);
+  b.flag({"--context-shift,!--no-context-shift", "", "when the context is full, forget its older half and go on"},
+         generation.context_shift);
+  b.count({"--context-keep", "N", "with --context-shift: never forget the first N tokens"}, generation.context_keep);
+  b.group("Sampling");
+  b.number({"--temp", "X", "temperature; 0 takes the most probable token"}, sampling.temperature, 0.0, 100.0);
+  b.seed({"-s,--seed", "N", "the same seed gives the same text; -1 draws one and says which"}, sampling.seed,
+         seed_drawn);
+  b.count({"--top-k", "N", "keep the N most probable tokens; 0: all"}, sampling.top_k,
+          {.minus_one = "all", .minus_one_is = 0});
+  b.number({"--top-p", "X", "keep the most probable tokens that together have this probability; 1: all"},
+           sampling.top_p, 0.0, 1.0);
+  b.number({"--min-p", "X", "keep tokens with at least this share of the most probable one's probability; 0: all"},
+           sampling.min_p, 0.0, 1.0);
+  b.number({"--typical-p", "X", "keep the tokens that surprise as much as expected, up to this probability; 1: all"},
+           sampling.typical_p, 1e-6, 1.0);
+  b.number({"--repeat-penalty", "X", "divides the logits of tokens that prompt or reply have; 1: none"},
+           sampling.repetition_penalty, 0.01, 100.0);
+  b.number({"--frequency-penalty", "X", "taken from a token's logit for each time that the reply has it"},
+           sampling.frequency_penalty, -100.0, 100.0);
+  b.number({"--presence-penalty", "X", "taken from a token's logit when the reply has it"}, sampling.presence_penalty,
+           -100.0, 100.0);
+  b.count({"--penalty-window", "N", "penalties count the last N tokens; 0: all"}, sampling.penalty_window,
+          {.minus_one = "all", .minus_one_is = 0});
+}
+
+} // namespace tropilla::app

@@ -1,0 +1,331 @@
+// Leases, actors and the budget of one device.
+#include "runtime/device_shard.hpp"
+
+#include "actors/compute.hpp"
+#include "actors/loader.hpp"
+#include "actors/memory_manager.hpp"
+#include "actors/prefetcher.hpp"
+#include "src/schedule/request_room.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <fmt/format.h>
+#include <future>
+#include <new>
+#include <optional>
+
+namespace tropilla {
+namespace {
+
+/// Address space is free, and a pool that is filled to its last byte can't find the last block: reserve a quarter more.
+std::size_t reservation_for(std::size_t budget) {
+  return budget + budget / 4 + (std::size_t{64} << 20);
+}
+
+lease take(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose why, bool commits_later = false,
+           std::optional<outside_memory> outside = {}) {
+  auto answer =
+      arbiter.try_acquire({std::string(device), bytes, why, priority::urgent, std::move(outside), commits_later});
+  if (auto* refused = std::get_if<refusal>(&answer))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(answer));
+}
+
+/// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
+lease take_soon(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose why) {
+  constexpr std::chrono::seconds long_enough{10};
+  const auto answer = std::make_shared<std::promise<memory_arbiter::grant>>();
+  auto granted = answer->get_future();
+  const auto ticket = arbiter.acquire({std::string(device), bytes, why, priority::urgent},
+                                      [answer](memory_arbiter::grant g) { answer->set_value(std::move(g)); });
+  if (granted.wait_for(long_enough) != std::future_status::ready)
+    (void)arbiter.cancel(ticket); // answers, if it is not answered at this moment
+  auto g = granted.get();
+  if (auto* refused = std::get_if<refusal>(&g))
+    throw error(errc::over_budget, refused->message);
+  return std::get<lease>(std::move(g));
+}
+
+/// As `committed_bytes::commit`; what it allocates for its question may be refused, too.
+std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, std::size_t bytes, bool planned) {
+  try {
+    return of.commit(offset, bytes, planned);
+  } catch (const std::bad_alloc&) {
+    return "memory is short"; // short enough to need none itself
+  }
+}
+
+} // namespace
+
+std::string above_limit(std::size_t budget, const memory_limit& limit) {
+  return fmt::format("the budget of {} is more than the {} that may be used, set by {}: what finds no memory when it "
+                     "is first written fails then",
+                     format_bytes(budget), format_bytes(limit.bytes), limit.set_by);
+}
+
+device_shard::device_shard(placement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_placement> w,
+                           shard_context shared)
+    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), arbiter(shared.arbiter),
+      shared_(std::move(shared)) {
+  input.dev = dev.get();
+  add_device();
+  promise_plan();
+  take_leases();
+  log_plan();
+}
+
+device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t context, shard_context shared)
+    : dev(from->dev), input(from->input), arbiter(from->arbiter), original_(std::move(from)),
+      committed_(original_->committed_), base_(original_->base_), shared_(std::move(shared)),
+      replicas_(original_->replicas_) {
+  const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
+  if (context > 0)
+    input.shape.kv_tokens = input.shape.context = choose_context(context, input.model);
+  input.shape.max_batch_tokens = std::min(input.shape.max_batch_tokens, input.shape.context);
+  input.shape.logit_rows = std::min(input.shape.logit_rows, input.shape.max_batch_tokens);
+  auto theirs =
+      cast::ask_role<cast::weights_shared>(*original_->shared_.system, *original_->compute, cast::share_weights{});
+  auto mine = std::make_shared<weight_placement>(*theirs.weights);
+  input.shape.request_bytes = default_request_bytes(input.shape.sequences, input.shape.context);
+  auto adds = make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev));
+  adds.request_bytes = input.request_bytes(adds.context);
+  mine->plan = make_replica_plan(adds, theirs.weights->plan);
+  mine->spare_bytes = 0;
+  weights = std::move(mine);
+  kept_ = std::move(theirs.leases);
+  take_leases();
+  log_plan();
+}
+
+device_shard::~device_shard() = default;
+
+std::size_t device_shard::reservation(const placement_input& input, const weight_placement& weights) {
+  // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
+  const std::size_t everything = weights.is_whole() ? weights.plan.total : place(input, 0)->plan.total;
+  const std::size_t wanted = reservation_for(std::max(weights.budget, everything));
+  return std::min(wanted, std::max(min_reservation(weights.budget), input.limit.addresses));
+}
+
+void device_shard::add_device() {
+  reserved_ = reservation(input, *weights);
+  device_setup setup;
+  setup.name = dev->name();
+  setup.base = base_ = dev->reserve(reserved_);
+  setup.reservation_bytes = reserved_;
+  setup.budget = weights->budget;
+  setup.alignment = group_alignment;
+  setup.host_memory = dev->host_memory();
+  if (dev->host_memory())
+    committed_ = std::make_shared<committed_bytes>(shared_.promises, reserved_);
+  setup.commit = [d = dev.get(), base = base_, on_host = committed_](std::size_t offset,
+                                                                     std::size_t bytes) -> std::optional<std::string> {
+    if (on_host)
+      return try_commit(*on_host, offset, bytes, true);
+    if (d->commit(base + offset, bytes))
+      return std::nullopt;
+    return "the device has no memory left";
+  };
+  setup.trim = [d = dev.get(), base = base_, on_host = committed_](std::size_t offset, std::size_t bytes) {
+    d->trim(base + offset, bytes);
+    if (on_host)
+      on_host->trim(offset, bytes);
+  };
+  arbiter->add_device(setup);
+  arbiter->refuse_acquisition(shared_.hooks.refuse_acquisition);
+}
+
+void device_shard::take_leases() {
+  const auto& plan = weights->plan;
+  if (const auto bytes = plan.by_purpose[static_cast<std::size_t>(purpose::requests)]; bytes > 0) // the allocator's
+    requests_ = take(*arbiter, dev->name(), bytes, purpose::requests, false, outside_memory{});
+  kv = take(*arbiter, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv,
+            committed_ != nullptr);
+  activations_ = take(*arbiter, dev->name(), plan.activations.bytes, purpose::activations);
+  workspace_ = take(*arbiter, dev->name(), workspace_bytes(weights->layout, input.shape, *dev), purpose::workspace);
+  // The device has one scratch for all runtimes that compute on it: a replica's jobs take turns with the original's.
+  space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
+                                             plan.activations.offsets, workspace_.data(), !original_);
+  const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout, input.shape.kv));
+  pages.reserve(plan.kv_pages);
+  for (std::size_t i = 0; i < plan.kv_pages; ++i)
+    pages.push_back(kv.data() + i * stride);
+}
+
+/// All that is written whatever is asked: a run that lacks it fails before it reads weights, and the system is asked
+/// once.
+void device_shard::promise_plan() {
+  if (!committed_)
+    return;
+  const auto& of = weights->plan.by_purpose;
+  std::size_t elsewhere = of[static_cast<std::size_t>(purpose::kv)]; // page by page
+  if (weights->mapping)
+    elsewhere += of[static_cast<std::size_t>(purpose::weights)];
+  if (const auto refused = shared_.promises->promise_ahead(weights->plan.total - elsewhere))
+    throw error(errc::over_budget,
+                fmt::format("the plan of {}: {}; end what holds the rest, or give a budget of less", name(), *refused));
+}
+
+std::optional<std::string> device_shard::commit_page(page_number page) {
+  if (!committed_)
+    return std::nullopt;
+  return try_commit(*committed_, static_cast<std::size_t>(pages[page] - base_),
+                    kv_page_bytes(weights->layout, input.shape.kv), false);
+}
+
+void device_shard::log_plan() const {
+  const auto& range = weights->layout.range;
+  shared_.log_of(log_component::compute)
+      .info("{}: computes layers {} to {} of {} with {} threads, {}", name(), range.first, range.last - 1,
+            input.model.layers, dev->workers(), dev->isa());
+  const auto log = shared_.log_of(log_component::memory);
+  if (!log.wants(log_level::info))
+    return;
+  const auto& plan = weights->plan;
+  std::string purposes;
+  for (std::size_t p = 0; p < purpose_count; ++p)
+    if (plan.by_purpose[p] > 0)
+      purposes += fmt::format("{}{} {}", purposes.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
+                              format_bytes(plan.by_purpose[p]));
+  log.info("{}: {} of a budget of {} are planned: {}", name(), human_bytes{plan.total},
+           human_bytes{original_ ? arbiter->usage(name()).budget : weights->budget}, purposes);
+  if (plan.ring_slots > 0)
+    log.info("{}: {} of {} weight groups are streamed for every step, through {} slots of {}", name(),
+             std::ranges::count(plan.streamed, true), plan.streamed.size(), plan.ring_slots,
+             human_bytes{plan.slot_bytes});
+  if (weights->mapping)
+    shared_.log_of(log_component::cache)
+        .info("{}: packed weights are mapped, {}", name(), human_bytes{weights->mapping->bytes().size()});
+}
+
+void device_shard::start(const device_shard* next) {
+  next_ = next;
+  auto kept = std::exchange(kept_, {});
+  pipeline->set(spawn_pipeline(weights, kept), weights);
+  spawn_compute(std::move(kept));
+}
+
+void device_shard::spawn_compute(std::vector<lease> kept) {
+  compute->set(cast::spawn_compute(
+      *shared_.system, {pipeline->weights(), space_.get(), dev.get(), pipeline->get(), meter_, shared_.trace, progress_,
+                        std::move(kept), pages, copies_, next_ ? next_->compute : nullptr,
+                        next_ ? next_->dev.get() : nullptr, shared_.log_of(log_component::compute)}));
+  shared_.log_of(log_component::supervisor).debug("compute of {} begins", name());
+}
+
+void device_shard::supervise(std::vector<cast::supervised_member> others,
+                             std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler) {
+  supervisor->set(cast::spawn_supervisor(
+      *shared_.system, {std::move(others), std::move(scheduler), compute, pipeline, progress_,
+                        [this](const std::shared_ptr<const weight_placement>& next, const std::vector<lease>& leases) {
+                          return spawn_pipeline(next, leases);
+                        },
+                        [this] { spawn_compute({}); }, name(), shared_.log_of(log_component::supervisor)}));
+  shared_.log_of(log_component::supervisor).debug("the supervisor of {} begins", name());
+}
+
+cast::weight_pipeline device_shard::spawn_pipeline(const std::shared_ptr<const weight_placement>& next,
+                                                   const std::vector<lease>& kept) {
+  cast::weight_pipeline out;
+  try {
+    spawn_pipeline(out, next, kept);
+  } catch (...) { // an actor that nobody ends is waited for when the system closes
+    end(out);
+    throw;
+  }
+  shared_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} begin", name());
+  return out;
+}
+
+void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next,
+                                  const std::vector<lease>& kept) {
+  // Not before the step at hand is done: what it waits for may not fit the new budget.
+  if (!original_ && arbiter->usage(std::string(dev->name())).budget != next->budget)
+    arbiter->set_budget(std::string(dev->name()), next->budget);
+  lease staging;
+  if (const auto bytes = next->loading.staging_bytes_on(*dev); bytes > 0)
+    staging = take_soon(*arbiter, dev->name(), bytes, purpose::staging);
+  out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory));
+  weight_loader_setup loading;
+  loading.dev = dev.get();
+  loading.trace = shared_.trace;
+  loading.files = input.files;
+  loading.staging_buffer = make_staging_buffer(*dev, next->layout, next->loading);
+  loading.kept_bytes = input.pinned_bytes;
+  loading.packed_folder = input.packed_folder;
+  loading.meter = meter_;
+  loading.make_reader = shared_.hooks.make_reader;
+  loading.damage_told = damage_told_;
+  loading.notice = shared_.on_notice;
+  loading.log = shared_.log_of(log_component::loader);
+  loading.cache_log = shared_.log_of(log_component::cache);
+  out.loader =
+      cast::spawn_loader(*shared_.system, {next, std::move(staging), std::move(loading), shared_.on_progress, kept});
+  const auto slots = std::make_shared<std::atomic<std::size_t>>(0);
+  out.prefetcher =
+      cast::spawn_prefetcher(*shared_.system, {std::string(dev->name()), next, out.memory_manager, out.loader,
+                                               shared_.trace, slots, kept, shared_.log_of(log_component::prefetcher)});
+  // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
+  ring_reclaimer_ = arbiter->add_reclaimer(
+      std::string(dev->name()), reclaimable::prefetch_window,
+      [slots, slot_bytes = next->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
+        const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
+        const std::size_t wanted = slot_bytes > 0 ? std::min(spare, (bytes + slot_bytes - 1) / slot_bytes) : 0;
+        for (std::size_t i = 0; i < wanted; ++i)
+          cast::tell_from_outside(to, cast::shrink_ring{});
+        return wanted * slot_bytes;
+      });
+}
+
+void device_shard::set_budget(std::size_t bytes) {
+  if (original_)
+    throw error(errc::invalid_argument, "a replica has the budget of the runtime that it was made from: change that");
+  const std::lock_guard lock(changing_);
+  if (const auto others = replicas_.use_count() - 1; others > 0)
+    throw error(errc::invalid_argument, fmt::format("{} replicas use the weights that are in memory: the budget can "
+                                                    "change when they are closed",
+                                                    others));
+  const auto next = place(input, bytes);
+  require_fits(next->plan, bytes);
+  if (bytes > reserved_)
+    throw error(errc::invalid_argument,
+                fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
+                            format_bytes(reserved_), format_bytes(bytes)));
+  if (bytes > input.limit.bytes)
+    shared_.on_notice(above_limit(bytes, input.limit));
+  const auto log = shared_.log_of(log_component::memory);
+  log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
+           human_bytes{bytes}, human_bytes{next->plan.total}, std::ranges::count(next->plan.streamed, true),
+           next->plan.streamed.size());
+  (void)cast::ask_role<cast::weights_changed>(*shared_.system, *supervisor, cast::change_weights{next});
+  log.info("{}: the budget is {} now", name(), human_bytes{bytes});
+}
+
+plan_report device_shard::report() const {
+  return describe(*weights, input.shape, original_ ? arbiter->usage(name()).budget : weights->budget);
+}
+
+void device_shard::end_supervisor() {
+  cast::end_role(*shared_.system, *supervisor);
+  shared_.log_of(log_component::supervisor).debug("the supervisor of {} is ended", name());
+}
+
+void device_shard::end_compute() {
+  cast::end_role(*shared_.system, *compute);
+  shared_.log_of(log_component::supervisor).debug("compute of {} is ended", name());
+  // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
+  dev->compute_stream().synchronize();
+}
+
+void device_shard::end(const cast::weight_pipeline& all) const {
+  cast::end_and_wait(*shared_.system, all.prefetcher);
+  cast::end_and_wait(*shared_.system, all.loader);
+  cast::end_and_wait(*shared_.system, all.memory_manager);
+}
+
+void device_shard::stop_pipeline() {
+  end(pipeline->get());
+  ring_reclaimer_.reset();
+  shared_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} are ended", name());
+}
+
+} // namespace tropilla

@@ -1,0 +1,447 @@
+// Builds a runtime and takes it down.
+#include "runtime/runtime_impl.hpp"
+
+#include "actors/sampler.hpp"
+#include "actors/scheduler.hpp"
+#include "src/schedule/restart_limit.hpp"
+
+#include <fmt/format.h>
+
+namespace tropilla {
+namespace {
+
+model_facts facts_of(const gguf_file& file, const llama_config& c) {
+  model_facts f;
+  f.name = c.name;
+  f.type = c.type_name;
+  f.parameters = c.parameters;
+  f.layers = c.layers;
+  f.vocabulary = c.vocabulary;
+  f.trained_context = c.context;
+  for (const auto bytes : file.file_bytes)
+    f.file_bytes += bytes;
+  return f;
+}
+
+/// A callback of the client, whose exceptions end nothing of the runtime's.
+template <class Argument>
+std::function<void(Argument)> guarded(std::function<void(Argument)> callback) {
+  if (!callback)
+    return callback;
+  return [callback = std::move(callback)](Argument argument) {
+    try {
+      callback(argument);
+    } catch (...) { // documented at `runtime_config`
+    }
+  };
+}
+
+/// Notices are warnings in the log, too.
+std::function<void(std::string_view)> logged(std::function<void(std::string_view)> notice, const logger& log) {
+  return [notice = std::move(notice), log](std::string_view sentence) {
+    log.warning("{}", sentence);
+    if (notice)
+      notice(sentence);
+  };
+}
+
+} // namespace
+
+runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtime_hooks h)
+    : config(std::move(c)), log(std::make_shared<logs>(config.log)), arbiter(memory_arbiter::make()),
+      hooks_(std::move(h)) {
+  config.on_progress = guarded(std::move(config.on_progress));
+  config.on_notice = logged(guarded(std::move(config.on_notice)), log->of(log_component::runtime));
+  auto prepared = prepared_model::open(config, hooks_);
+  prepared.require_fits();
+  if (!config.trace.empty()) {
+    trace = std::make_unique<tracer>();
+    trace->write(config.trace); // a path that can't be written should fail now, not at the end
+  }
+  report = std::move(prepared.report);
+  notify(prepared.model.notices);
+  notify(prepared.notices);
+  promises = std::make_shared<memory_promises>(hooks_.read_memory, prepared.needs);
+  facts = facts_of(prepared.file, prepared.model);
+  vocabulary = prepared.model.vocabulary;
+  log_opening();
+  if (external) {
+    system = external;
+  } else {
+    own_system.emplace();
+    system = &own_system->get();
+  }
+  progress_.resize(prepared.shards.size());
+  for (auto& shard : prepared.shards)
+    shards.push_back(std::make_shared<device_shard>(std::move(shard.input), std::move(shard.dev),
+                                                    std::move(shard.weights), shard_context_of(shards.size())));
+  spawn_cast([&] { read_texts(prepared.file); });
+}
+
+runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t context)
+    : config(from->config), log(from->log), original(std::move(from)), facts(original->facts),
+      vocabulary(original->vocabulary), arbiter(original->arbiter), promises(original->promises), tok(original->tok),
+      chat(original->chat), chat_failure(original->chat_failure), hooks_(original->hooks_) {
+  config.trace.clear();
+  config.on_progress = nullptr;
+  own_system.emplace();
+  system = &own_system->get(); // NOLINT(cppcoreguidelines-prefer-member-initializer): own_system is made first
+  std::vector<plan_report> reports;
+  for (const auto& shard : original->shards) {
+    shards.push_back(std::make_shared<device_shard>(shard, context, shard_context_of(shards.size())));
+    reports.push_back(shards.back()->report());
+  }
+  report = add_up(reports);
+  log_opening();
+  spawn_cast([] {});
+}
+
+void runtime_impl::log_opening() const {
+  const auto to = log->of(log_component::runtime);
+  if (original)
+    to.info("a replica of {} opens", config.model.string());
+  else
+    to.info("{} opens: {}, {}, {:.1f} M parameters, {} layers, {}", config.model.string(), facts.name, facts.type,
+            static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
+  to.info(
+      "a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} of {} tokens in {}",
+      report.context, report.prefill_chunk, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
+}
+
+void runtime_impl::log_closing() const {
+  const auto to = log->of(log_component::runtime);
+  if (!to.wants(log_level::info))
+    return;
+  std::string peaks;
+  for (const auto& u : arbiter->usage())
+    peaks +=
+        fmt::format("; {} had {} of {} in use at most", u.device, format_bytes(u.high_water), format_bytes(u.budget));
+  const std::chrono::duration<double> open = std::chrono::steady_clock::now() - opened_;
+  to.info("closed after {:.1f} s; requests: {}{}", open.count(), batch ? batch->usage().requests : 0, peaks);
+}
+
+shard_context runtime_impl::shard_context_of(std::size_t shard) {
+  shard_context context{arbiter, system, trace.get(), hooks_, {}, config.on_notice, log, promises};
+  if (config.on_progress)
+    context.on_progress = [this, shard](const load_progress& now) {
+      const std::lock_guard lock(progress_mutex_);
+      progress_[shard] = now;
+      load_progress all;
+      for (const auto& p : progress_) {
+        all.bytes_done += p.bytes_done;
+        all.bytes_total += p.bytes_total;
+      }
+      config.on_progress(all);
+    };
+  return context;
+}
+
+model_texts model_texts::read(const gguf_file& file, const std::string& template_name) {
+  model_texts texts;
+  texts.tok = std::make_shared<const tokenizer>(file);
+  try {
+    texts.chat = chat_template::from_model(file, *texts.tok, template_name);
+  } catch (const error& e) {
+    if (!template_name.empty())
+      throw;
+    texts.chat_failure = e; // raw prompts need no template
+  }
+  return texts;
+}
+
+void runtime_impl::read_texts(const gguf_file& file) {
+  model_texts texts = model_texts::read(file, config.chat_template);
+  tok = std::move(texts.tok);
+  notify(tok->notices());
+  chat = std::move(texts.chat);
+  chat_failure = std::move(texts.chat_failure);
+}
+
+void runtime_impl::notify(std::span<const std::string> sentences) const {
+  if (config.on_notice)
+    for (const std::string& sentence : sentences)
+      config.on_notice(sentence);
+}
+
+void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
+  for (std::size_t i = shards.size(); i-- > 0;)
+    shards[i]->start(i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
+  meanwhile();
+
+  make_room();
+  batch = std::make_shared<batcher>(*tok, shards.front()->input.shape, config.queue_length,
+                                    log->of(log_component::scheduler), [this](page_number page) {
+                                      std::optional<std::string> refused;
+                                      for (const auto& shard : shards)
+                                        if (!refused)
+                                          refused = shard->commit_page(page);
+                                      return refused;
+                                    });
+  last_resort_ = std::make_shared<last_resort>(this);
+  spawn_sampler();
+  spawn_scheduler();
+  for (std::size_t i = 0; i < shards.size(); ++i)
+    (void)supervise(i);
+  cast::tell_from_outside(scheduler->get(), cast::supervisors_spawned{});
+} catch (...) {
+  shut_down();
+  throw;
+}
+
+void runtime_impl::make_room() {
+  request_room::more_source more;
+  for (const auto& shard : shards)
+    if (shard->input.holds_requests)
+      more = [to = arbiter, device = shard->name()](std::size_t bytes) -> std::optional<lease> {
+        auto answer = to->try_acquire({device, bytes, purpose::requests, priority::background, outside_memory{}});
+        if (auto* granted = std::get_if<lease>(&answer))
+          return std::move(*granted);
+        return std::nullopt;
+      };
+  room = std::make_shared<request_room>(shards.front()->input.shape.request_bytes, std::move(more));
+}
+
+/// Scheduler and first supervisor replace each other. When both have ended, this spawns another supervisor, which
+/// replaces the scheduler.
+class runtime_impl::last_resort : public std::enable_shared_from_this<last_resort> {
+public:
+  explicit last_resort(runtime_impl* of) : of_(of) {}
+
+  /// Looks when `member` ends, at once when it has ended already.
+  template <class Handle>
+  void watch(const Handle& member) {
+    cast::retry_on_bad_alloc([&] { cast::when_ended(member, [self = shared_from_this()] { self->look(); }); });
+  }
+
+  /// Held while a supervisor is spawned.
+  [[nodiscard]] std::unique_lock<std::recursive_mutex> lock() { return std::unique_lock(mutex_); }
+  /// Waits for a supervisor that is being spawned; none follows.
+  void close() {
+    const auto locked = lock();
+    of_ = nullptr;
+  }
+
+private:
+  /// On a thread of the actor system, or of who watches.
+  void look() noexcept {
+    const auto locked = lock();
+    if (!of_ || of_->closed || of_->scheduler->closed())
+      return;
+    const auto supervisor = of_->shards.front()->supervisor->get();
+    if (!supervisor || !cast::state_gone(supervisor).done() || !cast::state_gone(of_->scheduler->get()).done())
+      return;
+    try {
+      if (!restarts_.allows_another(of_->shards.front()->progress()))
+        throw error(errc::device_failed, "scheduler and supervisor ended again and again; open the runtime again");
+      of_->log->of(log_component::supervisor).warning("scheduler and supervisor ended at once, and are replaced");
+      (void)of_->supervise(0);
+    } catch (...) {
+      const error why = error_of(std::current_exception());
+      of_->scheduler->close(why);
+      of_->batch->fail_all(why);
+    }
+  }
+
+  std::recursive_mutex mutex_; ///< what is spawned may end before it is watched
+  runtime_impl* of_;
+  restart_limit restarts_;
+};
+
+void runtime_impl::spawn_sampler() {
+  sampler->set(cast::spawn_sampler(*system, trace.get()));
+  log->of(log_component::supervisor).debug("the sampler begins");
+}
+
+void runtime_impl::spawn_scheduler() {
+  cast::scheduler_setup setup{batch, vocabulary, shards.front()->compute, sampler, trace.get()};
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const auto get = [shard = shards[i]] { return caf::actor_cast<caf::actor>(shard->supervisor->get()); };
+    setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
+  }
+  setup.progress = [this] {
+    std::uint64_t all = 0;
+    for (const auto& shard : shards)
+      all += shard->progress();
+    return all;
+  };
+  setup.end_members = [this] {
+    for (const auto& shard : shards)
+      cast::send_exit(shard->compute->get());
+    cast::send_exit(sampler->get());
+  };
+  setup.between_looks = hooks_.between_looks;
+  setup.log = log->of(log_component::scheduler);
+  setup.supervisor_log = log->of(log_component::supervisor);
+  scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));
+  log->of(log_component::supervisor).debug("the scheduler begins");
+  last_resort_->watch(scheduler->get());
+}
+
+bool runtime_impl::supervise(std::size_t shard) {
+  const auto locked = last_resort_->lock();
+  if (closed)
+    return false;
+  std::vector<cast::supervised_member> others;
+  if (shard == 0) {
+    const auto get_sampler = [this] { return caf::actor_cast<caf::actor>(sampler->get()); };
+    others.push_back({"sampler", get_sampler, [this, get_sampler] {
+                        spawn_sampler();
+                        return get_sampler();
+                      }});
+    const auto get_scheduler = [this] { return caf::actor_cast<caf::actor>(scheduler->get()); };
+    others.push_back({"scheduler", get_scheduler,
+                      [this, get_scheduler] {
+                        spawn_scheduler();
+                        return get_scheduler();
+                      },
+                      [this](const error& why) {
+                        scheduler->close();
+                        batch->fail_all(why);
+                      }});
+  }
+  shards[shard]->supervise(std::move(others), scheduler);
+  if (shard == 0)
+    last_resort_->watch(shards.front()->supervisor->get());
+  return true;
+}
+
+void runtime_impl::shut_down() noexcept {
+  if (closed.exchange(true))
+    return;
+  reserve_.reset();
+  // Actors that ask go before those that answer, and the supervisors first: this is no fault. The handles stay, for
+  // late callers.
+  if (last_resort_)
+    last_resort_->close();
+  for (const auto& shard : shards)
+    shard->end_supervisor();
+  cast::end_role(*system, *scheduler);
+  cast::end_role(*system, *sampler);
+  log->of(log_component::supervisor).debug("scheduler and sampler are ended");
+  if (batch)
+    batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
+  for (const auto& shard : shards)
+    shard->end_compute();
+  for (const auto& shard : shards)
+    shard->stop_pipeline();
+  if (trace) {
+    try {
+      trace->write(config.trace);
+    } catch (const error& e) {
+      // It could be written when the runtime was opened; a disk that filled since costs the trace, not the program.
+      log->of(log_component::runtime).error("the trace is lost: {}", e.what());
+    }
+  }
+  log_closing();
+}
+
+runtime_impl::~runtime_impl() {
+  shut_down();
+}
+
+std::vector<token_id> runtime_impl::encode(std::span<const chat_message> messages) const {
+  if (messages.empty())
+    throw error(errc::invalid_argument, "the conversation is empty; give at least one message");
+  if (!chat)
+    throw error(*chat_failure);
+  std::size_t bytes = 0, tokens = 0;
+  for (const auto& m : messages) {
+    constexpr std::string_view blanks = " \t\r\n\v\f"; // which templates may leave out
+    const std::string_view content = m.content;
+    const auto first = std::min(content.find_first_not_of(blanks), content.size());
+    const auto behind = content.find_last_not_of(blanks) + 1;
+    const auto text = content.substr(first, behind > first ? behind - first : 0);
+    bytes += text.size();
+    tokens += tok->min_tokens(text);
+  }
+  require_may_fit(bytes, tokens);
+  std::call_once(told_of_template_, [&] { notify(chat->notices()); });
+  return chat->encode(*tok, messages);
+}
+
+/// Tokenising takes memory for each byte: a text that can't fit is refused before.
+void runtime_impl::require_may_fit(std::size_t bytes, std::size_t min_tokens) const {
+  const std::size_t context = shards.front()->input.shape.context;
+  constexpr std::size_t soon_counted = std::size_t{1} << 16; // with the true number for the sentence
+  if (bytes <= soon_counted || min_tokens <= context)
+    return;
+  const bool longer = bytes < facts.trained_context;
+  throw error(errc::context_full,
+              fmt::format("the prompt has {} bytes, at least {} tokens, and the context holds {}; shorten it{}", bytes,
+                          min_tokens, context, longer ? " or open the model with a longer context" : ""),
+              longer ? remedy::context : remedy::none);
+}
+
+std::vector<token_id> runtime_impl::encode(std::string_view text, bool special) const {
+  require_may_fit(text.size(), tok->min_tokens(text));
+  if (special && tok->add_bos() && tok->begins_with_bos(text))
+    std::call_once(told_of_bos_, [&] {
+      const std::string once[] = {fmt::format("the prompt begins with {} itself: no second one is put before it",
+                                              tok->piece(tok->bos(), true))};
+      notify(once);
+    });
+  return tok->encode(text, {tok->add_bos(), special});
+}
+
+std::vector<memory_report> runtime_impl::memory() const {
+  std::vector<memory_report> out;
+  for (const auto& u : arbiter->usage()) {
+    memory_report r{u.device, u.budget, u.in_use, u.high_water, {}, u.waiters, u.waiting_bytes, u.pool.fragmentation()};
+    for (std::size_t p = 0; p < purpose_count; ++p)
+      r.purposes.push_back(
+          {std::string(to_string(static_cast<purpose>(p))), u.by_purpose[p], u.high_water_by_purpose[p]});
+    out.push_back(std::move(r));
+  }
+  return out;
+}
+
+void runtime_impl::set_budget(std::size_t bytes, std::string_view name) {
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
+  std::string names;
+  for (const auto& shard : shards) {
+    if (name == shard->name() || (name.empty() && shards.size() == 1))
+      return shard->set_budget(bytes);
+    names += (names.empty() ? "" : ", ") + shard->name();
+  }
+  throw error(errc::invalid_argument, name.empty() ? fmt::format("say whose budget changes; the devices are {}", names)
+                                                   : fmt::format("there is no device {}, only {}", name, names));
+}
+
+sequence_request runtime_impl::make_request(std::vector<token_id> prompt, const generation_options& options, bool score,
+                                            std::shared_ptr<reply_sink> sink) {
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
+  sequence_request request;
+  request.id = next_request.fetch_add(1);
+  request.prompt = std::move(prompt);
+  request.options = options;
+  request.score = score;
+  request.sink = std::move(sink);
+  request.submitted = std::chrono::steady_clock::now();
+  request.abandoned = std::make_shared<std::atomic<bool>>(false);
+  const std::size_t context = shards.front()->input.shape.context;
+  try { // what can't be right is refused with its own sentence
+    check_request(request, {vocabulary, context, facts.trained_context});
+    request.memory = room->take(request_bytes(request.prompt.size(), request.options, context));
+  } catch (const error& e) {
+    log->of(log_component::scheduler)
+        .debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
+    throw;
+  }
+  return request;
+}
+
+request_id runtime_impl::submit(sequence_request request) {
+  return cast::ask_role<cast::request_accepted>(*system, *scheduler, cast::submit_request{std::move(request)}).id;
+}
+
+load_report runtime_impl::load() const {
+  const auto usage = cast::ask_role<cast::batch_state>(*system, *scheduler, cast::query_batch{}).usage;
+  load_report out{usage.active, usage.waiting, usage.pages_in_use, usage.pages_cached, usage.preemptions, 0};
+  for (const auto& shard : shards)
+    out.restarts += cast::ask_role<cast::cast_health>(*system, *shard->supervisor, cast::query_health{}).restarts;
+  return out;
+}
+
+} // namespace tropilla

@@ -1,0 +1,141 @@
+// Saves sequences to a file, and restores them.
+#include "src/io/session_file.hpp"
+
+#include "kernels/kv_copy.hpp"
+#include "runtime/runtime_impl.hpp"
+#include "src/io/model_fingerprint.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla {
+namespace {
+
+/// Pages that the scheduler lent; given back at the end.
+class borrowed_pages {
+public:
+  template <class Message>
+  borrowed_pages(const runtime_impl& from, const Message& m)
+      : from_(from), borrower_(m.borrower),
+        loan_(cast::ask_role<cast::pages_lent>(*from.system, *from.scheduler, m).loan) {}
+  ~borrowed_pages() {
+    if (over_)
+      return;
+    try {
+      (void)cast::ask_role<cast::pages_returned>(*from_.system, *from_.scheduler, cast::return_pages{borrower_});
+    } catch (const error&) { // the runtime is closed: nobody waits for pages
+    }
+  }
+  borrowed_pages(const borrowed_pages&) = delete;
+  borrowed_pages& operator=(const borrowed_pages&) = delete;
+
+  [[nodiscard]] const page_loan& loan() const noexcept { return loan_; }
+  /// Throws `error` when the loan was void.
+  template <class Message>
+  void end(const Message& m) {
+    over_ = true;
+    if (!cast::ask_role<cast::pages_returned>(*from_.system, *from_.scheduler, m).valid)
+      throw error(errc::device_failed, "replies failed meanwhile, and all keys and values were given up; try again");
+  }
+
+private:
+  const runtime_impl& from_;
+  request_id borrower_;
+  page_loan loan_;
+  bool over_ = false;
+};
+
+session_shape shape_of(const runtime_impl& rt) {
+  const auto& input = rt.shards.front()->input;
+  const auto& attention = input.model.attention;
+  const auto number = [](std::size_t n) { return static_cast<std::uint32_t>(n); };
+  return {fingerprint_of(input.model, input.files),
+          input.shape.kv,
+          rt.config.precise,
+          number(input.model.layers),
+          number(attention.kv_heads),
+          number(attention.key_size),
+          number(attention.value_size)};
+}
+
+/// Each layer of a page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
+template <class Function>
+void for_each_layer(const runtime_impl& rt, const session_shape& shape, page_number page, const Function& layer) {
+  const std::size_t bytes = shape.layer_bytes();
+  for (const auto& shard : rt.shards) {
+    const auto& range = shard->weights->layout.range;
+    for (std::size_t l = range.first; l < range.last; ++l)
+      layer(*shard->dev, shard->pages[page] + (l - range.first) * bytes, l * bytes);
+  }
+}
+
+void require_path(const std::filesystem::path& path) {
+  if (path.empty())
+    throw error(errc::invalid_argument, "the session has no path; name a file for it");
+}
+
+void check_ids(std::span<const token_id> ids, std::size_t vocabulary, errc code, std::string_view where) {
+  for (const token_id id : ids)
+    if (id < 0 || static_cast<std::size_t>(id) >= vocabulary)
+      throw error(code, fmt::format("{}: token id {} is not in the vocabulary of {} tokens", where, id, vocabulary));
+}
+
+} // namespace
+
+std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
+                                       std::string_view note) {
+  if (closed)
+    throw error(errc::cancelled, "the runtime is closed");
+  require_path(path);
+  check_ids(ids, vocabulary, errc::invalid_argument, "the tokens to save");
+  const auto shape = shape_of(*this);
+  const auto borrower = next_request.fetch_add(1);
+  borrowed_pages pages(*this, cast::borrow_pages{borrower, {ids.begin(), ids.end()}});
+  const auto& loan = pages.loan();
+  session_writer file(path, shape, ids.first(loan.tokens), facts.name, note);
+  std::vector<std::byte> buffer(shape.page_bytes()), copy(shape.layer_bytes());
+  for (std::size_t i = 0; i < loan.pages.size(); ++i) {
+    const std::size_t tokens = std::min(loan.tokens - i * kv_page_tokens, kv_page_tokens);
+    for_each_layer(*this, shape, loan.pages[i], [&](device& dev, const std::byte* from, std::size_t to) {
+      if (!dev.host_memory()) {
+        dev.download(from, copy.data(), copy.size());
+        from = copy.data();
+      }
+      copy_kv_tokens(shape.type, shape.kv_heads, shape.key_size, shape.value_size, from, buffer.data() + to, tokens);
+    });
+    file.add_page(buffer);
+  }
+  pages.end(cast::return_pages{borrower});
+  file.commit();
+  log->of(log_component::runtime).info("a session is saved to {}: {} tokens", path.string(), loan.tokens);
+  return loan.tokens;
+}
+
+std::vector<token_id> runtime_impl::load_session(const std::filesystem::path& path, std::string* note) {
+  require_path(path);
+  const session_reader file(path);
+  const auto shape = shape_of(*this);
+  file.require(shape, facts.name);
+  const auto& tokens = file.tokens();
+  check_ids(tokens, vocabulary, errc::malformed_file, file.name());
+  std::vector<std::byte> buffer(shape.page_bytes());
+  for (std::size_t i = 0; i < file.facts().pages(); ++i) // before anybody gives up pages for it
+    file.read_page(i, buffer);
+  if (!tokens.empty()) {
+    const auto borrower = next_request.fetch_add(1);
+    borrowed_pages pages(*this, cast::borrow_empty_pages{borrower, tokens.size()});
+    for (std::size_t i = 0; i < file.facts().pages(); ++i) {
+      file.read_page(i, buffer);
+      for_each_layer(*this, shape, pages.loan().pages[i], [&](device& dev, std::byte* to, std::size_t from) {
+        dev.upload(buffer.data() + from, to, shape.layer_bytes());
+      });
+    }
+    pages.end(cast::fill_pages{borrower, tokens});
+  }
+  log->of(log_component::runtime).info("a session is restored from {}: {} tokens", path.string(), tokens.size());
+  if (note)
+    *note = file.note();
+  return tokens;
+}
+
+} // namespace tropilla

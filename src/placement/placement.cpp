@@ -1,0 +1,91 @@
+// Tries the forms of a layout against a budget, and finds packed weights that can be mapped.
+#include "src/placement/placement.hpp"
+
+#include "src/io/packed_weights.hpp"
+#include "tropilla/error.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla {
+namespace {
+
+constexpr std::string_view mapped_io = "mmap"; ///< of `runtime_config::io`
+
+/// The mode that was asked for, or the one that suits: what is read for every pass would push out of the page cache
+/// what others want; what is read once may stay there.
+io_mode mode_for(const std::string& io, bool again_and_again) {
+  if (io.empty())
+    return again_and_again ? io_mode::direct : io_mode::buffered;
+  if (io == mapped_io)
+    return io_mode::buffered; // what is not used where it is mapped
+  for (const auto mode : {io_mode::direct, io_mode::buffered})
+    if (io == to_string(mode))
+      return mode;
+  throw error(errc::invalid_argument, fmt::format("weights are read by mmap, direct or buffered, not \"{}\"", io));
+}
+
+std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget) {
+  auto a = std::make_shared<weight_placement>();
+  a->layout = llama_layout::make(input.model, form, 0, input.layers);
+  // The processor packs for a GPU, too.
+  a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->workers() : usable_cores());
+  a->loading.model_mode = mode_for(input.io, false);
+  auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
+  plan.request_bytes = input.request_bytes(plan.context);
+  plan.budget = budget;
+  a->plan = make_plan(plan);
+  a->budget = budget > 0 ? budget : a->plan.total;
+  a->spare_bytes = a->budget > a->plan.total ? a->budget - a->plan.total : 0;
+  a->loading.packed_mode = mode_for(input.io, a->plan.ring_slots > 0);
+  return a;
+}
+
+/// Groups that all stay are looked at where the cache has them: processes share one copy, and nothing is read twice.
+void map_packed(weight_placement& a, const placement_input& input) {
+  const auto found = find_packed_weights(input.packed_folder, a.layout, input.files);
+  if (!found)
+    return;
+  a.mapping = found->map();
+  if (!a.mapping)
+    return;
+  for (const auto& g : a.layout.groups)
+    a.mapped.push_back(a.mapping->data() + found->offset(g.section) + g.section_offset);
+}
+
+std::size_t streamed_bytes(const weight_placement& a) {
+  std::size_t bytes = 0;
+  for (std::size_t g = 0; g < a.layout.groups.size(); ++g)
+    bytes += a.streams(g) ? a.layout.groups[g].bytes : 0;
+  return bytes;
+}
+
+/// Which of two placements for a budget costs less.
+bool is_better(const weight_placement& a, const weight_placement& b, std::size_t budget) {
+  if (a.plan.total > budget || b.plan.total > budget)
+    return a.plan.total < b.plan.total;
+  return streamed_bytes(a) < streamed_bytes(b);
+}
+
+} // namespace
+
+std::size_t placement_input::request_bytes(std::size_t kv_tokens) const {
+  return holds_requests ? shape.request_bytes + kv_pages_for(kv_tokens) * kv_pages::bytes_per_page : 0;
+}
+
+std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget) {
+  auto a = try_form(input, weight_form::whole, budget);
+  // Few groups may be too much for a budget and nothing that a ring could help with: the embedding and a layer.
+  if (a->plan.ring_slots > 0 || a->plan.total > a->budget) {
+    auto tiled = try_form(input, weight_form::tiled, budget);
+    if (is_better(*tiled, *a, budget))
+      a = std::move(tiled);
+  }
+  if (a->plan.ring_slots > 0)
+    return a;
+  if (!input.packed_folder.empty() && input.io == mapped_io && input.dev->host_memory())
+    map_packed(*a, input);
+  return a;
+}
+
+} // namespace tropilla
