@@ -26,6 +26,23 @@ inline constexpr std::size_t kv_page_tokens = 32;
 [[nodiscard]] constexpr std::size_t kv_pages_for(std::size_t tokens) noexcept {
   return (tokens + kv_page_tokens - 1) / kv_page_tokens;
 }
+/// A page of the KV cache; every device of a run has pages under the same numbers.
+using page_number = std::uint32_t;
+
+/// Keys and values to copy before a step: `to` is about to be written behind what it shares with `from`.
+struct page_copy {
+  page_number from = 0;
+  page_number to = 0;
+};
+
+/// A run of consecutive rows of a step that belong to one sequence.
+struct sequence_rows {
+  std::size_t first_row = 0; ///< in the step
+  std::size_t rows = 0;
+  std::size_t position = 0;          ///< of the first row
+  std::byte* const* pages = nullptr; ///< starts of its pages, in order of position
+};
+
 /// Values of one token that share a scale in q8_0; the last block of a head may be shorter.
 inline constexpr std::size_t kv_block = 32;
 

@@ -54,15 +54,6 @@ struct rope_table {
   friend bool operator==(const rope_table&, const rope_table&) = default;
 };
 
-/// A page of the KV cache; every device of a run has pages under the same numbers.
-using page_number = std::uint32_t;
-
-/// Keys and values to copy before a step: `to` is about to be written behind what it shares with `from`.
-struct page_copy {
-  page_number from = 0;
-  page_number to = 0;
-};
-
 /// The shape of an attention layer.
 struct attention_shape {
   std::size_t heads = 0;
@@ -72,14 +63,6 @@ struct attention_shape {
   float scale = 0;            ///< usually 1/sqrt(key_size)
 
   friend bool operator==(const attention_shape&, const attention_shape&) = default;
-};
-
-/// A run of consecutive rows of a step that belong to one sequence.
-struct sequence_rows {
-  std::size_t first_row = 0; ///< in the step
-  std::size_t rows = 0;
-  std::size_t position = 0;          ///< of the first row
-  std::byte* const* pages = nullptr; ///< starts of its pages, in order of position
 };
 
 /// A token that may be drawn, and its logit.

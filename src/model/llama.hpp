@@ -6,37 +6,15 @@
 
 #include "kernels/ops.hpp"
 #include "src/model/llama_layout.hpp"
+#include "src/model/step.hpp"
 #include "tropilla/types.hpp"
 
 #include <array>
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <vector>
 
 namespace tropilla {
-
-/// One pass over the layers: some rows of some sequences.
-struct step {
-  std::vector<token_id> ids;             ///< one per row
-  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
-  std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
-  std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
-  std::vector<page_copy> copies{};       ///< to make first, in this order
-  std::size_t top_k = 0;                 ///< the number of greatest logits of each row that decide; 0: all may
-  std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
-
-  /// Empties the step; the memory of its lists stays.
-  void clear() noexcept {
-    ids.clear();
-    sequences.clear();
-    logit_rows.clear();
-    pages.clear();
-    copies.clear();
-    top_k = 0;
-    page_starts.clear();
-  }
-};
 
 /// Rows of a step that a device before this one computed.
 struct hidden_input {
@@ -50,12 +28,6 @@ struct step_output {
   const candidate* candidates = nullptr; ///< [logit_rows, candidates_of_row]
   std::size_t candidates_of_row = 0;
 };
-
-/// Returns an empty step: `last`, when no other holder is left, so that steps of the same size allocate nothing.
-[[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
-
-/// Points a step's sequences at the pages of the device where these begin at `starts`, by number.
-void bind_pages(step& s, std::span<std::byte* const> starts);
 
 /// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every worker of a compute job.
 void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::size_t page_bytes);

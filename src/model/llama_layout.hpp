@@ -15,6 +15,7 @@
 #include "kernels/packed.hpp"
 #include "memory/plan.hpp"
 #include "src/model/llama_config.hpp"
+#include "src/model/step.hpp"
 
 #include <cstddef>
 #include <string>
@@ -105,17 +106,6 @@ struct llama_layout {
   [[nodiscard]] std::size_t file_bytes() const;
   /// Packed bytes that a decode step reads: every matrix once, of the embedding only what the head uses.
   [[nodiscard]] std::size_t decode_bytes() const;
-};
-
-/// The numbers that size a run's buffers.
-struct run_shape {
-  std::size_t context = 0;          ///< tokens of a sequence, at most
-  std::size_t max_batch_tokens = 0; ///< most rows of a step
-  std::size_t logit_rows = 0;       ///< most rows of a step that want logits
-  std::size_t sequences = 1;        ///< most in a step
-  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences; at least `context`, also when it is less
-  kv_type kv = kv_type::f16;        ///< how keys and values are stored
-  std::size_t request_bytes = 0;    ///< of the processor's memory, for what requests hold
 };
 
 /// The buffers of a forward pass, by their place in the arena.

@@ -8,7 +8,7 @@
 /// The batcher knows no actors and no devices: it is told what happened and says what to do. One thread at a time.
 #pragma once
 
-#include "src/model/llama.hpp"
+#include "src/model/step.hpp"
 #include "src/schedule/request_log.hpp"
 #include "src/schedule/sequence.hpp"
 

@@ -11,7 +11,7 @@
 /// thread at a time.
 #pragma once
 
-#include "kernels/ops.hpp"
+#include "kernels/kv_cache.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstddef>

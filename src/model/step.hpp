@@ -1,0 +1,53 @@
+/// Describes a step as plain data: what scheduling composes and what devices compute. Knows no device.
+#pragma once
+
+#include "kernels/kv_cache.hpp"
+#include "tropilla/types.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace tropilla {
+
+/// The numbers that size a run's buffers.
+struct run_shape {
+  std::size_t context = 0;          ///< tokens of a sequence, at most
+  std::size_t max_batch_tokens = 0; ///< of all sequences of a step together
+  std::size_t logit_rows = 0;       ///< of a step that want logits, at most
+  std::size_t sequences = 1;        ///< in a step, at most
+  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences; at least `context`, also when it is less
+  kv_type kv = kv_type::f16;        ///< how keys and values are stored
+  std::size_t request_bytes = 0;    ///< of the processor's memory, for what requests hold
+};
+
+/// One pass over the layers: some rows of some sequences.
+struct step {
+  std::vector<token_id> ids;             ///< one per row
+  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
+  std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
+  std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
+  std::vector<page_copy> copies{};       ///< to make first, in this order
+  std::size_t top_k = 0;                 ///< the number of greatest logits of each row that decide; 0: all may
+  std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
+
+  /// Empties the step; the memory of its lists stays.
+  void clear() noexcept {
+    ids.clear();
+    sequences.clear();
+    logit_rows.clear();
+    pages.clear();
+    copies.clear();
+    top_k = 0;
+    page_starts.clear();
+  }
+};
+
+/// Returns an empty step: `last`, when no other holder is left, so that steps of the same size allocate nothing.
+[[nodiscard]] std::shared_ptr<step> blank_step(std::shared_ptr<step>& last);
+
+/// Points a step's sequences at the pages of the device where these begin at `starts`, by number.
+void bind_pages(step& s, std::span<std::byte* const> starts);
+
+} // namespace tropilla
