@@ -1,9 +1,9 @@
 /// Runs steps on one device, as far as their weights are there.
 #pragma once
 
-#include "actors/messages.hpp"
 #include "actors/role.hpp"
 #include "actors/step_jobs.hpp"
+#include "actors/step_messages.hpp"
 #include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 

@@ -1,7 +1,7 @@
 /// Brings the requests of a batch: reads and tokenises ahead on a thread of its own, and hands out what is pulled.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/feeder_messages.hpp"
 #include "src/batch/request_queue.hpp"
 
 #include <atomic>

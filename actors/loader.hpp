@@ -1,8 +1,9 @@
 /// Reads and packs weight groups, in the order in which they are asked for.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/weight_messages.hpp"
 #include "src/io/weight_loader.hpp"
+#include "src/placement/placement.hpp"
 
 #include <functional>
 #include <memory>

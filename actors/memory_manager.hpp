@@ -1,7 +1,7 @@
 /// The arbiter as an actor: a thin shell around `memory_arbiter`, which decides.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/memory_messages.hpp"
 #include "src/log/log.hpp"
 
 #include <memory>

@@ -1,8 +1,9 @@
 /// Brings one device's weight groups into memory: leases, loads and delivers them as `weight_ring` says.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/weight_messages.hpp"
 #include "src/log/log.hpp"
+#include "src/placement/placement.hpp"
 #include "src/trace/trace.hpp"
 
 #include <atomic>

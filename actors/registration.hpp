@@ -1,4 +1,4 @@
-// Makes the messages of the cast and of the engine known to CAF; included by messages.hpp alone.
+/// Makes the messages of the cast and of the engine known to CAF, before they are defined; included by their headers.
 #pragma once
 
 #include "tropilla/actors.hpp"
@@ -54,6 +54,12 @@
   X(fill_pages)                                                                                                        \
   X(return_pages)                                                                                                      \
   X(pages_returned)
+
+namespace tropilla::cast {
+#define TROPILLA_DECLARE(T) struct T;
+TROPILLA_CAST_MESSAGES(TROPILLA_DECLARE)
+#undef TROPILLA_DECLARE
+} // namespace tropilla::cast
 
 #if CAF_MAJOR_VERSION >= 1
 namespace tropilla::cast {

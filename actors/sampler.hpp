@@ -1,7 +1,7 @@
 /// Logits to tokens. Holds no state of any sequence: draws depend on the request's seed and the token's index alone.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/step_messages.hpp"
 #include "src/trace/trace.hpp"
 
 namespace tropilla::cast {

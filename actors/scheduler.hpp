@@ -1,8 +1,9 @@
 /// Admits requests and drives their steps: compute, sample, emit.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/request_messages.hpp"
 #include "actors/role.hpp"
+#include "actors/step_messages.hpp"
 #include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 

@@ -5,8 +5,10 @@
 /// needs it fails with the reason.
 #pragma once
 
-#include "actors/messages.hpp"
+#include "actors/request_messages.hpp"
 #include "actors/role.hpp"
+#include "actors/step_messages.hpp"
+#include "actors/supervision_messages.hpp"
 #include "src/log/log.hpp"
 
 #include <atomic>

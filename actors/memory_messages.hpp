@@ -1,0 +1,31 @@
+/// Messages about memory: any actor asks the memory_manager.
+#pragma once
+
+#include "actors/caf_seam.hpp"
+#include "actors/registration.hpp"
+#include "memory/arbiter.hpp"
+
+#include <cstdint>
+#include <string>
+
+namespace tropilla::cast {
+
+/// Anyone -> memory_manager. Answered with `memory_granted`, at once or when bytes came back;
+/// fails with over_budget when it can never fit.
+struct acquire_memory {
+  memory_request request;
+};
+struct memory_granted {
+  lease bytes;
+};
+
+/// The memory_manager to itself, from whatever thread the arbiter answered on.
+struct grant_settled {
+  std::uint64_t id = 0;
+  lease granted;       ///< empty: refused
+  std::string refused; ///< why
+};
+
+using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<void>(grant_settled)>;
+
+} // namespace tropilla::cast
