@@ -2,7 +2,7 @@
 #include "app/files.hpp"
 
 #include "memory/arbiter.hpp"
-#include "src/io/whole_file.hpp"
+#include "src/files/whole_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -6,7 +6,7 @@
 /// 24 below the largest (e^-24) is stored as 24 below it; the error is at most 24 / 65535 / 2 otherwise.
 #pragma once
 
-#include "src/io/whole_file.hpp"
+#include "src/files/whole_file.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstdint>

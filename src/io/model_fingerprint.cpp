@@ -1,7 +1,7 @@
 // Hashes a model by its hyper-parameters and a few bytes of each tensor.
 #include "src/io/model_fingerprint.hpp"
 
-#include "src/io/whole_file.hpp"
+#include "src/files/whole_file.hpp"
 
 #include <algorithm>
 #include <array>

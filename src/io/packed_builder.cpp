@@ -2,7 +2,7 @@
 #include "memory/arbiter.hpp"
 #include "src/io/packed_cache.hpp"
 #include "src/io/packed_file_format.hpp"
-#include "src/io/part_file.hpp"
+#include "src/files/part_file.hpp"
 
 #include <cassert>
 #include <cerrno>

@@ -3,7 +3,7 @@
 
 #include "src/io/packed_file_format.hpp"
 #include "src/io/packed_mapping.hpp"
-#include "src/io/part_file.hpp"
+#include "src/files/part_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -15,7 +15,7 @@
 
 #include "kernels/kv_cache.hpp"
 #include "src/io/packed_cache.hpp"
-#include "src/io/whole_file.hpp"
+#include "src/files/whole_file.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstddef>

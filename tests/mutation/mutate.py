@@ -38,7 +38,7 @@ except ImportError:  # libclang is not there, which reports do not need
     mutations = None
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CODE = ("memory/*", "kernels/*.?pp", "kernels/host/*", "src/model/*", "src/io/*", "src/schedule/*", "src/sampling/*", "src/batch/*",
+CODE = ("memory/*", "kernels/*.?pp", "kernels/host/*", "src/model/*", "src/files/*", "src/io/*", "src/schedule/*", "src/sampling/*", "src/batch/*",
         "src/trace/*", "src/placement/*")
 TESTS = ("memory", "sampling", "batch", "io", "model", "schedule", "trace", "kernels")
 # The tests that are about the code in a folder, which go before the others.

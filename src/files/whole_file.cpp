@@ -1,5 +1,5 @@
 // Reads and writes with POSIX calls, and keeps the reason of a failure.
-#include "src/io/whole_file.hpp"
+#include "src/files/whole_file.hpp"
 
 #include "tropilla/error.hpp"
 
