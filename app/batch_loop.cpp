@@ -2,7 +2,7 @@
 #include "app/batch_loop.hpp"
 
 #include "actors/feeder.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/batch/record.hpp"
 #include "src/schedule/request_room.hpp"
 

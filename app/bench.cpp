@@ -4,7 +4,7 @@
 #include "app/ids.hpp"
 #include "app/table.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/model/synth.hpp"
 
 #include <algorithm>

@@ -5,6 +5,7 @@
 #include "app/table.hpp"
 #include "app/text.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/io/packed_cache.hpp"
 
 #include <algorithm>

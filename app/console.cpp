@@ -5,6 +5,7 @@
 #include "app/line_watcher.hpp"
 #include "app/text.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>

@@ -9,7 +9,7 @@
 #include "kernels/device.hpp"
 #include "kernels/host/cpu_features.hpp"
 #include "kernels/host/read_bandwidth.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "memory/memory_limit.hpp"
 
 #include <algorithm>

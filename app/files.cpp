@@ -1,7 +1,7 @@
 // Reads and writes with POSIX calls, because streams lose the reason of a failure.
 #include "app/files.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/files/whole_file.hpp"
 #include "tropilla/error.hpp"
 

@@ -6,7 +6,7 @@
 #include "app/notes.hpp"
 #include "app/table.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/model/gguf.hpp"
 
 #include <algorithm>

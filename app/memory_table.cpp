@@ -2,6 +2,7 @@
 #include "app/memory_table.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <fmt/format.h>
 

@@ -4,7 +4,7 @@
 #include "app/model_files.hpp"
 #include "app/table.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <cstdlib>
 #include <fmt/format.h>

@@ -5,6 +5,7 @@
 #include "app/machine_speed.hpp"
 #include "app/table.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>

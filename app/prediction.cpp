@@ -1,7 +1,7 @@
 // Finds the slowest of disk, memory and arithmetic, and words the prediction.
 #include "app/prediction.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <fmt/format.h>
 

@@ -3,7 +3,7 @@
 
 #include "app/figures.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>

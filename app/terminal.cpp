@@ -3,7 +3,7 @@
 
 #include "app/files.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Writes a topology in words, and as JSON.
 #include "app/topology_report.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <fmt/format.h>
 #include <string_view>

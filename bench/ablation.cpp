@@ -6,6 +6,7 @@
 //   bench_ablation --model F --packed DIR --strategy baseline [--streamed] [--replicas N] [options]
 #include "bench/ablation_replica.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/model/synth.hpp"
 #include "src/model/tokenizer.hpp"
 #include "tropilla/runtime.hpp"

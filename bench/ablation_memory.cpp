@@ -2,6 +2,7 @@
 #include "bench/ablation_memory.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

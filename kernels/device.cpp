@@ -1,7 +1,7 @@
 // Default implementations of `device`, for devices that have the processor's own memory.
 #include "kernels/device.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include <cstring>
 #include <fmt/format.h>
 #include <new>

@@ -148,9 +148,4 @@ private:
   std::unique_ptr<impl> impl_;
 };
 
-/// "12.5 MiB": bytes for people.
-[[nodiscard]] std::string format_bytes(std::size_t bytes);
-/// "300MiB", "1.5GiB", "4096", "2GB" to bytes. Throws `error` (invalid_argument).
-[[nodiscard]] std::size_t parse_bytes(std::string_view text);
-
 } // namespace tropilla

@@ -1,7 +1,7 @@
 // Keeps one sum of promised bytes, and a bit for each chunk that was promised.
 #include "memory/commitment.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -2,6 +2,7 @@
 #include "memory/memory_limit.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 
 #include <algorithm>
 #include <array>

@@ -5,6 +5,7 @@
 #include "actors/loader.hpp"
 #include "actors/memory_manager.hpp"
 #include "actors/prefetcher.hpp"
+#include "memory/bytes.hpp"
 #include "src/schedule/request_room.hpp"
 
 #include <algorithm>

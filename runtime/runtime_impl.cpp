@@ -3,6 +3,7 @@
 
 #include "actors/sampler.hpp"
 #include "actors/scheduler.hpp"
+#include "memory/bytes.hpp"
 #include "src/schedule/restart_limit.hpp"
 
 #include <fmt/format.h>

@@ -2,7 +2,7 @@
 #include "kernels/host/host_device.hpp"
 
 #include "kernels/host/cpu_features.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <cerrno>

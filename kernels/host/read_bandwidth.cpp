@@ -2,7 +2,7 @@
 #include "kernels/host/read_bandwidth.hpp"
 
 #include "kernels/host/team.hpp"
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Opens files with O_DIRECT where it works, and handles the ways in which a read can end.
 #include "src/io/open_files.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Keeps a queue of reads full until there are enough.
 #include "src/io/read_speed.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Logs through spdlog, which no other file knows. spdlog's registry is global, so nothing here touches it.
 #include "src/log/log.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

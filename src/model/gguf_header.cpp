@@ -1,7 +1,7 @@
 // Parses a GGUF header: metadata, then tensor infos.
 #include "src/model/gguf_header.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include <array>
 #include <bit>
 #include <cerrno>

@@ -1,7 +1,7 @@
 // Builds GGUF headers, and writes files that appear complete or not at all.
 #include "src/model/gguf_writer.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/files/whole_file.hpp"
 #include "tropilla/error.hpp"
 

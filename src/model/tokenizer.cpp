@@ -1,7 +1,7 @@
 // Tokenises text: special tokens split it, the pre-tokenizer splits the rest into words, and merging does the words.
 #include "src/model/tokenizer.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/model/vocabulary.hpp"
 
 #include <algorithm>

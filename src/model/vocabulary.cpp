@@ -2,7 +2,7 @@
 // not depend, or to which llama.cpp gives a meaning, is a notice; any other is refused.
 #include "src/model/vocabulary.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/model/utf8.hpp"
 
 #include <algorithm>

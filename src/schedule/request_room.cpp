@@ -2,6 +2,7 @@
 #include "src/schedule/request_room.hpp"
 
 #include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "src/sampling/token_history.hpp"
 #include "tropilla/error.hpp"
 

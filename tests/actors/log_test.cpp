@@ -1,4 +1,5 @@
 // What a runtime logs of its life, its requests and its faults.
+#include "memory/bytes.hpp"
 #include "runtime/runtime_impl.hpp"
 #include "tests/support/caught_output.hpp"
 #include "tests/support/log_keeper.hpp"

@@ -2,7 +2,7 @@
 #include "src/model/gguf.hpp"
 #include "src/model/llama_config.hpp"
 
-#include "memory/arbiter.hpp"
+#include "memory/bytes.hpp"
 #include "tests/unit/model/gguf_fixture.hpp"
 
 #include <catch2/catch.hpp>
