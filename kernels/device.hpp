@@ -58,6 +58,9 @@ public:
 /// runs the same job with its own `ops`, in step; see `ops.hpp`.
 using compute_job = std::function<void(ops&)>;
 
+/// Tokens of a step that any device computes well.
+inline constexpr std::size_t default_batch_tokens = 512;
+
 class device {
 public:
   virtual ~device() = default;
@@ -98,6 +101,8 @@ public:
   virtual void enqueue(compute_job job) = 0;
   /// Workers that run a compute job (host: threads of the team; CUDA: 1).
   [[nodiscard]] virtual std::size_t workers() const noexcept = 0;
+  /// Tokens of a step beyond which a larger step gains nothing: weights are reused enough, and buffers grow.
+  [[nodiscard]] virtual std::size_t useful_batch_tokens() const noexcept { return default_batch_tokens; }
   /// The instruction set or architecture that it computes with: "avx2".
   [[nodiscard]] virtual std::string_view isa() const noexcept = 0;
   /// Sizes of the buffers that `ops` needs, for the plan. See `ops.hpp`.

@@ -6,6 +6,8 @@
 #include "actors/memory_manager.hpp"
 #include "actors/prefetcher.hpp"
 #include "memory/bytes.hpp"
+#include "runtime/plan_reports.hpp"
+#include "runtime/prepared_model.hpp"
 #include "src/schedule/request_room.hpp"
 
 #include <algorithm>
@@ -57,12 +59,6 @@ std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, s
 }
 
 } // namespace
-
-std::string above_limit(std::size_t budget, const memory_limit& limit) {
-  return fmt::format("the budget of {} is more than the {} that may be used, set by {}: what finds no memory when it "
-                     "is first written fails then",
-                     format_bytes(budget), format_bytes(limit.bytes), limit.set_by);
-}
 
 device_shard::device_shard(placement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_placement> w,
                            shard_context shared)

@@ -4,8 +4,8 @@
 #include "actors/compute.hpp"
 #include "actors/messages.hpp"
 #include "actors/supervisor.hpp"
-#include "kernels/cuda/gpu_api.hpp"
 #include "memory/commitment.hpp"
+#include "runtime/runtime_hooks.hpp"
 #include "src/log/log.hpp"
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
@@ -18,17 +18,6 @@
 #include <vector>
 
 namespace tropilla {
-
-using gpu_factory = std::function<std::unique_ptr<cuda::gpu_api>(int index)>;
-
-/// What tests put in the place of the real thing.
-struct runtime_hooks {
-  reader_factory make_reader = make_file_reader;
-  gpu_factory open_gpu = cuda::open_gpu;
-  std::uint64_t refuse_acquisition = 0; ///< the n-th of the arbiter's acquisitions is refused; 0: none
-  std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
-  memory_promises::reading_function read_memory = [reader = memory_reader()] { return reader.read(); };
-};
 
 /// What the shards of a runtime share. Outlives them.
 struct shard_context {
@@ -119,14 +108,5 @@ private:
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
   std::mutex changing_;                                                   ///< one change of the budget at a time
 };
-
-/// A notice for a budget that is above a limit.
-[[nodiscard]] std::string above_limit(std::size_t budget, const memory_limit& limit);
-
-/// An placement for people.
-[[nodiscard]] plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget);
-
-/// Tokens: those that are wanted or, for 0, as many as a run has without a word. Throws `error` (invalid_argument).
-[[nodiscard]] std::size_t choose_context(std::size_t wanted, const llama_config& model);
 
 } // namespace tropilla

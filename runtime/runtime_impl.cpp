@@ -4,6 +4,7 @@
 #include "actors/sampler.hpp"
 #include "actors/scheduler.hpp"
 #include "memory/bytes.hpp"
+#include "runtime/plan_reports.hpp"
 #include "src/schedule/restart_limit.hpp"
 
 #include <fmt/format.h>

@@ -4,6 +4,7 @@
 #include "actors/messages.hpp"
 #include "runtime/callback_threads.hpp"
 #include "runtime/device_shard.hpp"
+#include "runtime/prepared_model.hpp"
 #include "runtime/reply_channel.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/log/log.hpp"
@@ -19,36 +20,6 @@
 #include <string>
 
 namespace tropilla {
-
-/// A model opened as far as its header, and the bytes that running it would take, by device.
-struct prepared_model {
-  struct shard {
-    std::shared_ptr<device> dev;
-    placement_input input;
-    std::shared_ptr<const weight_placement> weights;
-    std::size_t everything = 0; ///< bytes, were there no limit
-    bool has_budget = false;    ///< that was given, and not by the limit
-
-    /// The most that it may hold, and who says so where it is not a budget that was given.
-    [[nodiscard]] std::pair<std::size_t, std::string> bound() const;
-    [[nodiscard]] bool fits() const { return weights->plan.total <= bound().first; }
-  };
-  gguf_file file;
-  llama_config model;
-  run_shape shape;
-  std::vector<shard> shards;
-  plan_report report;
-  std::vector<std::string> notices;
-  program_needs needs; ///< besides the arbiter
-
-  /// Throws `error` as `runtime`'s constructor, but not over_budget.
-  [[nodiscard]] static prepared_model open(const runtime_config& config, const runtime_hooks& hooks = {});
-  /// Throws `error` (over_budget) for the first device whose plan does not fit.
-  void require_fits() const;
-};
-
-/// One report of several devices'.
-[[nodiscard]] plan_report add_up(const std::vector<plan_report>& shards);
 
 /// What turns text into ids.
 struct model_texts {

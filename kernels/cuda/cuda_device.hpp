@@ -34,6 +34,8 @@ public:
   [[nodiscard]] stream& compute_stream() noexcept override;
   void enqueue(compute_job job) override;
   [[nodiscard]] std::size_t workers() const noexcept override { return 1; }
+  /// Blocks of threads come in waves, and the last one is mostly idle.
+  [[nodiscard]] std::size_t useful_batch_tokens() const noexcept override { return 2048; }
   [[nodiscard]] std::string_view isa() const noexcept override { return isa_; }
   [[nodiscard]] std::size_t activation_bytes(activation_kind kind, std::size_t rows,
                                              std::size_t width) const noexcept override;

@@ -14,8 +14,8 @@
 #pragma once
 
 #include "kernels/kv_cache.hpp"
-#include "src/io/packed_cache.hpp"
 #include "src/files/whole_file.hpp"
+#include "src/io/packed_cache.hpp"
 #include "tropilla/types.hpp"
 
 #include <cstddef>

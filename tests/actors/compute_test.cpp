@@ -35,7 +35,7 @@ struct small_device {
     std::size_t bytes = memory.size();
     return static_cast<std::byte*>(std::align(group_alignment, 1, at, bytes));
   }
-  [[nodiscard]] const prepared_model::shard& shard() const { return model.shards.front(); }
+  [[nodiscard]] const placed_shard& shard() const { return model.shards.front(); }
 
   [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::weight_pipeline& pipeline) const {
     cast::compute_setup setup;

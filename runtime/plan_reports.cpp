@@ -1,0 +1,87 @@
+// Describes plans to people.
+#include "runtime/plan_reports.hpp"
+
+#include "memory/bytes.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tropilla {
+
+plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget) {
+  plan_report out;
+  const auto& plan = weights.plan;
+  for (const auto& item : plan.items)
+    out.lines.push_back({plan.device, std::string(to_string(item.why)), item.name, item.bytes});
+  out.total_bytes = plan.total;
+  out.budget_bytes = budget ? budget : plan.total;
+  auto& device = out.devices.emplace_back();
+  device.name = plan.device;
+  device.total_bytes = plan.total;
+  device.budget_bytes = out.budget_bytes;
+  out.context = shape.context;
+  out.sequences = shape.sequences;
+  out.kv_pages = plan.kv_pages;
+  out.kv_tokens = plan.kv_pages * kv_page_tokens;
+  out.kv_page_tokens = kv_page_tokens;
+  out.kv_type = to_string(shape.kv);
+  out.prefill_chunk = shape.max_batch_tokens;
+  out.request_bytes = shape.request_bytes;
+  out.ring_slots = plan.ring_slots;
+  out.slot_bytes = plan.slot_bytes;
+  out.weight_bytes = weights.layout.decode_bytes();
+  for (std::size_t g = weights.layout.begin_group(); g < weights.layout.end_group(); ++g) {
+    out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.embedding_on_disk() ? 'G' : 'R';
+    out.streamed_bytes += plan.streamed[g] ? weights.layout.groups[g].bytes : 0;
+  }
+  return out;
+}
+
+plan_report add_up(const std::vector<plan_report>& shards) {
+  plan_report out = shards.front();
+  for (std::size_t i = 1; i < shards.size(); ++i) {
+    const auto& p = shards[i];
+    out.lines.insert(out.lines.end(), p.lines.begin(), p.lines.end());
+    out.total_bytes += p.total_bytes;
+    out.budget_bytes += p.budget_bytes;
+    out.weight_bytes += p.weight_bytes;
+    out.residency += " " + p.residency;
+    out.streamed_bytes += p.streamed_bytes;
+    out.ring_slots += p.ring_slots;
+    out.slot_bytes = std::max(out.slot_bytes, p.slot_bytes);
+    out.devices.insert(out.devices.end(), p.devices.begin(), p.devices.end());
+  }
+  return out;
+}
+
+std::string above_limit(std::size_t budget, const memory_limit& limit) {
+  return fmt::format("the budget of {} is more than the {} that may be used, set by {}: what finds no memory when it "
+                     "is first written fails then",
+                     format_bytes(budget), format_bytes(limit.bytes), limit.set_by);
+}
+
+std::vector<std::string> notices_of_limits(const std::vector<placed_shard>& shards) {
+  std::vector<std::string> out;
+  std::size_t given = 0;
+  for (const auto& p : shards) {
+    const auto& limit = p.input.limit;
+    const auto& plan = p.weights->plan;
+    if (p.dev->host_memory() && p.has_budget)
+      given += p.weights->budget;
+    if (p.has_budget || p.everything <= limit.bytes || !p.fits())
+      continue;
+    std::size_t streamed = 0;
+    for (std::size_t g = 0; g < p.weights->layout.groups.size(); ++g)
+      streamed += plan.streamed[g] ? p.weights->layout.groups[g].bytes : 0;
+    out.push_back(fmt::format("{} may use {}, set by {}, and everything would take {}: {}", plan.device,
+                              format_bytes(limit.bytes), limit.set_by, format_bytes(p.everything),
+                              streamed > 0 ? format_bytes(streamed) + " of weights are streamed for every step"
+                                           : fmt::format("{} tokens have KV pages", plan.kv_pages * kv_page_tokens)));
+  }
+  const auto host = std::ranges::find_if(shards, [](const auto& p) { return p.dev->host_memory(); });
+  if (host != shards.end() && given > host->input.limit.bytes)
+    out.push_back(above_limit(given, host->input.limit));
+  return out;
+}
+
+} // namespace tropilla

@@ -1,0 +1,101 @@
+// Tries shapes from the largest to the smallest until weights stay, or no page can be spared.
+#include "src/placement/placement_search.hpp"
+
+#include "tropilla/error.hpp"
+
+#include <algorithm>
+
+namespace tropilla {
+
+std::pair<std::size_t, std::string> placed_shard::bound() const {
+  const auto& limit = input.limit;
+  if (has_budget && weights->budget <= limit.machine)
+    return {weights->budget, ""};
+  return {std::min(weights->budget, limit.machine), has_budget ? "all memory that the machine has" : limit.set_by};
+}
+
+placement_search::placement_search(std::vector<placed_shard>& shards, shape_choice choice)
+    : shards_(shards), choice_(std::move(choice)), shape_(choice_.first) {}
+
+run_shape placement_search::find() {
+  give_pages_for_weights();
+  if (choice_.smaller_steps && shape_.max_batch_tokens > choice_.smaller_steps->max_batch_tokens && !fits()) {
+    shape_ = *choice_.smaller_steps;
+    give_pages_for_weights();
+  }
+  if (!choice_.kv_tokens_fixed && !streams())
+    use_spare_bytes();
+  return shape_;
+}
+
+void placement_search::place_with(std::size_t kv_tokens) {
+  shape_.kv_tokens = kv_tokens;
+  for (auto& s : shards_) {
+    s.input.shape = shape_;
+    s.weights = place(s.input, s.budget);
+    s.everything = std::max(s.everything, s.weights->plan.total);
+    if (s.budget == 0 && s.weights->plan.total > s.input.limit.bytes) {
+      s.budget = std::max<std::size_t>(s.input.limit.bytes, 1);
+      s.weights = place(s.input, s.budget);
+    }
+  }
+}
+
+void placement_search::give_pages_for_weights() {
+  place_with(shape_.kv_tokens);
+  while (!choice_.kv_tokens_fixed && shape_.kv_tokens > shape_.context && streams()) {
+    shape_.max_batch_tokens = std::min(shape_.max_batch_tokens, shape_.kv_tokens - shape_.context);
+    place_with(shape_.kv_tokens - shape_.context);
+  }
+}
+
+void placement_search::use_spare_bytes() {
+  std::size_t pages = choice_.first.kv_tokens / kv_page_tokens;
+  for (const auto& s : shards_) {
+    const std::size_t page_bytes =
+        to_group_alignment(kv_page_bytes(s.weights->layout, shape_.kv)) + kv_pages::bytes_per_page;
+    pages = std::min(pages, s.weights->plan.kv_pages + s.weights->spare_bytes / page_bytes);
+  }
+  if (pages > shape_.kv_tokens / kv_page_tokens)
+    place_with(pages * kv_page_tokens);
+}
+
+bool placement_search::streams() const {
+  return std::ranges::any_of(shards_, [](const placed_shard& s) { return s.streams(); });
+}
+
+bool placement_search::fits() const {
+  return std::ranges::all_of(shards_, [](const placed_shard& s) { return s.fits(); });
+}
+
+void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens) {
+  const auto bytes_for_layers = [&](const placed_shard& s) {
+    const std::size_t requests = s.input.request_bytes(kv_tokens);
+    return static_cast<double>(s.budget > requests ? s.budget - requests : s.budget);
+  };
+  double all = 0, so_far = 0;
+  for (const auto& s : shards)
+    all += bytes_for_layers(s);
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    so_far += bytes_for_layers(shards[i]);
+    const std::size_t after = shards.size() - 1 - i;
+    const auto wanted = static_cast<std::size_t>(static_cast<double>(layers) * so_far / std::max(all, 1.0) + 0.5);
+    const std::size_t last = after == 0 ? layers : std::clamp(wanted, first + 1, layers - after);
+    shards[i].input.layers = {first, last};
+    first = last;
+  }
+}
+
+void divide_pinned(std::vector<placed_shard>& shards, std::size_t bytes) {
+  const auto apart = [](const placed_shard& s) { return !s.dev->host_memory(); };
+  const auto count = static_cast<std::size_t>(std::ranges::count_if(shards, apart));
+  if (bytes > 0 && count == 0)
+    throw error(errc::invalid_argument, "pinned memory keeps weights that a GPU streams, and no GPU is asked for; "
+                                        "name one in the budget: cuda:0=4GiB");
+  for (auto& s : shards)
+    if (apart(s))
+      s.input.pinned_bytes = bytes / count;
+}
+
+} // namespace tropilla

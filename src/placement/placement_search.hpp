@@ -1,0 +1,68 @@
+/// Searches for the run shape that uses a model's devices best: which weights stay, and how many tokens have KV pages.
+#pragma once
+
+#include "src/placement/placement.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tropilla {
+
+/// A device with the layers that it gets, and their placement.
+struct placed_shard {
+  std::shared_ptr<device> dev;
+  placement_input input;
+  std::size_t budget = 0;                          ///< bytes; 0: the plan's total, or the limit where that is less
+  bool has_budget = false;                         ///< it was given, and is not the limit
+  std::shared_ptr<const weight_placement> weights; ///< for `input` and `budget`
+  std::size_t everything = 0;                      ///< bytes of the plan, were there no limit
+
+  /// The most that it may hold, and who says so where it is not a budget that was given.
+  [[nodiscard]] std::pair<std::size_t, std::string> bound() const;
+  [[nodiscard]] bool fits() const { return weights->plan.total <= bound().first; }
+  [[nodiscard]] bool streams() const { return weights->plan.ring_slots > 0; }
+};
+
+/// The shapes that a configuration allows.
+struct shape_choice {
+  run_shape first;                        ///< with the most tokens that have KV pages without a word
+  std::optional<run_shape> smaller_steps; ///< tried where `first` exceeds a budget; empty: steps are as asked for
+  bool kv_tokens_fixed = false;           ///< the number of tokens with KV pages was asked for
+};
+
+/// Weights that stay are worth more than pages for many sequences, which can wait for each other; bytes that nothing
+/// needs become pages again. One thread.
+class placement_search {
+public:
+  /// `shards` have their devices, inputs (layers and limits, too) and budgets, and outlive the search.
+  placement_search(std::vector<placed_shard>& shards, shape_choice choice);
+
+  /// Leaves the placements that it found in the shards and returns their shape. What exceeds a budget whatever the
+  /// shape has the smallest placement. Throws as `place`.
+  [[nodiscard]] run_shape find();
+
+private:
+  void place_with(std::size_t kv_tokens);
+  void give_pages_for_weights();
+  void use_spare_bytes();
+  [[nodiscard]] bool streams() const;
+  [[nodiscard]] bool fits() const;
+
+  std::vector<placed_shard>& shards_;
+  shape_choice choice_;
+  run_shape shape_;
+};
+
+/// Gives each shard as many of the model's layers as its share of the budgets, without what requests hold, and at least
+/// one. @pre not more shards than layers
+void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens);
+
+/// Gives each device that the processor's memory is not its own an equal part of `bytes` of that memory. Throws `error`
+/// (invalid_argument) where there are bytes and no such device.
+void divide_pinned(std::vector<placed_shard>& shards, std::size_t bytes);
+
+} // namespace tropilla
