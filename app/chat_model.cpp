@@ -33,7 +33,7 @@ std::string chat_model::describe(const terminal_facts& screen) {
 
 void chat_model::change(const std::string& name) {
   model_options next = options_;
-  next.model = name;
+  next.config.model = name;
   static_cast<void>(runtime::plan(next.to_config(context_)));
   // While it loads, a second Ctrl-C ends the program; the first one alone would end the conversation, too.
   const interrupts::scope patience(context_.signals, [](int press) {

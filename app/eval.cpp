@@ -172,7 +172,7 @@ totals evaluate(const eval_options& options, runtime& rt, std::span<const token_
 json as_json(const totals& t, const eval_options& options, const runtime& rt) {
   json out = {{"model", rt.model().name},
               {"type", rt.model().type},
-              {"precise", options.model.precise},
+              {"precise", options.model.config.precise},
               {"perplexity", std::exp(t.negative_log_likelihood / static_cast<double>(t.scored))},
               {"scored", t.scored},
               {"window", options.window},

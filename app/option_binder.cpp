@@ -113,6 +113,10 @@ void option_binder::text(const option_text& option, std::string& value, bool* gi
   });
 }
 
+void option_binder::path(const option_text& option, std::filesystem::path& value) {
+  add(option, value.string(), [&value](const std::string& text) { value = text; });
+}
+
 void option_binder::count(const option_text& option, std::size_t& value, const count_limits& limits) {
   const bool beyond = value == limits.minus_one_is && value > limits.most;
   add(option, beyond ? "-1" : fmt::format("{}", value),

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -52,6 +53,7 @@ public:
   void flag(const option_text& option, bool& value);
   /// `given`, when there, tells an empty text from none.
   void text(const option_text& option, std::string& value, bool* given = nullptr);
+  void path(const option_text& option, std::filesystem::path& value);
   void count(const option_text& option, std::size_t& value, const count_limits& limits = {});
   void number(const option_text& option, double& value, double least, double most);
   /// A whole number, or -1 for one that is drawn now, which sets `drawn`.

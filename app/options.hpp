@@ -71,27 +71,17 @@ constexpr const char* model_otherwise = "the one that scripts/run.sh obtained";
 
 /// Options that say which model runs, and how.
 struct model_options {
-  std::string model;
-  std::size_t threads = 0;
-  std::size_t context = 0;
-  std::size_t parallel = 0;  ///< sequences that are computed together; 0: as the command does
-  std::size_t kv_tokens = 0; ///< of all sequences
-  std::string kv_type;
-  std::vector<device_budget> budget;
-  std::size_t pinned = 0;
-  bool precise = false;
+  /// As it was typed: `model` may be a name, `trace` begin with ~, and `sequences` be 0, which is what the command
+  /// does.
+  runtime_config config{.sequences = 0};
   bool quiet = false; ///< no progress
   bool no_cache = false;
-  std::string io;
-  std::string isa;
-  std::string chat_template;
-  std::string trace;
   std::string context_otherwise = "the model's, at most 4096"; ///< for --help: what the command does without --ctx
   std::string parallel_otherwise = "1";                        ///< and without --parallel
   log_settings log;
 
   void bind(option_binder& binder);
-  /// Makes the configuration, for so many sequences at once unless --parallel says otherwise. Throws what
+  /// `config` with the paths that it means, for so many sequences at once unless --parallel says otherwise. Throws what
   /// `choose_model` throws.
   [[nodiscard]] runtime_config to_config(const command_context& env, std::size_t sequences = 1) const;
 };

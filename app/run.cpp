@@ -93,7 +93,7 @@ void check(const run_options& options) {
     throw error(errc::invalid_argument, "--raw has no template that --system could go into");
   if (options.reply.generation.logprobs > 0 && !options.json)
     throw error(errc::invalid_argument, "--logprobs needs --json, which has a place for them");
-  if (options.model.model.empty() && !options.words.empty() && options.words.front().ends_with(".gguf"))
+  if (options.model.config.model.empty() && !options.words.empty() && options.words.front().ends_with(".gguf"))
     throw error(errc::invalid_argument, fmt::format("the prompt begins with the name of a file; a model is named with "
                                                     "-m: tropilla run -m {} ...",
                                                     escape(options.words.front())));

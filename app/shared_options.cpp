@@ -15,33 +15,34 @@ constexpr std::size_t max_tokens = std::numeric_limits<std::int32_t>::max();
 
 void model_options::bind(option_binder& b) {
   b.group("Model");
-  b.text({"-m,--model", "FILE", model_meaning, model_otherwise}, model);
-  b.choice({"--template", "NAME", "how a conversation is written for the model", "the model's own"}, chat_template,
-           {"llama3", "chatml"});
+  b.path({"-m,--model", "FILE", model_meaning, model_otherwise}, config.model);
+  b.choice({"--template", "NAME", "how a conversation is written for the model", "the model's own"},
+           config.chat_template, {"llama3", "chatml"});
   b.group("Memory and speed");
-  b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, context,
+  b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, config.context,
           {.least = 1, .most = max_tokens});
   b.device_bytes({"--budget", "BYTES",
                   "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
                   "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
                   "the layers between them",
                   "what the plan needs, or may use"},
-                 budget);
-  b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise}, parallel,
-          {.least = 1, .most = 1024});
+                 config.devices);
+  b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
+          config.sequences, {.least = 1, .most = 1024});
   b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
            "a context for each sequence, at most four"},
-          kv_tokens, {.least = 1, .most = max_tokens});
-  b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16"}, kv_type, {"f16", "bf16", "q8_0"});
+          config.kv_tokens, {.least = 1, .most = max_tokens});
+  b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16"}, config.kv_type, {"f16", "bf16", "q8_0"});
   b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use"},
-          threads, {.least = 1, .most = 1024});
-  b.choice({"--isa", "NAME", "instruction set of the kernels", "the best that there is"}, isa,
+          config.threads, {.least = 1, .most = 1024});
+  b.choice({"--isa", "NAME", "instruction set of the kernels", "the best that there is"}, config.isa,
            {"scalar", "avx2", "avx512"});
-  b.choice({"--io", "MODE", "how weights are read", "as suits the plan"}, io, {"mmap", "direct", "buffered"});
+  b.choice({"--io", "MODE", "how weights are read", "as suits the plan"}, config.io, {"mmap", "direct", "buffered"});
   b.flag({"--no-cache", "", "neither use packed weights of earlier runs nor leave any"}, no_cache);
-  b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream"}, pinned);
-  b.flag({"--precise", "", "activations in float32: slower, for comparisons"}, precise);
-  b.text({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing"}, trace);
+  b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream"},
+          config.pinned_bytes);
+  b.flag({"--precise", "", "activations in float32: slower, for comparisons"}, config.precise);
+  b.path({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing"}, config.trace);
   b.log_levels({"--log-level", "LEVELS",
                 "log what the runtime does: trace, debug, info, warning, error or off, for all "
                 "components or for some (info,loader=debug)"},
@@ -53,23 +54,14 @@ void model_options::bind(option_binder& b) {
 }
 
 runtime_config model_options::to_config(const command_context& env, std::size_t sequences) const {
-  runtime_config config;
-  config.model = env.choose_model(model);
-  config.threads = threads;
-  config.context = context;
-  config.sequences = parallel > 0 ? parallel : sequences;
-  config.kv_tokens = kv_tokens;
-  config.kv_type = kv_type;
-  config.devices = budget;
-  config.pinned_bytes = pinned;
-  config.precise = precise;
-  config.isa = isa;
-  config.chat_template = chat_template;
-  config.trace = expand_home(trace);
-  config.io = io;
+  runtime_config resolved = config;
+  resolved.model = env.choose_model(config.model.string());
+  resolved.trace = expand_home(config.trace.string());
+  if (resolved.sequences == 0)
+    resolved.sequences = sequences;
   if (!no_cache)
-    config.packed_cache = packed_cache_directory();
-  return config;
+    resolved.packed_cache = packed_cache_directory();
+  return resolved;
 }
 
 std::size_t max_context(const runtime_config& config) noexcept {

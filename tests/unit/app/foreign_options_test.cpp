@@ -56,10 +56,10 @@ using texts = std::vector<std::string>;
 } // namespace
 
 TEST_CASE("what llama.cpp and ollama call an option is taken for it") {
-  CHECK(parse({"-c", "2048"}).model.context == 2048);
-  CHECK(parse({"-c2048"}).model.context == 2048);
-  CHECK(parse({"--ctx-size=2048"}).model.context == 2048);
-  CHECK(parse({"--ctx_size", "2048"}).model.context == 2048);
+  CHECK(parse({"-c", "2048"}).model.config.context == 2048);
+  CHECK(parse({"-c2048"}).model.config.context == 2048);
+  CHECK(parse({"--ctx-size=2048"}).model.config.context == 2048);
+  CHECK(parse({"--ctx_size", "2048"}).model.config.context == 2048);
   CHECK(parse({"--n-predict", "7"}).reply.generation.max_tokens == 7);
   CHECK(parse({"--predict", "7"}).reply.generation.max_tokens == 7);
   CHECK(parse({"--temperature", "0.5"}).reply.generation.sampling.temperature == 0.5);
@@ -71,23 +71,23 @@ TEST_CASE("what llama.cpp and ollama call an option is taken for it") {
   CHECK(parse({"-sys", "Be brief."}).system == "Be brief.");
   CHECK(parse({"--system-prompt", "Be brief."}).system == "Be brief.");
   CHECK(parse({"-r", "a", "--reverse-prompt", "b"}).reply.generation.stop == texts{"a", "b"});
-  CHECK(parse({"-np", "4"}).model.parallel == 4);
-  CHECK(parse({"-np4"}).model.parallel == 4);
-  CHECK(parse({"-ctk", "q8_0", "-ctv", "q8_0"}).model.kv_type == "q8_0");
-  CHECK(parse({"--chat-template", "chatml"}).model.chat_template == "chatml");
+  CHECK(parse({"-np", "4"}).model.config.sequences == 4);
+  CHECK(parse({"-np4"}).model.config.sequences == 4);
+  CHECK(parse({"-ctk", "q8_0", "-ctv", "q8_0"}).model.config.kv_type == "q8_0");
+  CHECK(parse({"--chat-template", "chatml"}).model.config.chat_template == "chatml");
 }
 
 TEST_CASE("the names of others work in the environment and in files, behind ours") {
-  CHECK(parse({}, {{"TROPILLA_CTX_SIZE", "512"}}).model.context == 512);
-  CHECK(parse({}, {{"TROPILLA_CTX_SIZE", "512"}, {"TROPILLA_CTX", "256"}}).model.context == 256);
-  CHECK(parse({"-c", "64"}, {{"TROPILLA_CTX_SIZE", "512"}}).model.context == 64);
+  CHECK(parse({}, {{"TROPILLA_CTX_SIZE", "512"}}).model.config.context == 512);
+  CHECK(parse({}, {{"TROPILLA_CTX_SIZE", "512"}, {"TROPILLA_CTX", "256"}}).model.config.context == 256);
+  CHECK(parse({"-c", "64"}, {{"TROPILLA_CTX_SIZE", "512"}}).model.config.context == 64);
   const std::string file =
       (std::filesystem::temp_directory_path() / ("tropilla-foreign-" + std::to_string(::getpid()) + ".toml")).string();
   std::ofstream(file) << "n-predict = 5\ntop_k = 6\n[run]\nctx_size = 128\n";
   const parsed p = parse({"--config", file});
   CHECK(p.reply.generation.max_tokens == 5);
   CHECK(p.reply.generation.sampling.top_k == 6);
-  CHECK(p.model.context == 128);
+  CHECK(p.model.config.context == 128);
   std::ofstream(file) << "n-gpu-layers = 5\n";
   CHECK_THROWS_WITH(parse({"--config", file}), Catch::Contains(":1: n-gpu-layers changes nothing: --budget cuda:0"));
   std::filesystem::remove(file);
@@ -97,7 +97,7 @@ TEST_CASE("what changes nothing here is taken with its value, and a notice says 
   const parsed p = parse({"-ngl", "99", "--prompt", "hi", "-fa", "on", "--no-mmap", "-b", "512", "-t", "2"});
   CHECK(p.prompt == "hi");
   CHECK(p.words.empty());
-  CHECK(p.model.threads == 2);
+  CHECK(p.model.config.threads == 2);
   REQUIRE(p.said.notices.size() == 4);
   CHECK_THAT(p.said.notices[0], Catch::StartsWith("-ngl changes nothing: --budget cuda:0"));
   CHECK_THAT(p.said.notices[1], Catch::StartsWith("-fa "));
@@ -105,7 +105,7 @@ TEST_CASE("what changes nothing here is taken with its value, and a notice says 
   CHECK(parse({"-ngl", "-1", "word"}).words == texts{"word"});
   CHECK(parse({"-ngl99", "word"}).words == texts{"word"});
   CHECK(parse({"--n-gpu-layers=99", "word"}).words == texts{"word"});
-  CHECK(parse({"-ngl", "-c", "99"}).model.context == 99); // forgotten values take no option with them
+  CHECK(parse({"-ngl", "-c", "99"}).model.config.context == 99); // forgotten values take no option with them
   CHECK(parse({"-fa", "word"}).words == texts{"word"});
   CHECK(parse({"-cnv", "word"}, {}, "chat").words == texts{"word"});
 }
@@ -140,9 +140,9 @@ TEST_CASE("options that nobody knows are met with the nearest that there is") {
 TEST_CASE("values and words that look like options of others are left alone") {
   CHECK(parse({"-pngl"}).prompt == "ngl");
   CHECK(parse({"-pa-long-word"}).prompt == "a-long-word");
-  CHECK(parse({"-mmodel.gguf"}).model.model == "model.gguf");
+  CHECK(parse({"-mmodel.gguf"}).model.config.model == "model.gguf");
   CHECK(parse({"--", "-ngl", "99"}).words == texts{"-ngl", "99"});
-  CHECK(parse({"-t4"}).model.threads == 4);
+  CHECK(parse({"-t4"}).model.config.threads == 4);
   CHECK(parse({"--system=-hf"}).system == "-hf");
   // A command's own letters come first: bench's -p and -r are no prompt and no text that stops.
   std::string prompts;
