@@ -132,11 +132,11 @@ void option_binder::count(const option_text& option, std::size_t& value, const c
       });
 }
 
-void option_binder::number(const option_text& option, double& value, double least, double most) {
-  add(option, fmt::format("{}", value), [&value, least, most, title = title_of(option)](const std::string& text) {
+void option_binder::number(const option_text& option, double& value, const number_range& range) {
+  add(option, fmt::format("{}", value), [&value, range, title = title_of(option)](const std::string& text) {
     const auto number = parse_number<double>(text);
-    if (!number || !(*number >= least && *number <= most)) // the negation also catches NaN
-      bad_value(title, fmt::format("a number from {} to {}", least, most), text);
+    if (!number || !range.has(*number))
+      bad_value(title, fmt::format("a number from {} to {}", range.least, range.most), text);
     value = *number;
   });
 }

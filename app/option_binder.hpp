@@ -1,6 +1,7 @@
 /// Declares a command's options once, for parsing and for --help.
 #pragma once
 
+#include "src/sampling/check.hpp"
 #include "tropilla/log.hpp"
 #include "tropilla/types.hpp"
 
@@ -55,7 +56,7 @@ public:
   void text(const option_text& option, std::string& value, bool* given = nullptr);
   void path(const option_text& option, std::filesystem::path& value);
   void count(const option_text& option, std::size_t& value, const count_limits& limits = {});
-  void number(const option_text& option, double& value, double least, double most);
+  void number(const option_text& option, double& value, const number_range& range);
   /// A whole number, or -1 for one that is drawn now, which sets `drawn`.
   void seed(const option_text& option, std::uint64_t& value, bool& drawn);
   /// "300MiB" or "80%", with devices "host:0=300MiB,host:1=50%", or a device alone, "cuda:0": 0 bytes, what the plan

@@ -4,6 +4,7 @@
 #include "app/files.hpp"
 #include "app/reply.hpp"
 #include "app/text.hpp"
+#include "src/sampling/check.hpp"
 #include "src/schedule/request_room.hpp"
 
 #include <cstdio>
@@ -39,13 +40,13 @@ struct run_options {
     reply.bind(b);
     b.group("Reply");
     b.count({"-N,--outputs", "N", "replies to the same prompt, each with a seed of its own"}, reply.generation.outputs,
-            {.least = 1, .most = 128});
+            {.least = 1, .most = max_outputs});
     model.bind(b);
     b.group("Output");
     b.flag({"--stats", "", "more figures at the end"}, stats);
     b.flag({"--json", "", "one object: text, ids, counts, rates, times, bytes"}, json);
     b.count({"--logprobs", "N", "with --json: log-probabilities of each token and of the N most probable"},
-            reply.generation.logprobs, {.most = 20});
+            reply.generation.logprobs, {.most = max_logprobs});
     b.positionals("words", words);
   }
 };

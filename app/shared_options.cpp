@@ -71,6 +71,7 @@ std::size_t max_context(const runtime_config& config) noexcept {
 
 void reply_options::bind(option_binder& b) {
   auto& sampling = generation.sampling;
+  using limits = sampling_limits;
   b.group("Reply");
   b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full"}, generation.max_tokens,
           {.least = 1,
@@ -85,23 +86,24 @@ void reply_options::bind(option_binder& b) {
          generation.context_shift);
   b.count({"--context-keep", "N", "with --context-shift: never forget the first N tokens"}, generation.context_keep);
   b.group("Sampling");
-  b.number({"--temp", "X", "temperature; 0 takes the most probable token"}, sampling.temperature, 0.0, 100.0);
+  b.number({"--temp", "X", "temperature; 0 takes the most probable token"}, sampling.temperature,
+           limits::temperature.typed);
   b.seed({"-s,--seed", "N", "the same seed gives the same text; -1 draws one and says which"}, sampling.seed,
          seed_drawn);
   b.count({"--top-k", "N", "keep the N most probable tokens; 0: all"}, sampling.top_k,
           {.minus_one = "all", .minus_one_is = 0});
   b.number({"--top-p", "X", "keep the most probable tokens that together have this probability; 1: all"},
-           sampling.top_p, 0.0, 1.0);
+           sampling.top_p, limits::top_p.typed);
   b.number({"--min-p", "X", "keep tokens with at least this share of the most probable one's probability; 0: all"},
-           sampling.min_p, 0.0, 1.0);
+           sampling.min_p, limits::min_p.typed);
   b.number({"--typical-p", "X", "keep the tokens that surprise as much as expected, up to this probability; 1: all"},
-           sampling.typical_p, 1e-6, 1.0);
+           sampling.typical_p, limits::typical_p.typed);
   b.number({"--repeat-penalty", "X", "divides the logits of tokens that prompt or reply have; 1: none"},
-           sampling.repetition_penalty, 0.01, 100.0);
+           sampling.repetition_penalty, limits::repetition_penalty.typed);
   b.number({"--frequency-penalty", "X", "taken from a token's logit for each time that the reply has it"},
-           sampling.frequency_penalty, -100.0, 100.0);
+           sampling.frequency_penalty, limits::frequency_penalty.typed);
   b.number({"--presence-penalty", "X", "taken from a token's logit when the reply has it"}, sampling.presence_penalty,
-           -100.0, 100.0);
+           limits::presence_penalty.typed);
   b.count({"--penalty-window", "N", "penalties count the last N tokens; 0: all"}, sampling.penalty_window,
           {.minus_one = "all", .minus_one_is = 0});
 }

@@ -9,7 +9,6 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t max_logprobs = 20;
 constexpr std::size_t max_stop_strings = 64;
 constexpr std::size_t longest_stop_string = 1024; // bytes
 
@@ -17,14 +16,14 @@ constexpr std::size_t longest_stop_string = 1024; // bytes
   throw error(errc::invalid_argument, why);
 }
 
-void check_share(double value, bool zero_allowed, std::string_view what) {
-  const bool enough = zero_allowed ? value >= 0 : value > 0;
-  if (!(enough && value <= 1)) // also catches NaN
-    refuse(fmt::format("{} must be {} 0 and at most 1, not {}", what, zero_allowed ? "at least" : "above", value));
+void check_share(double value, const sampling_limit& limit, std::string_view what) {
+  if (!limit.engine.has(value))
+    refuse(fmt::format("{} must be {} 0 and at most 1, not {}", what, limit.engine.least > 0 ? "above" : "at least",
+                       value));
 }
 
-void check_finite(double value, std::string_view what) {
-  if (!std::isfinite(value))
+void check_finite(double value, const sampling_limit& limit, std::string_view what) {
+  if (!limit.engine.has(value))
     refuse(fmt::format("the {} must be a number, not {}", what, value));
 }
 
@@ -34,15 +33,16 @@ void check_id(token_id id, std::size_t vocabulary, std::string_view what) {
 }
 
 void check_sampling(const sampling_options& s, std::size_t vocabulary) {
-  if (!(s.temperature >= 0) || std::isinf(s.temperature))
+  using limits = sampling_limits;
+  if (!limits::temperature.engine.has(s.temperature))
     refuse(fmt::format("the temperature must be 0 (greedy) or a positive number, not {}", s.temperature));
-  check_share(s.top_p, true, "top-p");
-  check_share(s.typical_p, false, "typical-p");
-  check_share(s.min_p, true, "min-p");
-  if (!(s.repetition_penalty > 0) || std::isinf(s.repetition_penalty))
+  check_share(s.top_p, limits::top_p, "top-p");
+  check_share(s.typical_p, limits::typical_p, "typical-p");
+  check_share(s.min_p, limits::min_p, "min-p");
+  if (!limits::repetition_penalty.engine.has(s.repetition_penalty))
     refuse(fmt::format("the repetition penalty must be a positive number (1: none), not {}", s.repetition_penalty));
-  check_finite(s.frequency_penalty, "frequency penalty");
-  check_finite(s.presence_penalty, "presence penalty");
+  check_finite(s.frequency_penalty, limits::frequency_penalty, "frequency penalty");
+  check_finite(s.presence_penalty, limits::presence_penalty, "presence penalty");
   for (const auto& b : s.bias) {
     check_id(b.token, vocabulary, "a logit bias");
     if (std::isnan(b.bias) || b.bias == INFINITY)

@@ -10,7 +10,6 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t max_outputs = 128;
 constexpr double longest_wait = 1e9; // seconds: what a clock can count
 
 /// The first output draws as a request of its own would; the others from seeds that lie far apart.

@@ -8,6 +8,23 @@
 
 using namespace tropilla;
 
+TEST_CASE("the engine takes every number that the command line takes, and NaN is in no range") {
+  using limits = sampling_limits;
+  for (const sampling_limit& l : {limits::temperature, limits::top_p, limits::min_p, limits::typical_p,
+                                  limits::repetition_penalty, limits::frequency_penalty, limits::presence_penalty}) {
+    CHECK(l.engine.has(l.typed.least));
+    CHECK(l.engine.has(l.typed.most));
+    CHECK_FALSE(l.engine.has(std::nan("")));
+    CHECK_FALSE(l.engine.has(INFINITY));
+  }
+  generation_options o; // beyond what the command line takes
+  o.sampling.temperature = 1e300;
+  o.sampling.typical_p = 1e-300;
+  o.sampling.repetition_penalty = 1e-300;
+  o.sampling.frequency_penalty = -1e300;
+  CHECK_NOTHROW(check_generation(o, 100));
+}
+
 TEST_CASE("impossible options are refused with the number") {
   const auto refused = [](const std::function<void(generation_options&)>& change, const char* says) {
     generation_options o;
