@@ -34,10 +34,12 @@ struct batch_options {
     b.text({"-o,--output", "FILE", "where results go; what is there already is not done again. -: standard output"},
            output);
     b.flag({"--ordered", "", "results in the order of the lines, not as replies end"}, ordered);
-    b.flag({"--restart", "", "forget the results that are there"}, restart);
+    b.flag({"--restart", "", "forget the results that are there", "", ": empties the output first"}, restart);
     reply.bind(b);
     b.group("Prompts");
-    b.flag({"--special", "", "special tokens in raw prompts count as such"}, special);
+    b.flag({"--special", "", "special tokens in raw prompts count as such", "",
+            ", as in those that a client rendered ([when else](batch.md#a-line))"},
+           special);
     model.bind(b);
     b.positionals("input", inputs);
   }

@@ -58,6 +58,15 @@ std::string one_of(const std::vector<std::string>& words) {
   return fmt::format("{} or {}", fmt::join(words.begin(), words.end() - 1, ", "), words.back());
 }
 
+/// Markdown that shows a text as it is typed.
+std::string code(const std::string& text) {
+  return fmt::format("`{}`", text);
+}
+
+std::string code_or_none(const std::string& text) {
+  return text.empty() ? "none" : code(text);
+}
+
 /// "300MiB" or "80%".
 device_budget budget_of(const std::string& device, const std::string& text) {
   if (const auto percent = parse_percent(text))
@@ -89,24 +98,24 @@ std::string unescape(const std::string& text, const std::string& title) {
   return out;
 }
 
-CLI::Option& option_binder::explain(CLI::Option* bound, const option_text& option, const std::string& value_now) {
+CLI::Option& option_binder::explain(CLI::Option* bound, const option_text& option, const shown_value& now) {
+  bound_.push_back({option, group_, option.otherwise.empty() ? now.on_page : option.otherwise});
   bound->description(option.meaning)->group(group_)->type_name(option.value);
-  return *bound->default_str(option.otherwise.empty() ? value_now : option.otherwise);
+  return *bound->default_str(option.otherwise.empty() ? now.text : option.otherwise);
 }
 
-void option_binder::add(const option_text& option, const std::string& value_now,
+void option_binder::add(const option_text& option, const shown_value& now,
                         const std::function<void(const std::string&)>& set) {
-  explain(app_.add_option_function<std::string>(option.names, set), option, value_now).take_last();
+  explain(app_.add_option_function<std::string>(option.names, set), option, now).take_last();
 }
 
 void option_binder::flag(const option_text& option, bool& value) {
-  explain(app_.add_flag(option.names, value), option, value ? "on" : "").take_last()->default_function([&value] {
-    return value ? "on" : "off";
-  });
+  const auto word = [&value] { return std::string(value ? "on" : "off"); };
+  explain(app_.add_flag(option.names, value), option, {value ? "on" : "", word()}).take_last()->default_function(word);
 }
 
 void option_binder::text(const option_text& option, std::string& value, bool* given) {
-  add(option, value, [&value, given](const std::string& text) {
+  add(option, {value, code_or_none(value)}, [&value, given](const std::string& text) {
     value = text;
     if (given)
       *given = true;
@@ -114,12 +123,12 @@ void option_binder::text(const option_text& option, std::string& value, bool* gi
 }
 
 void option_binder::path(const option_text& option, std::filesystem::path& value) {
-  add(option, value.string(), [&value](const std::string& text) { value = text; });
+  add(option, {value.string(), code_or_none(value.string())}, [&value](const std::string& text) { value = text; });
 }
 
 void option_binder::count(const option_text& option, std::size_t& value, const count_limits& limits) {
   const bool beyond = value == limits.minus_one_is && value > limits.most;
-  add(option, beyond ? "-1" : fmt::format("{}", value),
+  add(option, {beyond ? "-1" : fmt::format("{}", value)},
       [&value, limits, title = title_of(option)](const std::string& text) {
         if (text == "-1" && !limits.minus_one.empty()) {
           value = limits.minus_one_is;
@@ -133,7 +142,7 @@ void option_binder::count(const option_text& option, std::size_t& value, const c
 }
 
 void option_binder::number(const option_text& option, double& value, const number_range& range) {
-  add(option, fmt::format("{}", value), [&value, range, title = title_of(option)](const std::string& text) {
+  add(option, {fmt::format("{}", value)}, [&value, range, title = title_of(option)](const std::string& text) {
     const auto number = parse_number<double>(text);
     if (!number || !range.has(*number))
       bad_value(title, fmt::format("a number from {} to {}", range.least, range.most), text);
@@ -142,7 +151,7 @@ void option_binder::number(const option_text& option, double& value, const numbe
 }
 
 void option_binder::seed(const option_text& option, std::uint64_t& value, bool& drawn) {
-  add(option, fmt::format("{}", value), [&value, &drawn, title = title_of(option)](const std::string& text) {
+  add(option, {fmt::format("{}", value)}, [&value, &drawn, title = title_of(option)](const std::string& text) {
     drawn = text == "-1";
     if (drawn) {
       value = std::random_device{}(); // 32 bits: as many digits as people like to type again
@@ -156,7 +165,7 @@ void option_binder::seed(const option_text& option, std::uint64_t& value, bool& 
 }
 
 void option_binder::device_bytes(const option_text& option, std::vector<device_budget>& values) {
-  add(option, "", [&values, title = title_of(option)](const std::string& text) {
+  add(option, {""}, [&values, title = title_of(option)](const std::string& text) {
     values.clear();
     for (std::size_t at = 0; at <= text.size();) {
       const std::size_t end = std::min(text.find(',', at), text.size());
@@ -181,7 +190,7 @@ void option_binder::device_bytes(const option_text& option, std::vector<device_b
 }
 
 void option_binder::bytes(const option_text& option, std::size_t& value) {
-  add(option, value == 0 ? "none" : format_bytes(value), [&value, title = title_of(option)](const std::string& text) {
+  add(option, {value == 0 ? "none" : format_bytes(value)}, [&value, title = title_of(option)](const std::string& text) {
     try {
       value = parse_bytes(text);
     } catch (const error&) {
@@ -193,11 +202,16 @@ void option_binder::bytes(const option_text& option, std::size_t& value) {
 void option_binder::choice(const option_text& option, std::string& value, std::vector<std::string> words) {
   option_text listed = option;
   listed.meaning += ": " + one_of(words);
-  add(listed, value, [&value, title = title_of(option), words = std::move(words)](const std::string& text) {
-    if (std::find(words.begin(), words.end(), text) == words.end())
-      bad_value(title, fmt::format("one of {}", fmt::join(words, ", ")), text);
-    value = text;
-  });
+  std::vector<std::string> on_page;
+  for (const std::string& word : words)
+    on_page.push_back(code(word));
+  add(listed, {value, code_or_none(value)},
+      [&value, title = title_of(option), words = std::move(words)](const std::string& text) {
+        if (std::find(words.begin(), words.end(), text) == words.end())
+          bad_value(title, fmt::format("one of {}", fmt::join(words, ", ")), text);
+        value = text;
+      });
+  bound_.back().text.meaning = option.meaning + ": " + one_of(on_page);
 }
 
 void option_binder::texts(const option_text& option, std::vector<std::string>& values) {
@@ -209,7 +223,7 @@ void option_binder::texts(const option_text& option, std::vector<std::string>& v
                   if (text != no_text)
                     values.push_back(unescape(text, title));
               }),
-          option, "")
+          option, {""})
       .allow_extra_args(false) // one text each time: the next word is the prompt's
       ->take_all()
       ->default_function([&values] {
@@ -221,7 +235,7 @@ void option_binder::texts(const option_text& option, std::vector<std::string>& v
 }
 
 void option_binder::log_levels(const option_text& option, std::optional<log_options>& value) {
-  add(option, "", [&value, title = title_of(option)](const std::string& text) {
+  add(option, {""}, [&value, title = title_of(option)](const std::string& text) {
     try {
       value = parse_log_levels(text);
     } catch (const error& e) {
@@ -230,11 +244,15 @@ void option_binder::log_levels(const option_text& option, std::optional<log_opti
   });
 }
 
+void option_binder::help() {
+  explain(app_.set_help_flag("-h,--help"), {"-h,--help", "", "this text"}, {"", ""});
+}
+
 void option_binder::positionals(const std::string& name, std::vector<std::string>& values) {
   app_.add_option(name, values);
 }
 
-void declare_options(CLI::App& app, const option_declaration& bind, std::string& config) {
+std::vector<bound_option> declare_options(CLI::App& app, const option_declaration& bind, std::string& config) {
   option_binder binder(app);
   bind(binder);
   binder.group("General");
@@ -242,7 +260,8 @@ void declare_options(CLI::App& app, const option_declaration& bind, std::string&
                "options from a TOML file; NAME stands for configs/NAME.toml here, beside the program or in the user's "
                "configuration directory"},
               config);
-  app.set_help_flag("-h,--help", "this text")->group("General");
+  binder.help();
+  return binder.bound();
 }
 
 } // namespace tropilla::app

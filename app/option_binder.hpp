@@ -1,4 +1,4 @@
-/// Declares a command's options once, for parsing and for --help.
+/// Declares a command's options once, for parsing, for --help and for docs/command-line.md.
 #pragma once
 
 #include "src/sampling/check.hpp"
@@ -22,12 +22,20 @@ class Option;
 
 namespace tropilla::app {
 
-/// The names of an option, and what --help says of it.
+/// The names of an option, and what --help and docs/command-line.md say of it.
 struct option_text {
   std::string names;       ///< as CLI11 reads them: "-n,--max-tokens". The first long one is its key everywhere else
   std::string value;       ///< stands for its value: "N"; empty for a flag
   std::string meaning;     ///< a phrase without a full stop at its end: "tokens of the reply, at most"
   std::string otherwise{}; ///< the default in words, where the field's value does not say it: "all cores"
+  std::string more{};      ///< Markdown: follows `meaning` on the page, which has room for it
+};
+
+/// An option as it was bound.
+struct bound_option {
+  option_text text;
+  std::string group;     ///< its heading in --help
+  std::string otherwise; ///< Markdown: the default as the page shows it
 };
 
 /// Stands for an empty list of texts, since nobody can type it.
@@ -71,15 +79,26 @@ public:
   void texts(const option_text& option, std::vector<std::string>& values);
   /// As `parse_log_levels` reads them.
   void log_levels(const option_text& option, std::optional<log_options>& value);
+  /// -h and --help.
+  void help();
   /// Words without a name, in order.
   void positionals(const std::string& name, std::vector<std::string>& values);
 
+  /// The options with names so far, in the order in which they were bound.
+  [[nodiscard]] const std::vector<bound_option>& bound() const noexcept { return bound_; }
+
 private:
-  CLI::Option& explain(CLI::Option* bound, const option_text& option, const std::string& value_now);
-  void add(const option_text& option, const std::string& value_now, const std::function<void(const std::string&)>& set);
+  /// The field's value as text and, where that differs, as Markdown.
+  struct shown_value {
+    std::string text;
+    std::string on_page = text.empty() ? "none" : text;
+  };
+  CLI::Option& explain(CLI::Option* bound, const option_text& option, const shown_value& now);
+  void add(const option_text& option, const shown_value& now, const std::function<void(const std::string&)>& set);
 
   CLI::App& app_;
   std::string group_ = "Options";
+  std::vector<bound_option> bound_;
 };
 
 /// Declares a command's options.
@@ -89,7 +108,8 @@ using option_declaration = std::function<void(option_binder&)>;
 [[nodiscard]] std::string unescape(const std::string& text, const std::string& title);
 
 /// Declares in `app` what `bind` does and what all commands have: -h, --help and --config, whose value is `config`.
-void declare_options(CLI::App& app, const option_declaration& bind, std::string& config);
+/// Returns all of them.
+std::vector<bound_option> declare_options(CLI::App& app, const option_declaration& bind, std::string& config);
 
 /// The options that `bind` declares and those that all commands have, as --help shows them: under their headings, a
 /// line or more for each, with its default; lines of at most `columns` columns.

@@ -29,7 +29,7 @@ struct plan_options {
     model.bind(b);
     b.group("Output");
     b.flag({"--all", "", "every line of the plan instead of sums"}, all);
-    b.flag({"--json", "", "one object with all lines"}, json);
+    b.flag({"--json", "", "one object with all lines", "", ", in bytes"}, json);
     b.flag({"--no-measure", "", "no prediction: the same output every time"}, no_measure);
   }
 };

@@ -39,13 +39,17 @@ struct run_options {
     b.flag({"--special", "", "with --raw: special tokens in the prompt count as such"}, special);
     reply.bind(b);
     b.group("Reply");
-    b.count({"-N,--outputs", "N", "replies to the same prompt, each with a seed of its own"}, reply.generation.outputs,
-            {.least = 1, .most = max_outputs});
+    b.count({"-N,--outputs", "N", "replies to the same prompt, each with a seed of its own", "",
+             "; shown when complete, under a heading"},
+            reply.generation.outputs, {.least = 1, .most = max_outputs});
     model.bind(b);
     b.group("Output");
     b.flag({"--stats", "", "more figures at the end"}, stats);
-    b.flag({"--json", "", "one object: text, ids, counts, rates, times, bytes"}, json);
-    b.count({"--logprobs", "N", "with --json: log-probabilities of each token and of the N most probable"},
+    b.flag({"--json", "", "one object: text, ids, counts, rates, times, bytes", "",
+            "; with several outputs a list of them"},
+           json);
+    b.count({"--logprobs", "N", "with --json: log-probabilities of each token and of the N most probable", "",
+             ", at most 20"},
             reply.generation.logprobs, {.most = max_logprobs});
     b.positionals("words", words);
   }

@@ -21,28 +21,40 @@ void model_options::bind(option_binder& b) {
   b.group("Memory and speed");
   b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, config.context,
           {.least = 1, .most = max_tokens});
-  b.device_bytes({"--budget", "BYTES",
-                  "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
-                  "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
-                  "the layers between them",
-                  "what the plan needs, or may use"},
-                 config.devices);
+  b.device_bytes(
+      {"--budget", "BYTES",
+       "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
+       "cuda:0 alone is a GPU with what it has free; one for each device (host:0=1GiB,cuda:0=6GiB) divides "
+       "the layers between them",
+       "what the plan needs, or may use",
+       ". `host:0` alone has what the plan needs; each of several may have a share, `host:0=30%,host:1=20%`. "
+       "[Memory](memory.md#the-budget) says what a budget limits, and [what holds without "
+       "one](memory.md#without-a-budget)"},
+      config.devices);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
           config.sequences, {.least = 1, .most = 1024});
   b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
            "a context for each sequence, at most four"},
           config.kv_tokens, {.least = 1, .most = max_tokens});
-  b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16"}, config.kv_type, {"f16", "bf16", "q8_0"});
-  b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use"},
+  b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16",
+            "; `q8_0` takes [half the bytes](benchmarks.md#kv-types)"},
+           config.kv_type, {"f16", "bf16", "q8_0"});
+  b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use",
+           "; affinity and cgroup limits are respected"},
           config.threads, {.least = 1, .most = 1024});
   b.choice({"--isa", "NAME", "instruction set of the kernels", "the best that there is"}, config.isa,
            {"scalar", "avx2", "avx512"});
-  b.choice({"--io", "MODE", "how weights are read", "as suits the plan"}, config.io, {"mmap", "direct", "buffered"});
+  b.choice({"--io", "MODE", "how weights are read", "as suits the plan",
+            "; `direct` is O_DIRECT, see [memory](memory.md#how-weights-are-read)"},
+           config.io, {"mmap", "direct", "buffered"});
   b.flag({"--no-cache", "", "neither use packed weights of earlier runs nor leave any"}, no_cache);
-  b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream"},
+  b.bytes({"--pinned", "BYTES", "page-locked memory of the host in which weights stay that GPUs stream", "",
+           ": read once, copied for every step"},
           config.pinned_bytes);
   b.flag({"--precise", "", "activations in float32: slower, for comparisons"}, config.precise);
-  b.path({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing"}, config.trace);
+  b.path({"--trace", "FILE", "write what every actor did, for Perfetto or chrome://tracing", "",
+          "; on GPUs what every stream did, too"},
+         config.trace);
   b.log_levels({"--log-level", "LEVELS",
                 "log what the runtime does: trace, debug, info, warning, error or off, for all "
                 "components or for some (info,loader=debug)"},
@@ -73,7 +85,9 @@ void reply_options::bind(option_binder& b) {
   auto& sampling = generation.sampling;
   using limits = sampling_limits;
   b.group("Reply");
-  b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full"}, generation.max_tokens,
+  b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full", "",
+           ", or without end where it shifts"},
+          generation.max_tokens,
           {.least = 1,
            .most = max_tokens,
            .minus_one = "until the context is full",
@@ -82,14 +96,18 @@ void reply_options::bind(option_binder& b) {
            R"(text that ends a reply and is not part of it; may be given more than once, and knows \n, \t and \xHH)"},
           generation.stop);
   b.flag({"--ignore-eos", "", "go on past the end of the reply"}, generation.ignore_eos);
-  b.flag({"--context-shift,!--no-context-shift", "", "when the context is full, forget its older half and go on"},
+  b.flag({"--context-shift,!--no-context-shift", "", "when the context is full, forget its older half and go on", "",
+          "; with `--no-context-shift` the reply ends there"},
          generation.context_shift);
-  b.count({"--context-keep", "N", "with --context-shift: never forget the first N tokens"}, generation.context_keep);
+  b.count({"--context-keep", "N", "with --context-shift: never forget the first N tokens", "",
+           "; less than half of the context"},
+          generation.context_keep);
   b.group("Sampling");
   b.number({"--temp", "X", "temperature; 0 takes the most probable token"}, sampling.temperature,
            limits::temperature.typed);
-  b.seed({"-s,--seed", "N", "the same seed gives the same text; -1 draws one and says which"}, sampling.seed,
-         seed_drawn);
+  b.seed({"-s,--seed", "N", "the same seed gives the same text; -1 draws one and says which", "",
+          " (`run` in its last line and in `--json`)"},
+         sampling.seed, seed_drawn);
   b.count({"--top-k", "N", "keep the N most probable tokens; 0: all"}, sampling.top_k,
           {.minus_one = "all", .minus_one_is = 0});
   b.number({"--top-p", "X", "keep the most probable tokens that together have this probability; 1: all"},
@@ -98,7 +116,8 @@ void reply_options::bind(option_binder& b) {
            sampling.min_p, limits::min_p.typed);
   b.number({"--typical-p", "X", "keep the tokens that surprise as much as expected, up to this probability; 1: all"},
            sampling.typical_p, limits::typical_p.typed);
-  b.number({"--repeat-penalty", "X", "divides the logits of tokens that prompt or reply have; 1: none"},
+  b.number({"--repeat-penalty", "X", "divides the logits of tokens that prompt or reply have; 1: none", "",
+            "; logits below 0 are multiplied by it"},
            sampling.repetition_penalty, limits::repetition_penalty.typed);
   b.number({"--frequency-penalty", "X", "taken from a token's logit for each time that the reply has it"},
            sampling.frequency_penalty, limits::frequency_penalty.typed);

@@ -47,16 +47,6 @@ class Help(Program):
                 done = self.call(command, option + "=\x01", stdin=b"")
                 self.assertNotIn("knows no option", done.stderr.decode(), f"{command} {option}")
 
-    def test_the_page_of_the_command_line_names_every_option(self):
-        page = (ROOT / "docs/command-line.md").read_text()
-        missing = []
-        for command in COMMANDS:
-            for short, option in re.findall(r"(?m)^  (?:(-\w), |    )--(?:\[no-\])?([a-z][a-z0-9-]*)",
-                                            self.succeed(command, "--help")):
-                if not re.search(rf"`[^`\n]*--{option}\b(?!-)", page) and not (short and f"`{short}" in page):
-                    missing.append(f"{command} --{option}")
-        self.assertEqual(missing, [])
-
 
 class Mistakes(Program):
     def test_words_that_are_nearly_right_are_suggested(self):
