@@ -45,9 +45,10 @@ void check_device_names(std::span<const device_budget> devices) {
 std::vector<opened_device> open_devices(std::span<const device_budget> devices, const device_demands& demands) {
   const auto cpus = host::read_topology();
   host_options host_device;
-  host_device.threads = demands.threads > 0
-                            ? demands.threads
-                            : std::max<std::size_t>(1, host::usable_cores(cpus) / std::max<std::size_t>(1, devices.size()));
+  host_device.threads =
+      demands.threads > 0
+          ? demands.threads
+          : std::max<std::size_t>(1, host::usable_cores(cpus) / std::max<std::size_t>(1, devices.size()));
   host_device.precise = demands.precise;
   host_device.isa = demands.isa;
   std::vector<opened_device> opened;

@@ -95,8 +95,7 @@ std::vector<device_budget> devices_of(const runtime_config& config, const llama_
 /// The devices, opened, before any of them has layers.
 std::vector<placed_shard> open_shards(const prepared_model& m, const std::vector<device_budget>& devices,
                                       const runtime_config& config, const runtime_hooks& hooks) {
-  auto opened = open_devices(
-      devices, {m.model.attention, config.precise, config.threads, config.isa, hooks.open_gpu});
+  auto opened = open_devices(devices, {m.model.attention, config.precise, config.threads, config.isa, hooks.open_gpu});
   std::vector<placed_shard> shards(devices.size());
   bool requests_held = false;
   for (std::size_t i = 0; i < devices.size(); ++i) {

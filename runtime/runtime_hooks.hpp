@@ -12,7 +12,7 @@ namespace tropilla {
 
 struct runtime_hooks {
   reader_factory make_reader = make_file_reader;
-  gpu_factory open_gpu; ///< empty: the real ones
+  gpu_factory open_gpu;                 ///< empty: the real ones
   std::uint64_t refuse_acquisition = 0; ///< the n-th of the arbiter's acquisitions is refused; 0: none
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
   memory_promises::reading_function read_memory = [reader = memory_reader()] { return reader.read(); };

@@ -1,8 +1,8 @@
 // Builds an entry of the packed cache: locks, reserves, writes from many threads, publishes.
 #include "memory/bytes.hpp"
-#include "src/files/part_file.hpp"
 #include "src/io/packed_cache.hpp"
 #include "src/io/packed_file_format.hpp"
+#include "src/io/part_file.hpp"
 
 #include <cassert>
 #include <cerrno>

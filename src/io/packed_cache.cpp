@@ -1,9 +1,9 @@
 // Names entries by keys, and opens, lists and removes them.
 #include "src/io/packed_cache.hpp"
 
-#include "src/files/part_file.hpp"
 #include "src/io/packed_file_format.hpp"
 #include "src/io/packed_mapping.hpp"
+#include "src/io/part_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>

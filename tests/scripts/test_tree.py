@@ -3,7 +3,7 @@
 tests/scripts/test_tree.py [FOLDER]
 
 Unfinished work has no place in the tree, nor have paths of somebody's machine; public headers say what everything is
-for; files stay short enough to read; every test is run.
+for; files stay short enough to read; rooms include only what lies below them; every test is run.
 """
 import ast
 import pathlib
@@ -19,6 +19,34 @@ LARGEST = 1 << 20  # bytes of any file: a dump or a model that was taken along
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK"]) + r")\b")
 PLACES = re.compile(r"(?<![\w$}.~-])/(" + "|".join(["wo" + "rk/", "ho" + "me/", "Us" + "ers/", "ro" + "ot/", "tm" + "p/"])
                     + ")")
+# The rooms and files that a room's files may include, besides its own; of a file in two rooms the longer path counts. Tests,
+# benchmarks and examples may include anything.
+BELOW_MODELS = ("include/tropilla", "memory", "kernels")
+BELOW_ACTORS = BELOW_MODELS + ("src/log", "src/trace", "src/files", "src/model", "src/io", "src/sampling", "src/schedule",
+                               "src/placement", "src/batch")
+ROOMS = {
+    "include/tropilla": (),
+    "memory": ("include/tropilla",),
+    "kernels": ("include/tropilla", "memory"),
+    "kernels/host": BELOW_MODELS,
+    "kernels/cuda": BELOW_MODELS,
+    "kernels/open_device.cpp": BELOW_MODELS + ("kernels/host", "kernels/cuda"),
+    "src/log": ("include/tropilla", "memory"),
+    "src/trace": ("include/tropilla",),
+    "src/files": ("include/tropilla", "memory"),
+    "src/model": BELOW_MODELS + ("src/files",),
+    "src/io": BELOW_MODELS + ("src/log", "src/trace", "src/files", "src/model"),
+    "src/sampling": ("include/tropilla",),
+    # No devices: of kernels and models the plain data that a step is made of.
+    "src/schedule": ("include/tropilla", "memory", "kernels/kv_cache.hpp", "src/log", "src/model/step.hpp",
+                     "src/model/tokenizer.hpp", "src/sampling"),
+    "src/placement": BELOW_MODELS + ("src/io", "src/model", "src/schedule"),
+    "src/batch": ("include/tropilla",),
+    "actors": BELOW_ACTORS,
+    "runtime": BELOW_ACTORS + ("actors",),
+    "app": BELOW_ACTORS + ("kernels/host", "kernels/cuda", "actors", "runtime"),
+}
+INCLUDE = re.compile(r'\s*#\s*include\s*[<"]([^">]+)[">]')
 # What needs words in a public header: types and functions at a line's start, and what is inside of classes.
 DECLARATION = re.compile(r"^(?:class|struct|enum class) (?:TROPILLA_API )?(\w+)(?!\w|::)[^;]*\{|"
                          r"^(?:\[\[nodiscard\]\] |constexpr |inline )*[\w:<>]+(?: [\w:<>*&]+)* [&*]?(\w+)\(.*")
@@ -88,6 +116,25 @@ def never_run():
             yield f"{path.relative_to(ROOT)}: neither tests/CMakeLists.txt nor scripts/test.sh runs it"
 
 
+def room_of(name):
+    """The room of a path, or None."""
+    rooms = [room for room in ROOMS if name == room or name.startswith(room + "/")]
+    return max(rooms, key=len, default=None)
+
+
+def running_up(name, lines, known):
+    """(line, path) of includes of a file that its room must not know. `known`: the paths of all files."""
+    room = room_of(name)
+    for number, line in enumerate(lines, 1):
+        found = INCLUDE.match(line) if room else None
+        if not found:
+            continue
+        path = found.group(1)
+        path = next((p for p in (path, f"include/{path}", f"{name.rpartition('/')[0]}/{path}") if p in known), None)
+        if path and room_of(path) != room and not {path, room_of(path)} & set(ROOMS[room]):
+            yield number, path
+
+
 def divided(text):
     """Names of Catch2's tests with a semicolon: CMake takes what ctest is told of them for lists."""
     for found in re.finditer(r'TEST_CASE\(\s*"((?:[^"\\]|\\.)*)"', text):
@@ -97,6 +144,7 @@ def divided(text):
 
 def problems():
     yield from never_run()
+    known = {str(path.relative_to(ROOT)) for path in files()}
     for path in files():
         name = path.relative_to(ROOT)
         if path.is_file() and path.stat().st_size > LARGEST:
@@ -115,6 +163,11 @@ def problems():
                 yield f"{name}:{number}: white space at the end of the line"
         if path.suffix in {".cpp", ".hpp", ".cu"} and len(lines) > LONGEST:
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
+        if path.suffix in {".cpp", ".hpp", ".cu"}:
+            if name.parts[0] not in {"tests", "bench", "examples", "cmake"} and not room_of(str(name)):
+                yield f"{name}: belongs to no room (ROOMS in tests/scripts/test_tree.py)"
+            for number, what in running_up(str(name), lines, known):
+                yield f"{name}:{number}: {room_of(str(name))} must not include {what}, which does not lie below it"
         if path.suffix == ".cpp" and name.parts[0] == "tests":
             for number, what in divided("\n".join(lines)):
                 yield f"{name}:{number}: ctest can't run a test with a semicolon in its name: {what}"

@@ -1,5 +1,5 @@
 // Locks .part files with flock, and handles the races around a file that is removed while others wait to lock it.
-#include "src/files/part_file.hpp"
+#include "src/io/part_file.hpp"
 
 #include <cerrno>
 #include <fcntl.h>
