@@ -226,8 +226,8 @@ def as_markdown(report):
                 + (f" in steps of {w['rows']}" if w["prompt"] > w["rows"] else "") + f" and {w['decode']} tokens"
                 for case, w in work.items()]
         waits = [f"{CASES.get(case, case)} {w['load']:.2f} and {w['compute']:.2f}" for case, w in model["balance"].items()]
-        lines += [f"**{model['title']}**, {'; '.join(told)} for each of {report['replicas']}. Who waits for "
-                  f"streamed weights loads and computes until the first token, in seconds: {', '.join(waits)}.", "",
+        lines += [f"**{model['title']}**, {'; '.join(told)} for each of {report['replicas']}. Seconds that "
+                  f"loading and computing take until the first token with streamed weights: {', '.join(waits)}.", "",
                   "| strategy | memory, MiB | change | resident, MiB | time, s | change | first token, s | change | tok/s "
                   "| accuracy: perplexity | claimed |",
                   "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: | ---: | --- |"]

@@ -1,4 +1,4 @@
-// What a GPU refuses or breaks off: a sentence for whoever asked, nothing left behind, and others go on.
+// A GPU refuses or breaks off: the client gets a sentence, nothing is left behind, and others go on.
 #include "tests/support/emulated_runtime.hpp"
 
 #include <algorithm>

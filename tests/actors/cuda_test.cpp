@@ -44,7 +44,7 @@ TEST_CASE("CUDA: logits are the host's, in memory, streamed, and for a part of t
   }
 }
 
-TEST_CASE("CUDA: a reply is the same whatever is streamed and whoever else is computed") {
+TEST_CASE("CUDA: a reply is the same whatever is streamed and computed beside it") {
   const auto script = std::make_shared<gpu_script>();
   runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
   const auto alone = reply_of(rt, {1, 2, 3}, 4);

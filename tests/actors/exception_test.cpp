@@ -1,4 +1,4 @@
-// Exceptions in an actor's handlers: who asked hears of it, whoever watches gets the reason, and nothing is printed.
+// Exceptions in an actor's handlers: the actor that asked hears of it, monitors get the reason, and nothing is printed.
 #include "tests/support/caught_output.hpp"
 #include "tests/support/fake_actors.hpp"
 
@@ -60,7 +60,7 @@ struct faulty_sampler {
 
 } // namespace
 
-TEST_CASE("a handler that throws ends its actor, and whoever asked hears that it is gone") {
+TEST_CASE("a handler that throws ends its actor, and the actor that asked hears that it is gone") {
   const auto how = GENERATE(way::throws, way::promises_and_throws, way::throws_in_a_continuation, way::refuses_memory);
   std::string reason;
   const auto seen = std::make_shared<record>();

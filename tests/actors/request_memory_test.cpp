@@ -114,7 +114,7 @@ TEST_CASE("a request that exceeds what is planned takes the budget's rest, or is
     while (reply.next()) {
     }
   }
-  for (auto&& piece : rt.generate(prompt(), brief())) // whoever comes next finds it given back
+  for (auto&& piece : rt.generate(prompt(), brief())) // the next request finds it given back
     static_cast<void>(piece);
   CHECK(requests_of(rt).in_use_bytes == before);
 }

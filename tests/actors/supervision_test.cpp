@@ -80,7 +80,7 @@ TEST_CASE("a scheduler and a supervisor that are killed at once are replaced, an
   }
 }
 
-TEST_CASE("whoever of the cast is killed under 32 streams, every reply ends with its text or an error") {
+TEST_CASE("a member of the cast is killed under 32 streams, and every reply ends with its text or an error") {
   const bool streamed = GENERATE(false, true);
   const std::size_t devices = GENERATE(1, 2);
 #if defined(__SANITIZE_ADDRESS__)

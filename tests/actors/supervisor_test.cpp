@@ -191,7 +191,7 @@ TEST_CASE("a member that ends eight times is replaced each time, and not a ninth
   CHECK_THAT(s.given_up, Catch::StartsWith("the sampler ended unexpectedly") && Catch::Contains("again and again"));
 }
 
-TEST_CASE("whoever of those who bring weights ends, all three are replaced while compute stands still") {
+TEST_CASE("a member of the weight pipeline ends, and all three are replaced while compute stands still") {
   supervisor_fixture s;
   const auto before = s.pipeline();
   const auto who = GENERATE(0, 1, 2);

@@ -99,7 +99,7 @@ class Limits(Program):
             self.assertEqual(done.returncode, 2)
             self.assertIn(says, done.stderr.decode())
 
-    def test_whoever_writes_a_file_and_is_killed_leaves_nothing(self):
+    def test_a_program_that_is_killed_while_it_writes_a_file_leaves_nothing(self):
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
             with subprocess.Popen([program(), "synth", "--shape", "llama-3.2-1b", "-o", "big.gguf"], cwd=self.work,
                                   env=self.environment, stderr=subprocess.PIPE) as writer:

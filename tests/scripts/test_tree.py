@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What must hold for every file of the repository, whoever wrote it. Run by scripts/test.sh (stage format), or by hand:
+"""What must hold for every file of the repository. Run by scripts/test.sh (stage format), or by hand:
 tests/scripts/test_tree.py [FOLDER]
 
 Unfinished work has no place in the tree, nor have paths of somebody's machine; public headers say what everything is

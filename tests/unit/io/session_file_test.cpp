@@ -223,7 +223,7 @@ TEST_CASE("a session that is not committed leaves what was there, and nothing be
   const int unnamed = open_unnamed(testing::scratch(), file_in_place::owner_only);
   {
     session_writer w(path, small_shape(), numbers(3), "m", "other");
-    // Whoever is killed now leaves nothing, where the file system knows files without a name.
+    // A program that is killed now leaves nothing, where the file system knows files without a name.
     CHECK(files_in(testing::scratch()) == files + (unnamed < 0 ? 1 : 0));
   }
   ::close(unnamed);

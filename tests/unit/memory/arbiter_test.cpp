@@ -226,7 +226,7 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
   CHECK(a->usage("host:0").pool.largest_free == memory.size());
 }
 
-TEST_CASE("a device that has less memory than its budget refuses, whoever waits and whoever does not") {
+TEST_CASE("a device that has less memory than its budget refuses requests that wait and those that do not") {
   const auto a = memory_arbiter::make();
   bool has_memory = false;
   device_setup setup{"cuda:0", nullptr, 4096, 4096};
@@ -243,7 +243,7 @@ TEST_CASE("a device that has less memory than its budget refuses, whoever waits 
   CHECK_THAT(std::get<refusal>(*answer).message, sentence);
   CHECK(a->usage("cuda:0").waiters == 0);
   CHECK(a->usage("cuda:0").in_use == 0);
-  auto later = request; // whoever writes asks
+  auto later = request; // a thread that writes asks
   later.commits_later = true;
   CHECK(std::holds_alternative<lease>(a->try_acquire(later)));
   has_memory = true;

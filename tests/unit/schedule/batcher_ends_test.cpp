@@ -162,6 +162,6 @@ TEST_CASE("when all fails, everybody is told") {
   CHECK(a->failure);
   CHECK(b->failure);
   CHECK(t.queue.idle());
-  CHECK(t.queue.step_at_hand() == nullptr); // whoever takes over computes nothing of it
+  CHECK(t.queue.step_at_hand() == nullptr); // a scheduler that takes over computes nothing of it
   CHECK(t.queue.next_step(t.now) == nullptr);
 }

@@ -1,4 +1,4 @@
-// Pages that are lent to whoever saves or restores a sequence.
+// Pages are lent to clients that save or restore a sequence.
 #include "src/schedule/batcher.hpp"
 
 #include "tests/support/tiny_model.hpp"
@@ -82,7 +82,7 @@ TEST_CASE("a path that is looked up shares partial pages without a copy, and is 
   CHECK(reader.tokens == 45);
   CHECK(reader.pages == writer.pages);
   CHECK(pages.in_use() == 2);
-  pages.append(writer, numbers(14, 51)); // whoever writes goes on
+  pages.append(writer, numbers(14, 51)); // its writer goes on
   pages.release(writer);
   CHECK(pages.in_use() == 2);
   pages.shorten(reader);
@@ -131,7 +131,7 @@ TEST_CASE("a page that a step has yet to copy is not lent") {
   CHECK(loan.tokens >= 32);
 }
 
-TEST_CASE("filled pages are found by whoever begins alike") {
+TEST_CASE("filled pages are found by sequences that begin alike") {
   table_top t;
   const auto loan = t.queue->lend_empty(100, 70);
   CHECK(loan.pages.size() == 3);
