@@ -3,6 +3,7 @@
 
 #include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -17,7 +18,7 @@ constexpr std::size_t alignment = 4096; // what O_DIRECT wants, and what the run
 class plain_memory final : public memory_source {
 public:
   [[nodiscard]] block take(std::size_t bytes, purpose why) override {
-    const std::size_t whole = std::max<std::size_t>(1, (bytes + alignment - 1) / alignment) * alignment;
+    const std::size_t whole = round_up(std::max<std::size_t>(1, bytes), alignment);
     auto* const memory = static_cast<std::byte*>(std::aligned_alloc(alignment, whole));
     if (!memory)
       throw error(errc::over_budget, fmt::format("the system has no {} for {}", format_bytes(whole), to_string(why)));

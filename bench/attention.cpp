@@ -6,6 +6,7 @@
 // All cases take turns in every round, because machines are not equally fast from one second to the next.
 #include "kernels/device.hpp"
 #include "kernels/ops.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -54,8 +55,8 @@ struct cache {
   cache(kv_type t, const options& o)
       : type(t), layer_bytes(kv_layer_bytes(t, o.kv_heads, o.head_size, o.head_size)),
         owner(make_host_device({.name = "host:0", .threads = 1})) {
-    const std::size_t count = (o.tokens - 1) / kv_page_tokens + 1;
-    const std::size_t stride = (o.layers * layer_bytes + 4095) / 4096 * 4096;
+    const std::size_t count = kv_pages_for(o.tokens);
+    const std::size_t stride = round_up(o.layers * layer_bytes, 4096);
     bytes = count * o.layers * layer_bytes;
     std::byte* const memory = owner->reserve(count * stride);
     std::memset(memory, 0x11, count * stride); // a small number in every type

@@ -7,6 +7,7 @@
 // The file's pages are dropped from the page cache before each figure (posix_fadvise), so that the disk is measured,
 // and each reads the next 192 MiB of the file, because a disk may remember, too. The best of three rounds: what the
 // disk can do, not what the neighbours let it.
+#include "memory/rounding.hpp"
 #include "src/io/read_speed.hpp"
 #include "src/io/scattered_reader.hpp"
 #include "tropilla/error.hpp"
@@ -36,7 +37,7 @@ struct release {
 using buffer = std::unique_ptr<std::byte, release>;
 
 buffer allocate(std::size_t bytes) {
-  buffer b(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
+  buffer b(static_cast<std::byte*>(std::aligned_alloc(4096, round_up(bytes, 4096))));
   std::fill_n(b.get(), bytes, std::byte{1}); // page faults are not the disk's
   return b;
 }

@@ -10,6 +10,7 @@
 #include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/linear.hpp"
 #include "kernels/host/read_bandwidth.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -220,13 +221,13 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
   for (std::size_t i = 0; i < values.size(); ++i)
     values[i] = static_cast<float>(i % 61) - 30;
   for (std::size_t r = 0; r < rows; ++r)
-    scalar::rows().store_plain(values.data(), s.columns, 0, (s.columns + row_piece - 1) / row_piece,
+    scalar::rows().store_plain(values.data(), s.columns, 0, divide_up(s.columns, row_piece),
                                row_of(locate(x, o.precise), r));
   std::size_t stride = 0;
   for (const std::size_t n : s.rows)
     stride += n;
   const buffer out(rows * stride * sizeof(float));
-  const std::size_t worker_scratch = (linear_scratch_bytes() + 63) / 64 * 64;
+  const std::size_t worker_scratch = round_up(linear_scratch_bytes(), 64);
   const buffer scratch(worker_scratch * t.workers());
   const linear_table& table = linear_kernels(o.isa);
 

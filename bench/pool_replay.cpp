@@ -2,6 +2,7 @@
 #include "bench/pool_replay.hpp"
 
 #include "memory/pool.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -292,7 +293,7 @@ private:
     while (!waiting_.empty()) {
       auto& s = all_[waiting_.front()];
       const std::size_t tokens = s.tokens + s.to_prefill;
-      const std::size_t pages = (tokens + mix_.kv_page_tokens - 1) / mix_.kv_page_tokens;
+      const std::size_t pages = divide_up(tokens, mix_.kv_page_tokens);
       s.activation_bytes = std::min(s.to_prefill, mix_.activation_rows) * mix_.activation_bytes_per_row;
       const std::size_t bytes = (pages - std::min(pages, s.pages.size())) * mix_.kv_page_bytes + s.activation_bytes +
                                 mix_.logits_bytes + 2 * mix_.alignment;
@@ -335,7 +336,7 @@ private:
       return;
     }
     const std::size_t n = std::min(s.to_decode, mix_.kv_page_tokens);
-    const std::size_t needed = (s.tokens + n + mix_.kv_page_tokens - 1) / mix_.kv_page_tokens;
+    const std::size_t needed = divide_up(s.tokens + n, mix_.kv_page_tokens);
     const bool fits = needed <= s.pages.size() || reclaim(mix_.kv_page_bytes);
     if (!fits || !grow(s, s.tokens + n)) {
       preempt(id);

@@ -1,6 +1,8 @@
 /// Defines the paged KV cache: what a page holds, in which precision, and where.
 #pragma once
 
+#include "memory/rounding.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -24,7 +26,7 @@ enum class kv_type : std::uint8_t {
 inline constexpr std::size_t kv_page_tokens = 32;
 /// Pages that so many tokens of a sequence take.
 [[nodiscard]] constexpr std::size_t kv_pages_for(std::size_t tokens) noexcept {
-  return (tokens + kv_page_tokens - 1) / kv_page_tokens;
+  return divide_up(tokens, kv_page_tokens);
 }
 /// A page of the KV cache; every device of a run has pages under the same numbers.
 using page_number = std::uint32_t;
@@ -48,7 +50,7 @@ inline constexpr std::size_t kv_block = 32;
 
 /// Blocks of a head of `size` values.
 [[nodiscard]] constexpr std::size_t kv_blocks(std::size_t size) noexcept {
-  return (size + kv_block - 1) / kv_block;
+  return divide_up(size, kv_block);
 }
 
 /// The place of a layer in every page: for each kv head its keys, then for each kv head its values.

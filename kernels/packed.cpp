@@ -5,6 +5,7 @@
 
 #include "kernels/block_formats.hpp"
 #include "kernels/packed_format.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -273,11 +274,11 @@ packed_layout make_packed_layout(tensor_type type, std::size_t rows, std::size_t
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
   const std::size_t blocks = columns / t.block_values;
   packed_layout layout{type, rows, columns, 0};
-  const std::size_t panels = rows / panel_rows + (rows % panel_rows != 0 ? 1 : 0);
+  const std::size_t panels = divide_up(rows, panel_rows);
   const bool fits = blocks <= (most - panel_alignment) / (panel_rows * t.block_bytes);
   if (fits) {
     const std::size_t bytes = blocks * panel_rows * t.block_bytes;
-    layout.panel_bytes = (bytes + panel_alignment - 1) / panel_alignment * panel_alignment;
+    layout.panel_bytes = round_up(bytes, panel_alignment);
   }
   if (!fits || rows > most - panel_rows || (panels != 0 && layout.panel_bytes > most / panels))
     throw error(errc::unsupported,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/tensor_type.hpp"
+#include "memory/rounding.hpp"
 
 #include <cstddef>
 #include <span>
@@ -21,7 +22,7 @@ struct packed_layout {
   std::size_t columns = 0;
   std::size_t panel_bytes = 0; ///< of sixteen rows, a multiple of 64
 
-  [[nodiscard]] std::size_t panels() const noexcept { return (rows + panel_rows - 1) / panel_rows; }
+  [[nodiscard]] std::size_t panels() const noexcept { return divide_up(rows, panel_rows); }
   [[nodiscard]] std::size_t bytes() const noexcept { return panels() * panel_bytes; }
   friend bool operator==(const packed_layout&, const packed_layout&) = default;
 };

@@ -1,6 +1,7 @@
 // Formats byte counts for people and parses the ones that people write.
 #include "memory/bytes.hpp"
 #include "memory/arbiter.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -60,7 +61,7 @@ std::string format_bytes_up(std::size_t bytes) {
   std::uint64_t unit = kib;
   for (; bytes / unit >= kib && i + 1 < unit_names.size(); ++i)
     unit *= kib;
-  std::uint64_t tenths = bytes / unit * 10 + (bytes % unit * 10 + unit - 1) / unit;
+  std::uint64_t tenths = bytes / unit * 10 + divide_up(bytes % unit * 10, unit);
   if (tenths == kib * 10 && i + 1 < unit_names.size()) {
     tenths = 10;
     ++i;

@@ -2,6 +2,7 @@
 #include "memory/commitment.hpp"
 
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -65,7 +66,7 @@ std::optional<std::string> committed_bytes::commit(std::size_t offset, std::size
     return std::nullopt;
   const std::lock_guard lock(mutex_);
   const auto first = committed_.begin() + static_cast<std::ptrdiff_t>(offset / chunk);
-  const auto last = committed_.begin() + static_cast<std::ptrdiff_t>((offset + bytes - 1) / chunk) + 1;
+  const auto last = committed_.begin() + static_cast<std::ptrdiff_t>(divide_up(offset + bytes, chunk));
   const auto missing = static_cast<std::size_t>(std::count(first, last, false));
   if (missing == 0)
     return std::nullopt;
@@ -77,7 +78,7 @@ std::optional<std::string> committed_bytes::commit(std::size_t offset, std::size
 
 void committed_bytes::trim(std::size_t offset, std::size_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
-  const std::size_t first = (offset + chunk - 1) / chunk;
+  const std::size_t first = divide_up(offset, chunk);
   const std::size_t end = (offset + bytes) / chunk;
   std::size_t given = 0;
   for (std::size_t i = first; i < end; ++i)

@@ -3,6 +3,7 @@
 
 #include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -11,10 +12,6 @@
 
 namespace tropilla {
 namespace {
-
-std::size_t align_up(std::size_t bytes, std::size_t alignment) {
-  return (bytes + alignment - 1) / alignment * alignment;
-}
 
 // Sizes come from files: a product that wraps would plan too little.
 [[noreturn]] void too_large() {
@@ -92,7 +89,7 @@ public:
   explicit plan_sums(const plan_input& input) : input_(input) {}
 
   [[nodiscard]] std::size_t rounded(std::size_t bytes) const {
-    return align_up(checked_sum(bytes, input_.alignment) - input_.alignment, input_.alignment);
+    return round_up(checked_sum(bytes, input_.alignment) - input_.alignment, input_.alignment);
   }
   void add(memory_plan& plan, purpose why, std::string name, std::size_t bytes) const {
     if (bytes == 0)
@@ -111,9 +108,9 @@ public:
     memory_plan plan;
     plan.device = input_.device;
     if (input_.kv_page_tokens > 0 && input_.context > 0) {
-      plan.kv_pages = (input_.context - 1) / input_.kv_page_tokens + 1;
+      plan.kv_pages = divide_up(input_.context, input_.kv_page_tokens);
       add(plan, purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input_.kv_page_tokens),
-          checked_product(plan.kv_pages, align_up(input_.kv_page_bytes, input_.alignment)));
+          checked_product(plan.kv_pages, round_up(input_.kv_page_bytes, input_.alignment)));
     }
     plan.activations = assign_offsets(input_.activations, input_.alignment);
     add(plan, purpose::activations, fmt::format("{} buffers", input_.activations.size()), plan.activations.bytes);
@@ -143,11 +140,11 @@ offset_plan assign_offsets(std::span<const buffer_lifetime> buffers, std::size_t
   std::vector<std::size_t> placed;
   for (const auto i : order) {
     const auto& b = buffers[i];
-    const std::size_t bytes = align_up(b.bytes, alignment);
+    const std::size_t bytes = round_up(b.bytes, alignment);
     std::vector<interval> taken; // by buffers that live at the same time
     for (const auto p : placed)
       if (buffers[p].first <= b.last && b.first <= buffers[p].last)
-        taken.push_back({plan.offsets[p], plan.offsets[p] + align_up(buffers[p].bytes, alignment)});
+        taken.push_back({plan.offsets[p], plan.offsets[p] + round_up(buffers[p].bytes, alignment)});
     std::sort(taken.begin(), taken.end(), [](const interval& x, const interval& y) { return x.begin < y.begin; });
     // The smallest gap that holds it, else behind all of them.
     std::size_t best = 0, best_gap = 0, end = 0;

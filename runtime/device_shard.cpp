@@ -6,6 +6,7 @@
 #include "actors/memory_manager.hpp"
 #include "actors/prefetcher.hpp"
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "runtime/plan_reports.hpp"
 #include "runtime/prepared_model.hpp"
 #include "src/schedule/request_room.hpp"
@@ -266,7 +267,7 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_
       std::string(dev->name()), reclaimable::prefetch_window,
       [slots, slot_bytes = next->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
         const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
-        const std::size_t wanted = slot_bytes > 0 ? std::min(spare, (bytes + slot_bytes - 1) / slot_bytes) : 0;
+        const std::size_t wanted = slot_bytes > 0 ? std::min(spare, divide_up(bytes, slot_bytes)) : 0;
         for (std::size_t i = 0; i < wanted; ++i)
           cast::tell_from_outside(to, cast::shrink_ring{});
         return wanted * slot_bytes;

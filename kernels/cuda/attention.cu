@@ -11,6 +11,7 @@
 // where rows are few and every split has a warp, by a kernel after them.
 #include "kernels/cuda/kernel_parts.hpp"
 #include "kernels/cuda/mma.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -391,7 +392,7 @@ __global__ void __launch_bounds__(attention_threads)
   if (item.rows == 0)
     return;
   const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
-  const unsigned pieces = (group + heads - 1) / heads, piece = blockIdx.y % pieces;
+  const unsigned pieces = divide_up(group, heads), piece = blockIdx.y % pieces;
   warp_queries w{};
   w.kv_head = blockIdx.y / pieces;
   w.rows = item.rows;
@@ -478,8 +479,7 @@ void attention(void* stream, const float* q, std::size_t stride, const attention
   auto* const floats = reinterpret_cast<float*>(scratch);
   const partial_results partial{floats, floats + results, floats + 2 * results};
   const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
-  const dim3 grid((step.item_count + attention_warps - 1) / attention_warps,
-                  h.kv_heads * ((group + heads - 1) / heads));
+  const dim3 grid(divide_up(step.item_count, attention_warps), h.kv_heads * divide_up(group, heads));
   with_kv_type(layer.type, [&]<kv_type Type>() {
     const auto with = [&]<unsigned Blocks>() {
       launch(stream, grid, attention_threads, attend<Type, Blocks>, q, stride, h, step, out, partial);

@@ -1,6 +1,8 @@
 // Divides attention into items for warps: tiles of rows, or splits of one row's context.
 #include "kernels/cuda/attention_metadata.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <algorithm>
 
 namespace tropilla::cuda {
@@ -8,7 +10,7 @@ namespace {
 
 std::uint32_t splits_of(std::size_t position) noexcept {
   const std::size_t pages = kv_pages_for(position + 1);
-  return static_cast<std::uint32_t>((pages + attention_split_pages - 1) / attention_split_pages);
+  return static_cast<std::uint32_t>(divide_up(pages, attention_split_pages));
 }
 
 } // namespace

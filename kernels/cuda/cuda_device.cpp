@@ -1,6 +1,8 @@
 // Manages a GPU's memory by the granule, its copies, and the order of its compute jobs.
 #include "kernels/cuda/cuda_device.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <chrono>
 #include <fmt/format.h>
 #include <utility>
@@ -120,7 +122,7 @@ std::byte* cuda_device::reserve(std::size_t bytes) {
     throw error(errc::internal, fmt::format("{} was asked to reserve memory twice", name_));
   if (bytes == 0)
     throw error(errc::invalid_argument, fmt::format("{} can't reserve 0 bytes", name_));
-  const std::size_t granules = (bytes + gpu_->granule() - 1) / gpu_->granule();
+  const std::size_t granules = divide_up(bytes, gpu_->granule());
   reserved_bytes_ = granules * gpu_->granule();
   reserved_ = gpu_->reserve(reserved_bytes_);
   mapped_.assign(granules, false);
@@ -149,7 +151,7 @@ void cuda_device::trim(std::byte* begin, std::size_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   const std::size_t granule = gpu_->granule();
   const auto offset = static_cast<std::size_t>(begin - reserved_);
-  for (std::size_t i = (offset + granule - 1) / granule; (i + 1) * granule <= offset + bytes; ++i)
+  for (std::size_t i = divide_up(offset, granule); (i + 1) * granule <= offset + bytes; ++i)
     if (mapped_[i]) {
       gpu_->unmap(reserved_ + i * granule);
       mapped_[i] = false;

@@ -10,6 +10,7 @@
 
 #include "kernels/host/activation_format.hpp"
 #include "kernels/ops.hpp"
+#include "memory/rounding.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -41,8 +42,7 @@ inline constexpr std::size_t max_few_inputs = 64;
 
 /// Scratch bytes of a product whose inputs `[rows, width]` are rounded before it.
 [[nodiscard]] constexpr std::size_t rounded_bytes(std::size_t rows, std::size_t width) noexcept {
-  constexpr std::size_t together = 8;
-  return (rows + together - 1) / together * together * width * sizeof(std::uint16_t);
+  return round_up(rows, 8) * width * sizeof(std::uint16_t);
 }
 
 /// Queries of a warp of attention.
@@ -54,8 +54,8 @@ inline constexpr std::size_t attention_split_pages = 8;
 /// tiles.
 [[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
   constexpr auto most = static_cast<unsigned>(attention_tile_queries);
-  const unsigned pieces = (group + most - 1) / most;
-  return (group + pieces - 1) / pieces;
+  const unsigned pieces = divide_up(group, most);
+  return divide_up(group, pieces);
 }
 /// Rows of a tile: those that follow each other in a sequence.
 [[nodiscard]] constexpr unsigned attention_tile_rows(const attention_shape& shape) noexcept {

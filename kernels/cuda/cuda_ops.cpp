@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention_metadata.hpp"
 #include "kernels/kv_cache.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -14,8 +15,7 @@ namespace tropilla::cuda {
 namespace {
 
 constexpr std::size_t aligned(std::size_t bytes) noexcept {
-  constexpr std::size_t alignment = 256;
-  return (bytes + alignment - 1) / alignment * alignment;
+  return round_up(bytes, 256);
 }
 
 /// Rows of a gated product that have their gates in the scratch at a time: enough to keep a GPU busy, and whole blocks

@@ -4,6 +4,7 @@
 // `host/elementwise_kernels_impl.hpp`.
 #include "kernels/cuda/kernel_parts.hpp"
 #include "kernels/cuda/packed_tile.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 
@@ -57,7 +58,7 @@ private:
 /// Blocks that a row of an activation has: as many as hold its padded width.
 unsigned blocks_of(const activation_parts& parts, std::size_t width) noexcept {
   const std::size_t padded = parts.quantised.q != nullptr ? parts.quantised.padded : parts.full_stride;
-  return static_cast<unsigned>((std::max(padded, width) + activation_block - 1) / activation_block);
+  return static_cast<unsigned>(divide_up(std::max(padded, width), activation_block));
 }
 
 /// Stores a row, one block of threads each: `value(column)` for columns before `width`.

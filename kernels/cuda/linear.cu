@@ -10,6 +10,7 @@
 #include "kernels/cuda/mma.hpp"
 #include "kernels/cuda/packed_tile.hpp"
 #include "kernels/cuda/products.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 
@@ -27,7 +28,7 @@ constexpr unsigned many_inputs_of_block = many_input_warps * many_tiles * tile_i
 
 /// How many of so many things a thread of a block gets at most.
 constexpr unsigned for_each_thread(unsigned things) {
-  return (things + many_threads - 1) / many_threads;
+  return divide_up(things, many_threads);
 }
 /// Calls `f` with how many of `Things` the thread had before, and which one it has now.
 template <unsigned Things, class F>
@@ -470,7 +471,7 @@ template <class Product>
 void multiply(void* stream, const products& p, const typename Product::inputs& x, unsigned count, unsigned parts) {
   if (count > cuda::max_few_inputs) {
     constexpr unsigned panels = many_row_warps * many_panels;
-    const dim3 grid((count + many_inputs_of_block - 1) / many_inputs_of_block, (p.panels + panels - 1) / panels);
+    const dim3 grid(divide_up(count, many_inputs_of_block), divide_up(p.panels, panels));
     launch(stream, grid, many_threads, gemm<Product>, p, x, count, parts);
     return;
   }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/mma.hpp"
 #include "kernels/cuda/products.hpp"
 #include "kernels/cuda/wgmma.hpp"
+#include "memory/rounding.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
@@ -42,7 +43,7 @@ public:
   /// The warp copies the panel whose rows it multiplies, `weights`; of `count` inputs `x` the block has its own.
   __device__ stage_source(const std::byte* weights, unsigned columns, const std::byte* x, unsigned count)
       : weights_(weights), columns_(columns), first_tile_(blockIdx.x * (inputs_of_block / tile_side)),
-        tiles_((count + tile_side - 1) / tile_side), x_(x) {}
+        tiles_(divide_up(count, tile_side)), x_(x) {}
 
   [[nodiscard]] __device__ unsigned stages() const { return columns_ / stage_columns; }
 
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(round_threads)
   const std::size_t tile = i / (tile_side * pieces);
   const unsigned piece = static_cast<unsigned>(i / tile_side % pieces);
   const std::size_t input = tile * tile_side + i % tile_side;
-  if (tile >= (count + tile_side - 1) / tile_side)
+  if (tile >= divide_up(count, tile_side))
     return;
   uint4 packed{};
   if (input < count) {
@@ -202,8 +203,8 @@ __global__ void __launch_bounds__(round_threads)
 template <class F>
 void with_rounded(void* stream, const activation_parts& input, unsigned count, unsigned columns, tensor_type type,
                   std::byte* rounded, F multiply) {
-  const std::size_t tiles = (count + tile_side - 1) / tile_side, pieces = tiles * columns;
-  const dim3 grid(static_cast<unsigned>((pieces + round_threads - 1) / round_threads));
+  const std::size_t tiles = divide_up(count, tile_side), pieces = tiles * columns;
+  const dim3 grid(static_cast<unsigned>(divide_up(pieces, round_threads)));
   const auto as = [&]<bool Bf16>() {
     launch(stream, grid, round_threads, round_into_tiles<Bf16>, input.full, input.full_stride, count, columns, rounded);
     multiply.template operator()<Bf16>();
@@ -216,7 +217,7 @@ void with_rounded(void* stream, const activation_parts& input, unsigned count, u
 
 /// Blocks for all inputs, and for all panels, of which one takes `together`.
 dim3 blocks_for(unsigned count, unsigned panels, unsigned together) {
-  return {(count + inputs_of_block - 1) / inputs_of_block, (panels + together - 1) / together};
+  return {divide_up(count, inputs_of_block), divide_up(panels, together)};
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/kernel_parts.hpp"
 #include "kernels/packed_format.hpp"
+#include "memory/rounding.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 
@@ -36,7 +37,7 @@ struct products {
   unsigned count, panels;
   std::uint32_t columns;
 
-  [[nodiscard]] __device__ unsigned blocks() const { return (columns + block_columns - 1) / block_columns; }
+  [[nodiscard]] __device__ unsigned blocks() const { return divide_up(columns, block_columns); }
 };
 
 /// A panel, and where its sums go.

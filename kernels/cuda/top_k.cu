@@ -5,6 +5,7 @@
 // integer that is greater for a greater one; in the low half the token, inverted, so that of equal logits the lower
 // token comes first.
 #include "kernels/cuda/kernel_parts.hpp"
+#include "memory/rounding.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
 namespace {
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(sorting_threads)
   griddepcontrol_wait();
   __shared__ std::uint64_t keys[max_keys];
   const float* const row = logits + std::size_t{blockIdx.x} * vocabulary;
-  const unsigned count = (vocabulary + part_size - 1) / part_size * k;
+  const unsigned count = divide_up(vocabulary, part_size) * k;
   const unsigned sorted = power_of_two_from(count);
   for (unsigned i = threadIdx.x; i < sorted; i += sorting_threads) {
     const float* const kept = row + std::size_t{i / k} * part_size + i % k * 2;
@@ -93,11 +94,11 @@ __global__ void __launch_bounds__(sorting_threads)
 } // namespace
 
 void top_k(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
-  static_assert(max_top_k * ((max_top_k_vocabulary + max_keys - 1) / max_keys) <= max_keys);
+  static_assert(max_top_k * divide_up(max_top_k_vocabulary, max_keys) <= max_keys);
   if (rows == 0)
     return;
   const auto count = static_cast<unsigned>(vocabulary), wanted = static_cast<unsigned>(k);
-  const unsigned parts = (count + max_keys - 1) / max_keys, part_size = (count + parts - 1) / parts;
+  const unsigned parts = divide_up(count, max_keys), part_size = divide_up(count, parts);
   const auto blocks = static_cast<unsigned>(rows);
   launch(stream, dim3(blocks, parts), sorting_threads, keep_of_part, logits, count, part_size, wanted);
   launch(stream, dim3(blocks), sorting_threads, merge_kept, static_cast<const float*>(logits), count, part_size, wanted,

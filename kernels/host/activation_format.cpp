@@ -2,15 +2,12 @@
 #include "kernels/host/activation_format.hpp"
 
 #include "kernels/host/elementwise_kernels.hpp"
+#include "memory/rounding.hpp"
 
 namespace tropilla::host {
 namespace {
 
 constexpr std::size_t part_alignment = 64;
-
-constexpr std::size_t round_up(std::size_t n, std::size_t to) noexcept {
-  return (n + to - 1) / to * to;
-}
 
 /// Lays the parts out one after another from `base` (null to measure); gives the bytes.
 std::size_t lay_out(std::byte* base, activation_kind kind, std::size_t rows, std::size_t width,

@@ -8,6 +8,7 @@
 #include "kernels/host/attention_kernels.hpp"
 #include "kernels/host/kv_rows.hpp"
 #include "kernels/host/simd16_math.hpp"
+#include "memory/rounding.hpp"
 
 #include <limits>
 
@@ -192,7 +193,7 @@ struct attention_kernels_of {
   template <kv_type Type>
   static void chunk_of_one_tile(const attention_chunk_job& job) noexcept {
     using reader = kv_reader<V, Type>;
-    const std::size_t tokens = job.visible[job.vectors - 1], pages = (tokens + page - 1) / page;
+    const std::size_t tokens = job.visible[job.vectors - 1], pages = divide_up(tokens, page);
     with_rows(job.vectors, [&]<std::size_t R>() {
       for (std::size_t p = 0; p < pages; ++p) {
         const std::size_t soon = p + reader::pages_ahead;
@@ -224,7 +225,7 @@ struct attention_kernels_of {
 
   static void softmax_all(const attention_chunk_job& job, std::size_t first, std::size_t last,
                           std::size_t tokens) noexcept {
-    const std::size_t padded = (tokens + w - 1) / w * w;
+    const std::size_t padded = round_up(tokens, w);
     for (std::size_t v = first; v < last; ++v) {
       float* const s = job.scores + v * attention_chunk;
       if (job.visible[v] > 0)

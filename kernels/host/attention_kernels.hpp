@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/ops.hpp"
+#include "memory/rounding.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +20,7 @@ inline constexpr std::size_t attention_chunk = 4 * kv_page_tokens;
 
 /// Values of a head, rounded up to whole vectors of sixteen.
 [[nodiscard]] constexpr std::size_t padded_head(std::size_t size) noexcept {
-  return (size + 15) / 16 * 16;
+  return round_up(size, 16);
 }
 
 /// Running results of query vectors: `o` is `[vectors, padded_head(value_size)]`.

@@ -1,5 +1,6 @@
 // Divides the rotary embedding, writes to the KV cache and attention between workers.
 #include "kernels/host/host_ops.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 #include <array>
@@ -16,9 +17,7 @@ constexpr std::size_t max_vectors = 96;
 constexpr std::size_t attention_worker_floats = host_scratch::attention_bytes / sizeof(float);
 constexpr std::size_t shared_worker_floats = host_scratch::shared_bytes / sizeof(float);
 
-constexpr std::size_t round_up(std::size_t n) noexcept {
-  return (n + 15) / 16 * 16;
-}
+constexpr std::size_t part_floats = 16; // parts of scratch are whole vectors of sixteen
 
 /// Bytes from where a layer begins in a page to a head's keys and values.
 std::size_t keys_of(kv_type type, const attention_shape& s, std::size_t head) noexcept {
@@ -69,11 +68,11 @@ void store_value(const elementwise_kernels& kernels, kv_type type, const float* 
 
 /// Floats of a state of `vectors` vectors, each part aligned.
 std::size_t state_floats(std::size_t vectors, std::size_t value_size) noexcept {
-  return 2 * round_up(vectors) + vectors * padded_head(value_size);
+  return 2 * round_up(vectors, part_floats) + vectors * padded_head(value_size);
 }
 
 attention_state state_at(float* base, std::size_t vectors) noexcept {
-  const std::size_t line = round_up(vectors);
+  const std::size_t line = round_up(vectors, part_floats);
   return {base, base + line, base + 2 * line};
 }
 
@@ -95,7 +94,7 @@ struct worker_buffers {
   worker_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
     const auto take = [&base](std::size_t floats) {
       float* const at = base;
-      base += round_up(floats);
+      base += round_up(floats, part_floats);
       return at;
     };
     keys = take(s.key_size * kv_page_tokens);
@@ -118,7 +117,7 @@ struct row_block {
 };
 
 std::size_t blocks_of(const sequence_rows& s, std::size_t block_rows) noexcept {
-  return (s.rows + block_rows - 1) / block_rows;
+  return divide_up(s.rows, block_rows);
 }
 
 /// Block `index` of all sequences. @pre there are as many.

@@ -3,6 +3,7 @@
 
 #include "kernels/host/cpu_features.hpp"
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <cerrno>
@@ -66,8 +67,8 @@ void host_device::prefault(std::byte* begin, std::size_t bytes) noexcept {
 
 void host_device::trim(std::byte* begin, std::size_t bytes) noexcept {
   constexpr std::uintptr_t page = 4096;
-  const auto first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
-  const auto last = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / page * page;
+  const auto first = round_up(reinterpret_cast<std::uintptr_t>(begin), page);
+  const auto last = round_down(reinterpret_cast<std::uintptr_t>(begin) + bytes, page);
   if (first < last)
     (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }

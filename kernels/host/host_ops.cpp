@@ -1,25 +1,25 @@
 // Divides the work of each operation between the workers.
 #include "kernels/host/host_ops.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <algorithm>
 #include <cstring>
 
 namespace tropilla::host {
 namespace {
 
-constexpr std::size_t round_down(std::size_t n) noexcept {
-  return n / 64 * 64;
-}
+constexpr std::size_t scratch_alignment = 64;
 
 } // namespace
 
 std::size_t host_scratch::bytes(std::size_t workers) noexcept {
-  const std::size_t linear = round_down(linear_scratch_bytes() + 63);
+  const std::size_t linear = round_up(linear_scratch_bytes(), scratch_alignment);
   return workers * (attention_bytes + shared_bytes + linear);
 }
 
 host_scratch host_scratch::divide(std::byte* base, std::size_t bytes, std::size_t workers) noexcept {
-  return {base, round_down(bytes / workers - attention_bytes - shared_bytes)};
+  return {base, round_down(bytes / workers - attention_bytes - shared_bytes, scratch_alignment)};
 }
 
 float* host_scratch::attention(std::size_t worker) const noexcept {
@@ -45,7 +45,7 @@ kernel_set kernels_of(std::string_view isa) {
 
 template <class F>
 void host_ops::for_pieces(std::size_t rows, std::size_t width, F&& f) {
-  const std::size_t pieces = (width + row_piece - 1) / row_piece;
+  const std::size_t pieces = divide_up(width, row_piece);
   const auto [first, last] = part_of(rows * pieces);
   for (std::size_t i = first; i < last;) {
     const std::size_t row = i / pieces;

@@ -2,6 +2,7 @@
 #include "kernels/host/linear.hpp"
 
 #include "kernels/packed_format.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <fmt/format.h>
@@ -122,10 +123,9 @@ void product::vector(const packed_matrix& m, std::size_t panel, const scratch& s
 
 /// Blocks of columns of a tile: pieces of equal length that fit, of whole units.
 constexpr std::size_t tile_blocks(std::size_t blocks, std::size_t block_bytes, std::size_t unit) {
-  const std::size_t most = tile_bytes / block_bytes / unit * unit;
-  const std::size_t pieces = std::max<std::size_t>(1, (blocks + most - 1) / most); // a matrix may have no columns
-  const std::size_t even = (blocks + pieces - 1) / pieces;
-  return (even + unit - 1) / unit * unit;
+  const std::size_t most = round_down(tile_bytes / block_bytes, unit);
+  const std::size_t pieces = std::max<std::size_t>(1, divide_up(blocks, most)); // a matrix may have no columns
+  return round_up(divide_up(blocks, pieces), unit);
 }
 
 /// Has the next tile's weights brought to the second-level cache while this tile is multiplied: 2% of the 1B shape's
@@ -209,7 +209,7 @@ void one_row(const product& p, const worker_context& worker, const scratch& s, s
     const auto first_at = [&](std::size_t byte) {
       if (byte <= at)
         return std::size_t{0};
-      return w.panel_bytes == 0 ? panels : std::min(panels, (byte - at + w.panel_bytes - 1) / w.panel_bytes);
+      return w.panel_bytes == 0 ? panels : std::min(panels, divide_up(byte - at, w.panel_bytes));
     };
     for (std::size_t g = first_at(begin); g < first_at(end); ++g) {
       p.vector(t.weight, g, s);
@@ -225,14 +225,14 @@ struct row_pieces {
   std::size_t rows; ///< of a piece; the last may be shorter
 };
 constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
-  const std::size_t count = (rows + most - 1) / most;
-  return {count, (rows + count - 1) / count};
+  const std::size_t count = divide_up(rows, most);
+  return {count, divide_up(rows, count)};
 }
 
 /// Multiplies several input rows: the next free worker gets a piece of a pair of panels and up to `max_vectors` rows.
 void many_rows(const product& p, worker_context& worker, const scratch& s, std::size_t rows,
                std::span<const linear_target> targets) {
-  const auto pairs_of = [](const linear_target& t) { return (t.weight.layout.panels() + max_panels - 1) / max_panels; };
+  const auto pairs_of = [](const linear_target& t) { return divide_up(t.weight.layout.panels(), max_panels); };
   std::size_t pairs = 0;
   for (const linear_target& t : targets)
     pairs += pairs_of(t);
@@ -327,7 +327,7 @@ void gated_linear(const linear_table& table, const elementwise_kernels& kernels,
   const product p{table, locate(input, precise), precise};
   const gated_product both{p, kernels, gate, up, locate(out, precise)};
   const scratch s(worker_scratch);
-  const std::size_t pieces = (out.width + row_piece - 1) / row_piece;
+  const std::size_t pieces = divide_up(out.width, row_piece);
   if (rows <= few_rows) { // contiguous shares, as in `one_row`
     for (std::size_t i = pieces * worker.worker() / worker.workers();
          i < pieces * (worker.worker() + 1) / worker.workers(); ++i)
@@ -336,7 +336,7 @@ void gated_linear(const linear_table& table, const elementwise_kernels& kernels,
   }
   // Neighbouring pieces share cache lines of scales: workers begin far apart, each in its own part of the columns.
   const auto [blocks, vectors] = cut_rows(rows, max_gated_vectors / p.x.row_parts);
-  const std::size_t part = (pieces + worker.workers() - 1) / worker.workers();
+  const std::size_t part = divide_up(pieces, worker.workers());
   const std::size_t places = part * worker.workers();
   worker.share(places * blocks, [&, vectors = vectors](std::size_t i) {
     const std::size_t first = i / places * vectors;

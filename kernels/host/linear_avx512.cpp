@@ -5,6 +5,7 @@
 // of them, a conversion and two or three multiply-adds.
 #include "kernels/host/linear_impl.hpp"
 #include "kernels/host/simd512.hpp"
+#include "memory/rounding.hpp"
 
 #include <bit>
 #include <cstring>
@@ -443,7 +444,7 @@ void gemm_small(const std::byte* panel, std::size_t panel_bytes, std::size_t col
   const std::size_t work = vectors * (columns / block_columns);
   std::size_t v = 0;
   const auto by = [&]<int C>() {
-    const std::size_t block_lines = (C * lines + work - 1) / work;
+    const std::size_t block_lines = divide_up(C * lines, work);
     for (; v + C <= vectors; v += C)
       few_rows<T, C>(panel, panel_bytes, columns, x.from(v, 0), sums + v * panel_rows, next_sums,
                      next + v * lines / vectors * vector_bytes, block_lines * vector_bytes);

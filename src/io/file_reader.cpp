@@ -1,6 +1,7 @@
 // Chooses a reader, and computes aligned ranges.
 #include "src/io/file_reader.hpp"
 
+#include "memory/rounding.hpp"
 #include "src/io/open_files.hpp"
 
 #include <system_error>
@@ -49,7 +50,7 @@ std::unique_ptr<file_reader> make_file_reader(std::span<const std::filesystem::p
 
 aligned_range align_range(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept {
   const auto skip = static_cast<std::size_t>(offset % alignment);
-  return {offset - skip, (skip + bytes + alignment - 1) / alignment * alignment, skip};
+  return {offset - skip, round_up(skip + bytes, alignment), skip};
 }
 
 std::size_t max_aligned_bytes(std::size_t bytes, std::size_t alignment) noexcept {

@@ -1,6 +1,8 @@
 // Lays out, seals and reads headers of packed files, and believes nothing in them unchecked.
 #include "src/io/packed_file_format.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -20,7 +22,7 @@ namespace {
 constexpr std::uint64_t longest_file = std::uint64_t{1} << 62; // sums of two such lengths don't overflow
 
 std::uint64_t padded(std::uint64_t bytes) {
-  return (bytes + alignment - 1) / alignment * alignment;
+  return round_up(bytes, alignment);
 }
 
 /// A text field up to its first zero; empty when it has none.
@@ -40,7 +42,7 @@ void put_text(std::span<char> field, std::string_view text) {
 }
 
 std::uint64_t blocks_of(const packed_section& s) {
-  return s.bytes / s.block_bytes + (s.bytes % s.block_bytes != 0);
+  return divide_up(s.bytes, s.block_bytes);
 }
 
 /// Counts the checksums and finds the first of each section. False when there are too many, or when a section's block

@@ -1,6 +1,7 @@
 // Maps entries, checks and watches them, and replaces them by memory when they are lost.
 #include "src/io/packed_mapping.hpp"
 
+#include "memory/rounding.hpp"
 #include "src/io/packed_file_format.hpp"
 
 #include <chrono>
@@ -64,7 +65,7 @@ bool packed_mapping::is_sound(std::size_t section, std::uint64_t offset, std::si
 #endif
   auto* const begin = begin_ + header_->offsets[section] + offset;
   // A refusal (Linux before 5.14, or a file that was cut short) costs page faults.
-  const auto pages = (bytes + packed_format::alignment - 1) / packed_format::alignment * packed_format::alignment;
+  const std::size_t pages = round_up(bytes, packed_format::alignment);
   (void)::madvise(begin, pages, MADV_POPULATE_READ);
   return header_->is_sound(section, offset, {begin, bytes});
 }

@@ -2,6 +2,7 @@
 #include "src/io/read_speed.hpp"
 
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <algorithm>
@@ -38,7 +39,7 @@ read_speed measure_reads(const std::filesystem::path& file, const reader_options
   // Large pages, like a device's memory: a direct read into pages of 4 KiB is cut into as many pieces, and was seen at
   // a third of the speed.
   constexpr std::size_t large_page = std::size_t{2} << 20;
-  const std::size_t rounded = (bytes + large_page - 1) / large_page * large_page;
+  const std::size_t rounded = round_up(bytes, large_page);
   const std::unique_ptr<std::byte, release> memory(static_cast<std::byte*>(std::aligned_alloc(large_page, rounded)));
   if (!memory)
     throw error(errc::io_error, fmt::format("the system has no {} for a buffer", format_bytes(bytes)));

@@ -2,6 +2,7 @@
 #include "src/model/gguf_header.hpp"
 
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -255,7 +256,7 @@ std::uint64_t alignment_of(const header_cursor& in, const gguf_header& header) {
 void place_tensors(header_cursor& in, gguf_header& header, std::uint64_t file_bytes) {
   in.enter("the data");
   const std::uint64_t alignment = alignment_of(in, header);
-  const std::uint64_t data = (in.position() + alignment - 1) / alignment * alignment;
+  const std::uint64_t data = round_up(in.position(), alignment);
   const std::uint64_t room = file_bytes > data ? file_bytes - data : 0;
   for (auto& t : header.tensors) {
     in.enter("tensor " + in_quotes(t.name));

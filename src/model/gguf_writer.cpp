@@ -2,7 +2,9 @@
 #include "src/model/gguf_writer.hpp"
 
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "src/files/whole_file.hpp"
+#include "src/io/whole_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <cassert>
@@ -46,10 +48,6 @@ void append_array(std::string& out, std::uint32_t type, std::span<const T> value
   append_number(out, type);
   append_number(out, std::uint64_t{values.size()});
   append(out, std::as_bytes(values));
-}
-
-std::uint64_t align(std::uint64_t value, std::uint64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
 }
 
 std::string system_message(int reason) {
@@ -129,7 +127,7 @@ std::uint64_t gguf_builder::add_tensor(std::string_view name, tensor_type type, 
     rows *= shape[i];
   const std::uint64_t offset = data_bytes_;
   add_raw_tensor(name, static_cast<std::uint32_t>(type), shape, offset);
-  data_bytes_ = align(offset + rows * row_bytes(type, shape.empty() ? 1 : shape[0]), alignment_);
+  data_bytes_ = round_up(offset + rows * row_bytes(type, shape.empty() ? 1 : shape[0]), alignment_);
   return offset;
 }
 
@@ -148,7 +146,7 @@ std::vector<std::byte> gguf_builder::header() const {
   append_number(begin, version_);
   append_number(begin, tensors_);
   append_number(begin, entries_);
-  std::vector<std::byte> out(align(begin.size() + metadata_.size() + infos_.size(), alignment_));
+  std::vector<std::byte> out(round_up(begin.size() + metadata_.size() + infos_.size(), alignment_));
   std::byte* at = out.data();
   for (const std::string* part : {static_cast<const std::string*>(&begin), &metadata_, &infos_}) {
     std::memcpy(at, part->data(), part->size());

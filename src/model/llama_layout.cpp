@@ -1,6 +1,7 @@
 // Groups tensors, places them, and sizes the buffers of a forward pass.
 #include "src/model/llama_layout.hpp"
 
+#include "memory/rounding.hpp"
 #include "src/model/rope.hpp"
 
 #include <algorithm>
@@ -10,10 +11,6 @@ namespace tropilla {
 namespace {
 
 constexpr std::size_t tensor_alignment = 64;
-
-std::size_t align_up(std::size_t bytes, std::size_t alignment) {
-  return (bytes + alignment - 1) / alignment * alignment;
-}
 
 class group_builder {
 public:
@@ -38,7 +35,7 @@ public:
 
 private:
   group_builder& add(placed_tensor t) {
-    group_.bytes += align_up(t.bytes, tensor_alignment);
+    group_.bytes += round_up(t.bytes, tensor_alignment);
     group_.file_bytes += t.source.bytes;
     group_.tensors.push_back(std::move(t));
     return *this;
@@ -65,11 +62,10 @@ std::size_t panels_per_unit(const packed_layout& head) {
 /// the last a multiple of `group_alignment` bytes.
 std::size_t panels_per_tile(const packed_layout& head, std::size_t max_bytes) {
   const std::size_t unit = panels_per_unit(head);
-  const auto units = [&](std::size_t panels) { return (panels + unit - 1) / unit; };
   const std::size_t most = std::max<std::size_t>(1, max_bytes / (head.panel_bytes * unit)); // in units
-  const std::size_t all = std::max<std::size_t>(1, units(head.panels()));
-  const std::size_t tiles = (all + most - 1) / most;
-  return (all + tiles - 1) / tiles * unit;
+  const std::size_t all = std::max<std::size_t>(1, divide_up(head.panels(), unit));
+  const std::size_t tiles = divide_up(all, most);
+  return divide_up(all, tiles) * unit;
 }
 
 /// Adds groups and the sections that they are parts of.

@@ -14,6 +14,7 @@
 #include "kernels/device.hpp"
 #include "kernels/packed.hpp"
 #include "memory/plan.hpp"
+#include "memory/rounding.hpp"
 #include "src/model/llama_config.hpp"
 #include "src/model/step.hpp"
 
@@ -47,7 +48,7 @@ inline constexpr std::size_t group_alignment = 4096;
 
 /// Bytes, up to the next multiple of `group_alignment`.
 [[nodiscard]] constexpr std::size_t to_group_alignment(std::size_t bytes) noexcept {
-  return (bytes + group_alignment - 1) / group_alignment * group_alignment;
+  return round_up(bytes, group_alignment);
 }
 
 /// Packed bytes that belong together whatever the form of the layout.

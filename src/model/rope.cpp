@@ -1,6 +1,8 @@
 // Fills rotary tables.
 #include "src/model/rope.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <cmath>
 #include <vector>
 
@@ -8,7 +10,7 @@ namespace tropilla {
 namespace {
 
 std::size_t half_table_bytes(const rope_config& rope, std::size_t positions) noexcept {
-  return (positions * (rope.dims / 2) * sizeof(float) + 63) / 64 * 64;
+  return round_up(positions * (rope.dims / 2) * sizeof(float), 64);
 }
 
 } // namespace

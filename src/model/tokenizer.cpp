@@ -2,6 +2,7 @@
 #include "src/model/tokenizer.hpp"
 
 #include "memory/bytes.hpp"
+#include "memory/rounding.hpp"
 #include "src/model/vocabulary.hpp"
 
 #include <algorithm>
@@ -83,7 +84,7 @@ std::size_t tokenizer::min_tokens(std::string_view text) const noexcept {
   // Bytes that no token spells may be dropped.
   const auto spelt =
       std::ranges::count_if(text, [this](char c) { return impl_->vocab.byte_ids[static_cast<unsigned char>(c)] >= 0; });
-  return (static_cast<std::size_t>(spelt) + impl_->longest - 1) / impl_->longest;
+  return divide_up(static_cast<std::size_t>(spelt), impl_->longest);
 }
 
 bool tokenizer::begins_with_bos(std::string_view text) const {

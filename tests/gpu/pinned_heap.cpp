@@ -1,6 +1,8 @@
 // Blocks of powers of two, from chunks that have one size each. What is freed is kept for its size.
 #include "tests/gpu/pinned_heap.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -79,7 +81,7 @@ constinit heap of_program;
 void* allocate(std::size_t bytes, std::size_t alignment) {
   if (void* const p = of_program.take(std::max(bytes, alignment)))
     return p;
-  void* const p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  void* const p = std::aligned_alloc(alignment, round_up(bytes, alignment));
   if (p == nullptr)
     throw std::bad_alloc();
   return p;

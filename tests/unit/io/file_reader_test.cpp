@@ -1,4 +1,5 @@
 // Reads in every mode and by every method: aligned ranges, tails, pieces, and files that change meanwhile.
+#include "memory/rounding.hpp"
 #include "src/io/file_reader.hpp"
 #include "src/io/open_files.hpp"
 
@@ -88,7 +89,7 @@ TEST_CASE("ranges anywhere in a file arrive in every mode, its odd end, too") {
   for (const auto& way : all_ways()) {
     const auto reader = open_one(path, way);
     INFO(title(*reader));
-    const std::size_t slot = (max_aligned_bytes(3 * page, reader->alignment()) + page - 1) / page * page;
+    const std::size_t slot = round_up(max_aligned_bytes(3 * page, reader->alignment()), page);
     const aligned_memory slots(slot * way.depth);
     struct range {
       std::size_t offset, bytes, slot, skip;

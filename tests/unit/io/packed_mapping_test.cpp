@@ -1,4 +1,5 @@
 // Mapped entries that are written to, cut short, and replaced by memory.
+#include "memory/rounding.hpp"
 #include "src/io/packed_mapping.hpp"
 
 #include "tests/support/packed_entries.hpp"
@@ -39,11 +40,6 @@ struct mapped_entry {
   std::optional<packed_file> file;
   std::shared_ptr<packed_mapping> mapping;
 };
-
-/// Blocks of 4 KiB, as groups are.
-constexpr std::size_t rounded(std::size_t bytes) {
-  return (bytes + 4095) / 4096 * 4096;
-}
 
 // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): a signal's handler has nobody who hands it anything
 std::sig_atomic_t volatile handed_on = 0;
@@ -122,7 +118,7 @@ TEST_CASE("a lost mapping's ranges become memory, once, and stay what was writte
   e.mapping->lose();
   REQUIRE(e.mapping->lost());
   auto* const at = e.section(2);
-  const auto bytes = rounded(sections()[2].bytes);
+  const auto bytes = round_up(sections()[2].bytes, 4096);
   CHECK(e.mapping->claim_range(at, bytes) == claim::mine);
   CHECK(e.mapping->claim_range(at, bytes) == claim::others);
   std::fill_n(at, bytes, std::byte{1});

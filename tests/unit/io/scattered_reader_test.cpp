@@ -1,4 +1,5 @@
 // Rows gathered by position, and a reader that fails in the middle.
+#include "memory/rounding.hpp"
 #include "src/io/scattered_reader.hpp"
 
 #include "tests/support/faulty_reader.hpp"
@@ -36,7 +37,7 @@ struct gathering {
   explicit gathering(std::unique_ptr<file_reader> r, std::size_t pieces = 0)
       : reader(std::move(r)), bytes(pieces ? pieces * max_aligned_bytes(row_bytes, reader->alignment())
                                            : scattered_reader::scratch_bytes(*reader, row_bytes)),
-        scratch(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)), &std::free),
+        scratch(static_cast<std::byte*>(std::aligned_alloc(4096, round_up(bytes, 4096))), &std::free),
         scattered(*reader, row_bytes, {scratch.get(), bytes}) {}
 
   std::string gather(const std::vector<std::size_t>& rows) {

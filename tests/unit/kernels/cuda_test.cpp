@@ -2,6 +2,7 @@
 // emulated on the processor (cuda_emulated.cpp), and on a GPU (tests/gpu/kernels_on_gpu.cpp).
 #include "kernels/cuda/attention_metadata.hpp"
 #include "kernels/kv_cache.hpp"
+#include "memory/rounding.hpp"
 #include "tests/support/difference.hpp"
 #include "tests/support/kernels_under_test.hpp"
 #include "tests/unit/kernels/matrix_fixture.hpp"
@@ -284,7 +285,7 @@ TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
       const stored_rows ours[] = {{kind, rows, width}, {kind, rows, width}, {kind, rows, width}};
       const stored_rows wanted[] = {{kind, rows, width}, {kind, rows, width}, {kind, rows, width}};
       const auto& scalar = scalar::rows();
-      const std::size_t pieces = (width + row_piece - 1) / row_piece;
+      const std::size_t pieces = divide_up(width, row_piece);
       for (std::size_t r = 0; r < rows; ++r) {
         const float* const row = x.data() + r * width;
         scalar.store_scaled(row, scalar.inverse_rms(row, width, 1e-5F), weight.data(), width, 0, pieces,

@@ -3,6 +3,7 @@
 #include "matrix_fixture.hpp"
 
 #include "kernels/host/linear.hpp"
+#include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>
@@ -34,7 +35,7 @@ std::vector<const linear_table*> tables() {
 template <class F>
 void on_workers(std::size_t workers, F&& f) {
   team t(workers, "test");
-  const std::size_t scratch = (linear_scratch_bytes() + 63) / 64 * 64;
+  const std::size_t scratch = round_up(linear_scratch_bytes(), 64);
   aligned_bytes memory(workers * scratch);
   t.run([&](worker_context& worker) {
     f(worker, memory.data() + worker.worker() * scratch);
@@ -222,7 +223,7 @@ TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]"
           const stored_rows expected(rows, width);
           for (std::size_t r = 0; r < rows; ++r)
             scalar::rows().store_swiglu(g.values.data() + r * g.stride, u.values.data() + r * u.stride, width, 0,
-                                        (width + row_piece - 1) / row_piece, row_of(expected.parts, r));
+                                        divide_up(width, row_piece), row_of(expected.parts, r));
           for (const std::size_t workers : {1, 3}) {
             const stored_rows out(rows, width);
             on_workers(workers, [&](worker_context& worker, std::byte* scratch) {

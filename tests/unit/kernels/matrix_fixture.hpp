@@ -5,6 +5,7 @@
 #include "kernels/block_formats.hpp"
 #include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/packed.hpp"
+#include "memory/rounding.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -105,8 +106,7 @@ struct random_input {
                                                                                      width} {
     const activation_parts parts = locate(stored, false);
     for (std::size_t r = 0; r < rows; ++r)
-      scalar::rows().store_plain(values.data() + r * width, width, 0, (width + row_piece - 1) / row_piece,
-                                 row_of(parts, r));
+      scalar::rows().store_plain(values.data() + r * width, width, 0, divide_up(width, row_piece), row_of(parts, r));
   }
 
   /// What the quantised part stands for.
