@@ -61,6 +61,16 @@ inline __m512 ints_to_floats(__m512i x) noexcept {
 #endif
 }
 
+/// Sixteen unsigned bytes to 32-bit integers.
+inline __m512i unsigned_bytes_to_ints(__m128i bytes) noexcept {
+#ifdef TROPILLA_EMULATE_AVX512
+  const __m512i low = _mm512_castsi256_si512(_mm256_cvtepu8_epi32(bytes));
+  return _mm512_inserti64x4(low, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)), 1);
+#else
+  return _mm512_cvtepu8_epi32(bytes);
+#endif
+}
+
 /// Sixteen signed bytes to float32.
 inline __m512 bytes_to_floats(__m128i bytes) noexcept {
 #ifdef TROPILLA_EMULATE_AVX512
