@@ -33,7 +33,7 @@ private:
   static constexpr std::chrono::microseconds spin_between_steps{50};
 
   cuda_device& device_;
-  host::host_stream jobs_;
+  thread_stream jobs_;
 };
 
 cuda_device::cuda_device(std::string name, std::unique_ptr<gpu_api> gpu)
@@ -161,7 +161,7 @@ void cuda_device::trim(std::byte* begin, std::size_t bytes) noexcept {
 // -- computing -------------------------------------------------------------------------------------------------------
 
 std::unique_ptr<stream> cuda_device::make_stream(std::string name) {
-  return std::make_unique<host::host_stream>(std::move(name));
+  return std::make_unique<thread_stream>(std::move(name));
 }
 
 stream& cuda_device::compute_stream() noexcept {

@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/cuda_ops.hpp"
 #include "kernels/device.hpp"
-#include "kernels/host/host_stream.hpp"
+#include "kernels/thread_stream.hpp"
 
 #include <functional>
 #include <mutex>

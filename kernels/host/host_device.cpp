@@ -74,7 +74,7 @@ void host_device::trim(std::byte* begin, std::size_t bytes) noexcept {
 }
 
 std::unique_ptr<stream> host_device::make_stream(std::string name) {
-  return std::make_unique<host_stream>(std::move(name));
+  return std::make_unique<thread_stream>(std::move(name));
 }
 
 void host_device::enqueue(compute_job job) {

@@ -3,9 +3,9 @@
 
 #include "kernels/device.hpp"
 #include "kernels/host/host_ops.hpp"
-#include "kernels/host/host_stream.hpp"
 #include "kernels/host/team.hpp"
 #include "kernels/host/topology.hpp"
+#include "kernels/thread_stream.hpp"
 
 #include <memory>
 #include <string>
@@ -43,7 +43,7 @@ private:
   std::byte* reserved_ = nullptr;
   std::size_t reserved_bytes_ = 0;
   team team_;
-  host_stream compute_; ///< after the team: its thread runs the jobs
+  thread_stream compute_; ///< after the team: its thread runs the jobs
 };
 
 } // namespace tropilla::host

@@ -1,7 +1,7 @@
 // Threads that run a job together: publishing a job, the barrier, parking.
 #include "kernels/host/team.hpp"
 
-#include "kernels/host/spin.hpp"
+#include "kernels/spin.hpp"
 #include "kernels/threads.hpp"
 
 #include <array>

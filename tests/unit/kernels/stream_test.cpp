@@ -1,5 +1,5 @@
-// Host streams and events.
-#include "kernels/host/host_stream.hpp"
+// Streams on threads, and events.
+#include "kernels/thread_stream.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -9,7 +9,6 @@
 #include <vector>
 
 using namespace tropilla;
-using tropilla::host::host_stream;
 
 TEST_CASE("an empty event is done") {
   const event e;
@@ -37,7 +36,7 @@ TEST_CASE("what follows an event is called once, before or after it is done") {
 
 TEST_CASE("jobs of a stream run in the order of the calls, on one thread") {
   for (const auto spin : {std::chrono::microseconds(0), std::chrono::microseconds(50)}) {
-    host_stream s("test stream", spin);
+    thread_stream s("test stream", spin);
     CHECK(s.name() == "test stream");
     std::vector<int> order;
     std::vector<std::thread::id> threads;
@@ -56,7 +55,7 @@ TEST_CASE("jobs of a stream run in the order of the calls, on one thread") {
 }
 
 TEST_CASE("a recorded event is done when everything before it is") {
-  host_stream s("test");
+  thread_stream s("test");
   const auto gate = event::make();
   bool ran = false;
   s.enqueue([&] {
@@ -72,7 +71,7 @@ TEST_CASE("a recorded event is done when everything before it is") {
 }
 
 TEST_CASE("a stream waits for an event of another") {
-  host_stream first("first"), second("second");
+  thread_stream first("first"), second("second");
   const auto gate = event::make();
   int value = 0; // plain memory: the event orders it
   first.enqueue([&] {
@@ -90,7 +89,7 @@ TEST_CASE("a stream waits for an event of another") {
 TEST_CASE("destroying a stream runs what was enqueued") {
   int runs = 0;
   {
-    host_stream s("test");
+    thread_stream s("test");
     for (int i = 0; i < 100; ++i)
       s.enqueue([&] { ++runs; });
   }
@@ -98,7 +97,7 @@ TEST_CASE("destroying a stream runs what was enqueued") {
 }
 
 TEST_CASE("many threads enqueue to one stream and wait for each other's events") {
-  host_stream s("test", std::chrono::microseconds(20));
+  thread_stream s("test", std::chrono::microseconds(20));
   int runs = 0;
   std::atomic<int> callbacks = 0;
   {
@@ -120,7 +119,7 @@ TEST_CASE("many threads enqueue to one stream and wait for each other's events")
 }
 
 TEST_CASE("jobs may enqueue more jobs") {
-  host_stream s("test");
+  thread_stream s("test");
   int runs = 0;
   s.enqueue([&] { s.enqueue([&] { ++runs; }); });
   s.synchronize(); // the first job is done, and with it the second is enqueued

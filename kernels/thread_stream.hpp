@@ -1,4 +1,5 @@
-/// A stream of a host device: a queue of jobs and the thread that runs them.
+/// A stream on a thread of the processor: a queue of jobs, and the thread that runs them. Devices of all kinds have
+/// some.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -7,15 +8,15 @@
 #include <memory>
 #include <string>
 
-namespace tropilla::host {
+namespace tropilla {
 
 /// Runs jobs on one thread. A job must not throw: one that does ends where it threw, and its failure shows only by what
 /// it did not do.
-class host_stream final : public stream {
+class thread_stream final : public stream {
 public:
   /// The thread is named after the stream. It looks for the next job for `spin` before it parks.
-  explicit host_stream(std::string name, std::chrono::nanoseconds spin = {});
-  ~host_stream() override;
+  explicit thread_stream(std::string name, std::chrono::nanoseconds spin = {});
+  ~thread_stream() override;
 
   void enqueue(std::function<void()> job) override;
   [[nodiscard]] event record() override;
@@ -28,4 +29,4 @@ private:
   std::unique_ptr<impl> impl_;
 };
 
-} // namespace tropilla::host
+} // namespace tropilla

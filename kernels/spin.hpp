@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <sched.h>
 
-namespace tropilla::host {
+namespace tropilla {
 
 /// Tells the core that this is a loop that waits.
 inline void relax() noexcept {
@@ -32,4 +32,4 @@ bool spin_for(std::chrono::nanoseconds limit, F&& done) {
   return done();
 }
 
-} // namespace tropilla::host
+} // namespace tropilla

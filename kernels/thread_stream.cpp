@@ -1,7 +1,7 @@
-// Implements the queue and the thread of a host stream.
-#include "kernels/host/host_stream.hpp"
+// Implements the queue and the thread of a stream.
+#include "kernels/thread_stream.hpp"
 
-#include "kernels/host/spin.hpp"
+#include "kernels/spin.hpp"
 #include "kernels/threads.hpp"
 
 #include <atomic>
@@ -11,9 +11,9 @@
 #include <thread>
 #include <utility>
 
-namespace tropilla::host {
+namespace tropilla {
 
-struct host_stream::impl {
+struct thread_stream::impl {
   impl(std::string n, std::chrono::nanoseconds s) : name(std::move(n)), spin(s) {}
 
   std::string name;
@@ -55,13 +55,13 @@ struct host_stream::impl {
   }
 };
 
-host_stream::host_stream(std::string name, std::chrono::nanoseconds spin)
+thread_stream::thread_stream(std::string name, std::chrono::nanoseconds spin)
     : impl_(std::make_unique<impl>(std::move(name), spin)) {
   impl_->thread = start_thread(impl_->name, [i = impl_.get()] { i->work(); });
   pthread_setname_np(impl_->thread.native_handle(), impl_->name.substr(0, 15).c_str());
 }
 
-host_stream::~host_stream() {
+thread_stream::~thread_stream() {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->stopping = true;
@@ -70,7 +70,7 @@ host_stream::~host_stream() {
   impl_->thread.join();
 }
 
-void host_stream::enqueue(std::function<void()> job) {
+void thread_stream::enqueue(std::function<void()> job) {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->jobs.push_back(std::move(job));
@@ -78,23 +78,23 @@ void host_stream::enqueue(std::function<void()> job) {
   impl_->changed();
 }
 
-event host_stream::record() {
+event thread_stream::record() {
   auto e = event::make();
   enqueue([e] { e.complete(); });
   return e;
 }
 
-void host_stream::wait(event e) {
+void thread_stream::wait(event e) {
   if (!e.done())
     enqueue([e = std::move(e)] { e.wait(); });
 }
 
-void host_stream::synchronize() {
+void thread_stream::synchronize() {
   record().wait();
 }
 
-std::string_view host_stream::name() const noexcept {
+std::string_view thread_stream::name() const noexcept {
   return impl_->name;
 }
 
-} // namespace tropilla::host
+} // namespace tropilla
