@@ -5,8 +5,8 @@
 //   bench_kernels --type q4_k      one type only; also --rows N, --threads N, --isa NAME, --precise, --json
 //
 // Timings are the best of several repetitions: what the code can do, not what the neighbours let it.
+#include "kernels/activation_format.hpp"
 #include "kernels/device.hpp"
-#include "kernels/host/activation_format.hpp"
 #include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/linear.hpp"
 #include "kernels/host/read_bandwidth.hpp"
@@ -222,7 +222,7 @@ result measure(team& t, const options& o, const shape& s, tensor_type type, std:
     values[i] = static_cast<float>(i % 61) - 30;
   for (std::size_t r = 0; r < rows; ++r)
     scalar::rows().store_plain(values.data(), s.columns, 0, divide_up(s.columns, row_piece),
-                               row_of(locate(x, o.precise), r));
+                               row_of(view_of(x, o.precise), r));
   std::size_t stride = 0;
   for (const std::size_t n : s.rows)
     stride += n;

@@ -184,7 +184,7 @@ void cuda_device::enqueue(compute_job job) {
 }
 
 std::size_t cuda_device::activation_bytes(activation_kind kind, std::size_t rows, std::size_t width) const noexcept {
-  return host::activation_buffer_bytes(kind, rows, width);
+  return activation_buffer_bytes(kind, rows, width);
 }
 
 std::size_t cuda_device::scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) const noexcept {

@@ -1,14 +1,14 @@
 /// Declares the kernels of a CUDA device: the operations of `ops.hpp`, each enqueued on a stream.
 ///
 /// Pointers are to the device's memory unless a comment says otherwise. Weights are packed as the host has them
-/// (`packed.hpp`), activations stored as the host stores them (`host/activation_format.hpp`): a packed cache serves
+/// (`packed.hpp`), activations stored as the host stores them (`activation_format.hpp`): a packed cache serves
 /// both, and both round in the same places. Sums run in another order, so the last bits differ.
 ///
 /// Functions only enqueue, and throw `error` (device_failed) when a launch is refused. Any thread, for streams that no
 /// other thread uses at the same time.
 #pragma once
 
-#include "kernels/host/activation_format.hpp"
+#include "kernels/activation_format.hpp"
 #include "kernels/ops.hpp"
 #include "memory/rounding.hpp"
 
@@ -23,7 +23,7 @@ namespace tropilla::cuda {
 /// Numbers of the largest key or value head that attention takes.
 inline constexpr std::size_t largest_head = 256;
 
-/// The largest number of inputs (parts of rows count) of a product with few inputs, which reads the weights once for
+/// The largest number of inputs (int8 rows count) of a product with few inputs, which reads the weights once for
 /// each 32 inputs.
 inline constexpr std::size_t max_few_inputs = 64;
 
@@ -104,24 +104,24 @@ struct attention_metadata {
 struct kernel_table {
   /// As `ops::embed`; `ids` is `[rows]`.
   void (*embed)(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x);
-  /// As `ops::rms_norm`, into `out.width` columns of `parts`.
+  /// As `ops::rms_norm`, into `out.width` columns of `out`.
   void (*rms_norm)(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows,
-                   std::size_t width, const host::activation_parts& parts);
+                   std::size_t width, const activation_view& out);
   /// As `ops::quantise_activation`.
   void (*store)(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
-                const host::activation_parts& parts);
+                const activation_view& out);
   /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
   void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                       std::size_t width, const host::activation_parts& parts);
+                       std::size_t width, const activation_view& out);
   /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type. On a GPU with warpgroup
   /// products many inputs are rounded into `rounded`, of `rounded_bytes`; it is null on others. The sums' bits are the
   /// same.
-  void (*linear)(void* stream, const host::activation_parts& input, std::size_t rows,
-                 std::span<const linear_target> targets, std::byte* rounded);
-  /// Computes what `linear` and `store_swiglu` would make of both products, into the full part of `out`. For GPUs that
-  /// have warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
-  void (*gated_linear)(void* stream, const host::activation_parts& input, std::size_t rows, const packed_matrix& gate,
-                       const packed_matrix& up, const host::activation_parts& out, std::byte* rounded);
+  void (*linear)(void* stream, const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
+                 std::byte* rounded);
+  /// Computes what `linear` and `store_swiglu` would make of both products, into the float32 rows of `out`. For GPUs
+  /// that have warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
+  void (*gated_linear)(void* stream, const activation_view& input, std::size_t rows, const packed_matrix& gate,
+                       const packed_matrix& up, const activation_view& out, std::byte* rounded);
   /// As `ops::rope_and_append`.
   void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
                           const attention_shape& shape, const rope_table& rope, const kv_layer& layer,

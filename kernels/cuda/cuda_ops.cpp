@@ -86,14 +86,14 @@ void cuda_ops::embed(const packed_matrix& table, std::span<const std::int32_t> i
 }
 
 void cuda_ops::rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) {
-  job_.calls.emplace_back(call::rms_norm{x, weight, epsilon, rows, out.width, host::locate(out, false)});
+  job_.calls.emplace_back(call::rms_norm{x, weight, epsilon, rows, out.width, view_of(out, false)});
 }
 
 void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) {
-  job_.calls.emplace_back(call::store{x, stride, rows, out.width, host::locate(out, false)});
+  job_.calls.emplace_back(call::store{x, stride, rows, out.width, view_of(out, false)});
 }
 
-void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+void cuda_ops::add_linear(const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
                           std::byte* rounded) {
   for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::most))) {
     call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most), rounded};
@@ -103,7 +103,7 @@ void cuda_ops::add_linear(const host::activation_parts& input, std::size_t rows,
 }
 
 void cuda_ops::linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) {
-  add_linear(host::locate(input, false), rows, targets, gpu_.has_wgmma() ? scratch_.base : nullptr);
+  add_linear(view_of(input, false), rows, targets, gpu_.has_wgmma() ? scratch_.base : nullptr);
 }
 
 void cuda_ops::rope_and_append(float* q, const float* k, const float* v, std::size_t stride,
@@ -121,8 +121,8 @@ void cuda_ops::attention(const float* q, std::size_t stride, const attention_sha
 
 void cuda_ops::gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
                             const packed_matrix& up, const activation& out) {
-  const auto in = host::locate(input, false);
-  const auto to = host::locate(out, false);
+  const auto in = view_of(input, false);
+  const auto to = view_of(out, false);
   const packed_layout& w = gate.layout;
   if (gpu_.has_wgmma() && w == up.layout && wgmma_fits(w.type, rows, w.columns) && to.full != nullptr &&
       to.quantised.q == nullptr) {
@@ -134,8 +134,8 @@ void cuda_ops::gated_linear(const activation& input, std::size_t rows, const pac
     const std::size_t count = std::min(gated_rows, rows - first);
     float* const gated = gates + count * out.width;
     const linear_target both[] = {{gate, gates, out.width, false}, {up, gated, out.width, false}};
-    add_linear(host::parts_from(in, first), count, both, nullptr);
-    job_.calls.emplace_back(call::store_swiglu{gates, gated, out.width, count, out.width, host::parts_from(to, first)});
+    add_linear(in.from(first), count, both, nullptr);
+    job_.calls.emplace_back(call::store_swiglu{gates, gated, out.width, count, out.width, to.from(first)});
   }
 }
 

@@ -64,7 +64,7 @@ private:
   template <class T>
   [[nodiscard]] const T* upload(std::span<T> values);
   void place(const attention_shape& shape, std::span<const sequence_rows> sequences);
-  void add_linear(const host::activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+  void add_linear(const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
                   std::byte* rounded);
 
   gpu_api& gpu_;

@@ -14,9 +14,9 @@ namespace {
 constexpr unsigned warps = warps_of_block(8);
 constexpr unsigned threads = warps * warp_size;
 
-/// The destination of a row of an activation; null where a part is not wanted.
+/// The destination of a row of an activation; null pointers to what its kind does not hold.
 struct stored_row {
-  activation_parts to; ///< from the row on
+  activation_view to; ///< from the row on
 
   /// Stores one block. Called by a whole warp; `x` is 0 behind the row's width.
   __device__ void store(float x, unsigned lane, std::size_t block) const {
@@ -24,15 +24,15 @@ struct stored_row {
       to.full[block * activation_block + lane] = x;
     if (to.quantised.q == nullptr)
       return;
-    for (std::size_t part = 0; part < to.row_parts; ++part)
-      x = store_part(x, lane, block + part * (to.quantised.padded / activation_block));
+    for (std::size_t n = 0; n < to.int8_rows; ++n)
+      x = store_int8(x, lane, block + n * (to.quantised.padded / activation_block));
   }
 
 private:
-  /// Stores one part; returns what was rounded away.
-  __device__ float store_part(float x, unsigned lane, std::size_t at) const {
+  /// Stores a block of one int8 row; returns what was rounded away.
+  __device__ float store_int8(float x, unsigned lane, std::size_t at) const {
     const quantised_rows& quantised = to.quantised;
-    // Below, 127 / largest would overflow, and the block's part in any product is nothing.
+    // Below, 127 / largest would overflow, and the block adds nothing to any product.
     constexpr float smallest = 1e-36F;
     const float largest = warp_max(fabsf(x));
     const bool empty = !(largest >= smallest);
@@ -56,15 +56,15 @@ private:
 };
 
 /// Blocks that a row of an activation has: as many as hold its padded width.
-unsigned blocks_of(const activation_parts& parts, std::size_t width) noexcept {
-  const std::size_t padded = parts.quantised.q != nullptr ? parts.quantised.padded : parts.full_stride;
+unsigned blocks_of(const activation_view& view, std::size_t width) noexcept {
+  const std::size_t padded = view.quantised.q != nullptr ? view.quantised.padded : view.full_stride;
   return static_cast<unsigned>(divide_up(std::max(padded, width), activation_block));
 }
 
 /// Stores a row, one block of threads each: `value(column)` for columns before `width`.
 template <class F>
-__device__ void store_row(const activation_parts& parts, std::size_t width, unsigned blocks, F value) {
-  const stored_row out{host::parts_from(parts, blockIdx.x)};
+__device__ void store_row(const activation_view& to, std::size_t width, unsigned blocks, F value) {
+  const stored_row out{to.from(blockIdx.x)};
   const unsigned lane = threadIdx.x % warp_size;
   for (unsigned b = threadIdx.x / warp_size; b < blocks; b += warps) {
     const std::size_t k = std::size_t{b} * activation_block + lane;
@@ -73,7 +73,7 @@ __device__ void store_row(const activation_parts& parts, std::size_t width, unsi
 }
 
 __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float* weight, float epsilon,
-                                                     std::size_t width, activation_parts parts, unsigned blocks) {
+                                                     std::size_t width, activation_view out, unsigned blocks) {
   griddepcontrol_wait();
   const float* const row = x + blockIdx.x * width;
   float sum = 0;
@@ -88,22 +88,22 @@ __global__ void __launch_bounds__(threads) norm_rows(const float* x, const float
   for (unsigned w = 0; w < warps; ++w)
     total += sums[w];
   const float factor = 1.0F / sqrtf(total / static_cast<float>(width) + epsilon);
-  store_row(parts, width, blocks, [=](std::size_t k) { return row[k] * factor * weight[k]; });
+  store_row(out, width, blocks, [=](std::size_t k) { return row[k] * factor * weight[k]; });
 }
 
 __global__ void __launch_bounds__(threads)
-    store_rows(const float* x, std::size_t stride, std::size_t width, activation_parts parts, unsigned blocks) {
+    store_rows(const float* x, std::size_t stride, std::size_t width, activation_view out, unsigned blocks) {
   griddepcontrol_wait();
   const float* const row = x + blockIdx.x * stride;
-  store_row(parts, width, blocks, [=](std::size_t k) { return row[k]; });
+  store_row(out, width, blocks, [=](std::size_t k) { return row[k]; });
 }
 
 __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const float* up, std::size_t stride,
-                                                       std::size_t width, activation_parts parts, unsigned blocks) {
+                                                       std::size_t width, activation_view out, unsigned blocks) {
   griddepcontrol_wait();
   const float* const g = gate + blockIdx.x * stride;
   const float* const u = up + blockIdx.x * stride;
-  store_row(parts, width, blocks, [=](std::size_t k) { return swiglu(g[k], u[k]); });
+  store_row(out, width, blocks, [=](std::size_t k) { return swiglu(g[k], u[k]); });
 }
 
 /// A warp unpacks a block of columns of one row.
@@ -174,21 +174,21 @@ void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, st
 }
 
 void rms_norm(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows, std::size_t width,
-              const activation_parts& parts) {
+              const activation_view& out) {
   if (rows != 0)
-    launch(stream, one_block_each(rows), threads, norm_rows, x, weight, epsilon, width, parts, blocks_of(parts, width));
+    launch(stream, one_block_each(rows), threads, norm_rows, x, weight, epsilon, width, out, blocks_of(out, width));
 }
 
 void store(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
-           const activation_parts& parts) {
+           const activation_view& out) {
   if (rows != 0)
-    launch(stream, one_block_each(rows), threads, store_rows, x, stride, width, parts, blocks_of(parts, width));
+    launch(stream, one_block_each(rows), threads, store_rows, x, stride, width, out, blocks_of(out, width));
 }
 
 void store_swiglu(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                  std::size_t width, const activation_parts& parts) {
+                  std::size_t width, const activation_view& out) {
   if (rows != 0)
-    launch(stream, one_block_each(rows), threads, swiglu_rows, gate, up, stride, width, parts, blocks_of(parts, width));
+    launch(stream, one_block_each(rows), threads, swiglu_rows, gate, up, stride, width, out, blocks_of(out, width));
 }
 
 void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,

@@ -27,25 +27,25 @@ struct rms_norm {
   const float* weight;
   float epsilon;
   std::size_t rows, width;
-  host::activation_parts out;
+  activation_view out;
   friend bool operator==(const rms_norm&, const rms_norm&) = default;
 };
 struct store {
   const float* x;
   std::size_t stride, rows, width;
-  host::activation_parts out;
+  activation_view out;
   friend bool operator==(const store&, const store&) = default;
 };
 struct store_swiglu {
   const float* gate;
   const float* up;
   std::size_t stride, rows, width;
-  host::activation_parts out;
+  activation_view out;
   friend bool operator==(const store_swiglu&, const store_swiglu&) = default;
 };
 struct linear {
   static constexpr std::size_t most = 3;
-  host::activation_parts input;
+  activation_view input;
   std::size_t rows;
   std::array<linear_target, most> targets;
   std::size_t count;
@@ -53,10 +53,10 @@ struct linear {
   friend bool operator==(const linear&, const linear&) = default;
 };
 struct gated_linear {
-  host::activation_parts input;
+  activation_view input;
   std::size_t rows;
   packed_matrix gate, up;
-  host::activation_parts out;
+  activation_view out;
   std::byte* rounded;
   friend bool operator==(const gated_linear&, const gated_linear&) = default;
 };

@@ -12,18 +12,15 @@ using cuda::attention_item;
 using cuda::attention_metadata;
 using cuda::row_place;
 #endif
-using host::activation_block;
-using host::activation_parts;
-using host::quantised_rows;
 
 // elementwise.cu
 void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x);
 void rms_norm(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows, std::size_t width,
-              const activation_parts& parts);
+              const activation_view& out);
 void store(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
-           const activation_parts& parts);
+           const activation_view& out);
 void store_swiglu(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                  std::size_t width, const activation_parts& parts);
+                  std::size_t width, const activation_view& out);
 void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
                  float* out);
 
@@ -31,12 +28,12 @@ void gather_rows(void* stream, const float* x, std::size_t width, const std::uin
 void top_k(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
 
 // linear.cu
-void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+void linear(void* stream, const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
             std::byte* rounded);
 
 // linear_wgmma.cu
-void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
-                  const packed_matrix& up, const activation_parts& out, std::byte* rounded);
+void gated_linear(void* stream, const activation_view& input, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation_view& out, std::byte* rounded);
 
 /// SiLU of the gate, times `up`.
 __device__ inline float swiglu(float gate, float up) {

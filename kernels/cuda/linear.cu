@@ -320,7 +320,7 @@ __device__ inline void fetch_weights_ahead(const panel_of_product& panel, unsign
 /// Multiplies one panel with `Tiles` tiles of inputs.
 template <class Product, unsigned Tiles>
 __global__ void __launch_bounds__(few_threads)
-    gemv(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+    gemv(products p, typename Product::inputs x, unsigned count, unsigned int8_rows) {
   __shared__ float sums[chunks][Tiles * tile_inputs][rows_of_panel];
   const panel_of_product panel(p, blockIdx.x);
   const unsigned blocks = p.blocks();
@@ -348,14 +348,14 @@ __global__ void __launch_bounds__(few_threads)
                [&](unsigned input, unsigned row, float sum) { sums[chunk][tile * tile_inputs + input][row] = sum; });
   }
   __syncthreads();
-  for (unsigned i = threadIdx.x; i < count / parts * rows_of_panel; i += few_threads) {
+  for (unsigned i = threadIdx.x; i < count / int8_rows * rows_of_panel; i += few_threads) {
     const unsigned input = i / rows_of_panel, row = i % rows_of_panel;
     float sum = 0;
-    for (unsigned part = 0; part < parts; ++part) {
-      float of_part = 0;
+    for (unsigned n = 0; n < int8_rows; ++n) {
+      float of_row = 0;
       for (unsigned c = 0; c < chunks; ++c)
-        of_part += sums[c][input * parts + part][row];
-      sum = part == 0 ? of_part : sum + of_part;
+        of_row += sums[c][input * int8_rows + n][row];
+      sum = n == 0 ? of_row : sum + of_row;
     }
     panel.store(input, row, sum);
   }
@@ -364,7 +364,7 @@ __global__ void __launch_bounds__(few_threads)
 /// Multiplies many inputs. Warps share them in shared memory: one stage is multiplied while the next one comes.
 template <class Product>
 __global__ void __launch_bounds__(many_threads)
-    gemm(products p, typename Product::inputs x, unsigned count, unsigned parts) {
+    gemm(products p, typename Product::inputs x, unsigned count, unsigned int8_rows) {
   griddepcontrol_wait();
   __shared__ typename Product::stage stages[2];
   const unsigned warp = threadIdx.x / warp_size;
@@ -422,10 +422,10 @@ __global__ void __launch_bounds__(many_threads)
       for (unsigned tile = 0; tile < many_tiles; ++tile) {
         const unsigned lane = threadIdx.x % warp_size;
         const unsigned input = first_input + of_warp + tile * tile_inputs + lane % 4 * 2;
-        for (unsigned row = 0; row < 2; ++row) { // the lane's; two inputs of each, or two parts of one
+        for (unsigned row = 0; row < 2; ++row) { // the lane's; two inputs of each, or two int8 rows of one
           const float(&sums)[4] = total[g][tile];
           const unsigned in_panel = lane / 4 * 2 + row;
-          if (parts == 2 && input < count)
+          if (int8_rows == 2 && input < count)
             panel.store(input / 2, in_panel, sums[2 * row] + sums[2 * row + 1]);
           else
             for (unsigned i = 0; i < 2; ++i)
@@ -459,27 +459,27 @@ __global__ void __launch_bounds__(full_slices* rows_of_panel)
   }
 }
 
-void multiply_full_rows(void* stream, const products& p, const activation_parts& input, unsigned count) {
+void multiply_full_rows(void* stream, const products& p, const activation_view& input, unsigned count) {
   constexpr unsigned most = 65535; // of a grid in this direction
   for (unsigned first = 0; first < count; first += most)
     launch(stream, dim3(p.panels, std::min(count - first, most)), full_slices * rows_of_panel, multiply_full,
            after(p, first), input.full + first * input.full_stride, input.full_stride);
 }
 
-/// `count` inputs, `parts` of each row.
+/// `count` inputs, `int8_rows` of each row of the activation.
 template <class Product>
-void multiply(void* stream, const products& p, const typename Product::inputs& x, unsigned count, unsigned parts) {
+void multiply(void* stream, const products& p, const typename Product::inputs& x, unsigned count, unsigned int8_rows) {
   if (count > cuda::max_few_inputs) {
     constexpr unsigned panels = many_row_warps * many_panels;
     const dim3 grid(divide_up(count, many_inputs_of_block), divide_up(p.panels, panels));
-    launch(stream, grid, many_threads, gemm<Product>, p, x, count, parts);
+    launch(stream, grid, many_threads, gemm<Product>, p, x, count, int8_rows);
     return;
   }
   for (unsigned first = 0; first < count; first += max_few_tiles * tile_inputs) {
     const unsigned here = std::min(count - first, max_few_tiles * tile_inputs);
     const auto with = [&]<unsigned Tiles>() {
-      launch(stream, dim3(p.panels), few_threads, gemv<Product, Tiles>, after(p, first / parts),
-             Product::from(x, first), here, parts);
+      launch(stream, dim3(p.panels), few_threads, gemv<Product, Tiles>, after(p, first / int8_rows),
+             Product::from(x, first), here, int8_rows);
     };
     if (here <= tile_inputs)
       with.template operator()<1>();
@@ -491,7 +491,7 @@ void multiply(void* stream, const products& p, const typename Product::inputs& x
 }
 
 /// Targets of one type.
-void multiply_type(void* stream, const activation_parts& input, std::size_t rows, tensor_type type, const products& p,
+void multiply_type(void* stream, const activation_view& input, std::size_t rows, tensor_type type, const products& p,
                    std::byte* rounded) {
   const auto count = static_cast<unsigned>(rows);
   if (type == tensor_type::f32)
@@ -504,14 +504,14 @@ void multiply_type(void* stream, const activation_parts& input, std::size_t rows
     multiply<half_product<tensor_type::bf16>>(stream, p, {input.full, input.full_stride}, count, 1);
   else
     packed::with_quantised(type, [&]<tensor_type T>() {
-      const auto parts = static_cast<unsigned>(input.row_parts);
-      multiply<quantised_product<T>>(stream, p, input.quantised, count * parts, parts);
+      const auto int8_rows = static_cast<unsigned>(input.int8_rows);
+      multiply<quantised_product<T>>(stream, p, input.quantised, count * int8_rows, int8_rows);
     });
 }
 
 } // namespace
 
-void linear(void* stream, const activation_parts& input, std::size_t rows, std::span<const linear_target> targets,
+void linear(void* stream, const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
             std::byte* rounded) {
   for (std::size_t i = 0; rows != 0 && i < targets.size();) {
     const tensor_type type = targets[i].weight.layout.type;

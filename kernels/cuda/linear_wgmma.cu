@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(round_threads)
 
 /// Rounds the inputs into tiles, and calls `multiply.template operator()<Bf16>()`.
 template <class F>
-void with_rounded(void* stream, const activation_parts& input, unsigned count, unsigned columns, tensor_type type,
+void with_rounded(void* stream, const activation_view& input, unsigned count, unsigned columns, tensor_type type,
                   std::byte* rounded, F multiply) {
   const std::size_t tiles = divide_up(count, tile_side), pieces = tiles * columns;
   const dim3 grid(static_cast<unsigned>(divide_up(pieces, round_threads)));
@@ -222,7 +222,7 @@ dim3 blocks_for(unsigned count, unsigned panels, unsigned together) {
 
 } // namespace
 
-void gemm_wgmma(void* stream, const activation_parts& input, unsigned count, tensor_type type, const products& p,
+void gemm_wgmma(void* stream, const activation_view& input, unsigned count, tensor_type type, const products& p,
                 std::byte* rounded) {
   with_rounded(stream, input, count, p.columns, type, rounded, [&]<bool Bf16>() {
     launch_with_shared(stream, blocks_for(count, p.panels, panels_of_block), threads_of_block, sizeof(ring),
@@ -230,8 +230,8 @@ void gemm_wgmma(void* stream, const activation_parts& input, unsigned count, ten
   });
 }
 
-void gated_linear(void* stream, const activation_parts& input, std::size_t rows, const packed_matrix& gate,
-                  const packed_matrix& up, const activation_parts& out, std::byte* rounded) {
+void gated_linear(void* stream, const activation_view& input, std::size_t rows, const packed_matrix& gate,
+                  const packed_matrix& up, const activation_view& out, std::byte* rounded) {
   const packed_layout& w = gate.layout;
   const auto count = static_cast<unsigned>(rows);
   const gated_product p{gate.data,

@@ -35,7 +35,7 @@ gpu_bytes copied(const std::vector<T>& from) {
 }
 
 /// Computes the product; empty where CUDA fails.
-std::vector<std::byte> product(const packed_matrix& weights, const host::activation_parts& x, std::byte* rounded) {
+std::vector<std::byte> product(const packed_matrix& weights, const activation_view& x, std::byte* rounded) {
   std::vector<std::byte> out(rows * inputs * sizeof(float));
   const gpu_bytes sums = allocate(out.size());
   if (!sums)
@@ -60,7 +60,7 @@ std::vector<float> make_numbers() {
   return out;
 }
 
-bool agree(tensor_type type, const std::vector<float>& numbers, const host::activation_parts& x) {
+bool agree(tensor_type type, const std::vector<float>& numbers, const activation_view& x) {
   packed_matrix weights{make_packed_layout(type, rows, columns), nullptr};
   std::vector<std::uint16_t> bits(weights.layout.bytes() / sizeof(std::uint16_t)); // in whatever order
   std::transform(numbers.begin(), numbers.begin() + static_cast<std::ptrdiff_t>(bits.size()), bits.begin(),
@@ -79,10 +79,10 @@ bool wgmma_agrees() noexcept {
   try {
     const auto numbers = make_numbers();
     const gpu_bytes x = copied(numbers);
-    host::activation_parts parts;
-    parts.full = reinterpret_cast<float*>(x.get());
-    parts.full_stride = columns;
-    return x && agree(tensor_type::f16, numbers, parts) && agree(tensor_type::bf16, numbers, parts);
+    activation_view view;
+    view.full = reinterpret_cast<float*>(x.get());
+    view.full_stride = columns;
+    return x && agree(tensor_type::f16, numbers, view) && agree(tensor_type::bf16, numbers, view);
   } catch (const std::exception&) { // the processor has no memory for it
     return false;
   }

@@ -75,7 +75,7 @@ inline products after(products p, std::size_t first) {
 /// Rounds the inputs into `rounded` (`cuda::rounded_bytes`), and multiplies them. For GPUs that have Hopper's
 /// warpgroups.
 /// @pre cuda::wgmma_fits
-void gemm_wgmma(void* stream, const activation_parts& input, unsigned count, tensor_type type, const products& p,
+void gemm_wgmma(void* stream, const activation_view& input, unsigned count, tensor_type type, const products& p,
                 std::byte* rounded);
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -3,7 +3,7 @@
 /// One table per instruction set; all give the same bits. Pure functions over memory of the caller, any thread.
 #pragma once
 
-#include "kernels/host/activation_format.hpp"
+#include "kernels/activation_format.hpp"
 #include "kernels/host/bf16.hpp"
 
 #include <cstddef>
@@ -11,10 +11,10 @@
 
 namespace tropilla::host {
 
-/// Values of a row that are stored as one piece of work: one cache line of int8.
-inline constexpr std::size_t row_piece = 64;
+/// Values of a row that are stored as one piece of work.
+inline constexpr std::size_t row_piece = activation_padding;
 
-/// The destination of one row of an activation. Null pointers where a part is not wanted.
+/// The destination of one row of an activation. Null pointers to what its kind does not hold.
 struct row_target {
   std::int8_t* q = nullptr;
   float* scale = nullptr;
@@ -35,7 +35,15 @@ struct row_target {
 }
 
 /// Row `row` of an activation.
-[[nodiscard]] row_target row_of(const activation_parts& parts, std::size_t row) noexcept;
+[[nodiscard]] constexpr row_target row_of(const activation_view& view, std::size_t row) noexcept {
+  const activation_view from = view.from(row);
+  const quantised_rows& q = from.quantised;
+  row_target out{q.q, q.scale, q.sum32, q.sum16, q.minus32, q.minus16};
+  out.rest = q.q != nullptr && from.int8_rows > 1 ? q.padded : 0;
+  out.full = from.full;
+  out.full_stride = from.full != nullptr ? from.full_stride : 0;
+  return out;
+}
 
 /// The rest of `row` from piece `piece` on.
 [[nodiscard]] constexpr row_target piece_of(const row_target& row, std::size_t piece) noexcept {

@@ -66,20 +66,20 @@ void host_ops::embed(const packed_matrix& table, std::span<const std::int32_t> i
 
 void host_ops::rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) {
   // Workers that share a row each compute its factor: that costs less than another barrier.
-  const auto parts = locate(out, precise_);
+  const auto view = view_of(out, precise_);
   const std::size_t width = out.width;
   for_pieces(rows, width, [&](std::size_t row, std::size_t first, std::size_t last) {
     const float* const from = x + row * width;
     const float factor = kernels_.rows->inverse_rms(from, width, epsilon);
-    kernels_.rows->store_scaled(from, factor, weight, width, first, last, row_of(parts, row));
+    kernels_.rows->store_scaled(from, factor, weight, width, first, last, row_of(view, row));
   });
   worker_.barrier();
 }
 
 void host_ops::quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) {
-  const auto parts = locate(out, precise_);
+  const auto view = view_of(out, precise_);
   for_pieces(rows, out.width, [&](std::size_t row, std::size_t first, std::size_t last) {
-    kernels_.rows->store_plain(x + row * stride, out.width, first, last, row_of(parts, row));
+    kernels_.rows->store_plain(x + row * stride, out.width, first, last, row_of(view, row));
   });
   worker_.barrier();
 }

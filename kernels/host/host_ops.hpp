@@ -1,7 +1,7 @@
 /// Implements the operations of a Llama layer for one worker of a host team.
 #pragma once
 
-#include "kernels/host/activation_format.hpp"
+#include "kernels/activation_format.hpp"
 #include "kernels/host/attention_kernels.hpp"
 #include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/linear.hpp"

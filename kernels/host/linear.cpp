@@ -27,7 +27,7 @@ constexpr std::size_t max_panels = 2;
 constexpr std::size_t few_rows = 32;
 
 /// The largest number of quantised rows of an input row.
-constexpr std::size_t max_parts = 2;
+constexpr std::size_t max_int8_rows = 2;
 
 /// Panels of each of the two matrices of a gated product that a worker multiplies before it stores what they give:
 /// together, the columns that an activation is stored by.
@@ -51,13 +51,13 @@ struct scratch {
         gated(reinterpret_cast<float*>(base + tile_bytes + sums_bytes)) {}
 };
 
-/// Adds the sums of a residual_int8 row's second part to those of its first: `[vectors, 2, 16]` becomes `[vectors,
+/// Adds the sums of a residual_int8 row's second int8 row to those of its first: `[vectors, 2, 16]` becomes `[vectors,
 /// 16]`.
-void join_parts(std::size_t vectors, float* sums) {
+void join_int8_rows(std::size_t vectors, float* sums) {
   for (std::size_t v = 0; v < vectors; ++v) {
-    const float* const parts = sums + max_parts * v * panel_rows;
+    const float* const both = sums + max_int8_rows * v * panel_rows;
     for (std::size_t i = 0; i < panel_rows; ++i)
-      sums[v * panel_rows + i] = parts[i] + parts[panel_rows + i];
+      sums[v * panel_rows + i] = both[i] + both[panel_rows + i];
   }
 }
 
@@ -87,7 +87,7 @@ void put(const linear_target& t, std::size_t panel, std::size_t first, std::size
 /// The input of a product: quantised rows, or float32 ones.
 struct product {
   const linear_table& table;
-  activation_parts x;
+  activation_view x;
   bool precise;
 
   [[nodiscard]] bool full(tensor_type type) const noexcept { return precise || packed::is_float(type); }
@@ -111,10 +111,10 @@ void product::vector(const packed_matrix& m, std::size_t panel, const scratch& s
   const std::byte* data = m.data + panel * w.panel_bytes;
   const linear_type& k = kernels(w.type);
   if (!full(w.type)) {
-    for (std::size_t part = 0; part < x.row_parts; ++part) // the panel stays in a cache for the second
-      k.vector(data, w.columns, x.quantised.from(part, 0), s.sums + part * panel_rows);
-    if (x.row_parts > 1)
-      join_parts(1, s.sums);
+    for (std::size_t i = 0; i < x.int8_rows; ++i) // the panel stays in a cache for the second
+      k.vector(data, w.columns, x.quantised.from(i, 0), s.sums + i * panel_rows);
+    if (x.int8_rows > 1)
+      join_int8_rows(1, s.sums);
   } else if (k.vector_full != nullptr)
     k.vector_full(data, w.columns, x.full, s.sums);
   else
@@ -149,11 +149,11 @@ void product::matrix(const packed_matrix& m, std::size_t panel, std::size_t pane
     return;
   }
   const packed::format f = packed::format_of(w.type);
-  const std::size_t rows = vectors * x.row_parts;
+  const std::size_t rows = vectors * x.int8_rows;
   if (panels == max_panels && rows <= few_rows && k.gemm_small != nullptr) {
-    k.gemm_small(data, w.panel_bytes, w.columns, x.quantised.from(first * x.row_parts, 0), rows, s.sums);
-    if (x.row_parts > 1)
-      join_parts(panels * vectors, s.sums);
+    k.gemm_small(data, w.panel_bytes, w.columns, x.quantised.from(first * x.int8_rows, 0), rows, s.sums);
+    if (x.int8_rows > 1)
+      join_int8_rows(panels * vectors, s.sums);
     return;
   }
   const std::size_t next_rows = rows * panel_rows;
@@ -164,7 +164,7 @@ void product::matrix(const packed_matrix& m, std::size_t panel, std::size_t pane
   const std::size_t step_bytes = step / f.unit_blocks * f.unit_bytes();
   for (std::size_t b = 0; b < blocks; b += step) {
     const std::size_t count = std::min(step, blocks - b);
-    const quantised_rows input = x.quantised.from(first * x.row_parts, b);
+    const quantised_rows input = x.quantised.from(first * x.int8_rows, b);
     for (std::size_t g = 0; g < panels; g += together) {
       for (std::size_t i = 0; i < together; ++i)
         k.unpack(data + (g + i) * w.panel_bytes, b, count, s.tile + i * count * k.tile_block_bytes);
@@ -175,8 +175,8 @@ void product::matrix(const packed_matrix& m, std::size_t panel, std::size_t pane
       (together == 1 ? k.multiply : k.multiply_pair)(s.tile, count, input, rows, s.sums + g * next_rows);
     }
   }
-  if (x.row_parts > 1)
-    join_parts(panels * vectors, s.sums);
+  if (x.int8_rows > 1)
+    join_int8_rows(panels * vectors, s.sums);
 }
 
 void product::matrix_full(const packed_layout& w, const std::byte* panel, std::size_t first, std::size_t vectors,
@@ -236,7 +236,7 @@ void many_rows(const product& p, worker_context& worker, const scratch& s, std::
   std::size_t pairs = 0;
   for (const linear_target& t : targets)
     pairs += pairs_of(t);
-  const auto [blocks, vectors] = cut_rows(rows, max_vectors / p.x.row_parts);
+  const auto [blocks, vectors] = cut_rows(rows, max_vectors / p.x.int8_rows);
   const auto multiply = [&, vectors = vectors](std::size_t piece) {
     const std::size_t first = piece / pairs * vectors;
     std::size_t pair = piece % pairs;
@@ -265,7 +265,7 @@ struct gated_product {
   const elementwise_kernels& kernels;
   const packed_matrix& gate;
   const packed_matrix& up;
-  activation_parts out;
+  activation_view out;
 
   /// Stores columns `[64 piece, 64 piece + 64)` of input rows from `first` on.
   void store(std::size_t piece, std::size_t first, std::size_t vectors, const scratch& s) const {
@@ -313,7 +313,7 @@ std::size_t linear_scratch_bytes() noexcept {
 
 void linear(const linear_table& table, worker_context& worker, std::byte* worker_scratch, const activation& input,
             bool precise, std::size_t rows, std::span<const linear_target> targets) {
-  const product p{table, locate(input, precise), precise};
+  const product p{table, view_of(input, precise), precise};
   const scratch s(worker_scratch);
   if (rows == 1)
     one_row(p, worker, s, targets);
@@ -324,8 +324,8 @@ void linear(const linear_table& table, worker_context& worker, std::byte* worker
 void gated_linear(const linear_table& table, const elementwise_kernels& kernels, worker_context& worker,
                   std::byte* worker_scratch, const activation& input, bool precise, std::size_t rows,
                   const packed_matrix& gate, const packed_matrix& up, const activation& out) {
-  const product p{table, locate(input, precise), precise};
-  const gated_product both{p, kernels, gate, up, locate(out, precise)};
+  const product p{table, view_of(input, precise), precise};
+  const gated_product both{p, kernels, gate, up, view_of(out, precise)};
   const scratch s(worker_scratch);
   const std::size_t pieces = divide_up(out.width, row_piece);
   if (rows <= few_rows) { // contiguous shares, as in `one_row`
@@ -335,7 +335,7 @@ void gated_linear(const linear_table& table, const elementwise_kernels& kernels,
     return;
   }
   // Neighbouring pieces share cache lines of scales: workers begin far apart, each in its own part of the columns.
-  const auto [blocks, vectors] = cut_rows(rows, max_gated_vectors / p.x.row_parts);
+  const auto [blocks, vectors] = cut_rows(rows, max_gated_vectors / p.x.int8_rows);
   const std::size_t part = divide_up(pieces, worker.workers());
   const std::size_t places = part * worker.workers();
   worker.share(places * blocks, [&, vectors = vectors](std::size_t i) {

@@ -18,7 +18,7 @@
 /// of memory, and unpacks in registers; so do a few, which would wait for memory while a tile is unpacked.
 #pragma once
 
-#include "kernels/host/activation_format.hpp"
+#include "kernels/activation_format.hpp"
 #include "kernels/host/elementwise_kernels.hpp"
 #include "kernels/host/team.hpp"
 #include "kernels/ops.hpp"

@@ -26,7 +26,7 @@ const cuda::kernel_table& kernels() {
   return under_test().kernels;
 }
 
-void multiply(const activation_parts& x, std::size_t rows, const linear_target& target) {
+void multiply(const activation_view& x, std::size_t rows, const linear_target& target) {
   kernels().linear(nullptr, x, rows, {&target, 1}, nullptr);
 }
 
@@ -35,47 +35,47 @@ constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
 /// Rows of an activation of one kind.
 struct stored_rows {
   aligned_bytes memory;
-  activation view;
+  activation stored;
 
   stored_rows(activation_kind kind, std::size_t rows, std::size_t width)
-      : memory(activation_buffer_bytes(kind, rows, width)), view{memory.data(), kind, rows, width} {}
-  [[nodiscard]] activation_parts parts() const { return locate(view, false); }
+      : memory(activation_buffer_bytes(kind, rows, width)), stored{memory.data(), kind, rows, width} {}
+  [[nodiscard]] activation_view view() const { return view_of(stored, false); }
 };
 
 /// How far two activations are apart: most steps of int8, and the relative difference of everything else.
 void check_same(const stored_rows& a, const stored_rows& b) {
-  const auto pa = a.parts(), pb = b.parts();
-  if (pb.quantised.q != nullptr) {
-    const std::size_t values = b.view.rows * pb.row_parts * pb.quantised.padded;
+  const auto va = a.view(), vb = b.view();
+  if (vb.quantised.q != nullptr) {
+    const std::size_t values = b.stored.rows * vb.int8_rows * vb.quantised.padded;
     std::size_t other = 0;
     int most = 0;
     for (std::size_t i = 0; i < values; ++i) {
-      const int apart = std::abs(pa.quantised.q[i] - pb.quantised.q[i]);
+      const int apart = std::abs(va.quantised.q[i] - vb.quantised.q[i]);
       most = std::max(most, apart);
       other += apart != 0 ? 1 : 0;
     }
-    CHECK(most <= (pb.row_parts == 1 ? 1 : 127)); // what is left of a number that was rounded otherwise is another one
+    CHECK(most <= (vb.int8_rows == 1 ? 1 : 127)); // what is left of a number that was rounded otherwise is another one
     CHECK(static_cast<double>(other) <= 0.02 * static_cast<double>(values) + 2);
     const auto as_floats = [](const float* p, std::size_t n) { return std::span(p, n); };
-    CHECK(difference(as_floats(pa.quantised.scale, values / 32), as_floats(pb.quantised.scale, values / 32)) < 1e-4);
+    CHECK(difference(as_floats(va.quantised.scale, values / 32), as_floats(vb.quantised.scale, values / 32)) < 1e-4);
     for (std::size_t i = 0; i < values / 32; ++i) { // sums belong to the numbers that are stored
       int low = 0, high = 0;
       for (std::size_t k = 0; k < 16; ++k) {
-        low += pa.quantised.q[32 * i + k];
-        high += pa.quantised.q[32 * i + 16 + k];
+        low += va.quantised.q[32 * i + k];
+        high += va.quantised.q[32 * i + 16 + k];
       }
-      const float scale = pa.quantised.scale[i];
-      const bool right = pa.quantised.minus16[2 * i] == -low && pa.quantised.minus16[2 * i + 1] == -high &&
-                         pa.quantised.minus32[i] == -low - high &&
-                         pa.quantised.sum16[2 * i] == scale * static_cast<float>(low) &&
-                         pa.quantised.sum16[2 * i + 1] == scale * static_cast<float>(high) &&
-                         pa.quantised.sum32[i] == scale * static_cast<float>(low + high);
+      const float scale = va.quantised.scale[i];
+      const bool right = va.quantised.minus16[2 * i] == -low && va.quantised.minus16[2 * i + 1] == -high &&
+                         va.quantised.minus32[i] == -low - high &&
+                         va.quantised.sum16[2 * i] == scale * static_cast<float>(low) &&
+                         va.quantised.sum16[2 * i + 1] == scale * static_cast<float>(high) &&
+                         va.quantised.sum32[i] == scale * static_cast<float>(low + high);
       if (!right)
         FAIL_CHECK("sums of block " << i);
     }
   }
-  if (pb.full != nullptr)
-    CHECK(difference({pa.full, b.view.rows * pb.full_stride}, {pb.full, b.view.rows * pb.full_stride}) < 1e-6);
+  if (vb.full != nullptr)
+    CHECK(difference({va.full, b.stored.rows * vb.full_stride}, {vb.full, b.stored.rows * vb.full_stride}) < 1e-6);
 }
 
 constexpr activation_kind kinds[] = {activation_kind::quantised, activation_kind::full, activation_kind::both,
@@ -149,15 +149,15 @@ TEST_CASE("CUDA: a product of any type and number of rows is the host's", "[cuda
         const bool accumulate = rows == 3;
         const random_matrix m(type.type, 35, columns, 11);
         const random_input x(rows, columns, 12);
-        const auto parts = locate(x.stored, false);
+        const auto input = view_of(x.stored, false);
         if (type.type == tensor_type::f16 || type.type == tensor_type::bf16) // whose inputs are rounded
-          for (float& number : std::span(parts.full, rows * parts.full_stride))
+          for (float& number : std::span(input.full, rows * input.full_stride))
             number = bf16_to_float(float_to_bf16(number));
         const std::size_t stride = 38;
         std::vector<float> ours(rows * stride, accumulate ? 0.5F : untouched), wanted = ours;
         const linear_target target{m.view(), wanted.data(), stride, accumulate};
         with_ops(kernels_of("scalar"), 1, false, [&](ops& o) { o.linear(x.stored, rows, {&target, 1}); });
-        multiply(parts, rows, {m.view(), ours.data(), stride, accumulate});
+        multiply(input, rows, {m.view(), ours.data(), stride, accumulate});
         for (std::size_t r = 0; r < rows; ++r) {
           const std::size_t at = r * stride;
           CHECK(difference({ours.data() + at, 35}, {wanted.data() + at, 35}) < under_test().precision);
@@ -181,9 +181,9 @@ TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
     alone.push_back({one.view(), wanted.data() + at, 118, false});
     at += one.layout.rows;
   }
-  kernels().linear(nullptr, locate(x.stored, false), 2, targets, nullptr);
+  kernels().linear(nullptr, view_of(x.stored, false), 2, targets, nullptr);
   for (const auto& target : alone)
-    multiply(locate(x.stored, false), 2, target);
+    multiply(view_of(x.stored, false), 2, target);
   CHECK(same_bits(ours, wanted));
 }
 
@@ -194,11 +194,11 @@ TEST_CASE("CUDA: a row gives the same bits whatever else is in the batch", "[cud
       INFO(info(type).name << " " << columns << " columns");
       const random_matrix m(type, 48, columns, 3);
       const random_input x(rows, columns, 4);
-      const auto parts = locate(x.stored, false);
+      const auto input = view_of(x.stored, false);
       std::vector<float> together(rows * 48, untouched), apart = together;
-      multiply(parts, rows, {m.view(), together.data(), 48, false});
+      multiply(input, rows, {m.view(), together.data(), 48, false});
       for (std::size_t first = 0, count = 1; first < rows; first += count, count = std::min(2 * count, rows - first))
-        multiply(host::parts_from(parts, first), count, {m.view(), apart.data() + first * 48, 48, false});
+        multiply(input.from(first), count, {m.view(), apart.data() + first * 48, 48, false});
       CHECK(same_bits(together, apart));
     }
 }
@@ -213,7 +213,7 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
       INFO(info(type).name << " " << columns << " columns, " << inputs << " inputs");
       const random_matrix first(type, 50, columns, 6), second(type, 33, columns, 7); // panels of two blocks
       const random_input x(inputs, columns, 8);
-      const auto parts = locate(x.stored, false);
+      const auto input = view_of(x.stored, false);
       constexpr std::size_t stride = 90;
       std::vector<float> ours(inputs * stride, 0.5F), wanted = ours;
       const auto targets = [&](std::vector<float>& out) {
@@ -222,12 +222,12 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
       };
       const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
       std::byte* const scratch = under_test().has_wgmma ? rounded.data() : nullptr;
-      kernels().linear(nullptr, parts, inputs, targets(wanted), nullptr);
+      kernels().linear(nullptr, input, inputs, targets(wanted), nullptr);
       for (const bool early : {false, true}) {
         INFO("copies come " << (early ? "early" : "late"));
         std::fill(ours.begin(), ours.end(), 0.5F);
         under_test().let_copies_come_early(early);
-        kernels().linear(nullptr, parts, inputs, targets(ours), scratch);
+        kernels().linear(nullptr, input, inputs, targets(ours), scratch);
         under_test().let_copies_come_early(false);
         CHECK(same_bits(ours, wanted));
       }
@@ -240,20 +240,20 @@ TEST_CASE("CUDA: a gated product of warpgroups has the bits of two products and 
     INFO(info(type).name);
     const random_matrix gate(type, rows, columns, 6), up(type, rows, columns, 7);
     const random_input x(inputs, columns, 8);
-    const auto parts = locate(x.stored, false);
+    const auto input = view_of(x.stored, false);
     std::vector<float> gates(inputs * rows), gated = gates;
     const std::array both{linear_target{gate.view(), gates.data(), rows, false},
                           linear_target{up.view(), gated.data(), rows, false}};
-    kernels().linear(nullptr, parts, inputs, both, nullptr);
+    kernels().linear(nullptr, input, inputs, both, nullptr);
     const stored_rows ours(activation_kind::full, inputs, rows), wanted(activation_kind::full, inputs, rows);
-    kernels().store_swiglu(nullptr, gates.data(), gated.data(), rows, inputs, rows, wanted.parts());
+    kernels().store_swiglu(nullptr, gates.data(), gated.data(), rows, inputs, rows, wanted.view());
     if (!under_test().has_wgmma)
       return;
     const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
-    kernels().gated_linear(nullptr, parts, inputs, gate.view(), up.view(), ours.parts(), rounded.data());
+    kernels().gated_linear(nullptr, input, inputs, gate.view(), up.view(), ours.view(), rounded.data());
     for (std::size_t r = 0; r < inputs; ++r)
-      CHECK(std::memcmp(ours.parts().full + r * ours.parts().full_stride,
-                        wanted.parts().full + r * wanted.parts().full_stride, rows * sizeof(float)) == 0);
+      CHECK(std::memcmp(ours.view().full + r * ours.view().full_stride,
+                        wanted.view().full + r * wanted.view().full_stride, rows * sizeof(float)) == 0);
   }
 }
 
@@ -266,10 +266,10 @@ TEST_CASE("CUDA: a residual_int8 input counts twice", "[cuda]") {
       std::vector<float> ours(rows * 21, untouched), wanted = ours;
       const linear_target target{m.view(), wanted.data(), 21, false};
       with_ops(kernels_of("scalar"), 1, false, [&](ops& o) {
-        o.quantise_activation(values.data(), 512, rows, x.view);
-        o.linear(x.view, rows, {&target, 1});
+        o.quantise_activation(values.data(), 512, rows, x.stored);
+        o.linear(x.stored, rows, {&target, 1});
       });
-      multiply(x.parts(), rows, {m.view(), ours.data(), 21, false});
+      multiply(x.view(), rows, {m.view(), ours.data(), 21, false});
       CHECK(difference(ours, wanted) < under_test().precision);
     }
 }
@@ -289,14 +289,14 @@ TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
       for (std::size_t r = 0; r < rows; ++r) {
         const float* const row = x.data() + r * width;
         scalar.store_scaled(row, scalar.inverse_rms(row, width, 1e-5F), weight.data(), width, 0, pieces,
-                            row_of(wanted[0].parts(), r));
-        scalar.store_plain(x.data() + r * stride, width, 0, pieces, row_of(wanted[1].parts(), r));
+                            row_of(wanted[0].view(), r));
+        scalar.store_plain(x.data() + r * stride, width, 0, pieces, row_of(wanted[1].view(), r));
         scalar.store_swiglu(gate.data() + r * stride, x.data() + r * stride, width, 0, pieces,
-                            row_of(wanted[2].parts(), r));
+                            row_of(wanted[2].view(), r));
       }
-      kernels().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].parts());
-      kernels().store(nullptr, x.data(), stride, rows, width, ours[1].parts());
-      kernels().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].parts());
+      kernels().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].view());
+      kernels().store(nullptr, x.data(), stride, rows, width, ours[1].view());
+      kernels().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].view());
       for (std::size_t i = 0; i < 3; ++i)
         check_same(ours[i], wanted[i]);
     }

@@ -54,13 +54,13 @@ void run(const linear_table& table, std::size_t workers, const activation& input
 struct stored_rows {
   aligned_bytes storage;
   activation stored;
-  activation_parts parts;
+  activation_view view;
 
   stored_rows(std::size_t rows, std::size_t width)
       : storage(activation_buffer_bytes(activation_kind::both, rows, width)), stored{storage.data(),
                                                                                      activation_kind::both, rows,
                                                                                      width},
-        parts(locate(stored, false)) {}
+        view(view_of(stored, false)) {}
 };
 
 /// Output rows that start as `start` (NaN where the product must write without reading).
@@ -135,9 +135,9 @@ TEST_CASE("a precise product uses the inputs as they are", "[linear]") {
       random_input x(9, columns, 22);
       aligned_bytes storage(activation_buffer_bytes(activation_kind::full, 9, columns));
       x.stored = {storage.data(), activation_kind::full, 9, columns};
-      const activation_parts parts = locate(x.stored, true);
+      const activation_view view = view_of(x.stored, true);
       for (std::size_t r = 0; r < 9; ++r)
-        std::memcpy(parts.full + r * parts.full_stride, values.data() + r * columns, columns * sizeof(float));
+        std::memcpy(view.full + r * view.full_stride, values.data() + r * columns, columns * sizeof(float));
       INFO(table->isa << " " << type.name);
       check_accuracy(product(*table, 2, m, x, true, 9), m, x, true, 9, 0);
       check_accuracy(product(*table, 2, m, x, true, 1), m, x, true, 1, 0);
@@ -223,7 +223,7 @@ TEST_CASE("a gated product is two products and SwiGLU, in every bit", "[linear]"
           const stored_rows expected(rows, width);
           for (std::size_t r = 0; r < rows; ++r)
             scalar::rows().store_swiglu(g.values.data() + r * g.stride, u.values.data() + r * u.stride, width, 0,
-                                        divide_up(width, row_piece), row_of(expected.parts, r));
+                                        divide_up(width, row_piece), row_of(expected.view, r));
           for (const std::size_t workers : {1, 3}) {
             const stored_rows out(rows, width);
             on_workers(workers, [&](worker_context& worker, std::byte* scratch) {

@@ -104,14 +104,14 @@ struct random_input {
         storage(activation_buffer_bytes(activation_kind::both, rows, width)), stored{storage.data(),
                                                                                      activation_kind::both, rows,
                                                                                      width} {
-    const activation_parts parts = locate(stored, false);
+    const activation_view view = view_of(stored, false);
     for (std::size_t r = 0; r < rows; ++r)
-      scalar::rows().store_plain(values.data() + r * width, width, 0, divide_up(width, row_piece), row_of(parts, r));
+      scalar::rows().store_plain(values.data() + r * width, width, 0, divide_up(width, row_piece), row_of(view, r));
   }
 
-  /// What the quantised part stands for.
+  /// What the quantised rows stand for.
   [[nodiscard]] double quantised(std::size_t row, std::size_t k) const {
-    const quantised_rows q = locate(stored, false).quantised;
+    const quantised_rows q = view_of(stored, false).quantised;
     return static_cast<double>(q.q[row * q.padded + k]) *
            static_cast<double>(q.scale[row * (q.padded / activation_block) + k / activation_block]);
   }

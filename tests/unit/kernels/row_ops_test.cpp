@@ -13,14 +13,14 @@ namespace {
 
 constexpr std::size_t widths[] = {1, 31, 32, 33, 64, 100, 576, 1536};
 
-/// Checks an activation against float64 values `[rows, width]`: float32 parts closely, int8 parts by the formula.
+/// Checks an activation against float64 values `[rows, width]`: float32 closely, int8 by the formula.
 void check_activation(const activation& a, bool precise, std::size_t rows, const std::vector<double>& expected) {
-  const auto parts = locate(a, precise);
+  const auto stored = view_of(a, precise);
   const std::size_t blocks = (a.width + 31) / 32;
   double worst_full = 0, worst_q = 0, worst_fine = 0, worst_sum = 0;
   std::size_t nonzero_padding = 0;
   for (std::size_t r = 0; r < rows; ++r) {
-    const auto row = row_of(parts, r);
+    const auto row = row_of(stored, r);
     for (std::size_t block = 0; block < blocks; ++block) {
       const std::size_t begin = block * 32, end = std::min(a.width, begin + 32);
       double largest = 1e-30;
@@ -57,7 +57,7 @@ void check_activation(const activation& a, bool precise, std::size_t rows, const
                                                  (sums[0] + sums[1]) * static_cast<double>(row.scale[block])) /
                                             largest);
     }
-    for (std::size_t i = a.width; row.q != nullptr && i < parts.quantised.padded; ++i)
+    for (std::size_t i = a.width; row.q != nullptr && i < stored.quantised.padded; ++i)
       nonzero_padding += row.q[i] != 0 || (i % 32 == 0 && row.scale[i / 32] != 0) ||
                          (i % 32 == 0 && row.sum32[i / 32] != 0) || (i % 16 == 0 && row.sum16[i / 16] != 0) ||
                          (i % 32 == 0 && row.minus32[i / 32] != 0) || (i % 16 == 0 && row.minus16[i / 16] != 0);
@@ -127,10 +127,10 @@ TEST_CASE("SwiGLU is gate / (1 + exp(-gate)) * up, for gates of any size") {
   // Input row r is the unit vector r: the products are column r of the weights, exactly.
   const std::size_t rows = 3;
   const owned_activation input(activation_kind::full, rows, rows);
-  const activation_parts parts = locate(input.view, true);
-  std::fill_n(parts.full, rows * parts.full_stride, 0.0F);
+  const activation_view stored = view_of(input.view, true);
+  std::fill_n(stored.full, rows * stored.full_stride, 0.0F);
   for (std::size_t r = 0; r < rows; ++r)
-    parts.full[r * parts.full_stride + r] = 1;
+    stored.full[r * stored.full_stride + r] = 1;
   for (const std::size_t width : widths) {
     auto gate = random_floats(width * rows, 3, 4);
     const auto up = random_floats(width * rows, 4);
@@ -187,7 +187,7 @@ TEST_CASE("the bits of a row do not depend on how many rows there are") {
       const owned_activation one(activation_kind::both, 1, width);
       with_ops(v.kernels, 3, false,
                [&](ops& o) { o.rms_norm(x.data() + r * width, weight.data(), 1e-6F, 1, one.view); });
-      const auto a = row_of(locate(all.view, false), r), b = row_of(locate(one.view, false), 0);
+      const auto a = row_of(view_of(all.view, false), r), b = row_of(view_of(one.view, false), 0);
       CHECK(std::memcmp(a.q, b.q, width) == 0);
       CHECK(std::memcmp(a.scale, b.scale, width / 32 * sizeof(float)) == 0);
       CHECK(std::memcmp(a.full, b.full, width * sizeof(float)) == 0);

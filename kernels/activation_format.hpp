@@ -1,4 +1,4 @@
-/// Defines how host devices store activations, the input of matrix products.
+/// Defines how devices store activations, the input of matrix products.
 #pragma once
 
 #include "kernels/ops.hpp"
@@ -6,15 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace tropilla::host {
+namespace tropilla {
 
 /// Values that share one activation scale.
 inline constexpr std::size_t activation_block = 32;
+/// Widths of quantised rows are padded with zeros to a multiple of this: one cache line of int8.
+inline constexpr std::size_t activation_padding = 64;
 
 /// Quantised rows. Per block of 32: `scale = max|x| / 127`, `q = round_to_nearest_even(x / scale)` (all 0 when the
 /// block is). The sums save the kernels a pass: weights are stored unsigned with a zero point z, and sum((w - z) q) =
-/// sum(w q) + z minus; K types and Q4_1 add a minimum times scale * sum(q). Widths are padded with zeros to a multiple
-/// of 64; strides are per row.
+/// sum(w q) + z minus; K types and Q4_1 add a minimum times scale * sum(q). Strides are per row.
 ///
 /// A residual_int8 activation has two of these rows for each row: the second holds what the first rounded away, in the
 /// same format, so that a product is the sum of the products with both.
@@ -42,27 +43,28 @@ struct quantised_rows {
   friend bool operator==(const quantised_rows&, const quantised_rows&) = default;
 };
 
-/// Places of the parts of an activation buffer. All parts are 64-byte aligned.
-struct activation_parts {
+/// Pointers to what an activation's buffer holds. All are 64-byte aligned.
+struct activation_view {
   quantised_rows quantised;  ///< null pointers when the kind has none
-  std::size_t row_parts = 1; ///< quantised rows per row: 2 when residual_int8
+  std::size_t int8_rows = 1; ///< quantised rows per row: 2 when residual_int8
   float* full = nullptr;     ///< [rows, full_stride], or null
   std::size_t full_stride = 0;
 
-  friend bool operator==(const activation_parts&, const activation_parts&) = default;
+  /// The same from row `row` on. GPUs call it, too.
+  [[nodiscard]] constexpr activation_view from(std::size_t row) const noexcept {
+    activation_view out = *this;
+    if (quantised.q != nullptr)
+      out.quantised = quantised.from(row * int8_rows, 0);
+    if (full != nullptr)
+      out.full = full + row * full_stride;
+    return out;
+  }
+
+  friend bool operator==(const activation_view&, const activation_view&) = default;
 };
 
-/// The same from row `row` on. GPUs call it, too.
-[[nodiscard]] constexpr activation_parts parts_from(const activation_parts& parts, std::size_t row) noexcept {
-  activation_parts out = parts;
-  if (parts.quantised.q != nullptr)
-    out.quantised = parts.quantised.from(row * parts.row_parts, 0);
-  if (parts.full != nullptr)
-    out.full = parts.full + row * parts.full_stride;
-  return out;
-}
-
 [[nodiscard]] std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept;
-[[nodiscard]] activation_parts locate(const activation& a, bool precise) noexcept;
+/// `precise` means that the buffer holds float32 whatever its kind.
+[[nodiscard]] activation_view view_of(const activation& a, bool precise) noexcept;
 
-} // namespace tropilla::host
+} // namespace tropilla
