@@ -9,7 +9,7 @@
 // `attention_split_pages`. A split's pages are read in order, with a running maximum (Milakov and Gimelshein, "Online
 // normalizer calculation for softmax", 2018), and splits are merged in order, by the warp that has read all of them or,
 // where rows are few and every split has a warp, by a kernel after them.
-#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/dispatch.hpp"
 #include "kernels/cuda/mma.hpp"
 #include "memory/rounding.hpp"
 
@@ -459,30 +459,29 @@ void with_kv_type(kv_type type, F f) {
 
 } // namespace
 
-void rope_and_append(void* stream, float* q, const float* k, const float* v, std::size_t stride,
-                     const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
-                     const attention_metadata& step) {
-  if (step.rows == 0)
+void launch(void* stream, const call::rope_and_append& c) {
+  if (c.step.rows == 0)
     return;
-  const dim3 grid(step.rows, static_cast<unsigned>(shape.heads + 2 * shape.kv_heads));
-  with_kv_type(layer.type, [&]<kv_type Type>() {
-    launch(stream, grid, warp_size, append<Type>, q, k, v, stride, heads_of_layer(shape, layer), rope, step);
+  const dim3 grid(c.step.rows, static_cast<unsigned>(c.shape.heads + 2 * c.shape.kv_heads));
+  with_kv_type(c.layer.type, [&]<kv_type Type>() {
+    launch(stream, grid, warp_size, append<Type>, c.q, c.k, c.v, c.stride, heads_of_layer(c.shape, c.layer), c.rope,
+           c.step);
   });
 }
 
-void attention(void* stream, const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
-               const attention_metadata& step, float* out, std::byte* scratch) {
+void launch(void* stream, const call::attention& c) {
+  const attention_metadata& step = c.step;
   if (step.rows == 0)
     return;
-  const heads_of_layer h(shape, layer);
+  const heads_of_layer h(c.shape, c.layer);
   const std::size_t results = std::size_t{step.slots} * h.heads;
-  auto* const floats = reinterpret_cast<float*>(scratch);
+  auto* const floats = reinterpret_cast<float*>(c.scratch);
   const partial_results partial{floats, floats + results, floats + 2 * results};
   const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
   const dim3 grid(divide_up(step.item_count, attention_warps), h.kv_heads * divide_up(group, heads));
-  with_kv_type(layer.type, [&]<kv_type Type>() {
+  with_kv_type(c.layer.type, [&]<kv_type Type>() {
     const auto with = [&]<unsigned Blocks>() {
-      launch(stream, grid, attention_threads, attend<Type, Blocks>, q, stride, h, step, out, partial);
+      launch(stream, grid, attention_threads, attend<Type, Blocks>, c.q, c.stride, h, step, c.out, partial);
     };
     const unsigned size = std::max(h.key_size, h.value_size);
     if (size <= 64)
@@ -493,7 +492,7 @@ void attention(void* stream, const float* q, std::size_t stride, const attention
       with.template operator()<cuda::largest_head / kv_block>();
   });
   if (step.slots > 0)
-    launch(stream, dim3(step.rows, h.heads), warp_size, merge_splits, partial, h, step, out);
+    launch(stream, dim3(step.rows, h.heads), warp_size, merge_splits, partial, h, step, c.out);
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -1,22 +1,21 @@
-/// Declares the kernels of a CUDA device: the operations of `ops.hpp`, each enqueued on a stream.
+/// Declares the kernels of a CUDA device, each as the struct of its arguments: the operations of `ops.hpp`, and what
+/// they consist of.
 ///
 /// Pointers are to the device's memory unless a comment says otherwise. Weights are packed as the host has them
-/// (`packed.hpp`), activations stored as the host stores them (`activation_format.hpp`): a packed cache serves
-/// both, and both round in the same places. Sums run in another order, so the last bits differ.
-///
-/// Functions only enqueue, and throw `error` (device_failed) when a launch is refused. Any thread, for streams that no
-/// other thread uses at the same time.
+/// (`packed.hpp`), activations stored as the host stores them (`activation_format.hpp`): a packed cache serves both,
+/// and both round in the same places. Sums run in another order, so the last bits differ.
 #pragma once
 
 #include "kernels/activation_format.hpp"
 #include "kernels/ops.hpp"
 #include "memory/rounding.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <span>
 #include <string_view>
+#include <variant>
 
 namespace tropilla::cuda {
 
@@ -100,50 +99,128 @@ struct attention_metadata {
   return slots * shape.heads * (2 + shape.value_size) * sizeof(float);
 }
 
-/// The table of one build of the kernels: `cuda`, or `cuda_emulated` for tests.
-struct kernel_table {
-  /// As `ops::embed`; `ids` is `[rows]`.
-  void (*embed)(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x);
-  /// As `ops::rms_norm`, into `out.width` columns of `out`.
-  void (*rms_norm)(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows,
-                   std::size_t width, const activation_view& out);
-  /// As `ops::quantise_activation`.
-  void (*store)(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
-                const activation_view& out);
-  /// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
-  void (*store_swiglu)(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                       std::size_t width, const activation_view& out);
-  /// As `ops::linear`. F16 and BF16 weights meet inputs that are rounded to the same type. On a GPU with warpgroup
-  /// products many inputs are rounded into `rounded`, of `rounded_bytes`; it is null on others. The sums' bits are the
-  /// same.
-  void (*linear)(void* stream, const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
-                 std::byte* rounded);
-  /// Computes what `linear` and `store_swiglu` would make of both products, into the float32 rows of `out`. For GPUs
-  /// that have warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
-  void (*gated_linear)(void* stream, const activation_view& input, std::size_t rows, const packed_matrix& gate,
-                       const packed_matrix& up, const activation_view& out, std::byte* rounded);
-  /// As `ops::rope_and_append`.
-  void (*rope_and_append)(void* stream, float* q, const float* k, const float* v, std::size_t stride,
-                          const attention_shape& shape, const rope_table& rope, const kv_layer& layer,
-                          const attention_metadata& step);
-  /// As `ops::attention`. `scratch` has `attention_scratch_bytes`.
-  void (*attention)(void* stream, const float* q, std::size_t stride, const attention_shape& shape,
-                    const kv_layer& layer, const attention_metadata& step, float* out, std::byte* scratch);
-  /// As `ops::gather_rows`.
-  void (*gather_rows)(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
-                      float* out);
-  /// As `ops::top_k`.
-  void (*top_k)(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out);
+/// A kernel's arguments. Two calls that are equal do the same.
+namespace call {
+
+/// As `ops::embed`.
+struct embed {
+  packed_matrix table;
+  const std::int32_t* ids; ///< [rows]
+  std::size_t rows;
+  float* x;
+  friend bool operator==(const embed&, const embed&) = default;
 };
 
-[[nodiscard]] const kernel_table& kernels() noexcept;
+/// As `ops::rms_norm`, into `width` columns of `out`.
+struct rms_norm {
+  const float* x;
+  const float* weight;
+  float epsilon;
+  std::size_t rows, width;
+  activation_view out;
+  friend bool operator==(const rms_norm&, const rms_norm&) = default;
+};
+
+/// As `ops::quantise_activation`.
+struct store {
+  const float* x;
+  std::size_t stride, rows, width;
+  activation_view out;
+  friend bool operator==(const store&, const store&) = default;
+};
+
+/// Stores `silu(gate) * up`; rows of both are `stride` floats apart.
+struct store_swiglu {
+  const float* gate;
+  const float* up;
+  std::size_t stride, rows, width;
+  activation_view out;
+  friend bool operator==(const store_swiglu&, const store_swiglu&) = default;
+};
+
+/// As `ops::linear`, for the first `count` targets. F16 and BF16 weights meet inputs that are rounded to the same type.
+/// On a GPU with warpgroup products many inputs are rounded into `rounded`, of `rounded_bytes`; it is null on others.
+/// The sums' bits are the same.
+struct linear {
+  static constexpr std::size_t max_targets = 3;
+  activation_view input;
+  std::size_t rows;
+  std::array<linear_target, max_targets> targets;
+  std::size_t count;
+  std::byte* rounded;
+  friend bool operator==(const linear&, const linear&) = default;
+};
+
+/// Computes what `linear` and `store_swiglu` would make of both products, into the float32 rows of `out`. For GPUs that
+/// have warpgroup products. @pre both have one layout, for which `wgmma_fits`; `rounded` as above
+struct gated_linear {
+  activation_view input;
+  std::size_t rows;
+  packed_matrix gate, up;
+  activation_view out;
+  std::byte* rounded;
+  friend bool operator==(const gated_linear&, const gated_linear&) = default;
+};
+
+/// As `ops::rope_and_append`.
+struct rope_and_append {
+  float* q;
+  const float* k;
+  const float* v;
+  std::size_t stride;
+  attention_shape shape;
+  rope_table rope;
+  kv_layer layer;
+  attention_metadata step;
+  friend bool operator==(const rope_and_append&, const rope_and_append&) = default;
+};
+
+/// As `ops::attention`.
+struct attention {
+  const float* q;
+  std::size_t stride;
+  attention_shape shape;
+  kv_layer layer;
+  attention_metadata step;
+  float* out;
+  std::byte* scratch; ///< of `attention_scratch_bytes`
+  friend bool operator==(const attention&, const attention&) = default;
+};
+
+/// As `ops::gather_rows`.
+struct gather_rows {
+  const float* x;
+  std::size_t width;
+  const std::uint32_t* rows; ///< [count]
+  std::size_t count;
+  float* out;
+  friend bool operator==(const gather_rows&, const gather_rows&) = default;
+};
+
+/// As `ops::top_k`.
+struct top_k {
+  float* logits;
+  std::size_t rows, vocabulary, k;
+  candidate* out;
+  friend bool operator==(const top_k&, const top_k&) = default;
+};
+
+} // namespace call
+
+using kernel_call =
+    std::variant<call::embed, call::rms_norm, call::store, call::store_swiglu, call::linear, call::gated_linear,
+                 call::rope_and_append, call::attention, call::gather_rows, call::top_k>;
+
+/// Enqueues a kernel on a stream of the calling thread's GPU. A launch that is refused shows where the stream is
+/// synchronised. Any thread, for streams that no other thread uses at the same time.
+void enqueue(void* stream, const kernel_call& c);
 
 } // namespace tropilla::cuda
 
 namespace tropilla::cuda_emulated {
-/// The table of the same sources compiled for the processor, in the library of the tests only. Streams are ignored:
-/// calls compute.
-[[nodiscard]] const cuda::kernel_table& kernels() noexcept;
+/// Enqueues a kernel of the same sources compiled for the processor, in the library of the tests only: computes it, or
+/// keeps it for later (`emulation::keep`).
+void enqueue(void* stream, const cuda::kernel_call& c);
 /// Chooses when kernels' asynchronous copies are done: at once, or as late as they are waited for (the default). Call
 /// it between kernels.
 void let_copies_come_early(bool early);

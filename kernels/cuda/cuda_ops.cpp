@@ -95,8 +95,8 @@ void cuda_ops::quantise_activation(const float* x, std::size_t stride, std::size
 
 void cuda_ops::add_linear(const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
                           std::byte* rounded) {
-  for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::most))) {
-    call::linear c{input, rows, {}, std::min(targets.size(), call::linear::most), rounded};
+  for (; !targets.empty(); targets = targets.subspan(std::min(targets.size(), call::linear::max_targets))) {
+    call::linear c{input, rows, {}, std::min(targets.size(), call::linear::max_targets), rounded};
     std::copy_n(targets.begin(), c.count, c.targets.begin());
     job_.calls.emplace_back(c);
   }
@@ -145,7 +145,7 @@ void cuda_ops::gather_rows(const float* x, std::size_t width, std::span<const st
 }
 
 void cuda_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
-  job_.calls.emplace_back(call::copy{from, to, bytes});
+  job_.calls.emplace_back(copy_call{from, to, bytes});
 }
 
 void cuda_ops::top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {

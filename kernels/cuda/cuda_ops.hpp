@@ -1,7 +1,7 @@
 /// Implements the operations of a Llama layer for a GPU: each call is written down, and `run` has the GPU do them.
 #pragma once
 
-#include "kernels/cuda/kernel_calls.hpp"
+#include "kernels/cuda/call_graphs.hpp"
 #include "kernels/ops.hpp"
 
 #include <span>
@@ -17,7 +17,7 @@ struct device_scratch {
 
 /// The calls and tables of a job. Cleared and used again, so that jobs of the same size allocate nothing.
 struct written_job {
-  std::vector<kernel_call> calls;
+  std::vector<gpu_call> calls;
   std::vector<std::byte> tables; ///< as they lie at the scratch's end
 };
 

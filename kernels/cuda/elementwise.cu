@@ -2,7 +2,7 @@
 //
 // A warp stores a block of 32 columns, each lane one number. The formulas are those of
 // `host/elementwise_kernels_impl.hpp`.
-#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/dispatch.hpp"
 #include "kernels/cuda/packed_tile.hpp"
 #include "memory/rounding.hpp"
 
@@ -155,13 +155,13 @@ dim3 one_block_each(std::size_t rows) noexcept {
 
 } // namespace
 
-void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, std::size_t rows, float* x) {
-  if (rows == 0)
+void launch(void* stream, const call::embed& c) {
+  if (c.rows == 0)
     return;
-  const packed_layout& w = table.layout;
+  const packed_layout& w = c.table.layout;
   const auto with = [&]<tensor_type T>() {
-    launch(stream, one_block_each(rows), threads, embed_rows<T>, table.data, w.panel_bytes,
-           static_cast<std::uint32_t>(w.columns), ids, x);
+    launch(stream, one_block_each(c.rows), threads, embed_rows<T>, c.table.data, w.panel_bytes,
+           static_cast<std::uint32_t>(w.columns), c.ids, c.x);
   };
   if (w.type == tensor_type::f32)
     with.template operator()<tensor_type::f32>();
@@ -173,28 +173,27 @@ void embed(void* stream, const packed_matrix& table, const std::int32_t* ids, st
     packed::with_quantised(w.type, with);
 }
 
-void rms_norm(void* stream, const float* x, const float* weight, float epsilon, std::size_t rows, std::size_t width,
-              const activation_view& out) {
-  if (rows != 0)
-    launch(stream, one_block_each(rows), threads, norm_rows, x, weight, epsilon, width, out, blocks_of(out, width));
+void launch(void* stream, const call::rms_norm& c) {
+  if (c.rows != 0)
+    launch(stream, one_block_each(c.rows), threads, norm_rows, c.x, c.weight, c.epsilon, c.width, c.out,
+           blocks_of(c.out, c.width));
 }
 
-void store(void* stream, const float* x, std::size_t stride, std::size_t rows, std::size_t width,
-           const activation_view& out) {
-  if (rows != 0)
-    launch(stream, one_block_each(rows), threads, store_rows, x, stride, width, out, blocks_of(out, width));
+void launch(void* stream, const call::store& c) {
+  if (c.rows != 0)
+    launch(stream, one_block_each(c.rows), threads, store_rows, c.x, c.stride, c.width, c.out,
+           blocks_of(c.out, c.width));
 }
 
-void store_swiglu(void* stream, const float* gate, const float* up, std::size_t stride, std::size_t rows,
-                  std::size_t width, const activation_view& out) {
-  if (rows != 0)
-    launch(stream, one_block_each(rows), threads, swiglu_rows, gate, up, stride, width, out, blocks_of(out, width));
+void launch(void* stream, const call::store_swiglu& c) {
+  if (c.rows != 0)
+    launch(stream, one_block_each(c.rows), threads, swiglu_rows, c.gate, c.up, c.stride, c.width, c.out,
+           blocks_of(c.out, c.width));
 }
 
-void gather_rows(void* stream, const float* x, std::size_t width, const std::uint32_t* rows, std::size_t count,
-                 float* out) {
-  if (count != 0)
-    launch(stream, one_block_each(count), threads, gather, x, width, rows, out);
+void launch(void* stream, const call::gather_rows& c) {
+  if (c.count != 0)
+    launch(stream, one_block_each(c.count), threads, gather, c.x, c.width, c.rows, c.out);
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

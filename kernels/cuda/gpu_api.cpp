@@ -56,7 +56,6 @@ public:
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo", 0);
     return free;
   }
-  const kernel_table& kernels() const noexcept override { return cuda::kernels(); }
   bool has_wgmma() const noexcept override { return has_wgmma_; }
 
   std::byte* reserve(std::size_t bytes) override {
@@ -105,6 +104,7 @@ public:
     (void)cudaSetDevice(index_);
     (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream));
   }
+  void enqueue(void* stream, const kernel_call& c) override { cuda::enqueue(stream, c); }
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync",

@@ -19,12 +19,11 @@ public:
   virtual ~gpu_api() = default;
 
   [[nodiscard]] virtual std::string architecture() const = 0; ///< "sm_90"
-  /// Makes this GPU the one on which the calling thread launches kernels from now on. The other functions do so
+  /// Makes this GPU the one on which the calling thread enqueues kernels from now on. The other functions do so
   /// themselves.
   virtual void enter() = 0;
   [[nodiscard]] virtual std::size_t free_bytes() const = 0; ///< of its memory, now
-  [[nodiscard]] virtual const kernel_table& kernels() const noexcept = 0;
-  /// Whether `kernel_table::linear` takes scratch for rounded inputs.
+  /// Whether `call::linear` takes scratch for rounded inputs.
   [[nodiscard]] virtual bool has_wgmma() const noexcept = 0;
 
   /// Reserves address space, without memory.
@@ -43,6 +42,8 @@ public:
   /// A `cudaStream_t`. Used by one thread at a time.
   [[nodiscard]] virtual void* make_stream() = 0;
   virtual void end_stream(void* stream) noexcept = 0;
+  /// Enqueues a kernel. @pre this is the GPU that the calling thread has entered
+  virtual void enqueue(void* stream, const kernel_call& c) = 0;
   /// Enqueues a copy between the processor's memory and the GPU's, either way, or within the GPU's.
   virtual void copy(void* stream, const void* from, void* to, std::size_t bytes) = 0;
   /// Copies from another GPU's memory. `stream` is this GPU's.

@@ -511,13 +511,12 @@ void multiply_type(void* stream, const activation_view& input, std::size_t rows,
 
 } // namespace
 
-void linear(void* stream, const activation_view& input, std::size_t rows, std::span<const linear_target> targets,
-            std::byte* rounded) {
-  for (std::size_t i = 0; rows != 0 && i < targets.size();) {
-    const tensor_type type = targets[i].weight.layout.type;
+void launch(void* stream, const call::linear& c) {
+  for (std::size_t i = 0; c.rows != 0 && i < c.count;) {
+    const tensor_type type = c.targets[i].weight.layout.type;
     products p{};
-    for (; p.count < products::most && i < targets.size() && targets[i].weight.layout.type == type; ++i) {
-      const linear_target& t = targets[i];
+    for (; i < c.count && c.targets[i].weight.layout.type == type; ++i) {
+      const linear_target& t = c.targets[i];
       const packed_layout& w = t.weight.layout;
       p.columns = static_cast<std::uint32_t>(w.columns);
       p.first_panel[p.count] = p.panels;
@@ -526,7 +525,7 @@ void linear(void* stream, const activation_view& input, std::size_t rows, std::s
       p.panels += static_cast<unsigned>(w.panels());
     }
     if (p.panels != 0)
-      multiply_type(stream, input, rows, type, p, rounded);
+      multiply_type(stream, c.input, c.rows, type, p, c.rounded);
   }
 }
 

@@ -230,21 +230,20 @@ void gemm_wgmma(void* stream, const activation_view& input, unsigned count, tens
   });
 }
 
-void gated_linear(void* stream, const activation_view& input, std::size_t rows, const packed_matrix& gate,
-                  const packed_matrix& up, const activation_view& out, std::byte* rounded) {
-  const packed_layout& w = gate.layout;
-  const auto count = static_cast<unsigned>(rows);
-  const gated_product p{gate.data,
-                        up.data,
+void launch(void* stream, const call::gated_linear& c) {
+  const packed_layout& w = c.gate.layout;
+  const auto count = static_cast<unsigned>(c.rows);
+  const gated_product p{c.gate.data,
+                        c.up.data,
                         w.panel_bytes,
-                        out.full,
-                        out.full_stride,
+                        c.out.full,
+                        c.out.full_stride,
                         static_cast<unsigned>(w.rows),
                         static_cast<unsigned>(w.panels()),
                         static_cast<unsigned>(w.columns)};
-  with_rounded(stream, input, count, p.columns, w.type, rounded, [&]<bool Bf16>() {
+  with_rounded(stream, c.input, count, p.columns, w.type, c.rounded, [&]<bool Bf16>() {
     launch_with_shared(stream, blocks_for(count, p.panels, panels_of_warpgroup), threads_of_block, sizeof(ring),
-                       multiply_gated<Bf16>, p, rounded, count);
+                       multiply_gated<Bf16>, p, c.rounded, count);
   });
 }
 

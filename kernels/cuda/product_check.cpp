@@ -41,7 +41,7 @@ std::vector<std::byte> product(const packed_matrix& weights, const activation_vi
   if (!sums)
     return {};
   const linear_target target{weights, reinterpret_cast<float*>(sums.get()), rows, false};
-  kernels().linear(nullptr, x, inputs, {&target, 1}, rounded);
+  enqueue(nullptr, call::linear{x, inputs, {target}, 1, rounded});
   if (cudaGetLastError() != cudaSuccess ||
       cudaMemcpy(out.data(), sums.get(), out.size(), cudaMemcpyDeviceToHost) != cudaSuccess)
     return {};

@@ -4,7 +4,7 @@
 /// sum of a chunk begins at zero and takes block after block, and the sums of chunks are added in their order.
 #pragma once
 
-#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/dispatch.hpp"
 #include "kernels/packed_format.hpp"
 #include "memory/rounding.hpp"
 
@@ -31,7 +31,7 @@ struct product_target {
 
 /// Targets of one type and width; their panels are numbered one after another.
 struct products {
-  static constexpr unsigned most = 3;
+  static constexpr unsigned most = call::linear::max_targets;
   product_target of[most];
   unsigned first_panel[most];
   unsigned count, panels;

@@ -4,7 +4,7 @@
 // 1968); the tokens that each block keeps are sorted again. The sorted keys have in the high half a logit, as an
 // integer that is greater for a greater one; in the low half the token, inverted, so that of equal logits the lower
 // token comes first.
-#include "kernels/cuda/kernel_parts.hpp"
+#include "kernels/cuda/dispatch.hpp"
 #include "memory/rounding.hpp"
 
 namespace tropilla::TROPILLA_CUDA_NS {
@@ -93,16 +93,16 @@ __global__ void __launch_bounds__(sorting_threads)
 
 } // namespace
 
-void top_k(void* stream, float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) {
+void launch(void* stream, const call::top_k& c) {
   static_assert(max_top_k * divide_up(max_top_k_vocabulary, max_keys) <= max_keys);
-  if (rows == 0)
+  if (c.rows == 0)
     return;
-  const auto count = static_cast<unsigned>(vocabulary), wanted = static_cast<unsigned>(k);
+  const auto count = static_cast<unsigned>(c.vocabulary), wanted = static_cast<unsigned>(c.k);
   const unsigned parts = divide_up(count, max_keys), part_size = divide_up(count, parts);
-  const auto blocks = static_cast<unsigned>(rows);
-  launch(stream, dim3(blocks, parts), sorting_threads, keep_of_part, logits, count, part_size, wanted);
-  launch(stream, dim3(blocks), sorting_threads, merge_kept, static_cast<const float*>(logits), count, part_size, wanted,
-         out);
+  const auto blocks = static_cast<unsigned>(c.rows);
+  launch(stream, dim3(blocks, parts), sorting_threads, keep_of_part, c.logits, count, part_size, wanted);
+  launch(stream, dim3(blocks), sorting_threads, merge_kept, static_cast<const float*>(c.logits), count, part_size,
+         wanted, c.out);
 }
 
 } // namespace tropilla::TROPILLA_CUDA_NS

@@ -21,7 +21,6 @@ public:
   std::string architecture() const override { return gpu_->architecture(); }
   void enter() override { gpu_->enter(); }
   std::size_t free_bytes() const override { return gpu_->free_bytes(); }
-  const cuda::kernel_table& kernels() const noexcept override { return gpu_->kernels(); }
   bool has_wgmma() const noexcept override { return gpu_->has_wgmma(); }
   std::byte* reserve(std::size_t bytes) override { return counted(gpu_->reserve(bytes)); }
   void release(std::byte* base, std::size_t bytes) noexcept override { gpu_->release(base, bytes); }
@@ -35,6 +34,7 @@ public:
   void free_host(std::byte* memory) noexcept override { gpu_->free_host(memory); }
   void* make_stream() override { return counted(gpu_->make_stream()); }
   void end_stream(void* stream) noexcept override { gpu_->end_stream(stream); }
+  void enqueue(void* stream, const cuda::kernel_call& c) override { gpu_->enqueue(stream, c); }
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
     gpu_->copy(stream, from, to, bytes);
   }

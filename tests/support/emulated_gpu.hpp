@@ -48,7 +48,6 @@ public:
     const std::size_t taken = static_cast<std::size_t>(script_->mapped) * granule();
     return script_->memory_bytes - std::min<std::size_t>(script_->memory_bytes, taken);
   }
-  const cuda::kernel_table& kernels() const noexcept override { return cuda_emulated::kernels(); }
   bool has_wgmma() const noexcept override { return true; }
 
   std::byte* reserve(std::size_t bytes) override {
@@ -90,6 +89,7 @@ public:
     return this;
   }
   void end_stream(void*) noexcept override { --script_->streams; }
+  void enqueue(void* stream, const cuda::kernel_call& c) override { cuda_emulated::enqueue(stream, c); }
   void copy(void* stream, const void* from, void* to, std::size_t bytes) override {
     script_->copied += static_cast<std::int64_t>(bytes);
     cuda_emulated::emulation::run_or_keep(stream, [=] { std::memcpy(to, from, bytes); });

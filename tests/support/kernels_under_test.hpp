@@ -6,7 +6,8 @@
 namespace tropilla::testing {
 
 struct kernels_under_test {
-  cuda::kernel_table kernels; ///< whose functions take any memory of this program, and return when all is computed
+  /// Computes a kernel, on any memory of this program, and returns when all is done.
+  void (*compute)(const cuda::kernel_call& c) = nullptr;
   bool has_wgmma = false;
   double precision = 0; ///< of sums of floats, relative: tensor cores drop bits that the processor rounds
   /// See `cuda_emulated::let_copies_come_early`.

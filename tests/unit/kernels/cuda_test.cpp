@@ -22,12 +22,25 @@ using tropilla::testing::under_test;
 
 namespace {
 
-const cuda::kernel_table& kernels() {
-  return under_test().kernels;
+namespace call = cuda::call;
+
+void compute(const cuda::kernel_call& c) {
+  under_test().compute(c);
+}
+
+/// Multiplies with as many targets in each call as it takes.
+void multiply(const activation_view& x, std::size_t rows, std::span<const linear_target> targets,
+              std::byte* rounded = nullptr) {
+  while (!targets.empty()) {
+    call::linear c{x, rows, {}, std::min(targets.size(), call::linear::max_targets), rounded};
+    std::copy_n(targets.begin(), c.count, c.targets.begin());
+    compute(c);
+    targets = targets.subspan(c.count);
+  }
 }
 
 void multiply(const activation_view& x, std::size_t rows, const linear_target& target) {
-  kernels().linear(nullptr, x, rows, {&target, 1}, nullptr);
+  compute(call::linear{x, rows, {target}, 1, nullptr});
 }
 
 constexpr float untouched = std::numeric_limits<float>::quiet_NaN();
@@ -106,7 +119,7 @@ void attend(const float* q, std::size_t stride, const attention_shape& shape, co
             std::span<const sequence_rows> sequences, float* out) {
   const cuda::host_attention_metadata tables(shape, sequences);
   const aligned_bytes scratch(cuda::attention_scratch_bytes(shape, tables.slots) + 1);
-  kernels().attention(nullptr, q, stride, shape, layer, in_step(tables), out, scratch.data());
+  compute(call::attention{q, stride, shape, layer, in_step(tables), out, scratch.data()});
 }
 
 /// A number of a cache, decoded as `kv_cache.hpp` says.
@@ -181,7 +194,7 @@ TEST_CASE("CUDA: targets of several types share their input", "[cuda]") {
     alone.push_back({one.view(), wanted.data() + at, 118, false});
     at += one.layout.rows;
   }
-  kernels().linear(nullptr, view_of(x.stored, false), 2, targets, nullptr);
+  multiply(view_of(x.stored, false), 2, targets);
   for (const auto& target : alone)
     multiply(view_of(x.stored, false), 2, target);
   CHECK(same_bits(ours, wanted));
@@ -222,12 +235,12 @@ TEST_CASE("CUDA: a product of warpgroups has the bits of others", "[cuda]") {
       };
       const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
       std::byte* const scratch = under_test().has_wgmma ? rounded.data() : nullptr;
-      kernels().linear(nullptr, input, inputs, targets(wanted), nullptr);
+      multiply(input, inputs, targets(wanted));
       for (const bool early : {false, true}) {
         INFO("copies come " << (early ? "early" : "late"));
         std::fill(ours.begin(), ours.end(), 0.5F);
         under_test().let_copies_come_early(early);
-        kernels().linear(nullptr, input, inputs, targets(ours), scratch);
+        multiply(input, inputs, targets(ours), scratch);
         under_test().let_copies_come_early(false);
         CHECK(same_bits(ours, wanted));
       }
@@ -244,13 +257,13 @@ TEST_CASE("CUDA: a gated product of warpgroups has the bits of two products and 
     std::vector<float> gates(inputs * rows), gated = gates;
     const std::array both{linear_target{gate.view(), gates.data(), rows, false},
                           linear_target{up.view(), gated.data(), rows, false}};
-    kernels().linear(nullptr, input, inputs, both, nullptr);
+    multiply(input, inputs, both);
     const stored_rows ours(activation_kind::full, inputs, rows), wanted(activation_kind::full, inputs, rows);
-    kernels().store_swiglu(nullptr, gates.data(), gated.data(), rows, inputs, rows, wanted.view());
+    compute(call::store_swiglu{gates.data(), gated.data(), rows, inputs, rows, wanted.view()});
     if (!under_test().has_wgmma)
       return;
     const aligned_bytes rounded(cuda::rounded_bytes(inputs, columns));
-    kernels().gated_linear(nullptr, input, inputs, gate.view(), up.view(), ours.view(), rounded.data());
+    compute(call::gated_linear{input, inputs, gate.view(), up.view(), ours.view(), rounded.data()});
     for (std::size_t r = 0; r < inputs; ++r)
       CHECK(std::memcmp(ours.view().full + r * ours.view().full_stride,
                         wanted.view().full + r * wanted.view().full_stride, rows * sizeof(float)) == 0);
@@ -294,9 +307,9 @@ TEST_CASE("CUDA: rows are normed, gated and stored as on the host", "[cuda]") {
         scalar.store_swiglu(gate.data() + r * stride, x.data() + r * stride, width, 0, pieces,
                             row_of(wanted[2].view(), r));
       }
-      kernels().rms_norm(nullptr, x.data(), weight.data(), 1e-5F, rows, width, ours[0].view());
-      kernels().store(nullptr, x.data(), stride, rows, width, ours[1].view());
-      kernels().store_swiglu(nullptr, gate.data(), x.data(), stride, rows, width, ours[2].view());
+      compute(call::rms_norm{x.data(), weight.data(), 1e-5F, rows, width, ours[0].view()});
+      compute(call::store{x.data(), stride, rows, width, ours[1].view()});
+      compute(call::store_swiglu{gate.data(), x.data(), stride, rows, width, ours[2].view()});
       for (std::size_t i = 0; i < 3; ++i)
         check_same(ours[i], wanted[i]);
     }
@@ -311,7 +324,7 @@ TEST_CASE("CUDA: an embedding is exact", "[cuda]") {
       std::vector<float> ours(ids.size() * columns, untouched), wanted = ours;
       for (std::size_t i = 0; i < ids.size(); ++i)
         unpack_row(m.layout, m.packed.data(), static_cast<std::size_t>(ids[i]), {wanted.data() + i * columns, columns});
-      kernels().embed(nullptr, m.view(), ids.data(), ids.size(), ours.data());
+      compute(call::embed{m.view(), ids.data(), ids.size(), ours.data()});
       CHECK(same_bits(ours, wanted));
     }
 }
@@ -321,7 +334,7 @@ TEST_CASE("CUDA: chosen rows are gathered", "[cuda]") {
   const auto x = random_floats(5 * width, 8);
   const std::vector<std::uint32_t> rows{4, 0, 4};
   std::vector<float> out(rows.size() * width, untouched);
-  kernels().gather_rows(nullptr, x.data(), width, rows.data(), rows.size(), out.data());
+  compute(call::gather_rows{x.data(), width, rows.data(), rows.size(), out.data()});
   for (std::size_t i = 0; i < rows.size(); ++i)
     CHECK(std::equal(out.begin() + static_cast<std::ptrdiff_t>(i * width),
                      out.begin() + static_cast<std::ptrdiff_t>((i + 1) * width),
@@ -352,7 +365,7 @@ TEST_CASE("CUDA: the top-k tokens are found, and of equal ones the lower", "[cud
       for (std::size_t i = 0; i < k; ++i)
         wanted.push_back({row[order[i]], order[i]});
     }
-    kernels().top_k(nullptr, logits.data(), rows, vocabulary, k, ours.data());
+    compute(call::top_k{logits.data(), rows, vocabulary, k, ours.data()});
     REQUIRE(ours.size() == wanted.size());
     for (std::size_t i = 0; i < ours.size(); ++i)
       if (ours[i].token != wanted[i].token || ours[i].logit != wanted[i].logit)
@@ -400,8 +413,8 @@ TEST_CASE("CUDA: keys and values are appended, and attention is the host's", "[c
       });
       const sequence_rows all{0, c.tokens, 0, our_pages.starts.data()};
       const cuda::host_attention_metadata tables(s, {&all, 1});
-      kernels().rope_and_append(nullptr, q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope,
-                                layer, in_step(tables));
+      compute(call::rope_and_append{q_ours.data(), input.data() + keys, input.data() + values, stride, s, rope, layer,
+                                    in_step(tables)});
       CHECK(difference(q_ours, q_host) < 1e-6);
       CHECK(difference(numbers(our_pages, s, layer, c.tokens), numbers(host_pages, s, layer, c.tokens)) <
             (type == kv_type::q8_0 ? 1e-3 : 1e-4)); // a number between two steps may go either way
@@ -428,9 +441,8 @@ TEST_CASE("CUDA: attention gives the same bits however rows and contexts are div
       const rope_table rope{cosines.data(), sines.data(), tokens, 2};
       const sequence_rows all{0, tokens, 0, pages.starts.data()};
       const cuda::host_attention_metadata tables(s, {&all, 1});
-      kernels().rope_and_append(nullptr, input.data(), input.data() + width,
-                                input.data() + width + s.kv_heads * s.key_size, stride, s, rope, layer,
-                                in_step(tables));
+      compute(call::rope_and_append{input.data(), input.data() + width, input.data() + width + s.kv_heads * s.key_size,
+                                    stride, s, rope, layer, in_step(tables)});
       // The last rows at once, then as they come in a step with others: rows of a prompt in the middle, single ones.
       constexpr std::size_t rows = 7, first = tokens - rows;
       std::vector<float> together(rows * width, untouched), apart = together;
