@@ -174,9 +174,7 @@ void cuda_device::enqueue(compute_job job) {
       return; // nothing that counts would come of it
     try {
       gpu_->enter();
-      cuda_ops o(*gpu_, stream_, scratch_, job_);
-      job(o);
-      o.run(graphs_);
+      run_job(job, *gpu_, stream_, scratch_, job_, graphs_);
     } catch (const error& e) {
       fail(e);
     }
@@ -188,7 +186,7 @@ std::size_t cuda_device::activation_bytes(activation_kind kind, std::size_t rows
 }
 
 std::size_t cuda_device::scratch_bytes(std::size_t rows, std::size_t width, std::size_t pages) const noexcept {
-  return cuda_ops::scratch_bytes(*gpu_, rows, width, pages);
+  return cuda::scratch_bytes(*gpu_, rows, width, pages);
 }
 
 void cuda_device::set_scratch(std::byte* scratch, std::size_t bytes) {
