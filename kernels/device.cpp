@@ -32,8 +32,4 @@ std::shared_ptr<std::byte> device::make_host_buffer(std::size_t bytes) {
   return {memory, [](std::byte* p) { ::operator delete(p, page); }};
 }
 
-void ops::top_k(float*, std::size_t, std::size_t, std::size_t, candidate*) {
-  throw error(errc::internal, "logits lie in the processor's memory: it finds the top-k itself");
-}
-
 } // namespace tropilla

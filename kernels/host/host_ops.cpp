@@ -2,6 +2,7 @@
 #include "kernels/host/host_ops.hpp"
 
 #include "memory/rounding.hpp"
+#include "tropilla/error.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -108,6 +109,10 @@ void host_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   const auto [first, last] = part_of(bytes / line);
   std::memcpy(to + first * line, from + first * line, (last - first) * line);
   worker_.barrier();
+}
+
+void host_ops::top_k(float*, std::size_t, std::size_t, std::size_t, candidate*) {
+  throw error(errc::internal, "logits lie in the processor's memory: it finds the top-k itself");
 }
 
 } // namespace tropilla::host

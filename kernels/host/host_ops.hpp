@@ -68,6 +68,9 @@ public:
                     const activation& out) override;
   void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) override;
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
+  /// Throws `error` (internal): the processor finds the top-k in place.
+  [[noreturn]] void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k,
+                          candidate* out) override;
 
 private:
   /// This worker's part of `count` pieces: contiguous, the same in every call.
