@@ -13,7 +13,7 @@ using half = std::uint16_t;
 
 /// Query vectors that are computed together, at most: enough for keys and values that were converted once to be used
 /// by many, few enough for their scores to stay in the second-level cache (48 KiB).
-constexpr std::size_t max_vectors = 96;
+constexpr std::size_t max_block_vectors = 96;
 constexpr std::size_t attention_worker_floats = host_scratch::attention_bytes / sizeof(float);
 constexpr std::size_t shared_worker_floats = host_scratch::shared_bytes / sizeof(float);
 
@@ -88,7 +88,7 @@ struct worker_buffers {
     const std::size_t fixed =
         s.key_size * kv_page_tokens + attention_chunk * padded_head(s.value_size) + std::size_t{6 * 16 + 16};
     const std::size_t each = s.key_size + attention_chunk + 2 * padded_head(s.value_size) + 4;
-    return std::min(max_vectors, (attention_worker_floats - fixed) / each);
+    return std::min(max_block_vectors, (attention_worker_floats - fixed) / each);
   }
 
   worker_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
@@ -192,7 +192,7 @@ public:
 
   /// All chunks of one kv head, one after another.
   void whole(const row_block& b, std::size_t kv_head, const worker_buffers& buffers) const noexcept {
-    std::array<std::size_t, max_vectors> visible;
+    std::array<std::size_t, max_block_vectors> visible;
     const std::size_t vectors = b.rows * group_;
     pack(b, kv_head, buffers.queries);
     chunk(b, kv_head, 0, buffers, buffers.state, visible.data());
@@ -218,7 +218,7 @@ private:
 /// shared scratch, and after each the workers merge them in order, each worker its own heads.
 void divided(worker_context& worker, const attention_call& call, const attention_shape& shape, const row_block& block,
              const worker_buffers& buffers, float* shared, std::size_t chunks_at_once) {
-  std::array<std::size_t, max_vectors> visible;
+  std::array<std::size_t, max_block_vectors> visible;
   const std::size_t vectors = block.rows * call.group();
   const std::size_t slot = state_floats(vectors, shape.value_size);
   const auto partial = [&](std::size_t chunk, std::size_t kv_head) {
