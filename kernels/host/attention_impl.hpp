@@ -55,14 +55,14 @@ struct attention_kernels_of {
   template <std::size_t R, std::size_t N, bool Accumulate, class Rows>
   static void tile(const float* a, std::size_t a_step, std::size_t a_stride, Rows b, std::size_t count, float* out,
                    std::size_t out_stride, address ahead) noexcept {
-    using part = typename V::part;
-    constexpr std::size_t parts = N * V::parts, size = w / V::parts;
-    part sum[R][parts];
+    using reg = typename V::reg;
+    constexpr std::size_t regs = N * V::regs, size = w / V::regs;
+    reg sum[R][regs];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (std::size_t n = 0; n < parts; ++n)
-        sum[r][n] = Accumulate ? V::load_part(out + r * out_stride + n * size) : V::part_of(0);
+      for (std::size_t n = 0; n < regs; ++n)
+        sum[r][n] = Accumulate ? V::load_reg(out + r * out_stride + n * size) : V::reg_of(0);
     for (std::size_t i = 0; i < count; ++i, a += a_step, b.next_row()) {
       if constexpr (Rows::in_page) {
         __builtin_prefetch(reinterpret_cast<const void*>(ahead));
@@ -70,37 +70,37 @@ struct attention_kernels_of {
       }
       b.begin_row();
       // Registers are scarce on AVX2: the order keeps the shorter side of the tile in them, and one of the other.
-      if constexpr (R < parts) {
-        part factor[R];
+      if constexpr (R < regs) {
+        reg factor[R];
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r)
-          factor[r] = V::part_of(a[r * a_stride]);
+          factor[r] = V::reg_of(a[r * a_stride]);
 #pragma GCC unroll 4
-        for (std::size_t n = 0; n < parts; ++n) {
-          const part column = b.load(n);
+        for (std::size_t n = 0; n < regs; ++n) {
+          const reg column = b.load(n);
 #pragma GCC unroll 16
           for (std::size_t r = 0; r < R; ++r)
-            sum[r][n] = V::fma_part(factor[r], column, sum[r][n]);
+            sum[r][n] = V::fma_reg(factor[r], column, sum[r][n]);
         }
       } else {
-        part column[parts];
+        reg column[regs];
 #pragma GCC unroll 4
-        for (std::size_t n = 0; n < parts; ++n)
+        for (std::size_t n = 0; n < regs; ++n)
           column[n] = b.load(n);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < R; ++r) {
-          const part factor = V::part_of(a[r * a_stride]);
+          const reg factor = V::reg_of(a[r * a_stride]);
 #pragma GCC unroll 4
-          for (std::size_t n = 0; n < parts; ++n)
-            sum[r][n] = V::fma_part(factor, column[n], sum[r][n]);
+          for (std::size_t n = 0; n < regs; ++n)
+            sum[r][n] = V::fma_reg(factor, column[n], sum[r][n]);
         }
       }
     }
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (std::size_t n = 0; n < parts; ++n)
-        V::store_part(out + r * out_stride + n * size, sum[r][n]);
+      for (std::size_t n = 0; n < regs; ++n)
+        V::store_reg(out + r * out_stride + n * size, sum[r][n]);
   }
 
   /// Adds up scores of R vectors with `count` rows of one page of keys: `scores[r * attention_chunk + t]`.
@@ -255,8 +255,8 @@ struct attention_kernels_of {
     for (std::size_t i = 0; i < count; ++i, to += stride, from.next_row()) {
       from.begin_row();
 #pragma GCC unroll 4
-      for (std::size_t n = 0; n < N * V::parts; ++n)
-        V::store_part(to + n * (w / V::parts), from.load(n));
+      for (std::size_t n = 0; n < N * V::regs; ++n)
+        V::store_reg(to + n * (w / V::regs), from.load(n));
     }
   }
 

@@ -17,7 +17,7 @@ constexpr std::size_t max_block_vectors = 96;
 constexpr std::size_t attention_worker_floats = host_scratch::attention_bytes / sizeof(float);
 constexpr std::size_t shared_worker_floats = host_scratch::shared_bytes / sizeof(float);
 
-constexpr std::size_t part_floats = 16; // parts of scratch are whole vectors of sixteen
+constexpr std::size_t array_floats = 16; // arrays in the scratch are whole vectors of sixteen
 
 /// Bytes from where a layer begins in a page to a head's keys and values.
 std::size_t keys_of(kv_type type, const attention_shape& s, std::size_t head) noexcept {
@@ -66,13 +66,13 @@ void store_value(const elementwise_kernels& kernels, kv_type type, const float* 
     kernels.to_half(value, reinterpret_cast<half*>(head) + token * size, size);
 }
 
-/// Floats of a state of `vectors` vectors, each part aligned.
+/// Floats of a state of `vectors` vectors, each array aligned.
 std::size_t state_floats(std::size_t vectors, std::size_t value_size) noexcept {
-  return 2 * round_up(vectors, part_floats) + vectors * padded_head(value_size);
+  return 2 * round_up(vectors, array_floats) + vectors * padded_head(value_size);
 }
 
 attention_state state_at(float* base, std::size_t vectors) noexcept {
-  const std::size_t line = round_up(vectors, part_floats);
+  const std::size_t line = round_up(vectors, array_floats);
   return {base, base + line, base + 2 * line};
 }
 
@@ -94,7 +94,7 @@ struct worker_buffers {
   worker_buffers(float* base, const attention_shape& s, std::size_t vectors) noexcept {
     const auto take = [&base](std::size_t floats) {
       float* const at = base;
-      base += round_up(floats, part_floats);
+      base += round_up(floats, array_floats);
       return at;
     };
     keys = take(s.key_size * kv_page_tokens);
@@ -265,7 +265,7 @@ void host_ops::rope_and_append(float* q, const float* k, const float* v, std::si
   std::size_t rows = 0;
   for (const auto& s : sequences)
     rows += s.rows;
-  const auto [first, last] = part_of(rows * units);
+  const auto [first, last] = share_of(rows * units);
   for (const auto& s : sequences) {
     const std::size_t end = std::min(last, before + s.rows * units);
     for (std::size_t i = std::max(first, before); i < end; ++i) {

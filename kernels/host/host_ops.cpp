@@ -47,7 +47,7 @@ kernel_set kernels_of(std::string_view isa) {
 template <class F>
 void host_ops::for_pieces(std::size_t rows, std::size_t width, F&& f) {
   const std::size_t pieces = divide_up(width, row_piece);
-  const auto [first, last] = part_of(rows * pieces);
+  const auto [first, last] = share_of(rows * pieces);
   for (std::size_t i = first; i < last;) {
     const std::size_t row = i / pieces;
     const std::size_t begin = i - row * pieces;
@@ -59,7 +59,7 @@ void host_ops::for_pieces(std::size_t rows, std::size_t width, F&& f) {
 
 void host_ops::embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) {
   const std::size_t width = table.layout.columns;
-  const auto [first, last] = part_of(ids.size());
+  const auto [first, last] = share_of(ids.size());
   for (std::size_t r = first; r < last; ++r)
     unpack_row(table.layout, table.data, static_cast<std::size_t>(ids[r]), {x + r * width, width});
   worker_.barrier();
@@ -98,7 +98,7 @@ void host_ops::gated_linear(const activation& input, std::size_t rows, const pac
 }
 
 void host_ops::gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) {
-  const auto [first, last] = part_of(rows.size());
+  const auto [first, last] = share_of(rows.size());
   for (std::size_t i = first; i < last; ++i)
     std::memcpy(out + i * width, x + rows[i] * width, width * sizeof(float));
   worker_.barrier();
@@ -106,7 +106,7 @@ void host_ops::gather_rows(const float* x, std::size_t width, std::span<const st
 
 void host_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   constexpr std::size_t line = 64;
-  const auto [first, last] = part_of(bytes / line);
+  const auto [first, last] = share_of(bytes / line);
   std::memcpy(to + first * line, from + first * line, (last - first) * line);
   worker_.barrier();
 }

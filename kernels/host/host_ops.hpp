@@ -25,7 +25,7 @@ struct kernel_set {
 /// Largest key or value head that attention's scratch is made for.
 inline constexpr std::size_t largest_head = 512;
 
-/// Scratch of all workers. Each part is 64-byte aligned.
+/// Scratch of all workers. Each array is 64-byte aligned.
 struct host_scratch {
   /// Per worker, for attention: room for 96 query vectors of heads of 64, 87 of 128, 9 of 512.
   static constexpr std::size_t attention_bytes = 384 << 10;
@@ -73,14 +73,14 @@ public:
                           candidate* out) override;
 
 private:
-  /// This worker's part of `count` pieces: contiguous, the same in every call.
+  /// This worker's share of `count` pieces: contiguous, the same in every call.
   struct range {
     std::size_t first, last;
   };
-  [[nodiscard]] range part_of(std::size_t count) const noexcept {
+  [[nodiscard]] range share_of(std::size_t count) const noexcept {
     return {count * worker() / workers(), count * (worker() + 1) / workers()};
   }
-  /// Calls `f(row, first piece, last piece)` for this worker's part of `rows` rows of `width` values.
+  /// Calls `f(row, first piece, last piece)` for this worker's share of `rows` rows of `width` values.
   template <class F>
   void for_pieces(std::size_t rows, std::size_t width, F&& f);
 

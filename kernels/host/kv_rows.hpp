@@ -1,8 +1,8 @@
 /// Reads rows of keys and values for the attention kernels, whatever type they are stored as.
 ///
 /// A matrix of rows gives views of one or two vectors of its columns (`columns<N>(first)`), and a view gives its row in
-/// registers, converted: `begin_row()`, `load(n)` for each part, `next_row()`. Every type has one conversion, exact in
-/// float32, so a value has the same bits on its way into registers and in scratch.
+/// registers, converted: `begin_row()`, `load(n)` for each register, `next_row()`. Every type has one conversion, exact
+/// in float32, so a value has the same bits on its way into registers and in scratch.
 #pragma once
 
 #include "kernels/host/bf16.hpp"
@@ -28,8 +28,8 @@ struct plain_rows {
   }
   [[nodiscard]] std::size_t row_bytes() const noexcept { return stride * sizeof(T); }
   void begin_row() noexcept {}
-  [[nodiscard]] typename V::part load(std::size_t n) const noexcept {
-    return V::load_part(at + n * (V::width / V::parts));
+  [[nodiscard]] typename V::reg load(std::size_t n) const noexcept {
+    return V::load_reg(at + n * (V::width / V::regs));
   }
   void next_row() noexcept { at += stride; }
 };
@@ -46,12 +46,12 @@ struct q8_key_rows {
     using element = std::int8_t;
     static constexpr bool in_page = true;
     const std::int8_t* at;
-    typename V::part scale[N * V::parts];
+    typename V::reg scale[N * V::regs];
 
     [[nodiscard]] static constexpr std::size_t row_bytes() noexcept { return kv_page_tokens; }
     void begin_row() noexcept {}
-    [[nodiscard]] typename V::part load(std::size_t n) const noexcept {
-      return V::mul_part(V::load_part(at + n * (V::width / V::parts)), scale[n]);
+    [[nodiscard]] typename V::reg load(std::size_t n) const noexcept {
+      return V::mul_reg(V::load_reg(at + n * (V::width / V::regs)), scale[n]);
     }
     void next_row() noexcept { at += kv_page_tokens; }
   };
@@ -60,8 +60,8 @@ struct q8_key_rows {
   [[nodiscard]] view<N> columns(std::size_t first) const noexcept {
     view<N> out;
     out.at = at + first;
-    for (std::size_t n = 0; n < N * V::parts; ++n)
-      out.scale[n] = V::load_part(scales + first + n * (V::width / V::parts));
+    for (std::size_t n = 0; n < N * V::regs; ++n)
+      out.scale[n] = V::load_reg(scales + first + n * (V::width / V::regs));
     return out;
   }
 };
@@ -82,12 +82,12 @@ struct q8_value_rows {
     std::size_t stride;
     const std::uint16_t* scales;
     std::size_t blocks;
-    typename V::part scale;
+    typename V::reg scale;
 
     [[nodiscard]] std::size_t row_bytes() const noexcept { return stride; }
-    void begin_row() noexcept { scale = V::part_of_half(scales); }
-    [[nodiscard]] typename V::part load(std::size_t n) const noexcept {
-      return V::mul_part(V::load_part(at + n * (V::width / V::parts)), scale);
+    void begin_row() noexcept { scale = V::reg_of_half(scales); }
+    [[nodiscard]] typename V::reg load(std::size_t n) const noexcept {
+      return V::mul_reg(V::load_reg(at + n * (V::width / V::regs)), scale);
     }
     void next_row() noexcept {
       at += stride;
@@ -98,7 +98,7 @@ struct q8_value_rows {
   template <std::size_t N>
   [[nodiscard]] view columns(std::size_t first) const noexcept {
     static_assert(N * V::width <= kv_block);
-    return {at + first, stride, scales + first / kv_block, blocks, V::part_of(0)};
+    return {at + first, stride, scales + first / kv_block, blocks, V::reg_of(0)};
   }
 };
 

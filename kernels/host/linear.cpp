@@ -334,13 +334,13 @@ void gated_linear(const linear_table& table, const elementwise_kernels& kernels,
       both.store(i, 0, rows, s);
     return;
   }
-  // Neighbouring pieces share cache lines of scales: workers begin far apart, each in its own part of the columns.
+  // Neighbouring pieces share cache lines of scales: workers begin far apart, each in its own share of the columns.
   const auto [blocks, vectors] = cut_rows(rows, max_gated_vectors / p.x.int8_rows);
-  const std::size_t part = divide_up(pieces, worker.workers());
-  const std::size_t places = part * worker.workers();
+  const std::size_t share = divide_up(pieces, worker.workers());
+  const std::size_t places = share * worker.workers();
   worker.share(places * blocks, [&, vectors = vectors](std::size_t i) {
     const std::size_t first = i / places * vectors;
-    const std::size_t piece = i % worker.workers() * part + i % places / worker.workers();
+    const std::size_t piece = i % worker.workers() * share + i % places / worker.workers();
     if (piece < pieces && first < rows)
       both.store(piece, first, std::min(vectors, rows - first), s);
   });

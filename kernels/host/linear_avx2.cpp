@@ -61,10 +61,10 @@ struct simd : simd16 {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
 
-  [[gnu::always_inline]] static part to_floats(ints v) noexcept { return _mm256_cvtepi32_ps(v); }
-  [[gnu::always_inline]] static part negated(part x) noexcept { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0F)); }
-  [[gnu::always_inline]] static part add_part(part a, part b) noexcept { return _mm256_add_ps(a, b); }
-  [[gnu::always_inline]] static part sub_part(part a, part b) noexcept { return _mm256_sub_ps(a, b); }
+  [[gnu::always_inline]] static reg to_floats(ints v) noexcept { return _mm256_cvtepi32_ps(v); }
+  [[gnu::always_inline]] static reg negated(reg x) noexcept { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0F)); }
+  [[gnu::always_inline]] static reg add_reg(reg a, reg b) noexcept { return _mm256_add_ps(a, b); }
+  [[gnu::always_inline]] static reg sub_reg(reg a, reg b) noexcept { return _mm256_sub_ps(a, b); }
 };
 
 using reader = panel_reader<simd>;
@@ -158,14 +158,14 @@ void multiply_rows(const std::byte* tile, std::size_t blocks, const quantised_ro
       unrolled<2>([&](auto h) __attribute__((always_inline)) {
         const reader::scales w = reader::tile_scales<layout>(tile, s, h);
         const auto values = [&](auto g) __attribute__((always_inline)) {
-          return simd::load_ints(tile + g * vector_bytes + h * reader::part_bytes);
+          return simd::load_ints(tile + g * vector_bytes + h * reader::reg_bytes);
         };
         unrolled<C>([&](auto c) __attribute__((always_inline)) {
           const std::size_t at = c * row_scales + b;
           const __m256i dot =
               products::dot_of<T, s>(values, x.q + c * x.padded + b * block_columns, minus + at * scale_count + s);
-          acc[c][h] = reader::accumulated<values_of(T)>(acc[c][h], dot, w, simd::part_of(x.scale[at]),
-                                                        simd::part_of(input_sum[at * scale_count + s]));
+          acc[c][h] = reader::accumulated<values_of(T)>(acc[c][h], dot, w, simd::reg_of(x.scale[at]),
+                                                        simd::reg_of(input_sum[at * scale_count + s]));
         });
       });
     });

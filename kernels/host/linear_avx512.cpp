@@ -54,12 +54,12 @@ struct simd : simd16 {
     return unsigned_bytes_to_ints(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
 
-  [[gnu::always_inline]] static part to_floats(ints v) noexcept { return ints_to_floats(v); }
-  [[gnu::always_inline]] static part negated(part x) noexcept {
+  [[gnu::always_inline]] static reg to_floats(ints v) noexcept { return ints_to_floats(v); }
+  [[gnu::always_inline]] static reg negated(reg x) noexcept {
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
   }
-  [[gnu::always_inline]] static part add_part(part a, part b) noexcept { return _mm512_add_ps(a, b); }
-  [[gnu::always_inline]] static part sub_part(part a, part b) noexcept { return _mm512_sub_ps(a, b); }
+  [[gnu::always_inline]] static reg add_reg(reg a, reg b) noexcept { return _mm512_add_ps(a, b); }
+  [[gnu::always_inline]] static reg sub_reg(reg a, reg b) noexcept { return _mm512_sub_ps(a, b); }
 };
 
 using reader = panel_reader<simd>;

@@ -5,8 +5,9 @@
 /// Everything with code in it depends on a type that each of them defines in an anonymous namespace, so that no
 /// function compiled for one machine is used on another.
 ///
-/// That type, V, is a `simd16` of which only parts are used: vectors whose lanes are rows of a panel. Sixteen rows are
-/// two parts with AVX2 and one with AVX-512. Beside floats, a V has vectors of as many 32-bit integers (`ints`):
+/// That type, V, is a `simd16` of which only single registers (`reg`) are used, whose lanes are rows of a panel.
+/// Sixteen rows are two registers with AVX2 and one with AVX-512. Beside floats, a V has as many 32-bit integers
+/// (`ints`):
 ///
 ///     load_ints(p), store_ints(p, v)     four bytes for each row
 ///     ints_of(i), bytes_of(i), no_ints() one integer or byte everywhere; zeros
@@ -17,7 +18,7 @@
 ///     shifted_right(v, n)                each integer, by a variable
 ///     looked_up(table, v)                each byte: the one of sixteen that it is the index of
 ///     unsigned_bytes(p)                  integers from one byte for each row
-///     to_floats(v), negated(x), add_part(x, y), sub_part(x, y)
+///     to_floats(v), negated(x), add_reg(x, y), sub_reg(x, y)
 #pragma once
 
 #include "kernels/host/bf16.hpp"
@@ -40,14 +41,14 @@ struct tile_layout {
   static constexpr std::size_t block_bytes = values_bytes + F.block_scales * scales_bytes;
 };
 
-/// Reads packed panels and tiles. `part` says which rows of the panel; a `block` begins at those rows.
+/// Reads packed panels and tiles. `reg` says which rows of the panel, by register; a `block` begins at those rows.
 template <class V>
 struct panel_reader {
-  using floats = typename V::part;
+  using floats = typename V::reg;
   using ints = typename V::ints;
-  static constexpr int parts = V::parts;
-  static constexpr std::size_t part_rows = panel_rows / V::parts;
-  static constexpr std::size_t part_bytes = packed::vector_bytes / V::parts;
+  static constexpr int regs = V::regs;
+  static constexpr std::size_t reg_rows = panel_rows / V::regs;
+  static constexpr std::size_t reg_bytes = packed::vector_bytes / V::regs;
 
   struct scales {
     floats scale;
@@ -94,12 +95,12 @@ struct panel_reader {
     }
   }
 
-  /// Scale and minimum `s` of a unit for the rows of a part: `packed::scale_at`, all rows at once.
+  /// Scale and minimum `s` of a unit for the rows of a register: `packed::scale_at`, all rows at once.
   template <tensor_type T>
-  [[gnu::always_inline]] static scales unit_scales(const std::byte* unit, std::size_t s, int part) noexcept {
+  [[gnu::always_inline]] static scales unit_scales(const std::byte* unit, std::size_t s, int reg) noexcept {
     using enum tensor_type;
     using packed::halves_bytes;
-    const std::size_t first = part * part_rows;
+    const std::size_t first = reg * reg_rows;
     const floats d = halves(unit + first * sizeof(std::uint16_t));
     const auto second = [&]() __attribute__((always_inline)) {
       return halves(unit + halves_bytes + first * sizeof(std::uint16_t));
@@ -116,7 +117,7 @@ struct panel_reader {
       const ints low = masked(bytes(halves_bytes, s / 2), static_cast<int>(s % 2 * 4), 15);
       const ints high = masked(bytes(halves_bytes, 8 + s / 4), static_cast<int>(s % 4 * 2), 3);
       const ints six = V::or_bits(low, V::template shifted<4>(high));
-      return {times(d, V::sub_ints(six, V::ints_of(32))), V::part_of(0)};
+      return {times(d, V::sub_ints(six, V::ints_of(32))), V::reg_of(0)};
     } else if constexpr (T == q4_k || T == q5_k) {
       const ints a = bytes(2 * halves_bytes, s);
       const ints low = masked(bytes(2 * halves_bytes, 8 + s / 2), static_cast<int>(s % 2 * 4), 15);
@@ -124,21 +125,21 @@ struct panel_reader {
       return {times(d, masked(a, 0, 63)), V::negated(times(second(), min))};
     } else if constexpr (T == q6_k) {
       const std::byte* const bytes_of_s = unit + halves_bytes + s * panel_rows + first;
-      return {V::mul_part(d, V::load_part(reinterpret_cast<const std::int8_t*>(bytes_of_s))), V::part_of(0)};
+      return {V::mul_reg(d, V::load_reg(reinterpret_cast<const std::int8_t*>(bytes_of_s))), V::reg_of(0)};
     } else {
-      return {d, V::part_of(0)};
+      return {d, V::reg_of(0)};
     }
   }
 
   /// Scale and minimum `s` of a tile.
   template <class Tile>
-  [[gnu::always_inline]] static scales tile_scales(const std::byte* tile, int s, int part) noexcept {
+  [[gnu::always_inline]] static scales tile_scales(const std::byte* tile, int s, int reg) noexcept {
     const auto* const at =
-        reinterpret_cast<const float*>(tile + Tile::values_bytes + s * Tile::scales_bytes) + part * part_rows;
+        reinterpret_cast<const float*>(tile + Tile::values_bytes + s * Tile::scales_bytes) + reg * reg_rows;
     if constexpr (Tile::format.minimum)
-      return {V::load_part(at), V::load_part(at + panel_rows)};
+      return {V::load_reg(at), V::load_reg(at + panel_rows)};
     else
-      return {V::load_part(at), V::part_of(0)};
+      return {V::load_reg(at), V::reg_of(0)};
   }
 
   /// What takes the zero point off a dot product; `minus` is -sum(x) of its inputs.
@@ -154,33 +155,33 @@ struct panel_reader {
   template <values_format F>
   [[gnu::always_inline]] static floats accumulated(floats acc, ints dot, const scales& w, floats scale,
                                                    floats sum) noexcept {
-    const floats product = V::fma_part(w.scale, V::mul_part(V::to_floats(dot), scale), acc);
+    const floats product = V::fma_reg(w.scale, V::mul_reg(V::to_floats(dot), scale), acc);
     if constexpr (F.minimum)
-      return V::fma_part(w.minimum, sum, product);
+      return V::fma_reg(w.minimum, sum, product);
     else
       return product;
   }
 
   /// A column of a float type, from `[columns, 16]`.
   template <tensor_type T>
-  [[gnu::always_inline]] static floats column_values(const std::byte* panel, std::size_t column, int part) noexcept {
-    const std::size_t at = column * panel_rows + part * part_rows;
+  [[gnu::always_inline]] static floats column_values(const std::byte* panel, std::size_t column, int reg) noexcept {
+    const std::size_t at = column * panel_rows + reg * reg_rows;
     if constexpr (T == tensor_type::f32)
-      return V::load_part(reinterpret_cast<const float*>(panel) + at);
+      return V::load_reg(reinterpret_cast<const float*>(panel) + at);
     else if constexpr (T == tensor_type::f16)
-      return V::load_part(reinterpret_cast<const std::uint16_t*>(panel) + at);
+      return V::load_reg(reinterpret_cast<const std::uint16_t*>(panel) + at);
     else
-      return V::load_part(reinterpret_cast<const bf16*>(panel) + at);
+      return V::load_reg(reinterpret_cast<const bf16*>(panel) + at);
   }
 
 private:
   [[gnu::always_inline]] static floats halves(const std::byte* p) noexcept {
-    return V::load_part(reinterpret_cast<const std::uint16_t*>(p));
+    return V::load_reg(reinterpret_cast<const std::uint16_t*>(p));
   }
   [[gnu::always_inline]] static ints masked(ints v, int shift, int mask) noexcept {
     return V::and_bits(V::shifted_right(v, shift), V::ints_of(mask));
   }
-  [[gnu::always_inline]] static floats times(floats a, ints b) noexcept { return V::mul_part(a, V::to_floats(b)); }
+  [[gnu::always_inline]] static floats times(floats a, ints b) noexcept { return V::mul_reg(a, V::to_floats(b)); }
 };
 
 /// The kernels of `linear_type` and `linear_table` that differ in nothing else. Products says how a V multiplies:
@@ -196,17 +197,17 @@ struct vector_kernels {
   using floats = typename reader::floats;
   using ints = typename reader::ints;
   using scales = typename reader::scales;
-  static constexpr int parts = reader::parts;
-  static constexpr std::size_t part_rows = reader::part_rows, part_bytes = reader::part_bytes;
+  static constexpr int regs = reader::regs;
+  static constexpr std::size_t reg_rows = reader::reg_rows, reg_bytes = reader::reg_bytes;
 
   template <tensor_type T>
   static void vector(const std::byte* panel, std::size_t columns, const quantised_rows& x, float* sums) {
     constexpr packed::format f = packed::format_of(T);
     constexpr int scale_count = static_cast<int>(f.block_scales());
-    floats acc[parts];
+    floats acc[regs];
     TROPILLA_UNROLL
-    for (int p = 0; p < parts; ++p)
-      acc[p] = V::part_of(0);
+    for (int p = 0; p < regs; ++p)
+      acc[p] = V::reg_of(0);
     const std::int8_t* q = x.q;
     const float* scale = x.scale;
     const float* sum = input_sums<values_of(T)>(x);
@@ -217,11 +218,11 @@ struct vector_kernels {
         if constexpr (Products::prefetch_distance != 0)
           unrolled<static_cast<int>(f.block_bytes() / packed::vector_bytes)>([&](auto i) __attribute__((
               always_inline)) { __builtin_prefetch(block + Products::prefetch_distance + i * packed::vector_bytes); });
-        const floats input_scale = V::part_of(*scale);
+        const floats input_scale = V::reg_of(*scale);
         unrolled<scale_count>([&](auto s) __attribute__((always_inline)) {
-          const floats input_sum = V::part_of(sum[s]);
-          unrolled<parts>([&](auto p) __attribute__((always_inline)) {
-            const ints dot = Products::template dot<T, s>(block + p * part_bytes, q, minus + s);
+          const floats input_sum = V::reg_of(sum[s]);
+          unrolled<regs>([&](auto p) __attribute__((always_inline)) {
+            const ints dot = Products::template dot<T, s>(block + p * reg_bytes, q, minus + s);
             const scales w = reader::template unit_scales<T>(panel, b * scale_count + s, p);
             acc[p] = reader::template accumulated<values_of(T)>(acc[p], dot, w, input_scale, input_sum);
           });
@@ -231,8 +232,8 @@ struct vector_kernels {
       }
     }
     TROPILLA_UNROLL
-    for (int p = 0; p < parts; ++p)
-      V::store_part(sums + p * part_rows, acc[p]);
+    for (int p = 0; p < regs; ++p)
+      V::store_reg(sums + p * reg_rows, acc[p]);
   }
 
   template <tensor_type T>
@@ -245,19 +246,19 @@ struct vector_kernels {
       const std::byte* block = unit + f.header_bytes;
       for (std::size_t b = 0; b < f.unit_blocks; ++b, block += f.block_bytes(), tile += layout::block_bytes) {
         TROPILLA_UNROLL
-        for (int p = 0; p < parts; ++p) {
+        for (int p = 0; p < regs; ++p) {
           unrolled<layout::quads>([&](auto g) __attribute__((always_inline)) {
-            V::store_ints(tile + g * packed::vector_bytes + p * part_bytes,
-                          Products::template tile_values<T, g>(block + p * part_bytes));
+            V::store_ints(tile + g * packed::vector_bytes + p * reg_bytes,
+                          Products::template tile_values<T, g>(block + p * reg_bytes));
           });
           TROPILLA_UNROLL
           for (int s = 0; s < scale_count; ++s) {
             const scales w = reader::template unit_scales<T>(unit, b * scale_count + s, p);
             auto* const at =
-                reinterpret_cast<float*>(tile + layout::values_bytes + s * layout::scales_bytes) + p * part_rows;
-            V::store_part(at, w.scale);
+                reinterpret_cast<float*>(tile + layout::values_bytes + s * layout::scales_bytes) + p * reg_rows;
+            V::store_reg(at, w.scale);
             if constexpr (f.minimum)
-              V::store_part(at + panel_rows, w.minimum);
+              V::store_reg(at + panel_rows, w.minimum);
           }
         }
       }
@@ -274,17 +275,17 @@ struct vector_kernels {
       const std::size_t b = k % f.unit_columns() / block_columns;
       const std::byte* block = unit + f.header_bytes + b * f.block_bytes();
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
+      for (int p = 0; p < regs; ++p)
         unrolled<static_cast<int>(packed::block_quads)>([&](auto g) __attribute__((always_inline)) {
           const scales w = reader::template unit_scales<T>(unit, b * scale_count + g * scale_count / 8, p);
-          const ints values = reader::template quad_values<T, g>(block + p * part_bytes);
+          const ints values = reader::template quad_values<T, g>(block + p * reg_bytes);
           unrolled<4>([&](auto i) __attribute__((always_inline)) {
             const floats q = V::to_floats(V::and_bits(V::template shifted<-8 * i>(values), V::ints_of(255)));
-            float* const out = tile + (g * 4 + i) * panel_rows + p * part_rows;
+            float* const out = tile + (g * 4 + i) * panel_rows + p * reg_rows;
             if constexpr (f.minimum)
-              V::store_part(out, V::add_part(V::mul_part(w.scale, q), w.minimum));
+              V::store_reg(out, V::add_reg(V::mul_reg(w.scale, q), w.minimum));
             else
-              V::store_part(out, V::mul_part(w.scale, V::sub_part(q, V::part_of(float{f.zero_point}))));
+              V::store_reg(out, V::mul_reg(w.scale, V::sub_reg(q, V::reg_of(float{f.zero_point}))));
           });
         });
     }
@@ -292,27 +293,27 @@ struct vector_kernels {
 
   template <tensor_type T>
   static void vector_full(const std::byte* panel, std::size_t columns, const float* x, float* sums) {
-    floats acc[parts];
+    floats acc[regs];
     TROPILLA_UNROLL
-    for (int p = 0; p < parts; ++p)
-      acc[p] = V::part_of(0);
+    for (int p = 0; p < regs; ++p)
+      acc[p] = V::reg_of(0);
     for (std::size_t k = 0; k < columns; ++k) {
-      const floats input = V::part_of(x[k]);
+      const floats input = V::reg_of(x[k]);
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
-        acc[p] = V::fma_part(reader::template column_values<T>(panel, k, p), input, acc[p]);
+      for (int p = 0; p < regs; ++p)
+        acc[p] = V::fma_reg(reader::template column_values<T>(panel, k, p), input, acc[p]);
     }
     TROPILLA_UNROLL
-    for (int p = 0; p < parts; ++p)
-      V::store_part(sums + p * part_rows, acc[p]);
+    for (int p = 0; p < regs; ++p)
+      V::store_reg(sums + p * reg_rows, acc[p]);
   }
 
   template <tensor_type T>
   static void widen(const std::byte* panel, std::size_t first, std::size_t columns, float* tile) {
     for (std::size_t k = first; k < first + columns; ++k, tile += panel_rows) {
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
-        V::store_part(tile + p * part_rows, reader::template column_values<T>(panel, k, p));
+      for (int p = 0; p < regs; ++p)
+        V::store_reg(tile + p * reg_rows, reader::template column_values<T>(panel, k, p));
     }
   }
 
@@ -332,31 +333,31 @@ private:
   template <int C>
   static void multiply_rows_full(const float* tile, std::size_t columns, const float* x, std::size_t stride,
                                  float* sums) {
-    floats acc[C][parts];
+    floats acc[C][regs];
     TROPILLA_UNROLL
     for (int c = 0; c < C; ++c) {
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
-        acc[c][p] = V::load_part(sums + c * panel_rows + p * part_rows);
+      for (int p = 0; p < regs; ++p)
+        acc[c][p] = V::load_reg(sums + c * panel_rows + p * reg_rows);
     }
     for (std::size_t k = 0; k < columns; ++k, tile += panel_rows) {
-      floats w[parts];
+      floats w[regs];
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
-        w[p] = V::load_part(tile + p * part_rows);
+      for (int p = 0; p < regs; ++p)
+        w[p] = V::load_reg(tile + p * reg_rows);
       TROPILLA_UNROLL
       for (int c = 0; c < C; ++c) {
-        const floats input = V::part_of(x[c * stride + k]);
+        const floats input = V::reg_of(x[c * stride + k]);
         TROPILLA_UNROLL
-        for (int p = 0; p < parts; ++p)
-          acc[c][p] = V::fma_part(w[p], input, acc[c][p]);
+        for (int p = 0; p < regs; ++p)
+          acc[c][p] = V::fma_reg(w[p], input, acc[c][p]);
       }
     }
     TROPILLA_UNROLL
     for (int c = 0; c < C; ++c) {
       TROPILLA_UNROLL
-      for (int p = 0; p < parts; ++p)
-        V::store_part(sums + c * panel_rows + p * part_rows, acc[c][p]);
+      for (int p = 0; p < regs; ++p)
+        V::store_reg(sums + c * panel_rows + p * reg_rows, acc[c][p]);
     }
   }
 };

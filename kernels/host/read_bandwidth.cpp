@@ -1,4 +1,4 @@
-// Measures read bandwidth: every thread sums its own part of a buffer in huge pages.
+// Measures read bandwidth: every thread sums its own share of a buffer in huge pages.
 #include "kernels/host/read_bandwidth.hpp"
 
 #include "kernels/host/team.hpp"

@@ -22,26 +22,26 @@ struct simd16 {
     __m256 low, high;
   };
 
-  using part = __m256;
-  static constexpr std::size_t parts = 2;
-  static part part_of(float x) noexcept { return _mm256_set1_ps(x); }
-  static part load_part(const float* p) noexcept { return _mm256_loadu_ps(p); }
-  static part load_part(const std::uint16_t* p) noexcept {
+  using reg = __m256;
+  static constexpr std::size_t regs = 2;
+  static reg reg_of(float x) noexcept { return _mm256_set1_ps(x); }
+  static reg load_reg(const float* p) noexcept { return _mm256_loadu_ps(p); }
+  static reg load_reg(const std::uint16_t* p) noexcept {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static part load_part(const bf16* p) noexcept {
+  static reg load_reg(const bf16* p) noexcept {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
-  static part load_part(const std::int8_t* p) noexcept {
+  static reg load_reg(const std::int8_t* p) noexcept {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
-  static part part_of_half(const std::uint16_t* p) noexcept {
+  static reg reg_of_half(const std::uint16_t* p) noexcept {
     return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(*p)));
   }
-  static void store_part(float* p, part a) noexcept { _mm256_storeu_ps(p, a); }
-  static part mul_part(part a, part b) noexcept { return _mm256_mul_ps(a, b); }
-  static part fma_part(part a, part b, part c) noexcept { return _mm256_fmadd_ps(a, b, c); }
+  static void store_reg(float* p, reg a) noexcept { _mm256_storeu_ps(p, a); }
+  static reg mul_reg(reg a, reg b) noexcept { return _mm256_mul_ps(a, b); }
+  static reg fma_reg(reg a, reg b, reg c) noexcept { return _mm256_fmadd_ps(a, b, c); }
 
   static vec zero() noexcept { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static vec set1(float x) noexcept { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -18,23 +18,23 @@ struct simd16 {
     __m512 all;
   };
 
-  using part = __m512;
-  static constexpr std::size_t parts = 1;
-  static part part_of(float x) noexcept { return _mm512_set1_ps(x); }
-  static part load_part(const float* p) noexcept { return _mm512_loadu_ps(p); }
-  static part load_part(const std::uint16_t* p) noexcept { return load_half(p).all; }
-  static part load_part(const bf16* p) noexcept {
+  using reg = __m512;
+  static constexpr std::size_t regs = 1;
+  static reg reg_of(float x) noexcept { return _mm512_set1_ps(x); }
+  static reg load_reg(const float* p) noexcept { return _mm512_loadu_ps(p); }
+  static reg load_reg(const std::uint16_t* p) noexcept { return load_half(p).all; }
+  static reg load_reg(const bf16* p) noexcept {
     return bf16s_to_floats(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static part load_part(const std::int8_t* p) noexcept {
+  static reg load_reg(const std::int8_t* p) noexcept {
     return bytes_to_floats(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static part part_of_half(const std::uint16_t* p) noexcept {
+  static reg reg_of_half(const std::uint16_t* p) noexcept {
     return halves_to_floats(_mm256_set1_epi16(static_cast<short>(*p)));
   }
-  static void store_part(float* p, part a) noexcept { _mm512_storeu_ps(p, a); }
-  static part mul_part(part a, part b) noexcept { return _mm512_mul_ps(a, b); }
-  static part fma_part(part a, part b, part c) noexcept { return _mm512_fmadd_ps(a, b, c); }
+  static void store_reg(float* p, reg a) noexcept { _mm512_storeu_ps(p, a); }
+  static reg mul_reg(reg a, reg b) noexcept { return _mm512_mul_ps(a, b); }
+  static reg fma_reg(reg a, reg b, reg c) noexcept { return _mm512_fmadd_ps(a, b, c); }
 
   static vec zero() noexcept { return {_mm512_setzero_ps()}; }
   static vec set1(float x) noexcept { return {_mm512_set1_ps(x)}; }

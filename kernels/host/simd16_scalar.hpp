@@ -24,22 +24,22 @@ struct simd16 {
     float lane[width];
   };
 
-  /// The contents of one register: `parts` of them make a vector. Kernels that count registers work on parts.
-  using part = vec;
-  static constexpr std::size_t parts = 1;
-  static part part_of(float x) noexcept { return set1(x); }
-  static part load_part(const float* p) noexcept { return load(p); }
-  static part load_part(const std::uint16_t* p) noexcept { return load_half(p); }
-  static part load_part(const bf16* p) noexcept {
+  /// The contents of one register: `regs` of them make a vector. Kernels that count registers work on these.
+  using reg = vec;
+  static constexpr std::size_t regs = 1;
+  static reg reg_of(float x) noexcept { return set1(x); }
+  static reg load_reg(const float* p) noexcept { return load(p); }
+  static reg load_reg(const std::uint16_t* p) noexcept { return load_half(p); }
+  static reg load_reg(const bf16* p) noexcept {
     return make([p](std::size_t i) { return bf16_to_float(static_cast<std::uint16_t>(p[i])); });
   }
-  static part load_part(const std::int8_t* p) noexcept {
+  static reg load_reg(const std::int8_t* p) noexcept {
     return make([p](std::size_t i) { return static_cast<float>(p[i]); });
   }
-  static part part_of_half(const std::uint16_t* p) noexcept { return set1(half_to_float(*p)); }
-  static void store_part(float* p, part a) noexcept { store(p, a); }
-  static part mul_part(part a, part b) noexcept { return mul(a, b); }
-  static part fma_part(part a, part b, part c) noexcept { return fma(a, b, c); }
+  static reg reg_of_half(const std::uint16_t* p) noexcept { return set1(half_to_float(*p)); }
+  static void store_reg(float* p, reg a) noexcept { store(p, a); }
+  static reg mul_reg(reg a, reg b) noexcept { return mul(a, b); }
+  static reg fma_reg(reg a, reg b, reg c) noexcept { return fma(a, b, c); }
 
   static vec zero() noexcept { return set1(0); }
   static vec set1(float x) noexcept {

@@ -13,7 +13,7 @@ namespace tropilla::host {
 
 class team;
 
-/// One thread's part in a running job. Used by that thread alone.
+/// One thread's place in a running job. Used by that thread alone.
 class worker_context {
 public:
   [[nodiscard]] std::size_t worker() const noexcept { return worker_; }
