@@ -4,7 +4,6 @@
 #include "memory/bytes.hpp"
 #include "memory/rounding.hpp"
 #include "src/files/whole_file.hpp"
-#include "src/io/whole_file.hpp"
 #include "tropilla/error.hpp"
 
 #include <cassert>
