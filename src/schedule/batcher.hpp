@@ -11,18 +11,13 @@
 #include "src/model/step.hpp"
 #include "src/schedule/request_log.hpp"
 #include "src/schedule/sequence.hpp"
+#include "src/schedule/step_times.hpp"
 
 #include <map>
 #include <set>
 #include <span>
 
 namespace tropilla {
-
-/// The times of a step, in seconds.
-struct step_times {
-  double compute = 0; ///< the device was busy
-  double load = 0;    ///< weights were being read, since the step before ended
-};
 
 /// A token to draw from one row of a step's logits.
 struct draw_job {
