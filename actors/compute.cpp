@@ -1,28 +1,14 @@
-// A shell around step_runner: it asks for groups and enqueues the jobs that the runner decides on.
+// A shell around step_runner: promises for those who ask, and messages and jobs for what it decides.
 #include "actors/compute.hpp"
 
+#include "actors/open_questions.hpp"
 #include "src/schedule/step_runner.hpp"
+#include "src/schedule/step_times.hpp"
 
-#include <algorithm>
-#include <deque>
-#include <optional>
+#include <type_traits>
 #include <utility>
 
 namespace tropilla::cast {
-namespace {
-
-/// What the runner knows of a placement.
-step_groups groups_of(const weight_placement& placement, const std::vector<lease>& kept) {
-  const auto& layout = placement.layout;
-  step_groups out{placement.plan.streamed, std::vector<bool>(layout.groups.size()),
-                  layout.begin_group(),    layout.end_group(),
-                  layout.norm_group(),     layout.embedding_on_disk()};
-  for (std::size_t g = 0; g < out.there.size(); ++g)
-    out.there[g] = placement.is_present(g, kept);
-  return out;
-}
-
-} // namespace
 
 struct compute_state {
   static constexpr const char* actor_name = "compute";
@@ -31,163 +17,42 @@ struct compute_state {
       : self(s), setup(std::move(given)), track(setup.trace ? setup.trace->make_track("actor compute") : 0),
         jobs({setup.space, setup.dev, std::exchange(setup.pages, {}), setup.copies, setup.trace, setup.next_dev}),
         here(std::make_shared<inline_executor>(s->system())),
-        runner(groups_of(*setup.weights, setup.kept), setup.next != nullptr) {
-    jobs.follow(setup.weights, std::exchange(setup.kept, {}));
-  }
+        runner(jobs.follow(setup.weights, std::exchange(setup.kept, {})), setup.next != nullptr) {}
 
   compute_actor::behavior_type behaviour() {
     // A job of the compute before this one may still write to the buffers that a step begins with.
     setup.dev->compute_stream().record().then([me = compute_actor(self), on = here] { on->tell(me, job_done{}); });
-    ask_for_groups();
+    go_on();
     return {
-        [this](const run_step& m) -> caf::result<step_computed> {
-          pending_response<step_computed> wanted(self);
-          const auto later = wanted.promise();
-          in_line.push_back({m, std::move(wanted)});
-          begin_next();
-          return later;
-        },
+        [this](const run_step& m) { return later(in_line, m, &step_runner::step_wanted, !m.work->logit_rows.empty()); },
         [this](const job_done& m) { done(m); },
-        [this](const await_weights&) -> caf::result<weights_resident> { return wait_for_weights(awaiting); },
-        [this](const share_weights&) -> caf::result<weights_shared> { return wait_for_weights(sharing); },
-        [this](const suspend_weights& m) -> caf::result<weights_suspended> {
-          pending_response<weights_suspended> wanted(self);
-          const auto later = wanted.promise();
-          suspensions.push_back({m.next, std::move(wanted)});
-          (void)suspend_if_wanted();
-          return later;
+        [this](const await_weights& m) { return later(awaiting, m, &step_runner::residents_wanted); },
+        [this](const share_weights& m) { return later(sharing, m, &step_runner::residents_wanted); },
+        [this](const suspend_weights& m) { return later(suspending, m, &step_runner::suspension_wanted, m.next); },
+        [this](const resume_weights& m) {
+          setup.pipeline = m.pipeline;
+          runner.resume(jobs.follow(m.weights, m.kept));
+          go_on();
         },
-        [this](const resume_weights& m) { resume(m); },
     };
   }
 
-  // -- weights ----
+  // -- what happened --------------------------------------------------------------------------------------------------
 
-  void ask_for_groups() {
-    for (const auto& [g, stamp] : runner.questions())
-      ask(self, setup.pipeline.prefetcher, need_group{g})
-          .then(
-              [this, stamp = stamp](const group_ready& m) {
-                if (!runner.arrived(m.group, stamp))
-                  return;
-                jobs.take(m.group, m.weights);
-                answer_waiting();
-                advance();
-              },
-              [this, g = g, stamp = stamp](const caf::error& e) {
-                if (is_gone(e) || !runner.failed(g, stamp, from_caf(e))) // gone: it is to be replaced
-                  return;
-                refuse_waiting(to_caf(from_caf(e)));
-                advance();
-              });
-  }
-
-  template <class Answer>
-  caf::typed_response_promise<Answer> wait_for_weights(std::vector<pending_response<Answer>>& waiting) {
-    auto later = waiting.emplace_back(self).promise();
-    ask_for_groups(); // what failed before is tried again
-    answer_waiting();
-    return later;
-  }
-
-  void answer_waiting() {
-    if (!runner.all_resident_there())
-      return;
-    for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.deliver(weights_resident{});
-    for (auto& waiting : std::exchange(sharing, {}))
-      waiting.deliver(weights_shared{jobs.placement(), jobs.resident()});
-  }
-
-  void refuse_waiting(const caf::error& why) {
-    for (auto& waiting : std::exchange(awaiting, {}))
-      waiting.deliver(why);
-    for (auto& waiting : std::exchange(sharing, {}))
-      waiting.deliver(why);
-  }
-
-  // -- another weight pipeline ----------------------------------------------------------------------------------------
-
-  /// Answers suspensions as soon as compute may stand still. True when it does.
-  bool suspend_if_wanted() {
-    if (!runner.may_suspend(false))
-      return false;
-    if (runner.suspended()) { // for a supervisor that ended, with the leases that it got
-      for (auto& s : std::exchange(suspensions, {}))
-        s.promise.deliver(weights_suspended{s.next, std::vector<lease>(s.next->layout.groups.size())});
-      return true;
-    }
-    const auto changes = [this](const suspension& s) { return s.next != jobs.placement(); };
-    auto it = std::ranges::find_if_not(suspensions, changes);
-    if (it == suspensions.end() && runner.may_suspend(true))
-      it = suspensions.begin();
-    if (it == suspensions.end())
-      return false;
-    const auto wanted = it->next;
-    const weights_suspended answer{wanted, jobs.leave_for(*wanted)};
-    runner.suspend();
-    std::erase_if(suspensions, [&](suspension& s) { // also of a supervisor that followed one that ended
-      if (s.next == wanted)
-        s.promise.deliver(answer);
-      return s.next == wanted;
-    });
-    return true;
-  }
-
-  void resume(const resume_weights& m) {
-    setup.pipeline = m.pipeline;
-    jobs.follow(m.weights, m.kept);
-    runner.resume(groups_of(*m.weights, m.kept));
-    if (suspend_if_wanted())
-      return;
-    answer_waiting();
-    if (runner.in_step())
-      start();
-    else
-      ask_for_groups();
-    begin_next();
-  }
-
-  // -- steps ----
-
-  void begin_next() {
-    if (!runner.may_begin() || in_line.empty())
-      return;
-    const run_step m = std::move(in_line.front().asked);
-    promise = std::move(in_line.front().promise);
-    in_line.pop_front();
-    const trace_span span(setup.trace, track, "run_step", "rows", static_cast<std::int64_t>(m.work->ids.size()));
-    jobs.begin(*m.work, m.from);
-    runner.begin(!m.work->logit_rows.empty());
-    compute_seconds = 0;
-    if (!runner.suspended())
-      start();
-  }
-
-  /// Has brought what the step needs from where it stands.
-  void start() {
-    const auto lookup = runner.start();
-    if (jobs.placement()->plan.ring_slots > 0)
-      tell(self, setup.pipeline.prefetcher, begin_step{!jobs.current().logit_rows.empty()});
-    if (lookup)
-      ask(self, setup.pipeline.loader, look_up_embedding{jobs.shared_step(), jobs.hidden()})
-          .then(
-              [this, stamp = *lookup](const embedding_ready&) {
-                if (runner.rows_arrived(stamp))
-                  advance();
-              },
-              [this, stamp = *lookup](const caf::error& e) {
-                if (!is_gone(e) && runner.rows_failed(stamp, from_caf(e)))
-                  advance();
-              });
-    ask_for_groups();
-    advance();
+  /// Keeps a question, tells the runner what is wanted, and goes on: the answer may follow at once.
+  template <class Question, class Answer, class... Ts>
+  caf::result<Answer> later(open_questions<Question, Answer>& open, const Question& m,
+                            void (step_runner::*wanted)(Ts...), std::type_identity_t<Ts>... what) {
+    const auto answer = open.add(self, m);
+    (runner.*wanted)(std::move(what)...);
+    go_on();
+    return answer;
   }
 
   void done(const job_done& m) {
     if (!runner.inherits()) {
       ++*setup.progress;
-      compute_seconds += m.seconds;
+      clock.job_done(m.seconds);
       if (jobs.lost())
         return give_way();
     }
@@ -195,10 +60,7 @@ struct compute_state {
       jobs.drop(g);
       tell(self, setup.pipeline.prefetcher, release_group{g});
     }
-    if (suspend_if_wanted())
-      return;
-    begin_next();
-    advance();
+    go_on();
   }
 
   /// What a job computed with weights that were lost is worth nothing. Ends this actor, as a bug would: its successor
@@ -211,83 +73,128 @@ struct compute_state {
     self->quit(to_caf(error(errc::io_error, "packed weights that are mapped were lost")));
   }
 
-  /// Does what the runner decides, until it waits or the step is over.
-  void advance() {
-    if (!runner.may_go_on())
-      return;
-    try {
-      if (const auto broken = setup.dev->failure())
-        return give_up(*broken);
-      switch (const auto now = runner.decide(); now.to_do) {
-      case step_runner::decision::what::wait:
-        return;
-      case step_runner::decision::what::compute:
-        return jobs.enqueue(now.first, now.last, runner.is_last(now.last),
-                            [me = compute_actor(self), on = here](double seconds) { on->tell(me, job_done{seconds}); });
-      case step_runner::decision::what::hand_on:
-        return hand_on();
-      case step_runner::decision::what::finish:
-        return finish();
-      case step_runner::decision::what::give_up:
-        return give_up(error(runner.failure()));
+  // -- what to do -----------------------------------------------------------------------------------------------------
+
+  /// Does what the runner decides, until it waits.
+  void go_on() {
+    while (const auto todo = decide())
+      try {
+        std::visit([this](const auto& a) { act(a); }, *todo);
+      } catch (const error& e) { // of a copy, or of the memory for one
+        runner.fail(e);
       }
-    } catch (const error& e) { // of a copy, or of the memory for one
-      runner.not_enqueued();
-      give_up(e);
-    }
   }
 
-  void finish() {
-    const step_computed answer{jobs.output(), {compute_seconds, load_seconds()}};
-    setup.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", setup.dev->name(),
-                    jobs.current().ids.size(), jobs.current().sequences.size(), compute_seconds);
-    end_step(false, [&](auto& p) { p.deliver(answer); });
+  std::optional<step_runner::action> decide() {
+    if (const auto broken = runner.may_go_on() ? setup.dev->failure() : std::nullopt)
+      runner.fail(*broken);
+    return runner.decide();
   }
 
-  void give_up(const error& why) {
-    setup.log.log(why.code() == errc::device_failed ? log_level::error : log_level::warning,
-                  "{}: a step of {} tokens is given up: {}", setup.dev->name(), jobs.current().ids.size(), why.what());
-    tell(self, setup.pipeline.prefetcher, abandon_step{});
-    end_step(true, [&](auto& p) { p.deliver(to_caf(why)); });
+  void act(const step_runner::suspend& a) {
+    const auto next = std::static_pointer_cast<const weight_placement>(a.next);
+    suspending.answer_if(weights_suspended{next, jobs.leave_for(*next)},
+                         [&](const suspend_weights& m) { return m.next == next; });
   }
 
-  /// The next device goes on, and its answer is ours.
-  void hand_on() {
+  void act(const step_runner::tell_residents&) {
+    awaiting.answer_all(weights_resident{});
+    sharing.answer_all(weights_shared{jobs.placement(), jobs.resident()});
+  }
+
+  void act(const step_runner::refuse_residents& a) {
+    awaiting.answer_all(to_caf(a.why));
+    sharing.answer_all(to_caf(a.why));
+  }
+
+  void act(const step_runner::begin&) {
+    const auto& [work, from] = in_line.first();
+    const trace_span span(setup.trace, track, "run_step", "rows", static_cast<std::int64_t>(work->ids.size()));
+    jobs.begin(*work, from);
+    clock.step_begins();
+    go_on(); // what the step sets in motion belongs to the span
+  }
+
+  void act(const step_runner::start& a) {
+    if (jobs.placement()->plan.ring_slots > 0)
+      tell(self, setup.pipeline.prefetcher, begin_step{a.output});
+    if (a.lookup)
+      bring<embedding_ready>(
+          setup.pipeline.loader, look_up_embedding{jobs.shared_step(), jobs.hidden()},
+          [this, stamp = *a.lookup](const embedding_ready&) { return runner.rows_arrived(stamp); },
+          [this, stamp = *a.lookup](const error& e) { return runner.rows_failed(stamp, e); });
+  }
+
+  void act(const step_runner::ask& a) {
+    for (const auto& q : a.groups)
+      bring<group_ready>(
+          setup.pipeline.prefetcher, need_group{q.group},
+          [this, q](const group_ready& m) {
+            const bool in_time = runner.arrived(m.group, q.stamp);
+            if (in_time)
+              jobs.take(m.group, m.weights);
+            return in_time;
+          },
+          [this, q](const error& e) { return runner.failed(q.group, q.stamp, e); });
+  }
+
+  void act(const step_runner::compute& a) {
+    jobs.enqueue(a.first, a.last, a.ends_step,
+                 [me = compute_actor(self), on = here](double seconds) { on->tell(me, job_done{seconds}); });
+  }
+
+  void act(const step_runner::hand_on&) {
     ask(self, setup.next->get(), run_step{jobs.shared_step(), jobs.hand_on()})
         .then(
-            [this](step_computed m) {
-              m.times.compute += compute_seconds;
-              m.times.load += load_seconds();
-              end_step(false, [&](auto& p) { p.deliver(m); });
+            [this](step_computed m) { // its answer is ours
+              clock.add_to(m.times, setup.meter->busy_ns);
+              end_step(false, m);
+              go_on();
             },
-            [this](const caf::error& e) { end_step(false, [&](auto& p) { p.deliver(e); }); });
+            [this](const caf::error& e) {
+              end_step(false, e);
+              go_on();
+            });
   }
 
-  template <class F>
-  void end_step(bool given_up, F deliver) {
-    auto p = *std::exchange(promise, std::nullopt);
+  void act(const step_runner::finish&) {
+    step_computed answer{jobs.output(), {}};
+    clock.add_to(answer.times, setup.meter->busy_ns);
+    setup.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", setup.dev->name(),
+                    jobs.current().ids.size(), jobs.current().sequences.size(), answer.times.compute);
+    end_step(false, answer);
+  }
+
+  void act(const step_runner::give_up& a) {
+    setup.log.log(a.why.code() == errc::device_failed ? log_level::error : log_level::warning,
+                  "{}: a step of {} tokens is given up: {}", setup.dev->name(), jobs.current().ids.size(),
+                  a.why.what());
+    tell(self, setup.pipeline.prefetcher, abandon_step{});
+    end_step(true, to_caf(a.why));
+  }
+
+  /// Asks one of the pipeline, and goes on with the answer where that is not too late.
+  template <class Answer, class Handle, class Question, class Arrived, class Failed>
+  void bring(const Handle& from, const Question& m, Arrived arrived, Failed failed) {
+    ask(self, from, m)
+        .then(
+            [this, arrived](const Answer& a) {
+              if (arrived(a))
+                go_on();
+            },
+            [this, failed](const caf::error& e) {
+              if (!is_gone(e) && failed(from_caf(e))) // gone: it is to be replaced
+                go_on();
+            });
+  }
+
+  template <class Result>
+  void end_step(bool given_up, const Result& result) {
     for (const auto g : runner.end(given_up))
       jobs.drop(g);
     jobs.end();
-    deliver(p);
-    if (!suspend_if_wanted())
-      begin_next();
+    in_line.answer_first(result);
   }
-
-  /// That the loader was busy since the last call.
-  double load_seconds() {
-    const auto now = setup.meter->busy_ns.load();
-    return static_cast<double>(now - std::exchange(load_seen, now)) * 1e-9;
-  }
-
-  struct suspension {
-    std::shared_ptr<const weight_placement> next;
-    pending_response<weights_suspended> promise;
-  };
-  struct step_in_line {
-    run_step asked;
-    pending_response<step_computed> promise;
-  };
 
   compute_actor::pointer self;
   compute_setup setup;
@@ -295,13 +202,11 @@ struct compute_state {
   step_jobs jobs;
   std::shared_ptr<inline_executor> here; ///< of the compute stream's thread, which may outlive this
   step_runner runner;
-  std::vector<pending_response<weights_resident>> awaiting;
-  std::vector<pending_response<weights_shared>> sharing;
-  std::vector<suspension> suspensions;
-  std::deque<step_in_line> in_line;
-  std::optional<pending_response<step_computed>> promise; ///< of the step
-  double compute_seconds = 0;                             ///< of the step
-  std::int64_t load_seen = 0;
+  step_clock clock;
+  open_questions<await_weights, weights_resident> awaiting;
+  open_questions<share_weights, weights_shared> sharing;
+  open_questions<suspend_weights, weights_suspended> suspending;
+  open_questions<run_step, step_computed> in_line; ///< the first may be under way
 };
 
 compute_actor spawn_compute(caf::actor_system& system, compute_setup setup) {

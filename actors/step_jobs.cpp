@@ -22,7 +22,7 @@ step_jobs::step_jobs(step_jobs_setup setup)
     track_ = setup_.trace->make_track("stream " + std::string(setup_.dev->name()) + " compute");
 }
 
-void step_jobs::follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept) {
+step_groups step_jobs::follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept) {
   weights_ = std::make_shared<loaded_weights>(std::move(placement));
   for (std::size_t g = 0; g < std::min(kept.size(), weights_->leases.size()); ++g)
     if (kept[g])
@@ -31,6 +31,17 @@ void step_jobs::follow(std::shared_ptr<const weight_placement> placement, const 
   const auto& mapping = weights_->placement->mapping;
   watches_mapping_ =
       mapping && (std::ranges::any_of(kept, [](const lease& l) { return static_cast<bool>(l); }) || !mapping->lost());
+  const auto& layout = weights_->placement->layout;
+  step_groups out{weights_->placement->plan.streamed,
+                  std::vector<bool>(layout.groups.size()),
+                  layout.begin_group(),
+                  layout.end_group(),
+                  layout.norm_group(),
+                  layout.embedding_on_disk(),
+                  weights_->placement};
+  for (std::size_t g = 0; g < out.there.size(); ++g)
+    out.there[g] = weights_->placement->is_present(g, kept);
+  return out;
 }
 
 void step_jobs::take(std::size_t group, const lease& memory) {

@@ -5,6 +5,7 @@
 #include "memory/lease.hpp"
 #include "src/model/llama.hpp"
 #include "src/placement/placement.hpp"
+#include "src/schedule/step_runner.hpp"
 #include "src/trace/trace.hpp"
 
 #include <chrono>
@@ -40,8 +41,8 @@ public:
 
   // -- weights ----
 
-  /// Begins with a placement and those of its groups that are there.
-  void follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept);
+  /// Begins with a placement and those of its groups that are there. Returns what the runner is to know of it.
+  [[nodiscard]] step_groups follow(std::shared_ptr<const weight_placement> placement, const std::vector<lease>& kept);
   [[nodiscard]] const std::shared_ptr<const weight_placement>& placement() const noexcept {
     return weights_->placement;
   }

@@ -1,8 +1,7 @@
-// Answers from what is there, asked for, computed and suspended.
+// Answers from what is there, asked for, wanted, computed and suspended.
 #include "src/schedule/step_runner.hpp"
 
 #include <algorithm>
-#include <utility>
 
 namespace tropilla {
 
@@ -12,10 +11,35 @@ void step_runner::follow(step_groups groups) {
   ++epoch_;
 }
 
+std::optional<step_runner::action> step_runner::decide() {
+  if (!job_out_)
+    if (auto next = suspensions_.take_due(groups_.of, in_step_)) {
+      ++epoch_;
+      groups_.there.assign(groups_.there.size(), false);
+      return suspend{std::move(next)};
+    }
+  if (residents_wanted_ && all_resident_there()) {
+    residents_wanted_ = false;
+    return tell_residents{};
+  }
+  if (refusal_)
+    return refuse_residents{*std::exchange(refusal_, std::nullopt)};
+  if (suspended())
+    return std::nullopt;
+  if (starts_)
+    return start_step();
+  if (std::exchange(asks_, false))
+    if (auto groups = questions(); !groups.empty())
+      return ask{std::move(groups)};
+  if (!in_line_.empty() && !in_step_ && !inherits_) {
+    begin_step();
+    return begin{};
+  }
+  return go_on();
+}
+
 std::vector<step_runner::question> step_runner::questions() {
   std::vector<question> out;
-  if (suspended_)
-    return out;
   for (std::size_t g = 0; g < groups_.there.size(); ++g) {
     const bool streamed = groups_.streamed[g];
     if (groups_.there[g] || asked_[g] || (streamed && (!in_step_ || g < next_ || g >= step_end_)))
@@ -38,6 +62,8 @@ bool step_runner::failed(std::size_t group, const ticket& stamp, const error& wh
   if (is_late(stamp))
     return false;
   asked_[group] = false;
+  if (std::exchange(residents_wanted_, false))
+    refusal_ = why;
   if (in_step_ && !failure_)
     failure_ = why;
   return true;
@@ -50,19 +76,22 @@ bool step_runner::all_resident_there() const {
   return true;
 }
 
-void step_runner::begin(bool output) {
-  in_step_ = true;
-  output_ = output;
+void step_runner::begin_step() {
+  output_ = in_line_.front();
+  in_line_.erase(in_line_.begin());
+  in_step_ = starts_ = true;
   handed_on_ = false;
-  rows_there_ = false;
   next_ = groups_.begin;
   failure_.reset();
+  broken_ = false;
 }
 
-std::optional<step_runner::ticket> step_runner::start() {
+step_runner::start step_runner::start_step() {
+  starts_ = false;
+  asks_ = true;
   step_end_ = output_ ? groups_.end : std::min(groups_.end, groups_.output);
   rows_there_ = next_ != 0 || !groups_.embedding_on_disk;
-  return rows_there_ ? std::nullopt : std::optional(ticket{epoch_, steps_});
+  return {output_, rows_there_ ? std::nullopt : std::optional(ticket{epoch_, steps_})};
 }
 
 bool step_runner::rows_arrived(const ticket& stamp) {
@@ -79,26 +108,36 @@ bool step_runner::rows_failed(const ticket& stamp, const error& why) {
   return true;
 }
 
-step_runner::decision step_runner::decide() {
-  using what = decision::what;
+/// What follows for the step.
+std::optional<step_runner::action> step_runner::go_on() {
   if (!may_go_on())
-    return {};
+    return std::nullopt;
+  if (broken_)
+    return give_up{*failure_};
   if (next_ == step_end_) {
-    handed_on_ = hands_on_;
-    return {hands_on_ ? what::hand_on : what::finish};
+    if (!hands_on_)
+      return finish{};
+    handed_on_ = true;
+    return hand_on{};
   }
   if (failure_)
-    return {what::give_up};
+    return give_up{*failure_};
   if (!rows_there_)
-    return {};
+    return std::nullopt;
   std::size_t last = next_;
   while (last < step_end_ && groups_.there[last])
     if (groups_.streamed[last++])
       break;
   if (last == next_)
-    return {};
+    return std::nullopt;
   job_out_ = true;
-  return {what::compute, std::exchange(next_, last), last};
+  return compute{std::exchange(next_, last), last, last == step_end_};
+}
+
+void step_runner::fail(const error& why) {
+  job_out_ = handed_on_ = false;
+  failure_ = why;
+  broken_ = true;
 }
 
 std::vector<std::size_t> step_runner::job_done() {
@@ -115,15 +154,11 @@ std::vector<std::size_t> step_runner::end(bool given_up) {
   return dropped;
 }
 
-void step_runner::suspend() {
-  suspended_ = true;
-  ++epoch_;
-  groups_.there.assign(groups_.there.size(), false);
-}
-
 void step_runner::resume(step_groups groups) {
   follow(std::move(groups));
-  suspended_ = false;
+  suspensions_.resume();
+  starts_ = in_step_;
+  asks_ = true;
 }
 
 std::vector<std::size_t> step_runner::drop_streamed(std::size_t end) {

@@ -1,304 +1,344 @@
-// The state machine of compute: orders of arrival, losses and standing still, without a device.
+// The state machine of compute, one case at a time: what is done at once, and when it stands still, without a device.
 #include "src/schedule/step_runner.hpp"
+
+#include "tests/unit/schedule/action_list.hpp"
 
 #include <catch2/catch.hpp>
 
-#include <algorithm>
-#include <random>
-
 using namespace tropilla;
-using what = step_runner::decision::what;
+using testing::list;
+using testing::name_of;
+using testing::placement_named;
 
 namespace {
 
+const auto a = placement_named("A"), b = placement_named("B"), c = placement_named("C");
+
 /// Embedding, four layers, norm and two tiles of the head; `streamed` layers.
-step_groups groups(std::vector<bool> streamed, std::vector<bool> there = {}) {
+step_groups groups(std::vector<bool> streamed, bool there = false, suspensions::placement of = a) {
   const std::size_t count = streamed.size();
-  there.resize(count);
-  return {std::move(streamed), std::move(there), 0, count, 5, false};
+  return {std::move(streamed), std::vector<bool>(count, there), 0, count, 5, false, std::move(of)};
 }
 
 const std::vector<bool> all_resident(8, false);
 const std::vector<bool> some_streamed{false, true, false, true, true, false, false, true};
 
-/// A runner whose inherited job is done.
-step_runner ready(step_groups g, bool hands_on = false) {
-  step_runner r(std::move(g), hands_on);
-  CHECK_FALSE(r.may_begin());
-  CHECK(r.inherits());
-  CHECK(r.job_done().empty());
-  CHECK(r.may_begin());
-  return r;
-}
+/// Does what the runner says as compute would, writes it down, and keeps what was asked for.
+class compute_on_paper {
+public:
+  using r = step_runner;
 
-std::vector<std::size_t> numbers(const std::vector<step_runner::question>& questions) {
-  std::vector<std::size_t> out;
-  for (const auto& q : questions)
-    out.push_back(q.group);
+  explicit compute_on_paper(step_groups g, bool hands_on = false) : runner(std::move(g), hands_on) {}
+
+  /// All that is done until the runner waits.
+  list go_on() {
+    list out;
+    while (const auto todo = runner.decide())
+      out.push_back(std::visit([this](const auto& each) { return act(each); }, *todo));
+    return out;
+  }
+  list begin(bool output = true) {
+    runner.step_wanted(output);
+    return go_on();
+  }
+  list suspend(const suspensions::placement& next) {
+    runner.suspension_wanted(next);
+    return go_on();
+  }
+  list resume(step_groups with) {
+    runner.resume(std::move(with));
+    return go_on();
+  }
+  /// The job is done. `given_back`: what its streamed groups are.
+  list job_done(const std::vector<std::size_t>& given_back = {}) {
+    CHECK(runner.job_done() == given_back);
+    return go_on();
+  }
+  void bring_all() {
+    for (const auto& q : std::exchange(asked, {}))
+      REQUIRE(runner.arrived(q.group, q.stamp));
+  }
+  /// A group that was asked for can't be had.
+  list lose(std::size_t group, const char* why) {
+    for (const auto& q : asked)
+      if (q.group == group)
+        CHECK(runner.failed(group, q.stamp, error(errc::io_error, why)));
+    return go_on();
+  }
+
+  step_runner runner;
+  std::vector<r::question> asked;
+  std::optional<r::ticket> lookup;
+
+private:
+  std::string act(const r::suspend& s) { return "suspend for " + name_of(s.next); }
+  std::string act(const r::tell_residents&) { return "residents are there"; }
+  std::string act(const r::refuse_residents& s) { return std::string("no residents: ") + s.why.what(); }
+  std::string act(const r::begin&) { return "begin"; }
+  std::string act(const r::start& s) {
+    lookup = s.lookup;
+    return std::string("start") + (s.output ? "" : " without logits") + (lookup ? ", look up" : "");
+  }
+  std::string act(const r::ask& s) {
+    std::string out = "ask";
+    for (const auto& q : s.groups) {
+      out += " " + std::to_string(q.group);
+      asked.push_back(q);
+    }
+    return out;
+  }
+  std::string act(const r::compute& s) {
+    return "compute " + std::to_string(s.first) + " to " + std::to_string(s.last) + (s.ends_step ? ", the last" : "");
+  }
+  std::string act(const r::hand_on&) { return "hand on"; }
+  std::string act(const r::finish&) {
+    CHECK(runner.end(false).empty());
+    return "finish";
+  }
+  std::string act(const r::give_up& s) {
+    dropped = runner.end(true);
+    return std::string("give up: ") + s.why.what();
+  }
+
+public:
+  std::vector<std::size_t> dropped; ///< by the step that was given up last
+};
+
+/// Its inherited job is done, and what is resident is there.
+compute_on_paper ready(const std::vector<bool>& streamed = all_resident, bool hands_on = false) {
+  compute_on_paper out(groups(streamed), hands_on);
+  (void)out.go_on();
+  out.bring_all();
+  CHECK(out.job_done().empty());
   return out;
-}
-
-void bring_all(step_runner& r) {
-  for (const auto& q : r.questions())
-    REQUIRE(r.arrived(q.group, q.stamp));
 }
 
 } // namespace
 
 TEST_CASE("a step of resident groups is one job") {
-  auto r = ready(groups(all_resident));
-  CHECK(numbers(r.questions()) == std::vector<std::size_t>{0, 1, 2, 3, 4, 5, 6, 7});
-  CHECK(r.questions().empty()); // asked for once
-  auto other = ready(groups(all_resident));
-  CHECK_FALSE(other.all_resident_there());
-  bring_all(other);
-  CHECK(other.all_resident_there());
-  other.begin(true);
-  CHECK_FALSE(other.start());
-  const auto now = other.decide();
-  CHECK((now.to_do == what::compute && now.first == 0 && now.last == 8));
-  CHECK(other.is_last(now.last));
-  CHECK(other.decide().to_do == what::wait); // one job at a time
-  CHECK(other.job_done().empty());
-  CHECK(other.decide().to_do == what::finish);
-  CHECK(other.end(false).empty());
-  CHECK(other.may_begin());
+  compute_on_paper d(groups(all_resident));
+  CHECK(d.go_on() == list{"ask 0 1 2 3 4 5 6 7"});
+  CHECK(d.go_on().empty()); // asked for once
+  d.bring_all();
+  CHECK(d.runner.inherits());
+  CHECK(d.begin().empty()); // the job of the compute before this one is out
+  CHECK(d.job_done() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.go_on().empty()); // one job at a time
+  CHECK(d.job_done() == list{"finish"});
+  CHECK_FALSE(d.runner.in_step());
+}
+
+TEST_CASE("steps wait in line, and one follows the other") {
+  auto d = ready();
+  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin(false).empty());
+  CHECK(d.begin().empty());
+  CHECK(d.job_done() == list{"finish", "begin", "start without logits", "compute 0 to 5, the last"});
+  CHECK(d.job_done() == list{"finish", "begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.job_done() == list{"finish"});
 }
 
 TEST_CASE("a step without logits ends before the output, and does not ask for its streamed groups") {
-  auto r = ready(groups(some_streamed));
-  r.begin(false);
-  (void)r.start();
-  CHECK(numbers(r.questions()) == std::vector<std::size_t>{0, 1, 2, 3, 4, 5, 6});
-  r.end(true);
-  r.begin(true);
-  (void)r.start();
+  compute_on_paper d(groups(some_streamed));
+  CHECK(d.go_on() == list{"ask 0 2 5 6"});
+  CHECK(d.job_done().empty());
+  CHECK(d.begin(false) == list{"begin", "start without logits", "ask 1 3 4"});
+  CHECK(d.lose(1, "the disk") == list{"give up: the disk"});
   // Resident groups are on their way already; the streamed ones of the step that was given up are asked for anew.
-  CHECK(numbers(r.questions()) == std::vector<std::size_t>{1, 3, 4, 7});
+  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7"});
 }
 
 TEST_CASE("a streamed group ends its job, and is given back when that is done") {
-  auto r = ready(groups(some_streamed));
-  r.begin(true);
-  (void)r.start();
-  bring_all(r);
-  std::vector<std::pair<std::size_t, std::size_t>> jobs;
-  std::vector<std::size_t> released;
-  for (auto now = r.decide(); now.to_do == what::compute; now = r.decide()) {
-    jobs.emplace_back(now.first, now.last);
-    const auto back = r.job_done();
-    released.insert(released.end(), back.begin(), back.end());
-  }
-  CHECK(jobs == std::vector<std::pair<std::size_t, std::size_t>>{{0, 2}, {2, 4}, {4, 5}, {5, 8}});
-  CHECK(released == std::vector<std::size_t>{1, 3, 4, 7});
-  CHECK(r.is_there(0));
-  CHECK_FALSE(r.is_there(1));
+  auto d = ready(some_streamed);
+  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7", "compute 0 to 1"});
+  d.bring_all();
+  CHECK(d.job_done() == list{"compute 1 to 2"});
+  CHECK(d.job_done({1}) == list{"compute 2 to 4"});
+  CHECK(d.job_done({3}) == list{"compute 4 to 5"});
+  CHECK(d.job_done({4}) == list{"compute 5 to 8, the last"});
+  CHECK(d.job_done({7}) == list{"finish"});
+  CHECK(d.runner.is_there(0));
+  CHECK_FALSE(d.runner.is_there(1));
 }
 
 TEST_CASE("rows of an embedding on disk are looked up, and the step waits for them") {
-  auto g = groups(all_resident, std::vector<bool>(8, true));
+  auto g = groups(all_resident, true);
   g.embedding_on_disk = true;
-  auto r = ready(g);
-  r.begin(true);
-  const auto lookup = r.start();
+  compute_on_paper d(g);
+  CHECK(d.job_done().empty());
+  CHECK(d.begin() == list{"begin", "start, look up"});
+  const auto lookup = d.lookup;
   REQUIRE(lookup);
-  CHECK(r.decide().to_do == what::wait);
-  CHECK_FALSE(r.rows_arrived({lookup->epoch, *lookup->step + 1}));
-  CHECK(r.decide().to_do == what::wait);
-  CHECK(r.rows_arrived(*lookup));
-  CHECK(r.decide().to_do == what::compute);
-  r.suspend(); // in the middle of the step: the rows have been used
-  r.resume(groups(all_resident, std::vector<bool>(8, true)));
-  CHECK_FALSE(r.start());
-  CHECK_FALSE(r.rows_arrived(*lookup));
-
-  auto failing = ready(g);
-  failing.begin(true);
-  const auto refused = failing.start();
-  CHECK(failing.rows_failed(*refused, error(errc::io_error, "no rows")));
-  CHECK(failing.decide().to_do == what::give_up);
-  CHECK(std::string(failing.failure().what()) == "no rows");
+  SECTION("they come") {
+    CHECK_FALSE(d.runner.rows_arrived({lookup->epoch, *lookup->step + 1}));
+    CHECK(d.go_on().empty());
+    CHECK(d.runner.rows_arrived(*lookup));
+    CHECK(d.go_on() == list{"compute 0 to 8, the last"});
+    CHECK(d.suspend(a).empty());
+    CHECK(d.job_done() == list{"suspend for A"});
+    CHECK(d.resume(g) == list{"start", "finish"}); // the rows have been used
+    CHECK_FALSE(d.runner.rows_arrived(*lookup));
+  }
+  SECTION("they can't be had") {
+    CHECK(d.runner.rows_failed(*lookup, error(errc::io_error, "no rows")));
+    CHECK(d.go_on() == list{"give up: no rows"});
+    CHECK_FALSE(d.runner.rows_failed(*lookup, error(errc::io_error, "late")));
+  }
 }
 
 TEST_CASE("a group that can't be had fails the step, and is asked for again by the next one") {
-  auto r = ready(groups(all_resident));
-  r.begin(true);
-  (void)r.start();
-  for (const auto& q : r.questions())
-    if (q.group == 3)
-      CHECK(r.failed(q.group, q.stamp, error(errc::io_error, "the disk")));
-    else
-      CHECK(r.arrived(q.group, q.stamp));
-  CHECK(r.decide().to_do == what::give_up);
-  CHECK(std::string(r.failure().what()) == "the disk");
-  r.end(true);
-  r.begin(true);
-  (void)r.start();
-  CHECK(numbers(r.questions()) == std::vector<std::size_t>{3});
+  compute_on_paper d(groups(all_resident));
+  CHECK(d.job_done() == list{"ask 0 1 2 3 4 5 6 7"});
+  CHECK(d.begin() == list{"begin", "start"});
+  CHECK(d.lose(3, "the disk") == list{"give up: the disk"});
+  CHECK(d.begin() == list{"begin", "start", "ask 3"});
+}
+
+TEST_CASE("a step that is given up drops the streamed groups that are there") {
+  auto d = ready(some_streamed);
+  (void)d.begin();
+  for (const auto& q : d.asked)
+    if (q.group == 3 || q.group == 7)
+      CHECK(d.runner.arrived(q.group, q.stamp));
+  CHECK(d.lose(1, "the disk").empty()); // the first group is still computed
+  CHECK(d.job_done() == list{"give up: the disk"});
+  CHECK(d.dropped == std::vector<std::size_t>{3, 7});
+  CHECK_FALSE(d.runner.is_there(3));
 }
 
 TEST_CASE("answers to a step that is over, or of a pipeline that was left, come too late") {
-  auto r = ready(groups(some_streamed));
-  r.begin(true);
-  (void)r.start();
-  const auto asked = r.questions();
-  r.end(true);
+  compute_on_paper d(groups(some_streamed));
+  (void)d.job_done();
+  (void)d.begin();
+  const auto asked = d.asked;
+  d.runner.fail(error(errc::io_error, "a copy"));
+  CHECK(d.go_on() == list{"give up: a copy"});
   for (const auto& q : asked)
-    CHECK(r.arrived(q.group, q.stamp) == !some_streamed[q.group]); // resident groups are still wanted
-  r.suspend();
-  r.resume(groups(some_streamed));
+    CHECK(d.runner.arrived(q.group, q.stamp) == !some_streamed[q.group]); // resident groups are still wanted
+  CHECK(d.suspend(a) == list{"suspend for A"});
+  CHECK(d.resume(groups(some_streamed)) == list{"ask 0 2 5 6"});
   for (const auto& q : asked) {
-    CHECK_FALSE(r.arrived(q.group, q.stamp));
-    CHECK_FALSE(r.failed(q.group, q.stamp, error(errc::io_error, "late")));
-    CHECK_FALSE(r.is_there(q.group));
+    CHECK_FALSE(d.runner.arrived(q.group, q.stamp));
+    CHECK_FALSE(d.runner.failed(q.group, q.stamp, error(errc::io_error, "late")));
+    CHECK_FALSE(d.runner.is_there(q.group));
   }
+}
+
+TEST_CASE("those who wait for resident groups hear when all are there, or that one can't be had") {
+  compute_on_paper d(groups(some_streamed));
+  d.runner.residents_wanted();
+  CHECK(d.go_on() == list{"ask 0 2 5 6"});
+  SECTION("all come") {
+    d.bring_all();
+    CHECK(d.go_on() == list{"residents are there"});
+    CHECK(d.go_on().empty());
+    d.runner.residents_wanted(); // while a job is out, too
+    CHECK(d.go_on() == list{"residents are there"});
+  }
+  SECTION("one fails, and is asked for again when it is wanted again") {
+    CHECK(d.lose(2, "the disk") == list{"no residents: the disk"});
+    CHECK(d.lose(5, "the disk").empty()); // nobody waits any more
+    d.runner.residents_wanted();
+    CHECK(d.go_on() == list{"ask 2 5"});
+  }
+  SECTION("they are told before the step that waits for them goes on, or fails") {
+    (void)d.job_done();
+    CHECK(d.begin(false) == list{"begin", "start without logits", "ask 1 3 4"});
+    SECTION("it goes on") {
+      d.bring_all();
+      CHECK(d.go_on() == list{"residents are there", "compute 0 to 2"});
+    }
+    SECTION("it fails") {
+      CHECK(d.lose(2, "the disk") == list{"no residents: the disk", "give up: the disk"});
+    }
+  }
+}
+
+TEST_CASE("they wait while compute stands still") {
+  auto d = ready();
+  CHECK(d.suspend(a) == list{"suspend for A"});
+  d.runner.residents_wanted();
+  CHECK(d.go_on().empty());
+  CHECK(d.resume(groups(all_resident, true)) == list{"residents are there"});
 }
 
 TEST_CASE("compute stands still between jobs, and for another placement between steps") {
-  auto r = ready(groups(all_resident, std::vector<bool>(8, true)));
-  CHECK(r.may_suspend(true));
-  r.begin(true);
-  (void)r.start();
-  CHECK(r.may_suspend(false));
-  CHECK_FALSE(r.may_suspend(true));
-  CHECK(r.decide().to_do == what::compute);
-  CHECK_FALSE(r.may_suspend(false));
-  (void)r.job_done();
-  r.suspend();
-  CHECK(r.decide().to_do == what::wait);
-  CHECK(r.questions().empty());
-  r.resume(groups(all_resident));
-  (void)r.start();
-  CHECK(r.decide().to_do == what::finish); // all of its groups were computed before
+  auto d = ready();
+  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.suspend(b).empty());
+  CHECK(d.suspend(a).empty());
+  CHECK(d.begin().empty());
+  CHECK(d.job_done() == list{"suspend for A"});
+  CHECK(d.go_on().empty());
+  // What a resumed step needs is brought first: all of this one's groups were computed before.
+  CHECK(d.resume(groups(all_resident)) == list{"start", "ask 0 1 2 3 4 5 6 7", "finish", "suspend for B"});
+  CHECK(d.begin().empty());
+  CHECK(d.resume(groups(all_resident, true, b)) == list{"begin", "start", "compute 0 to 8, the last"});
+}
+
+TEST_CASE("a step that waits for its groups does not keep compute from standing still, and goes on where it stood") {
+  auto d = ready(some_streamed);
+  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7", "compute 0 to 1"});
+  CHECK(d.runner.arrived(1, d.asked.front().stamp));
+  CHECK(d.job_done() == list{"compute 1 to 2"});
+  CHECK(d.job_done({1}) == list{"compute 2 to 3"});
+  CHECK(d.job_done().empty());
+  CHECK(d.suspend(b).empty());
+  CHECK(d.suspend(a) == list{"suspend for A"});
+  d.asked.clear();
+  CHECK(d.resume(groups(some_streamed)) == list{"start", "ask 0 2 3 4 5 6 7"});
+  d.bring_all();
+  CHECK(d.go_on() == list{"compute 3 to 4"});
+}
+
+TEST_CASE("the next suspension that is due follows as soon as compute was resumed") {
+  auto d = ready();
+  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.suspend(b).empty());
+  CHECK(d.suspend(c).empty());
+  CHECK(d.begin().empty());
+  CHECK(d.job_done() == list{"finish", "suspend for B"});
+  CHECK(d.resume(groups(all_resident, false, b)) == list{"suspend for C"});
+  CHECK(d.resume(groups(all_resident, true, c)) == list{"begin", "start", "compute 0 to 8, the last"});
 }
 
 TEST_CASE("a device that is not the last hands the step on, once") {
-  auto r = ready(groups(all_resident, std::vector<bool>(8, true)), true);
-  r.begin(true);
-  (void)r.start();
-  CHECK(r.decide().to_do == what::compute);
-  (void)r.job_done();
-  CHECK(r.decide().to_do == what::hand_on);
-  CHECK(r.decide().to_do == what::wait);
-  CHECK_FALSE(r.may_suspend(true));
-  (void)r.end(false);
-  CHECK(r.may_begin());
+  auto d = ready(all_resident, true);
+  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.job_done() == list{"hand on"});
+  CHECK(d.go_on().empty());
+  CHECK(d.suspend(b).empty());
+  CHECK(d.begin().empty());
+  CHECK(d.runner.end(false).empty());
+  CHECK(d.go_on() == list{"suspend for B"});
 }
 
-TEST_CASE("a job that could not be enqueued is not waited for") {
-  auto r = ready(groups(all_resident, std::vector<bool>(8, true)));
-  r.begin(true);
-  (void)r.start();
-  CHECK(r.decide().to_do == what::compute);
-  r.not_enqueued();
-  CHECK(r.may_suspend(false));
-  (void)r.end(true);
-  CHECK(r.may_begin());
+TEST_CASE("a step that is handed on gets its answer while compute stands still, too") {
+  auto d = ready(all_resident, true);
+  (void)d.begin();
+  CHECK(d.job_done() == list{"hand on"});
+  CHECK(d.suspend(a) == list{"suspend for A"});
+  CHECK(d.runner.end(false).empty());
+  CHECK(d.resume(groups(all_resident)) == list{"ask 0 1 2 3 4 5 6 7"});
 }
 
-TEST_CASE("in any order of arrival, loss and standing still each step computes each group once, in order") {
-  std::mt19937 random(17);
-  const auto chance = [&](unsigned of) { return random() % of == 0; };
-  for (int round = 0; round < 300; ++round) {
-    std::vector<bool> streamed(8);
-    std::generate(streamed.begin(), streamed.end(), [&] { return chance(2); });
-    const bool on_disk = chance(3);
-    streamed[0] = streamed[0] && !on_disk;
-    auto g = groups(streamed);
-    g.embedding_on_disk = on_disk;
-    g.there[0] = on_disk; // the group has no bytes then
-    const auto fresh = g;
-    step_runner r(g, false);
-    bool job_out = true, wants_rows = false;
-    std::vector<step_runner::question> under_way;
-    std::optional<step_runner::ticket> rows;
-    std::size_t computed = 0, finished = 0, output = 0;
-    std::vector<bool> held(8); // streamed groups that were handed out
-    const auto ask = [&] {
-      for (const auto& q : r.questions())
-        under_way.push_back(q);
-    };
-    const auto start = [&] {
-      rows = r.start();
-      wants_rows = rows.has_value();
-      ask();
-    };
-    for (int event = 0; event < 400 || r.in_step(); ++event) {
-      REQUIRE(event < 5000);          // nothing stands still for ever
-      const bool calm = event >= 400; // no more losses: what is under way has to end
-      switch (random() % 6) {
-      case 0:
-        if (r.may_begin() && !calm) {
-          output = chance(3) ? 5 : 8;
-          computed = 0;
-          r.begin(output == 8);
-          if (!r.suspended())
-            start();
-        }
-        break;
-      case 1:
-      case 2:
-        if (!under_way.empty()) {
-          const auto at = under_way.begin() + static_cast<std::ptrdiff_t>(random() % under_way.size());
-          const auto q = *at;
-          under_way.erase(at);
-          if (!calm && chance(12)) {
-            (void)r.failed(q.group, q.stamp, error(errc::io_error, "lost"));
-          } else if (r.arrived(q.group, q.stamp)) {
-            REQUIRE(r.is_there(q.group));
-            REQUIRE_FALSE(held[q.group]);
-            held[q.group] = true;
-          }
-        }
-        if (rows && wants_rows && chance(2)) {
-          (void)r.rows_arrived(*rows);
-          wants_rows = false;
-        }
-        break;
-      case 3:
-        if (job_out) {
-          const bool inherited = r.inherits();
-          job_out = false;
-          for (const auto back : r.job_done()) {
-            REQUIRE_FALSE(inherited);
-            REQUIRE((streamed[back] && held[back] && back < computed));
-            held[back] = false;
-          }
-        }
-        break;
-      case 4:
-        if (!calm && chance(4) && r.may_suspend(false) && !r.suspended()) {
-          r.suspend();
-          held.assign(8, false);
-        } else if (r.suspended()) {
-          r.resume(fresh);
-          r.in_step() ? start() : ask();
-        }
-        break;
-      default:
-        break;
-      }
-      const auto now = r.decide();
-      if (now.to_do == what::compute) {
-        REQUIRE_FALSE(job_out);
-        REQUIRE_FALSE(r.suspended());
-        REQUIRE(now.first == computed);
-        REQUIRE(now.last > now.first);
-        for (std::size_t i = now.first; i < now.last; ++i)
-          REQUIRE(r.is_there(i));
-        computed = now.last;
-        job_out = true;
-      } else if (now.to_do == what::finish || now.to_do == what::give_up) {
-        if (now.to_do == what::finish) {
-          REQUIRE(computed == output);
-          ++finished;
-        }
-        for (const auto dropped : r.end(now.to_do == what::give_up))
-          held[dropped] = false;
-        for (std::size_t i = 0; i < 8; ++i)
-          REQUIRE_FALSE((streamed[i] && r.is_there(i)));
-      }
-    }
-    CHECK(finished > 0);
+TEST_CASE("what can't be done fails the step, and no job is waited for") {
+  auto d = ready();
+  const error why(errc::device_failed, "a copy");
+  SECTION("a job can't be enqueued") {
+    CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
   }
+  SECTION("the device broke, though all is computed") {
+    (void)d.begin();
+    REQUIRE(d.runner.job_done().empty());
+    CHECK(d.runner.may_go_on());
+  }
+  SECTION("the step can't be handed on") {
+    d = ready(all_resident, true);
+    (void)d.begin();
+    CHECK(d.job_done() == list{"hand on"});
+  }
+  d.runner.fail(why);
+  CHECK(d.go_on() == list{"give up: a copy"});
+  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
 }

@@ -1,0 +1,52 @@
+/// The questions that an actor answers later.
+#pragma once
+
+#include "actors/caf_seam.hpp"
+
+#include <deque>
+#include <utility>
+
+namespace tropilla::cast {
+
+/// Questions of one kind without an answer, in the order in which they came. Lives in the state of the actor that was
+/// asked; when that ends, the askers of those that are left hear that it is gone.
+template <class Question, class Answer>
+class open_questions {
+public:
+  /// Keeps the message at hand, and returns what its handler returns. @pre in a handler of `self`'s
+  template <class Self>
+  caf::typed_response_promise<Answer> add(Self* self, const Question& m) {
+    return open_.emplace_back(entry{m, pending_response<Answer>(self)}).promise.promise();
+  }
+  /// @pre there is one
+  [[nodiscard]] const Question& first() const { return open_.front().question; }
+  /// Answers the first with an `Answer` or a `caf::error`. The question is gone before. @pre there is one
+  template <class Result>
+  void answer_first(const Result& with) {
+    auto promise = std::move(open_.front().promise);
+    open_.pop_front();
+    promise.deliver(with);
+  }
+  /// Answers those for which `which(question)` is true.
+  template <class Result, class Which>
+  void answer_if(const Result& with, Which which) {
+    for (auto& each : std::exchange(open_, {}))
+      if (which(each.question))
+        each.promise.deliver(with);
+      else
+        open_.push_back(std::move(each));
+  }
+  template <class Result>
+  void answer_all(const Result& with) {
+    answer_if(with, [](const Question&) { return true; });
+  }
+
+private:
+  struct entry {
+    Question question;
+    pending_response<Answer> promise;
+  };
+  std::deque<entry> open_;
+};
+
+} // namespace tropilla::cast
