@@ -1,10 +1,10 @@
 // Monitors, asks its rules, and does what they answer.
 #include "actors/supervisor.hpp"
 
+#include "actors/open_questions.hpp"
 #include "src/schedule/restart_rules.hpp"
 
 #include <algorithm>
-#include <deque>
 
 namespace tropilla::cast {
 
@@ -24,7 +24,7 @@ struct supervisor_state {
           return cast_health{rules.down(), rules.restarts()};
         },
         [this](const change_weights& m) -> caf::result<weights_changed> {
-          auto later = changes.emplace_back(self).promise();
+          auto later = changes.add(self, m);
           perform(rules.change(m.next));
           return later;
         },
@@ -138,10 +138,9 @@ struct supervisor_state {
 
   void act(const restart_rules::answer_change& a) {
     if (a.failure)
-      changes.front().deliver(to_caf(*a.failure));
+      changes.answer_first(to_caf(*a.failure));
     else
-      changes.front().deliver(weights_changed{});
-    changes.pop_front();
+      changes.answer_first(weights_changed{});
   }
 
   static std::shared_ptr<const weight_placement> weights_of(const restart_rules::placement& p) {
@@ -152,7 +151,7 @@ struct supervisor_state {
   supervisor_setup setup;
   restart_rules rules;
   watcher others;
-  std::deque<pending_response<weights_changed>> changes; ///< not answered yet
+  open_questions<change_weights, weights_changed> changes;
 };
 
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {
