@@ -65,8 +65,10 @@ restart_rules::actions restart_rules::suspended(placement next, std::vector<leas
   actions out;
   if (compute_gone_ || given_up_)
     return out;
-  // While compute stands still for a change, it also answers the suspension of a restart that the change overtook.
-  if (suspended_ && is_first_change(suspended_for_))
+  // While compute stands still for a change, it also answers the suspension of a restart that the change overtook. That
+  // answer may come after compute was resumed: nobody waits for it then.
+  const bool restarts = restarting_ && next == current_;
+  if (suspended_ ? is_first_change(suspended_for_) : !restarts && !is_first_change(next))
     return out;
   suspended_ = true;
   suspended_for_ = std::move(next);

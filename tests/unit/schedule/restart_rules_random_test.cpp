@@ -1,4 +1,5 @@
 // The rules over a cast that exists as numbers: ends, changes and answers in random orders, and what must hold in all.
+#include "src/schedule/suspensions.hpp"
 #include "tests/unit/schedule/action_list.hpp"
 
 #include <algorithm>
@@ -26,46 +27,41 @@ struct fake_compute {
     bool resume = false; ///< or suspend
     placement of;
   };
-  bool alive = true, stands_still = false;
+  bool alive = true;
   placement weights;
   std::deque<message> inbox{};
-  std::deque<placement> wanted{};                                 ///< it was asked to stand still for these
+  suspensions wanted{};
+  std::vector<placement> asked{};                                 ///< suspensions without an answer
   std::deque<std::pair<placement, std::vector<lease>>> answers{}; ///< on their way
 
   /// One message, or one look at what is wanted. False when there is nothing that it may do.
   bool act(bool between_steps) {
-    if (inbox.empty())
-      return stand_still(between_steps);
-    const auto m = std::move(inbox.front());
-    inbox.pop_front();
-    if (m.resume) {
-      weights = m.of;
-      stands_still = false;
-    } else {
-      wanted.push_back(m.of);
+    const bool waits = !inbox.empty() || !asked.empty();
+    if (!inbox.empty()) {
+      const auto m = std::move(inbox.front());
+      inbox.pop_front();
+      if (m.resume) {
+        weights = m.of;
+        wanted.resume();
+      } else {
+        asked.push_back(m.of);
+        wanted.add(m.of);
+      }
     }
-    (void)stand_still(between_steps);
-    return true;
+    while (stand_still(between_steps)) {
+    }
+    return waits;
   }
 
 private:
-  /// As `compute` chooses: what follows the same weights comes first, other weights wait for the end of a step. While
-  /// it stands still it answers others at once, without leases.
+  /// As compute does: all leases go to those who are answered first.
   bool stand_still(bool between_steps) {
-    if (wanted.empty())
-      return false;
-    auto it = std::ranges::find(wanted, weights);
-    if (it == wanted.end() && (between_steps || stands_still))
-      it = wanted.begin();
-    if (it == wanted.end())
-      return true; // later
-    answers.emplace_back(*it, leases(stands_still ? 0 : groups));
-    stands_still = true;
-    wanted.erase(it);
-    return true;
+    const auto kept = leases(wanted.suspended() ? 0 : 2);
+    const auto due = wanted.take_due(weights, !between_steps);
+    for (auto left = std::erase(asked, due); left > 0; --left)
+      answers.emplace_back(due, kept);
+    return due != nullptr;
   }
-
-  static constexpr std::size_t groups = 2;
 };
 
 /// One device's pipeline, compute and clients, and the rules that hold them together.
@@ -111,7 +107,7 @@ public:
     }
     CHECK(std::ranges::count(members_, state::on_duty) == 3);
     CHECK(compute_.alive);
-    CHECK_FALSE(compute_.stands_still);
+    CHECK_FALSE(compute_.wanted.suspended());
     CHECK(compute_.weights == pipeline_of_);
   }
 
@@ -202,7 +198,7 @@ private:
     if (may_refuse_ && chance(100))
       return perform(rules_.spawn_failed(error(errc::io_error, "no thread")));
     ++seen_.computes;
-    compute_ = {true, false, pipeline_of_};
+    compute_ = {true, pipeline_of_};
     compute_known_ = false;
     perform(rules_.compute_spawned());
   }
@@ -227,7 +223,7 @@ private:
   placement pipeline_of_ = placement_named("A");
   restart_rules rules_{"host:0", pipeline_of_};
   std::array<state, 3> members_{};
-  fake_compute compute_{true, false, pipeline_of_};
+  fake_compute compute_{true, pipeline_of_};
   bool compute_known_ = false; ///< that it ended
   bool given_up_ = false, may_refuse_ = true;
   std::deque<placement> open_; ///< changes without an answer
