@@ -10,9 +10,10 @@ namespace tropilla {
 
 /// Suspensions that have no answer yet, and whether compute stands still. One thread.
 ///
-/// A suspension for the placement of the moment (its pipeline ended) is due between two jobs, and before others; one for
-/// another placement is due between two steps. The others wait until compute goes on, unless one more comes meanwhile:
-/// its supervisor follows one that ended, and any of those that wait may be its own. All of them are due then.
+/// A suspension for the placement of the moment (its pipeline ended) is due between two jobs, and before others; one
+/// for another placement is due between two steps. The others wait until compute goes on, unless one more comes
+/// meanwhile: its supervisor follows one that ended, and any of those that wait may be its own. All of them are due
+/// then.
 class suspensions {
 public:
   /// Which weights are to follow; opaque, and compared by address.

@@ -20,9 +20,9 @@ const std::array placements{placement_named("A"), placement_named("B"), placemen
 
 /// What all episodes together came to, so that the test knows that it saw it.
 struct sightings {
-  std::size_t finished = 0, given_up = 0;                                  ///< steps
+  std::size_t finished = 0, given_up = 0;                               ///< steps
   std::size_t suspended = 0, in_step = 0, for_another = 0, at_once = 0; ///< suspensions: all, and some of these
-  std::size_t told = 0, refused = 0;                                       ///< those who wait for resident groups
+  std::size_t told = 0, refused = 0;                                    ///< those who wait for resident groups
 };
 
 class random_compute {
