@@ -64,7 +64,7 @@ double weights_per_second(const llama_layout& layout, device& dev, const plan_re
 }
 
 double operations_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
-  const std::size_t rows = plan.prefill_chunk;
+  const std::size_t rows = plan.max_batch_tokens;
   const auto buffers = assign_offsets(forward_buffers(layout, {rows, rows, 1}, dev), 64);
   return buffers.bytes > max_memory(plan) ? 0 : measure_prefill(layout, dev, rows, 0.08);
 }
@@ -90,7 +90,7 @@ step_cost cost_of(const runtime_config& config, const plan_report& plan) {
   step_cost out;
   out.streamed_bytes = plan.streamed_bytes;
   out.weight_bytes = plan.weight_bytes;
-  out.prefill_chunk = plan.prefill_chunk;
+  out.max_batch_tokens = plan.max_batch_tokens;
   for (std::size_t g = 1; g < layout.norm_group(); ++g)
     out.layer_parameters += matrix_parameters(layout.groups[g]);
   const auto& head = layout.config.output ? layout.groups.back() : layout.groups.front();

@@ -77,7 +77,7 @@ std::optional<forecast> look_ahead(const plan_options& options, const runtime_co
 json as_json(const forecast& f) {
   json out = {{"decode_tok_s", nullptr},
               {"prefill_tok_s", nullptr},
-              {"prefill_tokens", f.cost.prefill_chunk},
+              {"prefill_tokens", f.cost.max_batch_tokens},
               {"binds", {{"decode", nullptr}, {"prefill", nullptr}}},
               {"read_bytes_s", measured(f.speed.read_bytes)},
               {"memory_bytes_s", measured(f.speed.memory_bytes)},

@@ -89,7 +89,7 @@ std::string_view to_string(limit l) noexcept {
 prediction predict(const step_cost& cost, const machine_speed& speed) {
   const double streamed = as_double(cost.streamed_bytes);
   const double weights = as_double(cost.weight_bytes);
-  const double rows = as_double(cost.prefill_chunk);
+  const double rows = as_double(cost.max_batch_tokens);
   const double operations = 2 * as_double(cost.decode_parameters);
   auto decode = slowest(streamed, weights, operations, speed, 1);
   // The speed of memory was measured with a token's arithmetic beside it. Where that alone takes most of the time
@@ -100,7 +100,7 @@ prediction predict(const step_cost& cost, const machine_speed& speed) {
 }
 
 std::string describe(const prediction& p, const step_cost& cost, const machine_speed& speed) {
-  const std::string prompt = fmt::format("prefill of {}", cost.prefill_chunk);
+  const std::string prompt = fmt::format("prefill of {}", cost.max_batch_tokens);
   std::string decode, prefill;
   if (p.decode) {
     decode = fmt::format("decode {}: {}", rate(p.decode->tokens_per_second),

@@ -18,7 +18,7 @@ struct step_cost {
   std::size_t weight_bytes = 0;      ///< read from memory by every pass
   std::size_t layer_parameters = 0;  ///< multiplied for every token
   std::size_t decode_parameters = 0; ///< multiplied for a token whose logits are wanted: the head's, too
-  std::size_t prefill_chunk = 1;     ///< tokens of a pass over a long prompt
+  std::size_t max_batch_tokens = 1;  ///< tokens of a pass over a long prompt
 };
 
 /// Speeds per second; 0: not measured.
@@ -42,7 +42,7 @@ struct pass_prediction {
 /// Predicted passes; empty where a speed is missing that the pass depends on.
 struct prediction {
   std::optional<pass_prediction> decode;  ///< one token per pass
-  std::optional<pass_prediction> prefill; ///< `prefill_chunk` tokens per pass
+  std::optional<pass_prediction> prefill; ///< `max_batch_tokens` per pass
 };
 
 [[nodiscard]] prediction predict(const step_cost& cost, const machine_speed& speed);

@@ -243,7 +243,7 @@ runtime_config config_of(const options& o) {
   c.model = o.model;
   c.threads = o.threads;
   c.context = o.runtime_context ? o.runtime_context : std::max(o.prompt + o.decode, o.score);
-  c.prefill_chunk = o.rows;
+  c.max_batch_tokens = o.rows;
   c.logit_rows = o.score > 0 ? 64 : 1;
   c.packed_cache = o.packed;
   c.sequences = 1; // pages for the one that is measured, as the other strategies have

@@ -25,7 +25,7 @@ plan_report describe(const weight_placement& weights, const run_shape& shape, st
   out.kv_tokens = plan.kv_pages * kv_page_tokens;
   out.kv_page_tokens = kv_page_tokens;
   out.kv_type = to_string(shape.kv);
-  out.prefill_chunk = shape.max_batch_tokens;
+  out.max_batch_tokens = shape.max_batch_tokens;
   out.request_bytes = shape.request_bytes;
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;

@@ -47,7 +47,7 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model, 
     throw error(errc::invalid_argument,
                 fmt::format("{} tokens with KV pages are fewer than the context of {}", config.kv_tokens, s.context));
   s.kv_tokens = config.kv_tokens > 0 ? config.kv_tokens : s.context * std::min(s.sequences, default_contexts);
-  s.max_batch_tokens = std::min(config.prefill_chunk ? config.prefill_chunk : batch_tokens, s.kv_tokens);
+  s.max_batch_tokens = std::min(config.max_batch_tokens ? config.max_batch_tokens : batch_tokens, s.kv_tokens);
   s.max_batch_tokens = std::max(s.max_batch_tokens, s.sequences);
   s.logit_rows = std::clamp<std::size_t>(std::max(config.logit_rows, s.sequences), 1, s.max_batch_tokens);
   s.request_bytes = std::max(config.request_bytes, default_request_bytes(s.sequences, s.context));
@@ -68,7 +68,7 @@ shape_choice choose_shapes(const runtime_config& config, const llama_config& mod
   for (const auto& s : shards)
     useful = std::min(useful, s.dev->useful_batch_tokens());
   shape_choice choice{choose_shape(config, model, useful), std::nullopt, config.kv_tokens > 0};
-  if (config.prefill_chunk == 0 && choice.first.max_batch_tokens > default_batch_tokens)
+  if (config.max_batch_tokens == 0 && choice.first.max_batch_tokens > default_batch_tokens)
     choice.smaller_steps = choose_shape(config, model, default_batch_tokens);
   return choice;
 }

@@ -107,7 +107,8 @@ void runtime_impl::log_opening() const {
             static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
   to.info(
       "a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} of {} tokens in {}",
-      report.context, report.prefill_chunk, report.sequences, report.kv_pages, report.kv_page_tokens, report.kv_type);
+      report.context, report.max_batch_tokens, report.sequences, report.kv_pages, report.kv_page_tokens,
+      report.kv_type);
 }
 
 void runtime_impl::log_closing() const {

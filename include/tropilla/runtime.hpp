@@ -44,12 +44,13 @@ struct runtime_config {
   /// Page-locked bytes of the processor's memory, for all GPUs together: weights that GPUs stream stay there, are read
   /// once, and are copied for every step.
   std::size_t pinned_bytes = 0;
-  bool precise = false;          ///< activations stay float32: slower, for comparisons
-  std::string isa{};             ///< "": the best that the machine has; "scalar", "avx2", "avx512"
-  std::string chat_template{};   ///< "": the model's own; "llama3", "chatml"
-  std::size_t prefill_chunk = 0; ///< tokens per prefill step; 0: 512, on GPUs 2048 where the budget has room
-  std::size_t logit_rows = 1;    ///< rows per step that may ask for logits: `score` is faster with more
-  std::size_t sequences = 16;    ///< replies that are computed together, at most; others wait in a queue
+  bool precise = false;        ///< activations stay float32: slower, for comparisons
+  std::string isa{};           ///< "": the best that the machine has; "scalar", "avx2", "avx512"
+  std::string chat_template{}; ///< "": the model's own; "llama3", "chatml"
+  /// Tokens of a step, of all sequences together, at most. 0: 512, on GPUs 2048 where the budget has room.
+  std::size_t max_batch_tokens = 0;
+  std::size_t logit_rows = 1; ///< rows per step that may ask for logits: `score` is faster with more
+  std::size_t sequences = 16; ///< replies that are computed together, at most; others wait in a queue
   /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are
   /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
   std::size_t kv_tokens = 0;

@@ -152,14 +152,14 @@ struct plan_report {
   std::vector<plan_line> lines;
   std::size_t total_bytes = 0;
   std::size_t budget_bytes = 0;
-  std::size_t context = 0;        ///< tokens of a sequence, at most
-  std::size_t sequences = 0;      ///< computed together, at most
-  std::size_t kv_tokens = 0;      ///< that have KV pages, of all sequences
-  std::size_t kv_pages = 0;       ///< for them
-  std::size_t kv_page_tokens = 0; ///< of each page
-  std::string kv_type;            ///< what they hold: "f16", "bf16", "q8_0"
-  std::size_t prefill_chunk = 0;  ///< most tokens of a prompt that one step computes
-  std::size_t weight_bytes = 0;   ///< that a decode step reads
+  std::size_t context = 0;          ///< tokens of a sequence, at most
+  std::size_t sequences = 0;        ///< computed together, at most
+  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences
+  std::size_t kv_pages = 0;         ///< for them
+  std::size_t kv_page_tokens = 0;   ///< of each page
+  std::string kv_type;              ///< what they hold: "f16", "bf16", "q8_0"
+  std::size_t max_batch_tokens = 0; ///< of a step, of all sequences together, at most
+  std::size_t weight_bytes = 0;     ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
   /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
   /// anything is streamed, the output head is cut into tiles, a letter each.

@@ -43,7 +43,7 @@ std::vector<std::vector<token_id>> alone(const runtime_config& config, const std
   auto one = config;
   one.sequences = 1;
   one.kv_tokens = 0;
-  one.prefill_chunk = 0;
+  one.max_batch_tokens = 0;
   runtime rt(one);
   std::vector<std::vector<token_id>> out;
   for (const auto& w : requests)
@@ -108,7 +108,7 @@ TEST_CASE("a reply is the same alone and among 64, in any order, in any chunks, 
     auto config = testing::tiny_config(1 + static_cast<std::size_t>(round) % 3);
     config.sequences = std::vector<std::size_t>{16, 5, 32, 9}[static_cast<std::size_t>(round)];
     config.kv_tokens = std::vector<std::size_t>{0, 256, 2048, 512}[static_cast<std::size_t>(round)];
-    config.prefill_chunk = std::vector<std::size_t>{0, 40, 64, 33}[static_cast<std::size_t>(round)];
+    config.max_batch_tokens = std::vector<std::size_t>{0, 40, 64, 33}[static_cast<std::size_t>(round)];
     INFO("round " << round);
     runtime rt(config);
     gathering got(requests.size());

@@ -96,15 +96,15 @@ TEST_CASE("CUDA: steps are large, but where a budget has room for smaller ones o
   const auto hooks = on_emulated(std::make_shared<gpu_script>());
   auto config = cuda_config();
   config.context = config.kv_tokens = 2048;
-  config.prefill_chunk = 0;
-  CHECK(prepared_model::open(config, hooks).report.prefill_chunk == 2048);
-  config.prefill_chunk = 512;
+  config.max_batch_tokens = 0;
+  CHECK(prepared_model::open(config, hooks).report.max_batch_tokens == 2048);
+  config.max_batch_tokens = 512;
   config.devices.front().bytes = 1;
   const auto smallest = prepared_model::open(config, hooks).report.total_bytes;
-  config.prefill_chunk = 0;
+  config.max_batch_tokens = 0;
   config.devices.front().bytes = smallest;
   const auto report = prepared_model::open(config, hooks).report;
-  CHECK(report.prefill_chunk == 512);
+  CHECK(report.max_batch_tokens == 512);
   CHECK(report.total_bytes == smallest);
 }
 

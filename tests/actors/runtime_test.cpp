@@ -199,7 +199,7 @@ TEST_CASE("keys and values in fewer bits take fewer bytes and give whole replies
     for (const std::size_t threads : {1, 3}) {
       auto c = testing::tiny_config(threads);
       c.kv_type = type;
-      c.prefill_chunk = threads;
+      c.max_batch_tokens = threads;
       runtime rt(std::move(c));
       CHECK(rt.plan().kv_type == (*type ? type : "f16"));
       CHECK((pages_of(rt.plan()) < halves) == (rt.plan().kv_type == "q8_0"));
@@ -329,7 +329,7 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
   const bool cached = GENERATE(false, true);
   auto config = tiny_single();
   config.model = testing::tiny_model(tensor_type::q4_0, tied);
-  config.prefill_chunk = 7; // a long prompt takes several steps, of which the last alone needs the output
+  config.max_batch_tokens = 7; // a long prompt takes several steps, of which the last alone needs the output
   if (cached)
     config.packed_cache = testing::scratch() / "packed";
   const auto reply = [](runtime& rt) {
@@ -466,7 +466,7 @@ TEST_CASE("layers on several devices give the text of one, each within its budge
   auto config = testing::tiny_config(1);
   config.model = testing::tiny_model(tensor_type::q4_0, tied);
   config.packed_cache = testing::scratch() / "packed-devices";
-  config.prefill_chunk = 7;
+  config.max_batch_tokens = 7;
   std::vector<token_id> prompt(40);
   std::iota(prompt.begin(), prompt.end(), 1);
   const auto expected = ids_of(runtime(config).generate(prompt, options(20)));

@@ -99,7 +99,7 @@ TEST_CASE("a wide model gives the host's distributions and tokens, and the same 
     config.model = testing::model_of_shape("mini-wide", type); // wide enough for what Hopper's warpgroups multiply
     require_like_host(config, long_prompt(200), 8);
     runtime_impl large(on_gpu(config), nullptr);
-    config.prefill_chunk = 24;
+    config.max_batch_tokens = 24;
     runtime_impl small(on_gpu(config), nullptr);
     CHECK(logits_of(large, long_prompt(200)) == logits_of(small, long_prompt(200)));
   }

@@ -28,7 +28,7 @@ inline runtime_config cuda_config(std::size_t budget = 0) {
   auto c = tiny_config(2, 96);
   c.devices = {{"cuda:0", budget}};
   c.sequences = 2;
-  c.prefill_chunk = 4; // two steps for the prompt
+  c.max_batch_tokens = 4; // two steps for the prompt
   return c;
 }
 
