@@ -12,11 +12,11 @@ namespace tropilla::cast {
 struct loader_state {
   static constexpr const char* actor_name = "loader";
 
-  struct group_flight {
+  struct pending_group {
     pending_response<group_loaded> promise;
     load_group what; ///< its destination is held while it is written to, whatever happens to the one who asked
   };
-  struct row_flight {
+  struct pending_rows {
     pending_response<embedding_ready> promise;
     std::shared_ptr<const step> work;
   };
@@ -24,15 +24,15 @@ struct loader_state {
   loader_state(loader_actor::pointer s, loader_setup given) : self(s), setup(std::move(given)) {
     for (std::size_t g = 0; g < setup.weights->layout.groups.size(); ++g) {
       progress.bytes_total += counted_bytes(g);
-      if (g < setup.kept.size() && setup.kept[g])
+      if (g < setup.already_loaded.size() && setup.already_loaded[g])
         progress.bytes_done += counted_bytes(g);
     }
-    setup.kept.clear();
+    setup.already_loaded.clear();
     setup.loader.layout = &setup.weights->layout;
     setup.loader.shape = setup.weights->loading;
-    setup.loader.staging = setup.staging.data();
+    setup.loader.read_buffers = setup.staging.data();
     setup.loader.mapping = setup.weights->mapping;
-    setup.loader.keeps = [w = setup.weights](std::size_t group) { return w->streams(group); };
+    setup.loader.is_streamed = [w = setup.weights](std::size_t group) { return w->streams(group); };
     if (setup.loader.trace)
       track = setup.loader.trace->make_track("actor loader");
     loader.emplace(setup.loader);
@@ -51,9 +51,9 @@ struct loader_state {
     pending_response<group_loaded> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
-    flights.emplace(id, group_flight{std::move(promise), m});
+    pending.emplace(id, pending_group{std::move(promise), m});
     if (setup.weights->mapping)
-      loader->touch(m.group, m.destination.data(), answer_to(id));
+      loader->verify_mapped(m.group, m.destination.data(), answer_to(id));
     else
       loader->load(m.group, m.destination.data(), answer_to(id));
     return later;
@@ -65,7 +65,7 @@ struct loader_state {
     pending_response<embedding_ready> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
-    flights.emplace(id, row_flight{std::move(promise), m.work});
+    pending.emplace(id, pending_rows{std::move(promise), m.work});
     loader->look_up(m.work->ids, m.rows, answer_to(id));
     return later;
   }
@@ -82,29 +82,29 @@ struct loader_state {
   }
 
   void finish(const transfer_done& m) {
-    const auto it = flights.find(m.id);
-    if (it == flights.end())
+    const auto it = pending.find(m.id);
+    if (it == pending.end())
       return;
     auto done = std::move(it->second);
-    flights.erase(it);
+    pending.erase(it);
     std::visit(
-        [&](auto& flight) {
+        [&](auto& p) {
           if (m.failure)
-            fail(flight, *m.failure);
+            fail(p, *m.failure);
           else
-            succeed(flight);
+            succeed(p);
         },
         done);
   }
 
-  void fail(auto& flight, const error& why) {
+  void fail(auto& p, const error& why) {
     setup.loader.log.log(why.code() == errc::cancelled ? log_level::debug : log_level::error, "weights of {}: {}",
                          setup.loader.dev->name(), why.what());
-    flight.promise.deliver(to_caf(why));
+    p.promise.deliver(to_caf(why));
   }
 
-  void succeed(group_flight& flight) {
-    const std::size_t group = flight.what.group;
+  void succeed(pending_group& p) {
+    const std::size_t group = p.what.group;
     progress.bytes_done += counted_bytes(group);
     if (counted_bytes(group) > 0 && progress.bytes_done == progress.bytes_total)
       setup.loader.log.info("{}: all weights that stay in memory are there, {} in {:.3f} s", setup.loader.dev->name(),
@@ -112,16 +112,16 @@ struct loader_state {
                             std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
     if (setup.on_progress && counted_bytes(group) > 0)
       setup.on_progress(progress);
-    flight.promise.deliver(group_loaded{group});
+    p.promise.deliver(group_loaded{group});
   }
-  void succeed(row_flight& flight) { flight.promise.deliver(embedding_ready{}); }
+  void succeed(pending_rows& p) { p.promise.deliver(embedding_ready{}); }
 
   loader_actor::pointer self;
   loader_setup setup;
   load_progress progress;
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   tracer::track track = 0;
-  std::unordered_map<std::uint64_t, std::variant<group_flight, row_flight>> flights;
+  std::unordered_map<std::uint64_t, std::variant<pending_group, pending_rows>> pending;
   std::uint64_t next_id = 0;
   std::optional<weight_loader> loader; ///< last: its threads finish before what they write to is given back
 };

@@ -14,9 +14,9 @@ namespace tropilla::cast {
 struct loader_setup {
   std::shared_ptr<const weight_placement> weights;
   lease staging;
-  weight_loader_setup loader; ///< its layout, shape, staging and what it keeps are of the above
+  weight_loader_setup loader; ///< its layout, shape, read buffers and `is_streamed` are of the above
   std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty
-  std::vector<lease> kept; ///< groups that need no load: they count as done. Given up at once
+  std::vector<lease> already_loaded; ///< groups that compute has: they count as done. Given up at once
 };
 
 /// A failure to open a file answers the request that needed it.

@@ -93,7 +93,7 @@ public:
                                         .trace = s.trace,
                                         .files = s.files,
                                         .shape = shape,
-                                        .staging = staging_.get(),
+                                        .read_buffers = staging_.get(),
                                         .packed_folder = s.packed_folder});
   }
 

@@ -247,8 +247,8 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_
   loading.dev = dev.get();
   loading.trace = shared_.trace;
   loading.files = input.files;
-  loading.staging_buffer = make_staging_buffer(*dev, next->layout, next->loading);
-  loading.kept_bytes = input.pinned_bytes;
+  loading.pinned_buffer = make_pinned_buffer(*dev, next->layout, next->loading);
+  loading.pinned_bytes = input.pinned_bytes;
   loading.packed_folder = input.packed_folder;
   loading.meter = meter_;
   loading.make_reader = shared_.hooks.make_reader;

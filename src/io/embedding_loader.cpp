@@ -24,7 +24,7 @@ std::optional<error> embedding_loader::read(const std::vector<token_id>& ids, fl
     const reader_options options{.depth = best_row_depth, .mode = setup_.shape.model_mode, .scattered = true};
     rows_ =
         std::make_unique<embedding_lookup>(setup_.make_reader(setup_.files, options), setup_.layout->embedding_source(),
-                                           setup_.staging + setup_.shape.slots * setup_.shape.slot_bytes);
+                                           setup_.read_buffers + setup_.shape.buffers * setup_.shape.buffer_bytes);
   }
   if (setup_.dev->host_memory())
     return rows_->read(ids, out);

@@ -12,7 +12,7 @@ namespace tropilla {
 /// Looks up rows asynchronously. Destruction waits until what was asked for has ended.
 class embedding_loader {
 public:
-  /// `setup` outlives it; its staging has room for rows behind the slots.
+  /// `setup` outlives it; it has room for rows behind the read buffers.
   explicit embedding_loader(const weight_loader_setup& setup)
       : setup_(setup), stream_(setup.dev->make_stream("rows")) {}
 

@@ -103,7 +103,7 @@ struct aligned_range {
 /// @pre `alignment` is a power of two.
 [[nodiscard]] aligned_range align_range(std::uint64_t offset, std::size_t bytes, std::size_t alignment) noexcept;
 
-/// Bytes of the largest aligned range of `bytes`, wherever the range lies: what a slot must hold.
+/// Bytes of the largest aligned range of `bytes`, wherever the range lies: what a read buffer must hold.
 [[nodiscard]] std::size_t max_aligned_bytes(std::size_t bytes, std::size_t alignment) noexcept;
 
 /// The request for an aligned range: its bytes are at `destination + skip` once it completes.

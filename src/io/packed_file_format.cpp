@@ -64,7 +64,7 @@ bool count_checksums(file_header& h) {
 }
 
 /// Offsets and the file's length from the sections' lengths. False when they overflow.
-bool place_sections(file_header& h) {
+bool lay_out_sections(file_header& h) {
   std::uint64_t at = header_bytes(h.sections.size(), h.checksums.size());
   h.offsets.clear();
   for (const auto& s : h.sections) {
@@ -98,7 +98,7 @@ std::optional<file_header> parse(std::span<std::byte> bytes, const fixed_part& f
       return std::nullopt;
     h.sections.push_back({*name, entry.bytes, entry.block_bytes});
   }
-  if (!count_checksums(h) || h.checksums.size() != fixed.checksums || !place_sections(h) ||
+  if (!count_checksums(h) || h.checksums.size() != fixed.checksums || !lay_out_sections(h) ||
       h.file_bytes != fixed.file_bytes || h.file_bytes != file_bytes)
     return std::nullopt;
   std::memcpy(h.checksums.data(), bytes.data() + checksums_at(h.sections.size()),
@@ -134,12 +134,12 @@ std::string lay_out(const packed_key& key, std::string_view description, std::sp
   out.key = key;
   out.description = description;
   out.sections.assign(sections.begin(), sections.end());
-  if (!place_sections(out))
+  if (!lay_out_sections(out))
     return "the sections are longer than any file";
   if (!count_checksums(out))
     return fmt::format("a packed file has at most {} blocks, whose bytes are a multiple of {}", max_checksums,
                        alignment);
-  return place_sections(out) ? "" : "the sections are longer than any file"; // behind the checksums, now
+  return lay_out_sections(out) ? "" : "the sections are longer than any file"; // behind the checksums, now
 }
 
 void seal(std::span<std::byte> bytes) noexcept {

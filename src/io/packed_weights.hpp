@@ -14,7 +14,7 @@
 
 namespace tropilla {
 
-/// The key of a model's entry: a hash of its files, how its tensors are typed and placed, and the packing's version.
+/// The key of a model's entry: a hash of its files, how its tensors are typed and laid out, and the packing's version.
 /// Throws `error` (io_error) when a file is gone.
 [[nodiscard]] packed_key key_of_packed_weights(const llama_layout& layout,
                                                std::span<const std::filesystem::path> files);

@@ -61,7 +61,7 @@ void scattered_reader::start(std::size_t& next) {
   reader_.submit_all(batch_);
 }
 
-void scattered_reader::place(const range_read& c, std::span<const row_read> rows) const {
+void scattered_reader::copy_rows(const range_read& c, std::span<const row_read> rows) const {
   const auto* bytes = scratch_.data() + c.piece * piece_bytes_;
   for (std::size_t i = c.first; i < c.last; ++i) {
     const auto& row = rows[order_[i]];
@@ -81,7 +81,7 @@ std::string scattered_reader::read(std::span<const row_read> rows) {
     ++done;
     const auto& finished = ranges_[c.tag];
     if (c.failure.empty()) {
-      place(finished, rows);
+      copy_rows(finished, rows);
     } else if (failure.empty()) {
       failure = std::move(c.failure);
       ranges_.resize(next); // start no more

@@ -40,12 +40,12 @@ private:
   };
   void merge_rows(std::span<const row_read> rows);
   void start(std::size_t& next);
-  void place(const range_read& c, std::span<const row_read> rows) const;
+  void copy_rows(const range_read& c, std::span<const row_read> rows) const;
 
   file_reader& reader_;
   std::size_t piece_bytes_;
   std::span<std::byte> scratch_;
-  std::vector<std::size_t> order_; ///< rows by place
+  std::vector<std::size_t> order_; ///< rows by their offset
   std::vector<range_read> ranges_;
   std::vector<std::size_t> free_; ///< pieces of the scratch
   std::vector<read_request> batch_;

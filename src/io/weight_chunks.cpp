@@ -7,17 +7,17 @@
 namespace tropilla {
 namespace {
 
-std::size_t file_row_bytes(const placed_tensor& t) {
+std::size_t file_row_bytes(const group_tensor& t) {
   return row_bytes(t.source.type, t.source.columns);
 }
 
-std::size_t smallest_chunk(const placed_tensor& t) {
+std::size_t smallest_chunk(const group_tensor& t) {
   return t.is_vector() ? t.source.bytes : file_row_bytes(t) * std::min(panel_rows, t.source.rows);
 }
 
 } // namespace
 
-std::size_t slot_bytes_for(const llama_layout& layout, std::size_t wanted) {
+std::size_t buffer_bytes_for(const llama_layout& layout, std::size_t wanted) {
   std::size_t bytes = wanted;
   for (const auto& group : layout.groups)
     for (const auto& t : group.tensors)
@@ -25,7 +25,7 @@ std::size_t slot_bytes_for(const llama_layout& layout, std::size_t wanted) {
   return bytes;
 }
 
-std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_t slot_bytes) {
+std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_t buffer_bytes) {
   std::vector<weight_chunk> out;
   for (std::size_t i = 0; i < group.tensors.size(); ++i) {
     const auto& t = group.tensors[i];
@@ -34,7 +34,7 @@ std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_
       continue;
     }
     const std::size_t row = file_row_bytes(t);
-    const std::size_t per_chunk = std::max<std::size_t>(1, slot_bytes / (row * panel_rows));
+    const std::size_t per_chunk = std::max<std::size_t>(1, buffer_bytes / (row * panel_rows));
     for (std::size_t first = 0; first < t.layout.panels(); first += per_chunk) {
       const std::size_t last = std::min(first + per_chunk, t.layout.panels());
       const std::size_t first_row = first * panel_rows;
@@ -48,8 +48,8 @@ std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_
   return out;
 }
 
-std::string place_chunk(const weight_group_layout& group, const weight_chunk& chunk, std::span<const std::byte> bytes,
-                        std::byte* group_memory) {
+std::string pack_chunk(const weight_group_layout& group, const weight_chunk& chunk, std::span<const std::byte> bytes,
+                       std::byte* group_memory) {
   const auto& t = group.tensors[chunk.tensor];
   if (!blocks_are_finite(t.source.type, bytes))
     return fmt::format("tensor {} has a value or scale that is not finite between its rows {} and {}", t.source.name,

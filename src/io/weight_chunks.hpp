@@ -1,4 +1,4 @@
-/// Cuts a group of weights into reads that fit a staging slot, and places what was read.
+/// Cuts a group of weights into reads that fit a read buffer, and packs what was read.
 #pragma once
 
 #include "src/model/llama_layout.hpp"
@@ -21,15 +21,15 @@ struct weight_chunk {
   std::size_t bytes = 0;
 };
 
-/// The smallest slot that every chunk of the model fits, and at least `wanted`.
-[[nodiscard]] std::size_t slot_bytes_for(const llama_layout& layout, std::size_t wanted);
+/// The smallest read buffer that every chunk of the model fits, and at least `wanted`.
+[[nodiscard]] std::size_t buffer_bytes_for(const llama_layout& layout, std::size_t wanted);
 
-/// The reads of one group, in the file's order. @pre `slot_bytes >= slot_bytes_for(layout, 0)`.
-[[nodiscard]] std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_t slot_bytes);
+/// The reads of one group, in the file's order. @pre `buffer_bytes >= buffer_bytes_for(layout, 0)`.
+[[nodiscard]] std::vector<weight_chunk> cut_group(const weight_group_layout& group, std::size_t buffer_bytes);
 
 /// Packs (or, for a vector, widens to float32) what was read into the group's memory. Any thread; chunks are disjoint.
 /// Returns an empty string, or a sentence about what is wrong with the bytes (a scale that is not finite).
-[[nodiscard]] std::string place_chunk(const weight_group_layout& group, const weight_chunk& chunk,
-                                      std::span<const std::byte> bytes, std::byte* group_memory);
+[[nodiscard]] std::string pack_chunk(const weight_group_layout& group, const weight_chunk& chunk,
+                                     std::span<const std::byte> bytes, std::byte* group_memory);
 
 } // namespace tropilla

@@ -21,12 +21,12 @@ public:
   }
 
   group_builder& vector(const weight_source& source) {
-    placed_tensor t{source, {}, group_.bytes, source.columns * sizeof(float)};
+    group_tensor t{source, {}, group_.bytes, source.columns * sizeof(float)};
     return add(std::move(t));
   }
 
   group_builder& matrix(const weight_source& source) {
-    placed_tensor t{source, make_packed_layout(source.type, source.rows, source.columns), group_.bytes, 0};
+    group_tensor t{source, make_packed_layout(source.type, source.rows, source.columns), group_.bytes, 0};
     t.bytes = t.layout.bytes();
     return add(std::move(t));
   }
@@ -34,7 +34,7 @@ public:
   [[nodiscard]] weight_group_layout build() { return std::move(group_); }
 
 private:
-  group_builder& add(placed_tensor t) {
+  group_builder& add(group_tensor t) {
     group_.bytes += round_up(t.bytes, tensor_alignment);
     group_.file_bytes += t.source.bytes;
     group_.tensors.push_back(std::move(t));

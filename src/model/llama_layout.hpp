@@ -25,7 +25,7 @@
 namespace tropilla {
 
 /// One tensor inside a group. Vectors (norms) become float32; matrices are packed.
-struct placed_tensor {
+struct group_tensor {
   weight_source source;
   packed_layout layout;   ///< of a matrix; rows == 0 for a vector
   std::size_t offset = 0; ///< from the group's start, a multiple of 64
@@ -36,7 +36,7 @@ struct placed_tensor {
 
 struct weight_group_layout {
   std::string name; ///< "embedding", "layer 12", "output norm", "head", "head 3"
-  std::vector<placed_tensor> tensors;
+  std::vector<group_tensor> tensors;
   std::size_t bytes = 0;          ///< in memory
   std::size_t file_bytes = 0;     ///< to read
   std::size_t section = 0;        ///< that it is a part of

@@ -37,7 +37,7 @@ struct loaded_model {
     setup.layout = &layout;
     setup.dev = dev.get();
     setup.files = file.files;
-    setup.staging = aligned(staging);
+    setup.read_buffers = aligned(staging);
     {
       weight_loader loader(setup);
       loader.load(group, target, [&](const error* why) { done.set_value(why ? why->what() : ""); });
@@ -69,9 +69,9 @@ TEST_CASE("a group gives the same bytes however it is cut into chunks") {
   loaded_model m(testing::tiny_model(tensor_type::q4_1));
   auto whole = loader_shape::for_model(m.layout, 2);
   auto cut = whole;
-  cut.slot_bytes = slot_bytes_for(m.layout, 1) + 2 * group_alignment;
-  cut.slots = 3;
-  REQUIRE(cut.slot_bytes < whole.slot_bytes);
+  cut.buffer_bytes = buffer_bytes_for(m.layout, 1) + 2 * group_alignment;
+  cut.buffers = 3;
+  REQUIRE(cut.buffer_bytes < whole.buffer_bytes);
   for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
     std::vector<std::byte> a, b;
     CHECK(m.load(g, a, whole).empty());
@@ -88,7 +88,7 @@ TEST_CASE("a group that stays is told of at debug, and one that is streamed at t
       logs all({.sink = kept.sink(), .level = level});
       weight_loader_setup setup;
       setup.shape = loader_shape::for_model(m.layout, 1);
-      setup.keeps = std::move(streams);
+      setup.is_streamed = std::move(streams);
       setup.log = all.of(log_component::loader);
       std::vector<std::byte> memory;
       CHECK(m.load_with(setup, 1, memory).empty());
@@ -178,7 +178,7 @@ TEST_CASE("packed weights hold the bytes that packing gives, whatever the form o
 TEST_CASE("memory that is refused to the reading thread fails what it reads, and nothing after it") {
   loaded_model m(testing::tiny_model());
   auto shape = loader_shape::for_model(m.layout, 2);
-  shape.slot_bytes = slot_bytes_for(m.layout, 1) + 2 * group_alignment; // many reads for a group
+  shape.buffer_bytes = buffer_bytes_for(m.layout, 1) + 2 * group_alignment; // many reads for a group
   std::vector<std::byte> sound;
   REQUIRE(m.load(0, sound, shape).empty());
   testing::fault_script script;
@@ -190,7 +190,7 @@ TEST_CASE("memory that is refused to the reading thread fails what it reads, and
   setup.layout = &m.layout;
   setup.dev = m.dev.get();
   setup.files = m.file.files;
-  setup.staging = loaded_model::aligned(staging);
+  setup.read_buffers = loaded_model::aligned(staging);
   setup.make_reader = [&](std::span<const std::filesystem::path> files, const reader_options& options) {
     return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), script);
   };
@@ -254,7 +254,7 @@ struct packed_model : loaded_model {
     setup.files = file.files;
     setup.notice = [&](std::string_view sentence) { notices.emplace_back(sentence); };
     std::vector<std::byte> staging(setup.shape.staging_bytes() + 4096);
-    setup.staging = aligned(staging);
+    setup.read_buffers = aligned(staging);
     bool same = true;
     std::vector<std::vector<std::byte>> memory;
     for (const auto& g : layout.groups)
@@ -373,14 +373,14 @@ TEST_CASE("a mapped group is compared where it lies, and loaded into its place w
   setup.dev = m.dev.get();
   setup.files = m.file.files;
   std::vector<std::byte> staging(setup.shape.staging_bytes() + 4096);
-  setup.staging = loaded_model::aligned(staging);
+  setup.read_buffers = loaded_model::aligned(staging);
   weight_loader loader(setup);
   for (int round = 0; round < 2; ++round) // once lost, all groups are loaded, and once
     for (std::size_t g = 0; g < m.layout.groups.size(); ++g) {
       std::promise<std::string> done;
       const auto& group = m.layout.groups[g];
       auto* const at = mapping->data() + file.offset(group.section) + group.section_offset;
-      loader.touch(g, at, [&](const error* why) { done.set_value(why ? why->what() : ""); });
+      loader.verify_mapped(g, at, [&](const error* why) { done.set_value(why ? why->what() : ""); });
       CHECK(done.get_future().get() == "");
       CHECK(std::equal(m.right[g].begin(), m.right[g].end(), at));
     }

@@ -1,4 +1,4 @@
-// Places where groups are put together, and what becomes of them.
+// Buffers where groups are put together, and what becomes of them.
 #include "src/io/staging_buffers.hpp"
 
 #include "kernels/host/host_device.hpp"
@@ -12,60 +12,61 @@ namespace {
 
 constexpr std::size_t bytes = 64;
 
-struct two_places {
-  explicit two_places(std::size_t kept = 0)
-      : places(*dev, {.largest = bytes, .kept = kept}, dev->make_host_buffer(2 * bytes), [this] { ++freed; }, {}) {}
+struct two_buffers {
+  explicit two_buffers(std::size_t cached = 0)
+      : buffers(*dev, {.largest = bytes, .cached = cached}, dev->make_host_buffer(2 * bytes), [this] { ++freed; }, {}) {
+  }
 
   /// Delivers and waits; whether there was no error.
-  bool deliver(const std::shared_ptr<staging_buffers::place>& from, bool failed) {
+  bool deliver(const std::shared_ptr<staging_buffers::buffer>& from, bool failed) {
     std::promise<bool> done;
-    places.deliver(from, target.data(), bytes, failed,
-                   [&](const error* why, std::chrono::nanoseconds) { done.set_value(why == nullptr); });
+    buffers.deliver(from, target.data(), bytes, failed,
+                    [&](const error* why, std::chrono::nanoseconds) { done.set_value(why == nullptr); });
     return done.get_future().get();
   }
 
   std::unique_ptr<device> dev = make_host_device({});
   std::atomic<int> freed = 0;
   std::vector<std::byte> target = std::vector<std::byte>(bytes, std::byte{0xee});
-  staging_buffers places;
+  staging_buffers buffers;
 };
 
 } // namespace
 
-TEST_CASE("two places take turns, and a delivered one is free again") {
-  two_places t;
-  const auto first = t.places.take(0, bytes, false);
-  const auto second = t.places.take(1, bytes, false);
+TEST_CASE("two buffers take turns, and a delivered one is free again") {
+  two_buffers t;
+  const auto first = t.buffers.take(0, bytes, false);
+  const auto second = t.buffers.take(1, bytes, false);
   REQUIRE(first);
   REQUIRE(second);
   CHECK(first->memory != second->memory);
-  CHECK_FALSE(t.places.any_free());
-  CHECK_FALSE(t.places.take(2, bytes, false));
+  CHECK_FALSE(t.buffers.any_free());
+  CHECK_FALSE(t.buffers.take(2, bytes, false));
   std::fill_n(first->memory, bytes, std::byte{7});
   CHECK(t.deliver(first, false));
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{7}));
   CHECK(t.freed == 1);
-  CHECK(t.places.any_free());
-  CHECK(t.places.take(2, bytes, false)->memory == first->memory);
+  CHECK(t.buffers.any_free());
+  CHECK(t.buffers.take(2, bytes, false)->memory == first->memory);
 }
 
-TEST_CASE("what failed to be read is not copied, and its place is free again") {
-  two_places t(bytes);
-  const auto turn = t.places.take(0, bytes, false);
+TEST_CASE("what failed to be read is not copied, and its buffer is free again") {
+  two_buffers t(bytes);
+  const auto turn = t.buffers.take(0, bytes, false);
   std::fill_n(turn->memory, bytes, std::byte{7});
   CHECK(t.deliver(turn, true));
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{0xee}));
   CHECK(t.freed == 1);
 
-  using enum staging_buffers::place::content;
-  const auto kept = t.places.take(1, bytes, true);
-  std::fill_n(kept->memory, bytes, std::byte{8});
-  CHECK(t.deliver(kept, true));
+  using enum staging_buffers::buffer::content;
+  const auto cached = t.buffers.take(1, bytes, true);
+  std::fill_n(cached->memory, bytes, std::byte{8});
+  CHECK(t.deliver(cached, true));
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{0xee}));
-  CHECK(kept->has == none);
-  CHECK(t.places.take(1, bytes, true) == kept);
-  CHECK(kept->has == on_its_way);
-  CHECK(t.deliver(kept, false));
-  CHECK(kept->has == complete);
+  CHECK(cached->has == none);
+  CHECK(t.buffers.take(1, bytes, true) == cached);
+  CHECK(cached->has == on_its_way);
+  CHECK(t.deliver(cached, false));
+  CHECK(cached->has == complete);
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{8}));
 }

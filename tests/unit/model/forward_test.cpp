@@ -34,7 +34,11 @@ public:
             weight_form form = weight_form::whole, std::size_t tile_bytes = 0)
       : file(gguf_file::open(path)), layout(llama_layout::make(llama_config::read(file), form, tile_bytes)), shape(s),
         dev(make_host_device(options)), loading(loader_shape::for_model(layout, 2)), staging(loading.staging_bytes()),
-        loader({.layout = &layout, .dev = dev.get(), .files = file.files, .shape = loading, .staging = staging.get()}) {
+        loader({.layout = &layout,
+                .dev = dev.get(),
+                .files = file.files,
+                .shape = loading,
+                .read_buffers = staging.get()}) {
     for (std::size_t g = 0; g < layout.groups.size(); ++g) {
       groups.emplace_back(layout.groups[g].bytes);
       views.push_back(groups.back().get());

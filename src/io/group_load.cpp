@@ -1,5 +1,5 @@
 // Cuts groups into reads, and gives reads their tags.
-#include "src/io/load_job.hpp"
+#include "src/io/group_load.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -22,16 +22,16 @@ std::vector<chunk_read> cut_packed(const packed_file& entry, const weight_group_
   const std::uint64_t begin = entry.offset(group.section) + group.section_offset;
   const std::size_t bytes = to_group_alignment(group.bytes);
   const auto block = static_cast<std::size_t>(entry.section(group.section).block_bytes);
-  const std::size_t most = std::max<std::size_t>(1, read_bytes / block) * block; // whole blocks can be compared
+  const std::size_t max_bytes = std::max<std::size_t>(1, read_bytes / block) * block; // whole blocks can be compared
   std::vector<chunk_read> reads;
-  for (std::size_t at = 0; at < bytes; at += most)
-    reads.push_back({{0, 0, 0, 0, begin + at, std::min(most, bytes - at)}, memory + at});
+  for (std::size_t at = 0; at < bytes; at += max_bytes)
+    reads.push_back({{0, 0, 0, 0, begin + at, std::min(max_bytes, bytes - at)}, memory + at});
   return reads;
 }
 
-std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t slot_bytes) {
+std::vector<chunk_read> cut_model(const weight_group_layout& group, std::byte* memory, std::size_t buffer_bytes) {
   std::vector<chunk_read> reads;
-  for (const auto& c : cut_group(group, slot_bytes - 2 * group_alignment))
+  for (const auto& c : cut_group(group, buffer_bytes - 2 * group_alignment))
     reads.push_back({c, nullptr});
   // Bytes between tensors reach packed files, so they must not be what was in memory before.
   std::size_t end = 0;
