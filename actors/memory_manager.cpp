@@ -17,8 +17,8 @@ struct memory_manager_state {
     clock::time_point waits_since{}; ///< where the log wants to know
   };
 
-  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> l, logger to)
-      : self(s), arbiter(std::move(l)), log(std::move(to)) {}
+  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> a, logger to)
+      : self(s), arbiter(std::move(a)), log(std::move(to)) {}
 
   /// What nobody waits for any more must not stand before others in the arbiter's queue.
   ~memory_manager_state() {
@@ -58,7 +58,7 @@ struct memory_manager_state {
   void log_wait(const memory_request& request, pending_request& p) {
     const auto now = arbiter->usage(request.device);
     log.debug("{} for {} wait until bytes of {} come back: {} of {} are in use", human_bytes{request.bytes},
-              to_string(request.why), request.device, human_bytes{now.in_use}, human_bytes{now.budget});
+              to_string(request.used_for), request.device, human_bytes{now.in_use}, human_bytes{now.budget});
     p.waits_since = clock::now();
   }
 

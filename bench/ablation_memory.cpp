@@ -17,15 +17,16 @@ constexpr std::size_t alignment = 4096; // what O_DIRECT wants, and what the run
 
 class plain_memory final : public memory_source {
 public:
-  [[nodiscard]] block take(std::size_t bytes, purpose why) override {
+  [[nodiscard]] block take(std::size_t bytes, purpose used_for) override {
     const std::size_t whole = round_up(std::max<std::size_t>(1, bytes), alignment);
     auto* const memory = static_cast<std::byte*>(std::aligned_alloc(alignment, whole));
     if (!memory)
-      throw error(errc::over_budget, fmt::format("the system has no {} for {}", format_bytes(whole), to_string(why)));
-    counts_->add(whole, why);
-    return {memory, [whole, why, counts = counts_](std::byte* p) {
+      throw error(errc::over_budget,
+                  fmt::format("the system has no {} for {}", format_bytes(whole), to_string(used_for)));
+    counts_->add(whole, used_for);
+    return {memory, [whole, used_for, counts = counts_](std::byte* p) {
               std::free(p);
-              counts->remove(whole, why);
+              counts->remove(whole, used_for);
             }};
   }
 
@@ -33,14 +34,14 @@ public:
 
 private:
   struct counts {
-    void add(std::size_t bytes, purpose why) {
-      const auto p = static_cast<std::size_t>(why);
+    void add(std::size_t bytes, purpose used_for) {
+      const auto p = static_cast<std::size_t>(used_for);
       peak.total = std::max(peak.total, total += bytes);
       peak.by_purpose[p] = std::max(peak.by_purpose[p], by_purpose[p] += bytes);
     }
-    void remove(std::size_t bytes, purpose why) {
+    void remove(std::size_t bytes, purpose used_for) {
       total -= bytes;
-      by_purpose[static_cast<std::size_t>(why)] -= bytes;
+      by_purpose[static_cast<std::size_t>(used_for)] -= bytes;
     }
     std::size_t total = 0;
     std::array<std::size_t, purpose_count> by_purpose{};
@@ -63,8 +64,8 @@ public:
     arbiter_->add_device(setup);
   }
 
-  [[nodiscard]] block take(std::size_t bytes, purpose why) override {
-    auto answer = arbiter_->try_acquire({name_, std::max(bytes, alignment), why, priority::normal});
+  [[nodiscard]] block take(std::size_t bytes, purpose used_for) override {
+    auto answer = arbiter_->try_acquire({name_, std::max(bytes, alignment), used_for, priority::normal});
     if (const auto* refused = std::get_if<refusal>(&answer))
       throw error(errc::over_budget, refused->message);
     const auto held = std::make_shared<lease>(std::get<lease>(std::move(answer)));

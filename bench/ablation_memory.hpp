@@ -25,7 +25,7 @@ class memory_source {
 public:
   virtual ~memory_source() = default;
   /// Throws `error` (over_budget) when there are none. Blocks may outlive the source.
-  [[nodiscard]] virtual block take(std::size_t bytes, purpose why) = 0;
+  [[nodiscard]] virtual block take(std::size_t bytes, purpose used_for) = 0;
   [[nodiscard]] virtual peak_bytes peak() const = 0;
 };
 

@@ -60,7 +60,7 @@ struct memory_arbiter::impl {
   }
 
   [[nodiscard]] static std::string needs(const memory_request& r) {
-    return fmt::format("{} for {} on {}", format_bytes(r.bytes), to_string(r.why), r.device);
+    return fmt::format("{} for {} on {}", format_bytes(r.bytes), to_string(r.used_for), r.device);
   }
 
   [[nodiscard]] static std::string needs(std::span<const device_request> requests) {
@@ -108,17 +108,17 @@ struct memory_arbiter::impl {
     for (std::size_t i = 0; i < requests.size(); ++i) {
       out[i] = lease(std::make_shared<lease::block>());
       std::string why;
-      const auto placing = requests[i].on->place(*out[i].block_, requests[i].request, why);
-      if (placing == arbiter_device::placing::done)
+      const auto allocated = requests[i].on->allocate(*out[i].block_, requests[i].request, why);
+      if (allocated == arbiter_device::allocation::done)
         continue;
-      if (placing == arbiter_device::placing::no_memory)
+      if (allocated == arbiter_device::allocation::no_memory)
         starved = no_memory(requests[i], why);
       else
-        requests[i].on->unplaced =
+        requests[i].on->unallocated =
             requests[i].on->asked; // reclaimers are asked for as much: what it joins may be enough
       out[i].reset();
       while (i-- > 0) {
-        requests[i].on->unplace(*out[i].block_);
+        requests[i].on->free(*out[i].block_);
         out[i].reset();
       }
       return false;
@@ -163,7 +163,7 @@ struct memory_arbiter::impl {
   void serve(const std::shared_ptr<memory_arbiter>& self, aftermath& due) {
     for (auto& [name, a] : devices) {
       a.blocked = false;
-      a.unplaced = 0;
+      a.unallocated = 0;
     }
     std::size_t open = devices.size();
     for (auto w = queue.begin(); w != queue.end() && open > 0;) {
@@ -278,12 +278,12 @@ memory_arbiter::grant memory_arbiter::try_acquire(const memory_request& request)
           std::any_of(w.requests.begin(), w.requests.end(), [&](auto& p) { return p.on == &a; }))
         return refusal{0,
                        fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.usage.waiters)};
-  const std::size_t unplaced = a.unplaced; // of the waiters, not of this one
+  const std::size_t unallocated = a.unallocated; // of the waiters, not of this one
   lease granted;
   std::optional<refusal> starved;
   if (impl::take(requests, {&granted, 1}, shared_from_this(), starved))
     return granted;
-  a.unplaced = unplaced;
+  a.unallocated = unallocated;
   if (starved)
     return *starved;
   const std::size_t missing = request.bytes - std::min(request.bytes, a.room());

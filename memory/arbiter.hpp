@@ -32,7 +32,7 @@ struct outside_memory {
 struct memory_request {
   std::string device; ///< "host:0"
   std::size_t bytes = 0;
-  purpose why{};
+  purpose used_for{};
   priority rank = priority::normal;
   std::optional<outside_memory> outside = {}; ///< takes bytes from the budget, but no block from the pool
   bool commits_later = false;                 ///< the first writer asks then; `device_setup::commit` is not
@@ -85,12 +85,14 @@ struct device_usage {
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
 /// when nothing is granted until enough came back.
 ///
-/// Liveness: a queued request is answered as long as the holders of leases give them back. A caller that holds leases
-/// while it waits in `acquire` for more breaks that: two such callers can wait for each other for ever. So a caller
-/// that needs several blocks, on one device or more, asks for all of them with `acquire_all`. A caller that needs more
-/// while it holds some uses `try_acquire`, which never waits; when that is refused, it gives back what it holds and
-/// asks for everything with `acquire_all` (a sequence that is preempted and computed again). Waiters are served in one
-/// order for all devices, and nobody is overtaken by an equal on a device that both need, so nobody starves.
+/// Liveness: a queued request is answered as long as the holders of leases give them back. Callers that hold leases
+/// while they wait in `acquire` for more can wait for each other for ever, unless the budget has room for all that they
+/// hold and wait for, but for what reclaimers give back: so does a plan for the weight groups and the ring of a device.
+/// Any other caller that needs several blocks, on one device or more, asks for all of them with `acquire_all`. A caller
+/// that needs more while it holds some uses `try_acquire`, which never waits; when that is refused, it gives back what
+/// it holds and asks for everything with `acquire_all` (a sequence that is preempted and computed again). Waiters are
+/// served in one order for all devices, and nobody is overtaken by an equal on a device that both need, so nobody
+/// starves.
 class memory_arbiter : public std::enable_shared_from_this<memory_arbiter> {
 public:
   using grant = std::variant<lease, refusal>;
@@ -111,7 +113,8 @@ public:
   /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself and what the device has
   /// no memory for. When it queues, the device's reclaimers are asked for what is short, on this thread.
   /// `done` is called exactly once: during this call or later on the thread that gave bytes back,
-  /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease (see Liveness)
+  /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease, or the
+  /// budget has room for all that it and other such callers hold and wait for (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
 
   /// As `acquire`, for all of the requests or none: nothing is held while it waits. The highest priority among them

@@ -17,8 +17,8 @@ constexpr bool assertions = true;
 
 /// The end of the pool that a purpose takes blocks from. KV pages come and go with sequences; the rest stays, or is
 /// short-lived and large. Kept apart, they leave the free memory whole (`bench_pool --replay` compares).
-constexpr pool::end end_for(purpose why) noexcept {
-  return why == purpose::kv ? pool::end::low : pool::end::high;
+constexpr pool::end end_for(purpose p) noexcept {
+  return p == purpose::kv ? pool::end::low : pool::end::high;
 }
 
 } // namespace
@@ -34,37 +34,37 @@ arbiter_device::arbiter_device(const device_setup& setup)
 
 std::size_t arbiter_device::shortage() const noexcept {
   const std::size_t wanted = usage.in_use + usage.waiting_bytes;
-  return wanted > usage.budget ? wanted - usage.budget : unplaced;
+  return wanted > usage.budget ? wanted - usage.budget : unallocated;
 }
 
-arbiter_device::placing arbiter_device::place(lease::block& b, const memory_request& r, std::string& why) {
+arbiter_device::allocation arbiter_device::allocate(lease::block& b, const memory_request& r, std::string& why) {
   b.device = name;
   b.bytes = r.bytes;
-  b.why = r.why;
+  b.used_for = r.used_for;
   if (r.outside) {
     b.data = r.outside->data;
     b.outside = true;
     b.shared = b.data != nullptr && outside_[b.data]++ > 0;
     b.keep_alive = r.outside->keep_alive;
-    return placing::done;
+    return allocation::done;
   }
-  const auto found = blocks.allocate(r.bytes, end_for(r.why));
+  const auto found = blocks.allocate(r.bytes, end_for(r.used_for));
   if (!found)
-    return placing::no_place;
+    return allocation::no_block;
   if (commit_ && !r.commits_later)
     if (auto refused = commit_(found->offset, r.bytes)) {
       blocks.free(*found);
       why = std::move(*refused);
-      return placing::no_memory;
+      return allocation::no_memory;
     }
-  b.place = *found;
+  b.pool_block = *found;
   b.data = base ? base + found->offset : nullptr;
-  return placing::done;
+  return allocation::done;
 }
 
-void arbiter_device::unplace(const lease::block& b) noexcept {
+void arbiter_device::free(const lease::block& b) noexcept {
   if (!b.outside)
-    blocks.free(b.place);
+    blocks.free(b.pool_block);
   else
     (void)is_last(b);
 }
@@ -83,11 +83,11 @@ void arbiter_device::enter(const lease::block& b) {
   if (b.shared)
     return;
   const std::size_t bytes = blocks.rounded(b.bytes);
-  const auto why = static_cast<std::size_t>(b.why);
+  const auto purpose = static_cast<std::size_t>(b.used_for);
   usage.in_use += bytes;
   usage.high_water = std::max(usage.high_water, usage.in_use);
-  usage.by_purpose[why] += bytes;
-  usage.high_water_by_purpose[why] = std::max(usage.high_water_by_purpose[why], usage.by_purpose[why]);
+  usage.by_purpose[purpose] += bytes;
+  usage.high_water_by_purpose[purpose] = std::max(usage.high_water_by_purpose[purpose], usage.by_purpose[purpose]);
   if (trimming_ && usage.in_use + cached_ > usage.budget)
     trim_all();
 }
@@ -97,10 +97,10 @@ void arbiter_device::leave(const lease::block& b) noexcept {
     return; // others have it, too
   const std::size_t bytes = blocks.rounded(b.bytes);
   usage.in_use -= bytes;
-  usage.by_purpose[static_cast<std::size_t>(b.why)] -= bytes;
+  usage.by_purpose[static_cast<std::size_t>(b.used_for)] -= bytes;
   if (b.outside)
     return;
-  const auto freed = blocks.free(b.place);
+  const auto freed = blocks.free(b.pool_block);
   if (!trimming_)
     return;
   // The neighbours may have no pages any more; saying so twice is cheaper than remembering.

@@ -28,11 +28,11 @@ public:
   /// Bytes that waiters, or a budget below what is in use, lack.
   [[nodiscard]] std::size_t shortage() const noexcept;
 
-  enum class placing : std::uint8_t { done, no_place, no_memory };
-  /// Places a block for the request. `why` gets the reason for no_memory.
-  [[nodiscard]] placing place(lease::block& b, const memory_request& r, std::string& why);
-  void unplace(const lease::block& b) noexcept;
-  /// Counts a block that was placed.
+  enum class allocation : std::uint8_t { done, no_block, no_memory };
+  /// Allocates a block for the request. `why` gets the reason for no_memory.
+  [[nodiscard]] allocation allocate(lease::block& b, const memory_request& r, std::string& why);
+  void free(const lease::block& b) noexcept;
+  /// Counts a block that was allocated.
   void enter(const lease::block& b);
   /// Takes a block out of the sums.
   void leave(const lease::block& b) noexcept;
@@ -44,7 +44,7 @@ public:
   pool blocks;
   device_usage usage; ///< waiters: counted where they are queued and answered
   std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
-  std::size_t unplaced = 0;                                           ///< bytes that had room but no place
+  std::size_t unallocated = 0;                                        ///< bytes that had room but no block
   std::size_t asked = 0;                                              ///< scratch: of the requests being looked at
   bool blocked = false;                                               ///< scratch: an earlier waiter needs it
   bool pressing = false;                                              ///< a thread is asking the reclaimers

@@ -29,8 +29,8 @@ std::byte* lease::data() const noexcept {
 std::size_t lease::bytes() const noexcept {
   return block_ ? block_->bytes : 0;
 }
-purpose lease::why() const noexcept {
-  return block_ ? block_->why : purpose{};
+purpose lease::used_for() const noexcept {
+  return block_ ? block_->used_for : purpose{};
 }
 std::string_view lease::device() const noexcept {
   return block_ ? std::string_view{*block_->device} : std::string_view();

@@ -28,7 +28,7 @@ public:
   [[nodiscard]] std::byte* data() const noexcept;
   /// Bytes asked for.
   [[nodiscard]] std::size_t bytes() const noexcept;
-  [[nodiscard]] purpose why() const noexcept;
+  [[nodiscard]] purpose used_for() const noexcept;
   /// The device's name; valid while the lease is.
   [[nodiscard]] std::string_view device() const noexcept;
   /// Gives this copy up.

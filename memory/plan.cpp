@@ -91,11 +91,11 @@ public:
   [[nodiscard]] std::size_t rounded(std::size_t bytes) const {
     return round_up(checked_sum(bytes, input_.alignment) - input_.alignment, input_.alignment);
   }
-  void add(memory_plan& plan, purpose why, std::string name, std::size_t bytes) const {
+  void add(memory_plan& plan, purpose used_for, std::string name, std::size_t bytes) const {
     if (bytes == 0)
       return;
-    plan.items.push_back({why, std::move(name), rounded(bytes)});
-    plan.by_purpose[static_cast<std::size_t>(why)] += rounded(bytes);
+    plan.items.push_back({used_for, std::move(name), rounded(bytes)});
+    plan.by_purpose[static_cast<std::size_t>(used_for)] += rounded(bytes);
     plan.total = checked_sum(plan.total, rounded(bytes));
   }
   void add_ring(memory_plan& plan, std::size_t slots, std::size_t slot_bytes) const {

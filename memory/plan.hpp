@@ -55,7 +55,7 @@ struct plan_input {
 
 /// One line of the table that `tropilla plan` prints.
 struct plan_item {
-  purpose why{};
+  purpose used_for{};
   std::string name;
   std::size_t bytes = 0; ///< rounded as the pool will
 };

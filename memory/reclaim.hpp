@@ -15,7 +15,7 @@ class arbiter_device;
 /// Kinds of reclaimable bytes, in the order in which they are asked for: first what costs least to have again. If
 /// reclaiming is not enough, requests wait; new work waits longest, since it asks with the lowest priority.
 enum class reclaimable : std::uint8_t {
-  prefetch_window, ///< weights that were loaded ahead: read again
+  ring_slots,      ///< with weights that were loaded ahead: read again
   cached_prefixes, ///< keys and values that no sequence uses: perhaps never missed
   idle_sequences,  ///< their keys and values: computed again
 };

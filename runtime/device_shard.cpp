@@ -26,21 +26,21 @@ std::size_t reservation_for(std::size_t budget) {
   return budget + budget / 4 + (std::size_t{64} << 20);
 }
 
-lease take(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose why, bool commits_later = false,
-           std::optional<outside_memory> outside = {}) {
+lease take(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose used_for,
+           bool commits_later = false, std::optional<outside_memory> outside = {}) {
   auto answer =
-      arbiter.try_acquire({std::string(device), bytes, why, priority::urgent, std::move(outside), commits_later});
+      arbiter.try_acquire({std::string(device), bytes, used_for, priority::urgent, std::move(outside), commits_later});
   if (auto* refused = std::get_if<refusal>(&answer))
     throw error(errc::over_budget, refused->message);
   return std::get<lease>(std::move(answer));
 }
 
 /// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
-lease take_soon(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose why) {
+lease take_soon(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose used_for) {
   constexpr std::chrono::seconds long_enough{10};
   const auto answer = std::make_shared<std::promise<memory_arbiter::grant>>();
   auto granted = answer->get_future();
-  const auto ticket = arbiter.acquire({std::string(device), bytes, why, priority::urgent},
+  const auto ticket = arbiter.acquire({std::string(device), bytes, used_for, priority::urgent},
                                       [answer](memory_arbiter::grant g) { answer->set_value(std::move(g)); });
   if (granted.wait_for(long_enough) != std::future_status::ready)
     (void)arbiter.cancel(ticket); // answers, if it is not answered at this moment
@@ -264,7 +264,7 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_
                                                shared_.trace, slots, kept, shared_.log_of(log_component::prefetcher)});
   // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
   ring_reclaimer_ = arbiter->add_reclaimer(
-      std::string(dev->name()), reclaimable::prefetch_window,
+      std::string(dev->name()), reclaimable::ring_slots,
       [slots, slot_bytes = next->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
         const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
         const std::size_t wanted = slot_bytes > 0 ? std::min(spare, divide_up(bytes, slot_bytes)) : 0;

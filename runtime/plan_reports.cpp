@@ -12,7 +12,7 @@ plan_report describe(const weight_placement& weights, const run_shape& shape, st
   plan_report out;
   const auto& plan = weights.plan;
   for (const auto& item : plan.items)
-    out.lines.push_back({plan.device, std::string(to_string(item.why)), item.name, item.bytes});
+    out.lines.push_back({plan.device, std::string(to_string(item.used_for)), item.name, item.bytes});
   out.total_bytes = plan.total;
   out.budget_bytes = budget ? budget : plan.total;
   auto& device = out.devices.emplace_back();

@@ -5,7 +5,7 @@
 /// into the file or cut it short, or its disk may fail: `lost` finds that out, and is asked before anything that was
 /// computed from the bytes is given away. It compares the file's time of change and length, which the system updates
 /// before a write can be seen through the mapping; pages that are gone show as zeros (`guarded_range`). The contents of
-/// a lost mapping are loaded again into the same places, which are memory of the process from then on, once for all
+/// a lost mapping are loaded again at the same addresses, which are memory of the process from then on, once for all
 /// users of the mapping.
 ///
 /// One fault is not found: a page that was checked, pushed out of the page cache, and read back wrong from a disk that

@@ -122,8 +122,8 @@ public:
   [[nodiscard]] std::size_t groups() const { return weights_->layout.groups.size(); }
 
 private:
-  [[nodiscard]] lease take(std::size_t bytes, purpose why) {
-    return std::get<lease>(arbiter_->try_acquire({"host:0", bytes, why}));
+  [[nodiscard]] lease take(std::size_t bytes, purpose used_for) {
+    return std::get<lease>(arbiter_->try_acquire({"host:0", bytes, used_for}));
   }
 
   std::shared_ptr<device> dev_;

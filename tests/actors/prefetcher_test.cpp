@@ -73,12 +73,12 @@ public:
   void tell(const Message& m) {
     cast::tell_from_outside(prefetcher, m);
   }
-  [[nodiscard]] std::size_t leased(purpose why) const {
-    return arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(why)];
+  [[nodiscard]] std::size_t leased(purpose used_for) const {
+    return arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(used_for)];
   }
   /// Messages that were answered may hold leases a moment longer.
-  void wait_until_given_back(purpose why) const {
-    while (leased(why) > 0)
+  void wait_until_given_back(purpose used_for) const {
+    while (leased(used_for) > 0)
       std::this_thread::yield();
   }
   void end() { cast::end_and_wait(system_.get(), prefetcher); }
@@ -104,7 +104,7 @@ TEST_CASE("a prefetcher leases, loads and delivers resident groups once, each in
       const auto ready = p.need(g);
       CHECK(ready.group == g);
       CHECK(ready.weights.bytes() == group_bytes);
-      CHECK(ready.weights.why() == purpose::weights);
+      CHECK(ready.weights.used_for() == purpose::weights);
     }
   CHECK(p.loads->asked == std::vector<std::size_t>{0, 1, 2});
   CHECK(p.leased(purpose::weights) == 3 * group_bytes);
@@ -137,7 +137,7 @@ TEST_CASE("streamed groups pass through a prefetcher's slots, and a waiter hears
   for (int step = 0; step < 3; ++step) {
     p.tell(cast::begin_step{true});
     for (std::size_t g = 1; g < 5; ++g) {
-      CHECK(p.need(g).weights.why() == purpose::ring);
+      CHECK(p.need(g).weights.used_for() == purpose::ring);
       p.tell(cast::release_group{g});
     }
   }

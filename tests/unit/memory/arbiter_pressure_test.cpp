@@ -55,7 +55,7 @@ TEST_CASE("under pressure the window goes first, then prefixes, then idle sequen
   const auto a = with_budget(100 * kib);
   std::array<holder, 3> holders;
   std::vector<reclaim_registration> registered;
-  for (const auto what : {reclaimable::idle_sequences, reclaimable::prefetch_window, reclaimable::cached_prefixes})
+  for (const auto what : {reclaimable::idle_sequences, reclaimable::ring_slots, reclaimable::cached_prefixes})
     registered.push_back(a->add_reclaimer("host:0", what, holders[static_cast<std::size_t>(what)].answer()));
   for (auto& h : holders)
     for (int i = 0; i < 3; ++i)
@@ -85,7 +85,7 @@ TEST_CASE("what was promised and comes later is not asked for twice", "[memory_a
     window.push_back(take(*a, 10 * kib));
   std::size_t promised = 0; // of the window, from its end
   int beyond = 0;
-  const auto first = a->add_reclaimer("host:0", reclaimable::prefetch_window, [&](std::size_t bytes) {
+  const auto first = a->add_reclaimer("host:0", reclaimable::ring_slots, [&](std::size_t bytes) {
     promised = std::max(promised, (bytes + 10 * kib - 1) / (10 * kib));
     return promised * 10 * kib;
   });
@@ -149,7 +149,7 @@ TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[
   const lease all = take(*a, 10 * kib);
   reclaim_registration registered;
   int asked = 0;
-  registered = a->add_reclaimer("host:0", reclaimable::prefetch_window, [&](std::size_t) {
+  registered = a->add_reclaimer("host:0", reclaimable::ring_slots, [&](std::size_t) {
     ++asked;
     registered.reset();
     return std::size_t{0};

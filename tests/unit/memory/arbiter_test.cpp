@@ -25,8 +25,8 @@ std::shared_ptr<memory_arbiter> with_budget(std::size_t budget, std::size_t rese
   return a;
 }
 
-memory_request wants(std::size_t bytes, priority rank = priority::normal, purpose why = purpose::weights) {
-  return {"host:0", bytes, why, rank};
+memory_request wants(std::size_t bytes, priority rank = priority::normal, purpose used_for = purpose::weights) {
+  return {"host:0", bytes, used_for, rank};
 }
 
 } // namespace
@@ -41,7 +41,7 @@ TEST_CASE("a lease gives its bytes back with its last copy", "[memory_arbiter]")
     CHECK(a->usage("host:0").in_use == 40 * kib);
     CHECK(a->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::kv)] == 40 * kib);
     CHECK(copy.bytes() == 40 * kib);
-    CHECK(copy.why() == purpose::kv);
+    CHECK(copy.used_for() == purpose::kv);
   }
   CHECK(a->usage("host:0").in_use == 0);
   CHECK(a->usage("host:0").high_water == 40 * kib);
