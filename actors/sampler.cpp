@@ -21,10 +21,9 @@ struct sampler_state {
           const auto& from = m.from.output;
           tokens_drawn out;
           for (const auto& job : m.jobs)
-            out.tokens.push_back(
-                from.logits != nullptr
-                    ? draw({from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
-                    : draw({from.candidates + job.row * from.candidates_of_row, from.candidates_of_row}, *job.of));
+            out.tokens.push_back(from.logits != nullptr
+                                     ? draw({from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
+                                     : draw({from.top_k + job.row * from.k, from.k}, *job.of));
           return out;
         },
     };
@@ -37,16 +36,16 @@ struct sampler_state {
     return out;
   }
 
-  /// Of the logits that decide: a row of its own, whose tokens are in their order.
-  drawn_token draw(std::span<const candidate> candidates, const sequence& s) {
-    deciding.clear();
-    for (const auto& c : candidates)
-      deciding.push_back(c.logit);
-    const token_id place = drawer.draw(deciding, s.sampling, s.generated);
-    return {place < 0 ? place : candidates[static_cast<std::size_t>(place)].token};
+  /// Draws from the top-k logits as from a row of its own, whose tokens are in their order.
+  drawn_token draw(std::span<const token_logit> top_k, const sequence& s) {
+    top_k_logits.clear();
+    for (const auto& t : top_k)
+      top_k_logits.push_back(t.logit);
+    const token_id index = drawer.draw(top_k_logits, s.sampling, s.generated);
+    return {index < 0 ? index : top_k[static_cast<std::size_t>(index)].token};
   }
 
-  std::vector<float> deciding;
+  std::vector<float> top_k_logits;
   tracer* trace;
   tracer::track track = 0;
   token_drawer drawer;

@@ -154,10 +154,9 @@ step_output step_jobs::output() {
   const std::size_t vocabulary = weights_->placement->layout.config.vocabulary;
   const std::size_t rows = current_->logit_rows.size(), max_rows = setup_.space->shape().logit_rows;
   step_output out;
-  out.candidates_of_row = top_k();
-  if (out.candidates_of_row > 0)
-    out.candidates = on_host<candidate>(buffer::head_rows, rows * out.candidates_of_row, max_rows * max_top_k,
-                                        setup_.copies->candidates);
+  out.k = top_k();
+  if (out.k > 0)
+    out.top_k = on_host<token_logit>(buffer::head_rows, rows * out.k, max_rows * max_top_k, setup_.copies->top_k);
   else
     out.logits = on_host(buffer::logits, rows * vocabulary, max_rows * vocabulary, setup_.copies->logits);
   return out;

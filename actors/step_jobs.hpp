@@ -21,7 +21,7 @@ namespace tropilla {
 /// Copies of what a device computed, where the processor has none of the device's memory; made when first wanted. They
 /// may be read when the actor that wrote them has ended.
 struct host_copies {
-  std::shared_ptr<std::byte> logits, candidates, hidden;
+  std::shared_ptr<std::byte> logits, top_k, hidden;
 };
 
 /// What the jobs of a device work with. All of it outlives them.

@@ -65,8 +65,8 @@ struct attention_shape {
   friend bool operator==(const attention_shape&, const attention_shape&) = default;
 };
 
-/// A token that may be drawn, and its logit.
-struct candidate {
+/// A token and its logit.
+struct token_logit {
   float logit = 0;
   std::int32_t token = -1;
 };
@@ -121,7 +121,7 @@ public:
   /// which hold nothing afterwards. Of equal logits the lower token goes first; NaN comes last. Only for devices whose
   /// memory the processor can't read: otherwise the processor finds them in place.
   /// @pre k <= max_top_k, 2 k <= vocabulary <= max_top_k_vocabulary
-  virtual void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) = 0;
+  virtual void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, token_logit* out) = 0;
 };
 
 } // namespace tropilla

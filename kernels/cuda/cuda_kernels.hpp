@@ -201,7 +201,7 @@ struct gather_rows {
 struct top_k {
   float* logits;
   std::size_t rows, vocabulary, k;
-  candidate* out;
+  token_logit* out;
   friend bool operator==(const top_k&, const top_k&) = default;
 };
 

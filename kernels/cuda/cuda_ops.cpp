@@ -109,7 +109,7 @@ public:
 
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override { add(copy_call{from, to, bytes}); }
 
-  void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, candidate* out) override {
+  void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k, token_logit* out) override {
     add(call::top_k{logits, rows, vocabulary, k, out});
   }
 

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(sorting_threads)
 
 /// Sorts the keys that the parts of row x kept, and then the greatest of them by token.
 __global__ void __launch_bounds__(sorting_threads)
-    merge_kept(const float* logits, unsigned vocabulary, unsigned part_size, unsigned k, candidate* out) {
+    merge_kept(const float* logits, unsigned vocabulary, unsigned part_size, unsigned k, token_logit* out) {
   griddepcontrol_wait();
   __shared__ std::uint64_t keys[max_keys];
   const float* const row = logits + std::size_t{blockIdx.x} * vocabulary;

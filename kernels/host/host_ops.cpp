@@ -111,7 +111,7 @@ void host_ops::copy(const std::byte* from, std::byte* to, std::size_t bytes) {
   worker_.barrier();
 }
 
-void host_ops::top_k(float*, std::size_t, std::size_t, std::size_t, candidate*) {
+void host_ops::top_k(float*, std::size_t, std::size_t, std::size_t, token_logit*) {
   throw error(errc::internal, "logits lie in the processor's memory: it finds the top-k itself");
 }
 

@@ -70,7 +70,7 @@ public:
   void copy(const std::byte* from, std::byte* to, std::size_t bytes) override;
   /// Throws `error` (internal): the processor finds the top-k in place.
   [[noreturn]] void top_k(float* logits, std::size_t rows, std::size_t vocabulary, std::size_t k,
-                          candidate* out) override;
+                          token_logit* out) override;
 
 private:
   /// This worker's share of `count` pieces: contiguous, the same in every call.

@@ -30,14 +30,14 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
   const linear_target qkv[] = {{w.q, q, qkv_width, false}, {w.k, k, qkv_width, false}, {w.v, v, qkv_width, false}};
   o.linear(attn_input, rows, qkv);
 
-  float* const attn_output = space.floats(buffer::attn_output);
+  float* const attn_heads = space.floats(buffer::attn_heads);
   o.rope_and_append(q, k, v, qkv_width, a, space.rope(), kv, s.sequences);
-  o.attention(q, qkv_width, a, kv, s.sequences, attn_output);
+  o.attention(q, qkv_width, a, kv, s.sequences, attn_heads);
 
-  const auto attn_result = space.as_activation(buffer::attn_result, kinds.attn_result, capacity, out_width);
-  o.quantise_activation(attn_output, out_width, rows, attn_result);
+  const auto o_proj_input = space.as_activation(buffer::o_proj_input, kinds.o_proj_input, capacity, out_width);
+  o.quantise_activation(attn_heads, out_width, rows, o_proj_input);
   const linear_target residual_1[] = {{w.attn_output, hidden, c.width, true}};
-  o.linear(attn_result, rows, residual_1);
+  o.linear(o_proj_input, rows, residual_1);
 
   const auto ffn_input = space.as_activation(buffer::ffn_input, kinds.ffn_input, capacity, c.width);
   o.rms_norm(hidden, w.ffn_norm, c.norm_epsilon, rows, ffn_input);
@@ -86,7 +86,7 @@ llama_workspace::llama_workspace(const llama_layout& layout, const run_shape& sh
                                  bool gives_scratch)
     : shape_(shape), kinds_(activation_kinds(layout)) {
   for (std::size_t i = 0; i < buffer_count; ++i)
-    places_[i] = activations + offsets[i];
+    buffers_[i] = activations + offsets[i];
   const auto rope_bytes = rope_table_bytes(layout.config.rope, shape.context);
   std::vector<std::byte> apart(dev.host_memory() ? 0 : rope_bytes);
   std::byte* const tables = dev.host_memory() ? workspace : apart.data();
@@ -104,7 +104,7 @@ llama_workspace llama_workspace::over(std::byte* activations, std::span<const st
                                       std::size_t logit_rows) const {
   llama_workspace other(*this);
   for (std::size_t i = 0; i < buffer_count; ++i)
-    other.places_[i] = activations + offsets[i];
+    other.buffers_[i] = activations + offsets[i];
   other.shape_.max_batch_tokens = rows;
   other.shape_.logit_rows = logit_rows;
   return other;
@@ -135,14 +135,14 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
 
 std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept {
   const std::size_t vocabulary = layout.config.vocabulary;
-  const std::size_t room = layout.config.width * sizeof(float) / sizeof(candidate); // of a row of `head_rows`
+  const std::size_t room = layout.config.width * sizeof(float) / sizeof(token_logit); // of a row of `head_rows`
   const bool can = s.top_k <= std::min({max_top_k, room, vocabulary / 2}) && vocabulary <= max_top_k_vocabulary;
   return can ? s.top_k : 0;
 }
 
 void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s) {
   o.top_k(space.floats(buffer::logits), s.logit_rows.size(), layout.config.vocabulary, top_k_of(layout, s),
-          candidates(space));
+          top_k(space));
 }
 
 } // namespace tropilla

@@ -22,11 +22,11 @@ struct hidden_input {
   const device* on = nullptr;  ///< whose memory that is; null: the processor's
 };
 
-/// The logits of a step: all of each row; or, where only the greatest ones decide and travelled, these.
+/// The logits of a step: all of each row, or the top-k ones where these were enough and were copied from the device.
 struct step_output {
-  const float* logits = nullptr;         ///< [logit_rows, vocabulary]
-  const candidate* candidates = nullptr; ///< [logit_rows, candidates_of_row]
-  std::size_t candidates_of_row = 0;
+  const float* logits = nullptr;      ///< [logit_rows, vocabulary]
+  const token_logit* top_k = nullptr; ///< [logit_rows, k], by ascending token
+  std::size_t k = 0;
 };
 
 /// Makes the copies of a step that was bound, of pages of `page_bytes`. Called by every worker of a compute job.
@@ -46,7 +46,7 @@ public:
                                      std::size_t logit_rows) const;
 
   [[nodiscard]] float* floats(buffer b) const { return reinterpret_cast<float*>(at(b)); }
-  [[nodiscard]] std::byte* at(buffer b) const { return places_[static_cast<std::size_t>(b)]; }
+  [[nodiscard]] std::byte* at(buffer b) const { return buffers_[static_cast<std::size_t>(b)]; }
   [[nodiscard]] activation as_activation(buffer b, activation_kind kind, std::size_t rows, std::size_t width) const {
     return {at(b), kind, rows, width};
   }
@@ -55,21 +55,21 @@ public:
   [[nodiscard]] const activation_kinds_of_model& kinds() const noexcept { return kinds_; }
 
 private:
-  std::array<std::byte*, buffer_count> places_{};
+  std::array<std::byte*, buffer_count> buffers_{};
   rope_table rope_;
   run_shape shape_;
   activation_kinds_of_model kinds_;
 };
 
-/// The number of a row's logits that are copied from a device whose memory the processor can't read: as many as decide,
-/// or 0 for all.
+/// The k of the top-k logits that are copied of each row from a device whose memory the processor can't read; 0: all
+/// are.
 [[nodiscard]] std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept;
 
-/// Finds that many (not 0) of each row and leaves them where `candidates` says, after `forward_groups` computed the
+/// Finds that many (not 0) of each row and leaves them where `top_k` says, after `forward_groups` computed the
 /// logits.
 void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
-[[nodiscard]] inline candidate* candidates(const llama_workspace& space) {
-  return reinterpret_cast<candidate*>(space.at(buffer::head_rows)); // which the head has read by then
+[[nodiscard]] inline token_logit* top_k(const llama_workspace& space) {
+  return reinterpret_cast<token_logit*>(space.at(buffer::head_rows)); // which the head has read by then
 }
 
 /// Weight groups that are in memory, by index; null where not.

@@ -1,4 +1,4 @@
-// Groups tensors, places them, and sizes the buffers of a forward pass.
+// Groups tensors, assigns their offsets, and sizes the buffers of a forward pass.
 #include "src/model/llama_layout.hpp"
 
 #include "memory/rounding.hpp"
@@ -62,9 +62,9 @@ std::size_t panels_per_unit(const packed_layout& head) {
 /// the last a multiple of `group_alignment` bytes.
 std::size_t panels_per_tile(const packed_layout& head, std::size_t max_bytes) {
   const std::size_t unit = panels_per_unit(head);
-  const std::size_t most = std::max<std::size_t>(1, max_bytes / (head.panel_bytes * unit)); // in units
+  const std::size_t max_units = std::max<std::size_t>(1, max_bytes / (head.panel_bytes * unit));
   const std::size_t all = std::max<std::size_t>(1, divide_up(head.panels(), unit));
-  const std::size_t tiles = divide_up(all, most);
+  const std::size_t tiles = divide_up(all, max_units);
   return divide_up(all, tiles) * unit;
 }
 
@@ -248,8 +248,8 @@ std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const r
       {"hidden", floats(rows, c.width), 0, 10},
       {"attention input", dev.activation_bytes(kinds.attn_input, rows, c.width), 1, 2},
       {"queries, keys, values", floats(rows, qkv), 2, 4},
-      {"attention output", floats(rows, a.heads * a.value_size), 4, 5},
-      {"attention result", dev.activation_bytes(kinds.attn_result, rows, a.heads * a.value_size), 5, 6},
+      {"attention heads", floats(rows, a.heads * a.value_size), 4, 5},
+      {"output projection input", dev.activation_bytes(kinds.o_proj_input, rows, a.heads * a.value_size), 5, 6},
       {"ffn input", dev.activation_bytes(kinds.ffn_input, rows, c.width), 7, 8},
       {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 8, 9},
       {"head rows", floats(logit_rows, c.width), 10, 11},

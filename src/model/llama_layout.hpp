@@ -109,24 +109,24 @@ struct llama_layout {
   [[nodiscard]] std::size_t decode_bytes() const;
 };
 
-/// The buffers of a forward pass, by their place in the arena.
+/// The buffers of a forward pass, in the order of the arena's offsets.
 enum class buffer : std::uint8_t {
-  hidden,      ///< [max_batch_tokens, width] float: the residual stream
-  attn_input,  ///< activation, width
-  qkv,         ///< [max_batch_tokens, q + k + v] float
-  attn_output, ///< [max_batch_tokens, heads * value_size] float
-  attn_result, ///< activation of attn_output
-  ffn_input,   ///< activation, width
-  ffn_result,  ///< activation, ffn_width
-  head_rows,   ///< [logit_rows, width] float
-  head_input,  ///< activation, width
-  logits,      ///< [logit_rows, vocabulary] float
+  hidden,       ///< [max_batch_tokens, width] float: the residual stream
+  attn_input,   ///< activation, width
+  qkv,          ///< [max_batch_tokens, q + k + v] float
+  attn_heads,   ///< [max_batch_tokens, heads * value_size] float: what the heads put out
+  o_proj_input, ///< activation of attn_heads: what the output projection reads
+  ffn_input,    ///< activation, width
+  ffn_result,   ///< activation, ffn_width
+  head_rows,    ///< [logit_rows, width] float
+  head_input,   ///< activation, width
+  logits,       ///< [logit_rows, vocabulary] float
 };
 inline constexpr std::size_t buffer_count = 10;
 
 /// The kind of each activation that the matrices reading it want, over all layers.
 struct activation_kinds_of_model {
-  activation_kind attn_input, attn_result, ffn_input, ffn_result, head_input;
+  activation_kind attn_input, o_proj_input, ffn_input, ffn_result, head_input;
 };
 [[nodiscard]] activation_kinds_of_model activation_kinds(const llama_layout& layout);
 

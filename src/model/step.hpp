@@ -29,7 +29,7 @@ struct step {
   std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
   std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
   std::vector<page_copy> copies{};       ///< to make first, in this order
-  std::size_t top_k = 0;                 ///< the number of greatest logits of each row that decide; 0: all may
+  std::size_t top_k = 0;                 ///< the k of the top-k logits that are enough of each row; 0: all are needed
   std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into
 
   /// Empties the step; the memory of its lists stays.

@@ -9,12 +9,12 @@ namespace {
 
 /// The largest of a block. Many independent maxima, so that the compiler's vectors don't wait for each other.
 float largest(std::span<const float> block) {
-  constexpr std::size_t lanes = 32;
-  float best[lanes];
-  std::fill_n(best, lanes, -INFINITY);
+  constexpr std::size_t width = 32;
+  float best[width];
+  std::fill_n(best, width, -INFINITY);
   std::size_t i = 0;
-  for (; i + lanes <= block.size(); i += lanes)
-    for (std::size_t k = 0; k < lanes; ++k)
+  for (; i + width <= block.size(); i += width)
+    for (std::size_t k = 0; k < width; ++k)
       best[k] = block[i + k] > best[k] ? block[i + k] : best[k]; // false for NaN
   float top = -INFINITY;
   for (const float x : best)
@@ -30,10 +30,10 @@ token_id arg_max(std::span<const float> logits) {
   float top = -INFINITY;
   std::size_t best = 0;
   for (std::size_t begin = 0; begin < logits.size(); begin += block) {
-    const auto part = logits.subspan(begin, std::min(block, logits.size() - begin));
-    if (const float most = largest(part); most > top) {
-      top = most;
-      best = begin + static_cast<std::size_t>(std::find(part.begin(), part.end(), most) - part.begin());
+    const auto values = logits.subspan(begin, std::min(block, logits.size() - begin));
+    if (const float maximum = largest(values); maximum > top) {
+      top = maximum;
+      best = begin + static_cast<std::size_t>(std::find(values.begin(), values.end(), maximum) - values.begin());
     }
   }
   return top == -INFINITY ? -1 : static_cast<token_id>(best);
@@ -52,7 +52,7 @@ double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept {
   return static_cast<double>(z >> 11) * 0x1.0p-53;
 }
 
-std::size_t logits_that_decide(const generation_options& options) noexcept {
+std::size_t sufficient_top_k(const generation_options& options) noexcept {
   const auto& s = options.sampling;
   const bool as_they_are = s.bias.empty() && s.banned.empty() && s.repetition_penalty == 1 &&
                            s.frequency_penalty == 0 && s.presence_penalty == 0;
@@ -84,16 +84,16 @@ std::span<const float> token_drawer::modified(std::span<const float> logits, con
   return modified_;
 }
 
-void token_drawer::keep_top_k(std::size_t count) {
-  const auto likelier = [](const candidate& a, const candidate& b) {
+void token_drawer::sort_and_truncate(std::size_t count) {
+  const auto more_probable = [](const candidate& a, const candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
   if (count > 0 && count < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
-                     likelier);
+                     more_probable);
     candidates_.resize(count);
   }
-  std::sort(candidates_.begin(), candidates_.end(), likelier);
+  std::sort(candidates_.begin(), candidates_.end(), more_probable);
 }
 
 void token_drawer::keep_typical(double share) {
@@ -110,7 +110,7 @@ void token_drawer::keep_typical(double share) {
   while (count < candidates_.size() && (count == 0 || kept < share * sum))
     kept += candidates_[count++].weight;
   candidates_.resize(count);
-  keep_top_k(0);
+  sort_and_truncate(0);
 }
 
 token_id token_drawer::draw(std::span<const float> given, const sampling_options& options, std::uint64_t index,
@@ -127,7 +127,7 @@ token_id token_drawer::draw(std::span<const float> given, const sampling_options
   for (std::size_t i = 0; i < logits.size(); ++i)
     if (logits[i] >= floor)
       candidates_.push_back({logits[i], static_cast<token_id>(i), 0});
-  keep_top_k(options.top_k);
+  sort_and_truncate(options.top_k);
   for (auto& c : candidates_)
     c.weight = std::exp((static_cast<double>(c.logit) - static_cast<double>(top)) / options.temperature);
   if (options.typical_p < 1)

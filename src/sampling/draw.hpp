@@ -15,8 +15,8 @@ namespace tropilla {
 /// OOPSLA 2014) over seed and index.
 [[nodiscard]] double uniform_draw(std::uint64_t seed, std::uint64_t index) noexcept;
 
-/// The number of a row's greatest logits that decide which token is drawn and what is told of it; 0: all may.
-[[nodiscard]] std::size_t logits_that_decide(const generation_options& options) noexcept;
+/// The k of the top-k logits of a row that are enough to draw the token and to tell of it; 0: all are needed.
+[[nodiscard]] std::size_t sufficient_top_k(const generation_options& options) noexcept;
 
 /// Draws tokens; keeps its scratch between calls. One thread at a time.
 class token_drawer {
@@ -34,7 +34,8 @@ private:
   };
   [[nodiscard]] std::span<const float> modified(std::span<const float> logits, const sampling_options& options,
                                                 const token_history& history);
-  void keep_top_k(std::size_t count);
+  /// Sorts the candidates, most probable first, and keeps the first `count`; 0: all.
+  void sort_and_truncate(std::size_t count);
   void keep_typical(double share);
 
   std::vector<float> modified_;

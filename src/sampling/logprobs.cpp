@@ -20,15 +20,15 @@ void token_logprobs(std::span<const float> logits, token_id drawn, std::size_t n
   };
 
   std::vector<token_id> best; // the n most probable so far, most probable first
-  const auto likelier = [&](token_id a, token_id b) {
+  const auto more_probable = [&](token_id a, token_id b) {
     const float x = logits[static_cast<std::size_t>(a)], y = logits[static_cast<std::size_t>(b)];
     return x != y ? x > y : a < b;
   };
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const auto id = static_cast<token_id>(i);
-    if (!(logits[i] > -INFINITY) || (best.size() == n && (n == 0 || !likelier(id, best.back()))))
+    if (!(logits[i] > -INFINITY) || (best.size() == n && (n == 0 || !more_probable(id, best.back()))))
       continue;
-    best.insert(std::ranges::upper_bound(best, id, likelier), id);
+    best.insert(std::ranges::upper_bound(best, id, more_probable), id);
     if (best.size() > n)
       best.pop_back();
   }

@@ -301,9 +301,9 @@ void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
   const auto pages = s->path.pages.begin();
   work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
   if (rows == s->pending()) {
-    const std::size_t decide = logits_that_decide(s->shared->request.options);
-    const bool all = decide == 0 || (work.top_k == 0 && !work.logit_rows.empty());
-    work.top_k = all ? 0 : std::max(work.top_k, decide);
+    const std::size_t k = sufficient_top_k(s->shared->request.options);
+    const bool all = k == 0 || (work.top_k == 0 && !work.logit_rows.empty());
+    work.top_k = all ? 0 : std::max(work.top_k, k);
     work.logit_rows.push_back(work.ids.size() - 1);
   }
   s->in_step = rows;

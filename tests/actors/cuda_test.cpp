@@ -92,7 +92,7 @@ TEST_CASE("CUDA: steps that come again are launched as one graph, and where ther
   CHECK(script->launched_graphs == 0);
 }
 
-TEST_CASE("CUDA: a reply is the same whether all logits travel or those that decide") {
+TEST_CASE("CUDA: a reply is the same whether all logits are copied or the top-k ones") {
   const auto script = std::make_shared<gpu_script>();
   runtime_impl rt(cuda_config(), nullptr, on_emulated(script));
   generation_options o;

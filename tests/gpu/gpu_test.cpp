@@ -177,7 +177,7 @@ TEST_CASE("a reply does not depend on who else is computed, nor on how long its 
   }
 }
 
-TEST_CASE("a reply is the same whether all logits travel or those that decide", "[small]") {
+TEST_CASE("a reply is the same whether all logits are copied or the top-k ones", "[small]") {
   runtime_impl rt(on_gpu(host_config(tensor_type::q4_0)), nullptr);
   for (const bool warm : {false, true}) {
     auto o = greedy(20);

@@ -353,7 +353,7 @@ TEST_CASE("CUDA: the top-k tokens are found, and of equal ones the lower", "[cud
       logits[i] = std::round(logits[i]);
     logits[0] = logits[vocabulary] = std::numeric_limits<float>::quiet_NaN();
     std::fill_n(logits.begin() + static_cast<std::ptrdiff_t>(2 * vocabulary), vocabulary, -INFINITY);
-    std::vector<candidate> wanted, ours(rows * k);
+    std::vector<token_logit> wanted, ours(rows * k);
     for (std::size_t r = 0; r < rows; ++r) {
       const float* const row = logits.data() + r * vocabulary;
       std::vector<std::int32_t> order(vocabulary);

@@ -34,7 +34,7 @@ TEST_CASE("values that go into a matrix are kept as its type wants them, each ki
     type = before;
     CHECK(now.*changed != quantised.*changed);
     std::size_t same = 0;
-    for (const auto kind : {&activation_kinds_of_model::attn_input, &activation_kinds_of_model::attn_result,
+    for (const auto kind : {&activation_kinds_of_model::attn_input, &activation_kinds_of_model::o_proj_input,
                             &activation_kinds_of_model::ffn_input, &activation_kinds_of_model::ffn_result})
       same += now.*kind == quantised.*kind ? 1 : 0;
     CHECK(same == 3);
@@ -42,7 +42,7 @@ TEST_CASE("values that go into a matrix are kept as its type wants them, each ki
   using layer = llama_layer_sources;
   using kind = activation_kinds_of_model;
   alone(&layer::attn_k, &kind::attn_input);
-  alone(&layer::attn_output, &kind::attn_result);
+  alone(&layer::attn_output, &kind::o_proj_input);
   alone(&layer::ffn_up, &kind::ffn_input);
   alone(&layer::ffn_down, &kind::ffn_result);
 }

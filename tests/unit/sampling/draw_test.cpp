@@ -78,7 +78,7 @@ TEST_CASE("top-k and top-p keep only the most probable") {
   CHECK(d.draw(logits, p, 3) == 0);
 }
 
-TEST_CASE("the logits that decide draw what all of them do") {
+TEST_CASE("the top-k logits draw what all of them do") {
   std::vector<float> logits(300);
   std::uint64_t bits = 1;
   for (auto& x : logits) // of few different ones
@@ -90,25 +90,25 @@ TEST_CASE("the logits that decide draw what all of them do") {
   some.sampling.typical_p = 0.8;
   some.sampling.min_p = 0.01;
   for (const auto& o : {generation_options{}, some}) {
-    const std::size_t decide = logits_that_decide(o);
-    CHECK(decide == (o.sampling.temperature == 0 ? 1 : 12));
+    const std::size_t k = sufficient_top_k(o);
+    CHECK(k == (o.sampling.temperature == 0 ? 1 : 12));
     std::vector<token_id> order(logits.size());
     std::iota(order.begin(), order.end(), 0);
     const auto logit = [&](token_id id) { return logits[static_cast<std::size_t>(id)]; };
     std::stable_sort(order.begin(), order.end(), [&](token_id a, token_id b) { return logit(a) > logit(b); });
-    order.resize(decide);
+    order.resize(k);
     std::sort(order.begin(), order.end());
-    std::vector<float> deciding;
+    std::vector<float> top_k_logits;
     for (const auto id : order)
-      deciding.push_back(logit(id));
+      top_k_logits.push_back(logit(id));
     token_drawer d;
     for (std::uint64_t i = 0; i < 200; ++i)
-      CHECK(order[static_cast<std::size_t>(d.draw(deciding, o.sampling, i))] == d.draw(logits, o.sampling, i));
+      CHECK(order[static_cast<std::size_t>(d.draw(top_k_logits, o.sampling, i))] == d.draw(logits, o.sampling, i));
   }
   const auto needs_all = [&](auto change) {
     auto o = some;
     change(o);
-    return logits_that_decide(o) == 0;
+    return sufficient_top_k(o) == 0;
   };
   CHECK(needs_all([](auto& o) { o.sampling.top_k = 0; }));
   CHECK(needs_all([](auto& o) { o.sampling.bias = {{3, 1.0F}}; }));
