@@ -35,9 +35,9 @@ struct bench_options {
     b.text({"-p,--n-prompt", "N[,N...]", "tokens of a prefill test (pp); 0: none"}, prompt_sizes);
     b.text({"-n,--n-gen", "N[,N...]", "tokens of a decode test (tg); 0: none"}, reply_sizes);
     b.count({"-d,--n-depth", "N", "tokens of context that are there before a test begins"}, depth,
-            {.most = std::numeric_limits<std::int32_t>::max()});
+            {.max = std::numeric_limits<std::int32_t>::max()});
     b.count({"-r,--repetitions", "N", "of each test, after one that is not counted"}, repetitions,
-            {.least = 1, .most = 10000});
+            {.min = 1, .max = 10000});
     model.bind(b);
     b.group("Output");
     b.choice({"-o,--output", "FORMAT", "how results are written"}, format, {"md", "csv", "json"});

@@ -265,8 +265,8 @@ generation_options dialogue::answer_options() {
   bare.push_back({"user", ""});
   const auto told = model_.get().encode(talk_.told()), kept = model_.get().encode(bare);
   const auto differ = std::mismatch(told.begin(), told.end(), kept.begin(), kept.end()).first;
-  const std::size_t most = model_.get().plan().context / 2;
-  o.context_keep = std::min(static_cast<std::size_t>(differ - told.begin()), most > 0 ? most - 1 : 0);
+  const std::size_t max_keep = model_.get().plan().context / 2;
+  o.context_keep = std::min(static_cast<std::size_t>(differ - told.begin()), max_keep > 0 ? max_keep - 1 : 0);
   return o;
 }
 

@@ -35,7 +35,7 @@ struct eval_options {
     b.group("Evaluation");
     b.text({"-f,--file", "FILE", "the text, taken byte for byte; no BOS is added"}, file);
     b.count({"--window", "N", "tokens of a window; positions 1 to N-1 of each full one are scored"}, window,
-            {.least = 2});
+            {.min = 2});
     b.count({"--windows", "N", "evaluate at most N windows", "all"}, windows);
     b.text({"--against", "FILE", "a model or saved logits: how often the arg-max agrees, and KL divergence from it"},
            against);

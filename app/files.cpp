@@ -69,8 +69,8 @@ void throw_system_error(std::string_view verb, std::string_view path, int number
 }
 
 std::size_t max_prompt_bytes(std::size_t context) noexcept {
-  constexpr std::size_t longest_token = 256, least = std::size_t{1} << 18, most = std::size_t{16} << 20;
-  return std::clamp(context * longest_token, least, most);
+  constexpr std::size_t longest_token = 256, min_bytes = std::size_t{1} << 18, max_bytes = std::size_t{16} << 20;
+  return std::clamp(context * longest_token, min_bytes, max_bytes);
 }
 
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {

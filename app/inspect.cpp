@@ -35,12 +35,12 @@ struct inspect_options {
   }
 };
 
-/// The elements of an array as JSON, or the first `most` of them.
-json elements(const gguf_array& array, std::size_t most) {
+/// The elements of an array as JSON, or the first `max_count` of them.
+json elements(const gguf_array& array, std::size_t max_count) {
   json out = json::array();
   std::visit(
       [&](const auto& values) {
-        for (std::size_t i = 0; i < std::min(values.size(), most); ++i) {
+        for (std::size_t i = 0; i < std::min(values.size(), max_count); ++i) {
           if constexpr (std::is_same_v<std::decay_t<decltype(values)>, std::vector<bool>>)
             out.push_back(static_cast<bool>(values[i]));
           else

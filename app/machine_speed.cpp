@@ -58,9 +58,10 @@ std::size_t max_memory(const plan_report& plan) {
 /// Measures decode. Its weights are at most what the run would hold, because the machine is asked for that much anyway.
 double weights_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {
   const std::size_t bytes = std::clamp(plan.total_bytes, 64 * mib, 256 * mib);
-  const std::size_t most = max_memory(plan);
-  return std::max(64 * mib, layout.groups[1].bytes) > most ? 0
-                                                           : measure_decode(layout, dev, std::min(bytes, most), 0.05);
+  const std::size_t max_bytes = max_memory(plan);
+  return std::max(64 * mib, layout.groups[1].bytes) > max_bytes
+             ? 0
+             : measure_decode(layout, dev, std::min(bytes, max_bytes), 0.05);
 }
 
 double operations_per_second(const llama_layout& layout, device& dev, const plan_report& plan) {

@@ -174,11 +174,11 @@ std::string lower(std::string_view text) {
 
 /// Lists at most five models, each with its folder where the names alone do not tell them apart.
 std::string list_of(const std::vector<const model_file*>& models) {
-  constexpr std::size_t most = 5;
+  constexpr std::size_t max_shown = 5;
   std::vector<std::string> shown;
   for (const model_file* m : models) {
-    if (shown.size() == most) {
-      shown.push_back(fmt::format("{} more", models.size() - most));
+    if (shown.size() == max_shown) {
+      shown.push_back(fmt::format("{} more", models.size() - max_shown));
       break;
     }
     const auto twins =

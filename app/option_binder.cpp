@@ -39,9 +39,9 @@ std::optional<Number> parse_number(const std::string& text) {
 }
 
 std::string range_text(const count_limits& limits) {
-  const std::string range = limits.most == std::numeric_limits<std::size_t>::max()
-                                ? fmt::format("a whole number from {} up", limits.least)
-                                : fmt::format("a whole number from {} to {}", limits.least, limits.most);
+  const std::string range = limits.max == std::numeric_limits<std::size_t>::max()
+                                ? fmt::format("a whole number from {} up", limits.min)
+                                : fmt::format("a whole number from {} to {}", limits.min, limits.max);
   return limits.minus_one.empty() ? range : fmt::format("{}, or -1 ({})", range, limits.minus_one);
 }
 
@@ -127,7 +127,7 @@ void option_binder::path(const option_text& option, std::filesystem::path& value
 }
 
 void option_binder::count(const option_text& option, std::size_t& value, const count_limits& limits) {
-  const bool beyond = value == limits.minus_one_is && value > limits.most;
+  const bool beyond = value == limits.minus_one_is && value > limits.max;
   add(option, {beyond ? "-1" : fmt::format("{}", value)},
       [&value, limits, title = title_of(option)](const std::string& text) {
         if (text == "-1" && !limits.minus_one.empty()) {
@@ -135,7 +135,7 @@ void option_binder::count(const option_text& option, std::size_t& value, const c
           return;
         }
         const auto number = parse_number<std::size_t>(text);
-        if (!number || *number < limits.least || *number > limits.most)
+        if (!number || *number < limits.min || *number > limits.max)
           bad_value(title, range_text(limits), text);
         value = *number;
       });
@@ -145,7 +145,7 @@ void option_binder::number(const option_text& option, double& value, const numbe
   add(option, {fmt::format("{}", value)}, [&value, range, title = title_of(option)](const std::string& text) {
     const auto number = parse_number<double>(text);
     if (!number || !range.has(*number))
-      bad_value(title, fmt::format("a number from {} to {}", range.least, range.most), text);
+      bad_value(title, fmt::format("a number from {} to {}", range.min, range.max), text);
     value = *number;
   });
 }

@@ -43,8 +43,8 @@ inline constexpr std::string_view no_text("\0", 1);
 
 /// The range of a whole number.
 struct count_limits {
-  std::size_t least = 0;
-  std::size_t most = std::numeric_limits<std::size_t>::max();
+  std::size_t min = 0;
+  std::size_t max = std::numeric_limits<std::size_t>::max();
   std::string minus_one{};    ///< what -1 stands for ("until the context is full"); empty: it is refused
   std::size_t minus_one_is{}; ///< the value that it gives
 };

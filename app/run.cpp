@@ -41,7 +41,7 @@ struct run_options {
     b.group("Reply");
     b.count({"-N,--outputs", "N", "replies to the same prompt, each with a seed of its own", "",
              "; shown when complete, under a heading"},
-            reply.generation.outputs, {.least = 1, .most = max_outputs});
+            reply.generation.outputs, {.min = 1, .max = max_outputs});
     model.bind(b);
     b.group("Output");
     b.flag({"--stats", "", "more figures at the end"}, stats);
@@ -50,7 +50,7 @@ struct run_options {
            json);
     b.count({"--logprobs", "N", "with --json: log-probabilities of each token and of the N most probable", "",
              ", at most 20"},
-            reply.generation.logprobs, {.most = max_logprobs});
+            reply.generation.logprobs, {.max = max_logprobs});
     b.positionals("words", words);
   }
 };

@@ -20,7 +20,7 @@ void model_options::bind(option_binder& b) {
            config.chat_template, {"llama3", "chatml"});
   b.group("Memory and speed");
   b.count({"-c,--ctx", "N", "tokens of a sequence, prompt and reply together", context_otherwise}, config.context,
-          {.least = 1, .most = max_tokens});
+          {.min = 1, .max = max_tokens});
   b.device_bytes(
       {"--budget", "BYTES",
        "the most that may be leased, like 300MiB or 80% of what may be used; what does not fit is streamed. "
@@ -32,16 +32,16 @@ void model_options::bind(option_binder& b) {
        "one](memory.md#without-a-budget)"},
       config.devices);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
-          config.sequences, {.least = 1, .most = 1024});
+          config.sequences, {.min = 1, .max = 1024});
   b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
            "a context for each sequence, at most four"},
-          config.kv_tokens, {.least = 1, .most = max_tokens});
+          config.kv_tokens, {.min = 1, .max = max_tokens});
   b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16",
             "; `q8_0` takes [half the bytes](benchmarks.md#kv-types)"},
            config.kv_type, {"f16", "bf16", "q8_0"});
   b.count({"-t,--threads", "N", "threads that compute, on each device of the host", "the cores that it may use",
            "; affinity and cgroup limits are respected"},
-          config.threads, {.least = 1, .most = 1024});
+          config.threads, {.min = 1, .max = 1024});
   b.choice({"--isa", "NAME", "instruction set of the kernels", "the best that there is"}, config.isa,
            {"scalar", "avx2", "avx512"});
   b.choice({"--io", "MODE", "how weights are read", "as suits the plan",
@@ -88,8 +88,8 @@ void reply_options::bind(option_binder& b) {
   b.count({"-n,--max-tokens", "N", "tokens of a reply, at most; -1: until the context is full", "",
            ", or without end where it shifts"},
           generation.max_tokens,
-          {.least = 1,
-           .most = max_tokens,
+          {.min = 1,
+           .max = max_tokens,
            .minus_one = "until the context is full",
            .minus_one_is = std::numeric_limits<std::size_t>::max()});
   b.texts({"--stop", "TEXT",

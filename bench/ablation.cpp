@@ -115,11 +115,11 @@ public:
   void row(std::size_t i, std::span<const float> logits) {
     if (i + 1 == ids_.size())
       return;
-    const double most = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+    const double maximum = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
     double sum = 0;
     for (const float l : logits)
-      sum += std::exp(static_cast<double>(l) - most);
-    total_ += most + std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(ids_[i + 1])]);
+      sum += std::exp(static_cast<double>(l) - maximum);
+    total_ += maximum + std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(ids_[i + 1])]);
   }
   [[nodiscard]] const std::vector<token_id>& ids() const { return ids_; }
   [[nodiscard]] double value() const { return std::exp(total_ / static_cast<double>(ids_.size() - 1)); }

@@ -140,9 +140,9 @@ void replica::score(const std::vector<token_id>& ids,
   begin_sequence();
   const std::size_t vocabulary = setup_.layout->config.vocabulary;
   const std::span<const token_id> all(ids);
-  const std::size_t most = std::min(setup_.shape.max_batch_tokens, setup_.shape.logit_rows);
-  for (std::size_t at = 0; at < ids.size(); at += most) {
-    const auto rows = std::min(most, ids.size() - at);
+  const std::size_t max_rows = std::min(setup_.shape.max_batch_tokens, setup_.shape.logit_rows);
+  for (std::size_t at = 0; at < ids.size(); at += max_rows) {
+    const auto rows = std::min(max_rows, ids.size() - at);
     const auto b = compute(all.subspan(at, rows), at, true);
     for (std::size_t r = 0; r < rows; ++r)
       row(at + r, {b.space.floats(buffer::logits) + r * vocabulary, vocabulary});

@@ -142,12 +142,12 @@ json decode_together(runtime& rt, std::size_t sequences, std::size_t tokens, std
 
 json run_batch(const throughput_options& o) {
   const std::size_t tokens = o.tokens > 0 ? o.tokens : 48;
-  constexpr std::size_t most = 32;
+  constexpr std::size_t max_replies = 32;
   const std::size_t context = 16 + tokens + 1;
-  auto rt = open_runtime(o, most, context, most * (context + 32));
+  auto rt = open_runtime(o, max_replies, context, max_replies * (context + 32));
   json out = {{"mode", "batch"}, {"tokens", tokens}, {"isa", rt.isa()}, {"threads", rt.threads()}};
   (void)decode_together(rt, 2, std::min<std::size_t>(tokens, 8), 1000);
-  for (std::size_t n = 1; n <= most; n *= 2)
+  for (std::size_t n = 1; n <= max_replies; n *= 2)
     out["rows"].push_back(decode_together(rt, n, tokens, o.seed + 100 * n));
   return out;
 }

@@ -271,16 +271,16 @@ packed_layout make_packed_layout(tensor_type type, std::size_t rows, std::size_t
     throw error(errc::unsupported, fmt::format("a {} matrix needs a multiple of {} columns, but one has {}; convert it "
                                                "to a type with smaller blocks",
                                                t.name, t.block_values, columns));
-  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  constexpr std::size_t max_size = std::numeric_limits<std::size_t>::max();
   const std::size_t blocks = columns / t.block_values;
   packed_layout layout{type, rows, columns, 0};
   const std::size_t panels = divide_up(rows, panel_rows);
-  const bool fits = blocks <= (most - panel_alignment) / (panel_rows * t.block_bytes);
+  const bool fits = blocks <= (max_size - panel_alignment) / (panel_rows * t.block_bytes);
   if (fits) {
     const std::size_t bytes = blocks * panel_rows * t.block_bytes;
     layout.panel_bytes = round_up(bytes, panel_alignment);
   }
-  if (!fits || rows > most - panel_rows || (panels != 0 && layout.panel_bytes > most / panels))
+  if (!fits || rows > max_size - panel_rows || (panels != 0 && layout.panel_bytes > max_size / panels))
     throw error(errc::unsupported,
                 fmt::format("a {} matrix of {} by {} is larger than the address space", t.name, rows, columns));
   return layout;

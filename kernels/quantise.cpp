@@ -39,17 +39,17 @@ struct range {
   [[nodiscard]] float magnitude() const noexcept { return std::max(high, -low); }
 };
 
-/// The smallest and the largest of `Count` values, over independent lanes.
+/// The smallest and the largest of `Count` values. Independent minima and maxima, as many as a vector register has.
 template <std::size_t Count>
 range range_of(const float* x) noexcept {
-  constexpr std::size_t lanes = 8;
-  static_assert(Count % lanes == 0);
-  std::array<float, lanes> low;
-  std::array<float, lanes> high;
-  std::copy_n(x, lanes, low.begin());
-  std::copy_n(x, lanes, high.begin());
-  for (std::size_t i = lanes; i < Count; i += lanes)
-    for (std::size_t l = 0; l < lanes; ++l) {
+  constexpr std::size_t width = 8;
+  static_assert(Count % width == 0);
+  std::array<float, width> low;
+  std::array<float, width> high;
+  std::copy_n(x, width, low.begin());
+  std::copy_n(x, width, high.begin());
+  for (std::size_t i = width; i < Count; i += width)
+    for (std::size_t l = 0; l < width; ++l) {
       low[l] = x[i + l] < low[l] ? x[i + l] : low[l];
       high[l] = x[i + l] > high[l] ? x[i + l] : high[l];
     }

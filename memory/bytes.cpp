@@ -88,14 +88,14 @@ std::optional<double> parse_percent(std::string_view text) {
 }
 
 std::size_t parse_bytes(std::string_view text) {
-  constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+  constexpr std::uint64_t max_bytes = std::numeric_limits<std::uint64_t>::max();
   std::size_t i = 0;
   std::uint64_t whole = 0, fraction = 0, scale = 1;
   const auto digit = [&] { return i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])); };
   const std::size_t first = i;
   for (; digit(); ++i) {
     const auto d = static_cast<std::uint64_t>(text[i] - '0');
-    if (whole > (most - d) / 10)
+    if (whole > (max_bytes - d) / 10)
       refuse(text);
     whole = whole * 10 + d;
   }
@@ -119,11 +119,11 @@ std::size_t parse_bytes(std::string_view text) {
   for (const auto& u : units) {
     if (u.name != name)
       continue;
-    const auto part = static_cast<std::uint64_t>(static_cast<double>(fraction) / static_cast<double>(scale) *
-                                                 static_cast<double>(u.bytes));
-    if (whole > (most - part) / u.bytes)
+    const auto fraction_bytes = static_cast<std::uint64_t>(static_cast<double>(fraction) / static_cast<double>(scale) *
+                                                           static_cast<double>(u.bytes));
+    if (whole > (max_bytes - fraction_bytes) / u.bytes)
       refuse(text);
-    return whole * u.bytes + part;
+    return whole * u.bytes + fraction_bytes;
   }
   refuse(text);
 }

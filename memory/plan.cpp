@@ -191,21 +191,21 @@ memory_plan make_replica_plan(const plan_input& input, const memory_plan& origin
 void require_fits(const memory_plan& plan, std::size_t budget, std::string_view set_by) {
   if (plan.total <= budget)
     return;
-  std::string parts;
+  std::string by_purpose;
   for (std::size_t p = 0; p < purpose_count; ++p)
     if (plan.by_purpose[p] > 0)
-      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
-                           format_bytes(plan.by_purpose[p]));
+      by_purpose += fmt::format("{}{} {}", by_purpose.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
+                                format_bytes(plan.by_purpose[p]));
   if (!set_by.empty())
     throw error(errc::over_budget,
                 fmt::format("{} may use {}, set by {}, and {} are needed ({}): {} more; a smaller context or fewer "
                             "tokens with KV pages need less",
-                            plan.device, format_bytes(budget), set_by, format_bytes(plan.total), parts,
+                            plan.device, format_bytes(budget), set_by, format_bytes(plan.total), by_purpose,
                             format_bytes(plan.total - budget)));
   throw error(errc::over_budget,
               fmt::format("the budget of {} is {}, and {} are needed ({}): {} more; the smallest budget that works is "
                           "{}, less with a smaller context",
-                          plan.device, format_bytes(budget), format_bytes(plan.total), parts,
+                          plan.device, format_bytes(budget), format_bytes(plan.total), by_purpose,
                           format_bytes(plan.total - budget), format_bytes_up(plan.total)));
 }
 

@@ -126,10 +126,10 @@ public:
       return 0;
     const auto first = static_cast<std::size_t>(std::bit_width(first_map_)) - 1;
     const auto second = static_cast<std::size_t>(std::bit_width(second_map_[first])) - 1;
-    std::size_t most = 0;
+    std::size_t maximum = 0;
     for (auto id = heads_[first][second]; id != none; id = records[id].next_free)
-      most = records[id].size > most ? records[id].size : most;
-    return most;
+      maximum = records[id].size > maximum ? records[id].size : maximum;
+    return maximum;
   }
 
 private:

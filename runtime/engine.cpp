@@ -16,7 +16,7 @@ using engine_self =
 
 /// Pieces of a reply on their way to its client.
 struct reply_window {
-  std::size_t most = 0; ///< 0: any number
+  std::size_t max_unread = 0; ///< 0: any number
   std::atomic<std::size_t> unread = 0;
 };
 
@@ -30,7 +30,7 @@ public:
 
   client_wants token(piece p) override {
     tell_from_outside(client_, reply_piece{tag_, std::move(p)});
-    const bool room = ++window_->unread < window_->most || window_->most == 0;
+    const bool room = ++window_->unread < window_->max_unread || window_->max_unread == 0;
     return room ? client_wants::more : client_wants::room_for_pieces;
   }
   void logits(std::size_t, std::size_t, std::span<const float>) override {} // engines do not score
@@ -80,7 +80,7 @@ struct engine_state {
   void generate(const generate_reply& m) {
     sequence_request request;
     const auto window = std::make_shared<reply_window>();
-    window->most = m.window;
+    window->max_unread = m.window;
     try {
       const auto sink = std::make_shared<client_sink>(m.client, m.tag, engine_self(self), window);
       request = rt->make_request(encode(m), m.options, false, sink);

@@ -161,7 +161,7 @@ struct plan_report {
   std::size_t max_batch_tokens = 0; ///< of a step, of all sequences together, at most
   std::size_t weight_bytes = 0;     ///< that a decode step reads
   /// One letter for each group of weights in the order in which a step needs them (embedding, layers, output):
-  /// R stays in memory, S is streamed for every step, G: the rows that a step names are gathered from the file. Where
+  /// R stays in memory, S is streamed for every step, G: the rows that a step names are looked up on disk. Where
   /// anything is streamed, the output head is cut into tiles, a letter each.
   std::string residency;
   std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads

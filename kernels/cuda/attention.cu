@@ -480,16 +480,16 @@ void launch(void* stream, const call::attention& c) {
   const unsigned group = h.heads / h.kv_heads, heads = cuda::attention_tile_heads(group);
   const dim3 grid(divide_up(step.item_count, attention_warps), h.kv_heads * divide_up(group, heads));
   with_kv_type(c.layer.type, [&]<kv_type Type>() {
-    const auto with = [&]<unsigned Blocks>() {
+    const auto launch_attend = [&]<unsigned Blocks>() {
       launch(stream, grid, attention_threads, attend<Type, Blocks>, c.q, c.stride, h, step, c.out, partial);
     };
     const unsigned size = std::max(h.key_size, h.value_size);
     if (size <= 64)
-      with.template operator()<2>();
+      launch_attend.template operator()<2>();
     else if (size <= 128)
-      with.template operator()<4>();
+      launch_attend.template operator()<4>();
     else
-      with.template operator()<cuda::largest_head / kv_block>();
+      launch_attend.template operator()<cuda::largest_head / kv_block>();
   });
   if (step.slots > 0)
     launch(stream, dim3(step.rows, h.heads), warp_size, merge_splits, partial, h, step, c.out);

@@ -52,14 +52,14 @@ inline constexpr std::size_t attention_split_pages = 8;
 /// Heads of a tile: all heads that share a kv head, or, where these don't fit, an equal part in each of the fewest
 /// tiles.
 [[nodiscard]] constexpr unsigned attention_tile_heads(unsigned group) noexcept {
-  constexpr auto most = static_cast<unsigned>(attention_tile_queries);
-  const unsigned pieces = divide_up(group, most);
+  constexpr auto max_queries = static_cast<unsigned>(attention_tile_queries);
+  const unsigned pieces = divide_up(group, max_queries);
   return divide_up(group, pieces);
 }
 /// Rows of a tile: those that follow each other in a sequence.
 [[nodiscard]] constexpr unsigned attention_tile_rows(const attention_shape& shape) noexcept {
-  constexpr auto most = static_cast<unsigned>(attention_tile_queries);
-  return most / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
+  constexpr auto max_queries = static_cast<unsigned>(attention_tile_queries);
+  return max_queries / attention_tile_heads(static_cast<unsigned>(shape.heads / shape.kv_heads));
 }
 
 /// The place of a row of a step in its context.

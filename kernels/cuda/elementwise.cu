@@ -159,18 +159,18 @@ void launch(void* stream, const call::embed& c) {
   if (c.rows == 0)
     return;
   const packed_layout& w = c.table.layout;
-  const auto with = [&]<tensor_type T>() {
+  const auto launch_embed = [&]<tensor_type T>() {
     launch(stream, one_block_each(c.rows), threads, embed_rows<T>, c.table.data, w.panel_bytes,
            static_cast<std::uint32_t>(w.columns), c.ids, c.x);
   };
   if (w.type == tensor_type::f32)
-    with.template operator()<tensor_type::f32>();
+    launch_embed.template operator()<tensor_type::f32>();
   else if (w.type == tensor_type::f16)
-    with.template operator()<tensor_type::f16>();
+    launch_embed.template operator()<tensor_type::f16>();
   else if (w.type == tensor_type::bf16)
-    with.template operator()<tensor_type::bf16>();
+    launch_embed.template operator()<tensor_type::bf16>();
   else
-    packed::with_quantised(w.type, with);
+    packed::with_quantised(w.type, launch_embed);
 }
 
 void launch(void* stream, const call::rms_norm& c) {

@@ -460,9 +460,9 @@ __global__ void __launch_bounds__(full_slices* rows_of_panel)
 }
 
 void multiply_full_rows(void* stream, const products& p, const activation_view& input, unsigned count) {
-  constexpr unsigned most = 65535; // of a grid in this direction
-  for (unsigned first = 0; first < count; first += most)
-    launch(stream, dim3(p.panels, std::min(count - first, most)), full_slices * rows_of_panel, multiply_full,
+  constexpr unsigned max_blocks = 65535; // of a grid in this direction
+  for (unsigned first = 0; first < count; first += max_blocks)
+    launch(stream, dim3(p.panels, std::min(count - first, max_blocks)), full_slices * rows_of_panel, multiply_full,
            after(p, first), input.full + first * input.full_stride, input.full_stride);
 }
 
@@ -477,16 +477,16 @@ void multiply(void* stream, const products& p, const typename Product::inputs& x
   }
   for (unsigned first = 0; first < count; first += max_few_tiles * tile_inputs) {
     const unsigned here = std::min(count - first, max_few_tiles * tile_inputs);
-    const auto with = [&]<unsigned Tiles>() {
+    const auto launch_gemv = [&]<unsigned Tiles>() {
       launch(stream, dim3(p.panels), few_threads, gemv<Product, Tiles>, after(p, first / int8_rows),
              Product::from(x, first), here, int8_rows);
     };
     if (here <= tile_inputs)
-      with.template operator()<1>();
+      launch_gemv.template operator()<1>();
     else if (here <= 2 * tile_inputs)
-      with.template operator()<2>();
+      launch_gemv.template operator()<2>();
     else
-      with.template operator()<max_few_tiles>();
+      launch_gemv.template operator()<max_few_tiles>();
   }
 }
 

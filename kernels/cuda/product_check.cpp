@@ -69,8 +69,8 @@ bool agree(tensor_type type, const std::vector<float>& numbers, const activation
   if (!w || !rounded)
     return false;
   weights.data = w.get();
-  const auto with = product(weights, x, rounded.get()), without = product(weights, x, nullptr);
-  return !with.empty() && with == without;
+  const auto of_wgmma = product(weights, x, rounded.get()), of_mma = product(weights, x, nullptr);
+  return !of_wgmma.empty() && of_wgmma == of_mma;
 }
 
 } // namespace

@@ -31,9 +31,9 @@ struct product_target {
 
 /// Targets of one type and width; their panels are numbered one after another.
 struct products {
-  static constexpr unsigned most = call::linear::max_targets;
-  product_target of[most];
-  unsigned first_panel[most];
+  static constexpr unsigned max_targets = call::linear::max_targets;
+  product_target of[max_targets];
+  unsigned first_panel[max_targets];
   unsigned count, panels;
   std::uint32_t columns;
 
@@ -46,7 +46,7 @@ struct panel_of_product {
   unsigned panel;
 
   __device__ panel_of_product(const products& p, unsigned number) : target(p.of[0]), panel(number) {
-    for (unsigned i = 1; i < products::most; ++i)
+    for (unsigned i = 1; i < products::max_targets; ++i)
       if (i < p.count && number >= p.first_panel[i]) {
         target = p.of[i];
         panel = number - p.first_panel[i];

@@ -298,18 +298,18 @@ struct attention_kernels_of {
     const plain_rows<V, float> keys{job.keys, page};
     for (std::size_t t = 0; t < tokens; t += page) {
       convert_keys<Type>(job, t);
-      for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t seen, const float* queries) {
-        if (seen > t)
-          score_tile<R, false>(queries, keys, job.key_size, smaller(page, seen - t),
+      for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t visible, const float* queries) {
+        if (visible > t)
+          score_tile<R, false>(queries, keys, job.key_size, smaller(page, visible - t),
                                job.scores + first * attention_chunk + t);
       });
     }
     convert_values<Type>(job, tokens);
     const std::size_t padded = padded_head(job.value_size);
     const plain_rows<V, float> values{job.values, padded};
-    for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t seen, const float*) {
-      softmax_all(job, first, first + R, seen);
-      value_tile<R, false, sizeof(float)>(job.scores + first * attention_chunk, values, seen, padded,
+    for_tiles(job, [&]<std::size_t R>(std::size_t first, std::size_t visible, const float*) {
+      softmax_all(job, first, first + R, visible);
+      value_tile<R, false, sizeof(float)>(job.scores + first * attention_chunk, values, visible, padded,
                                           job.out.o + first * padded, padded);
     });
   }

@@ -147,7 +147,7 @@ public:
   /// Computes one chunk of one kv head; fills `visible`.
   void chunk(const row_block& b, std::size_t kv_head, std::size_t chunk, const worker_buffers& buffers,
              const attention_state& out, std::size_t* visible) const noexcept {
-    see(b, chunk, visible);
+    count_visible(b, chunk, visible);
     attention_chunk_job job;
     job.queries = buffers.queries;
     job.visible = visible;
@@ -168,13 +168,13 @@ public:
   }
 
   /// Tokens of a chunk that each vector sees.
-  void see(const row_block& b, std::size_t chunk, std::size_t* visible) const noexcept {
+  void count_visible(const row_block& b, std::size_t chunk, std::size_t* visible) const noexcept {
     const std::size_t begin = chunk * attention_chunk;
     for (std::size_t r = 0; r < b.rows; ++r) {
       const std::size_t end = b.sequence->position + b.first + r + 1;
-      const std::size_t seen = end > begin ? std::min(end - begin, attention_chunk) : 0;
+      const std::size_t visible_of_row = end > begin ? std::min(end - begin, attention_chunk) : 0;
       for (std::size_t h = 0; h < group_; ++h)
-        visible[r * group_ + h] = seen;
+        visible[r * group_ + h] = visible_of_row;
     }
   }
 
@@ -243,7 +243,7 @@ void divided(worker_context& worker, const attention_call& call, const attention
     for (std::size_t kv_head = worker.worker(); kv_head < shape.kv_heads; kv_head += worker.workers()) {
       const auto state = partial(0, kv_head);
       for (std::size_t c = begin == 0 ? 1 : begin; c < end; ++c) {
-        call.see(block, c, visible.data());
+        call.count_visible(block, c, visible.data());
         call.merge(state, partial(first_slot + c - begin, kv_head), visible.data(), vectors);
       }
       for (std::size_t v = 0; end == block.chunks() && v < vectors; ++v)

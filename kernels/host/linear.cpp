@@ -123,8 +123,8 @@ void product::vector(const packed_matrix& m, std::size_t panel, const scratch& s
 
 /// Blocks of columns of a tile: pieces of equal length that fit, of whole units.
 constexpr std::size_t tile_blocks(std::size_t blocks, std::size_t block_bytes, std::size_t unit) {
-  const std::size_t most = round_down(tile_bytes / block_bytes, unit);
-  const std::size_t pieces = std::max<std::size_t>(1, divide_up(blocks, most)); // a matrix may have no columns
+  const std::size_t max_blocks = round_down(tile_bytes / block_bytes, unit);
+  const std::size_t pieces = std::max<std::size_t>(1, divide_up(blocks, max_blocks)); // a matrix may have no columns
   return round_up(divide_up(blocks, pieces), unit);
 }
 
@@ -224,8 +224,8 @@ struct row_pieces {
   std::size_t count;
   std::size_t rows; ///< of a piece; the last may be shorter
 };
-constexpr row_pieces cut_rows(std::size_t rows, std::size_t most) noexcept {
-  const std::size_t count = divide_up(rows, most);
+constexpr row_pieces cut_rows(std::size_t rows, std::size_t max_rows) noexcept {
+  const std::size_t count = divide_up(rows, max_rows);
   return {count, divide_up(rows, count)};
 }
 

@@ -62,12 +62,12 @@ void read(const json& from, const char* key, bool& to) {
   }
 }
 
-void read(const json& from, const char* key, std::size_t& to, std::size_t least = 0) {
-  constexpr std::size_t most = std::numeric_limits<std::int32_t>::max();
+void read(const json& from, const char* key, std::size_t& to, std::size_t min = 0) {
+  constexpr std::size_t max = std::numeric_limits<std::int32_t>::max();
   if (const json* value = find(from, key)) {
     const auto number = whole_number<std::size_t>(*value);
-    if (!number || *number < least || *number > most)
-      refuse(fmt::format("\"{}\" must be a whole number from {} to {}, not {}", key, least, most, shown(*value)));
+    if (!number || *number < min || *number > max)
+      refuse(fmt::format("\"{}\" must be a whole number from {} to {}, not {}", key, min, max, shown(*value)));
     to = *number;
   }
 }

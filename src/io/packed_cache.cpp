@@ -192,8 +192,8 @@ std::vector<packed_entry> packed_cache::list(const fs::path& folder) {
     return entries;
   for (; !failed && at != fs::directory_iterator(); at.increment(failed)) {
     const auto name = at->path().filename().string();
-    const bool part = name.ends_with(part_file::suffix);
-    const auto stem = part ? name.substr(0, name.size() - part_file::suffix.size()) : name;
+    const bool is_part_file = name.ends_with(part_file::suffix);
+    const auto stem = is_part_file ? name.substr(0, name.size() - part_file::suffix.size()) : name;
     if (!packed_key::parse(stem))
       continue;
     const int fd = ::open(at->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -207,7 +207,7 @@ std::vector<packed_entry> packed_cache::list(const fs::path& folder) {
     entry.description = header ? header->description : "";
     entry.bytes = static_cast<std::uint64_t>(facts.st_blocks) * 512; // a file of 1 TiB and no blocks takes nothing
     entry.last_used = facts.st_atim.tv_sec;
-    if (part)
+    if (is_part_file)
       entry.what = part_file::is_locked(at->path()) ? packed_entry::state::building : packed_entry::state::partial;
     else
       entry.what = header && header->key.text() == stem ? packed_entry::state::complete : packed_entry::state::unusable;

@@ -122,7 +122,7 @@ public:
   packed_builder& operator=(packed_builder&&) noexcept;
   ~packed_builder();
 
-  /// Writes a part of a section; any thread, parts in any order, each byte once. False once anything has failed, and
+  /// Writes a range of a section; any thread, ranges in any order, each byte once. False once anything has failed, and
   /// then does nothing.
   bool write(std::size_t section, std::uint64_t offset, std::span<const std::byte> bytes);
   [[nodiscard]] bool failed() const noexcept;

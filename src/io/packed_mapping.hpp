@@ -35,7 +35,7 @@ public:
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {begin_, bytes_}; }
   /// Its start. Only ranges that were claimed may be written to.
   [[nodiscard]] std::byte* data() const noexcept { return begin_; }
-  /// Reads a range's pages in and compares a part of a section with its checksums. False when it is not what was
+  /// Reads a range's pages in and compares a range of a section with its checksums. False when it is not what was
   /// written or can't be read. @pre as `packed_file::is_sound`.
   [[nodiscard]] bool is_sound(std::size_t section, std::uint64_t offset, std::size_t bytes) const noexcept;
 

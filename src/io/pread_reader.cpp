@@ -28,7 +28,7 @@ long call_pread(const open_files& files, const read_request& r) {
 /// Slot numbers, first in, first out; allocates nothing after it was made.
 class fifo {
 public:
-  explicit fifo(std::size_t most) : slots_(most) {}
+  explicit fifo(std::size_t capacity) : slots_(capacity) {}
   [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
   void push(std::size_t slot) { slots_[(first_ + count_++) % slots_.size()] = slot; }
   std::size_t pop() {

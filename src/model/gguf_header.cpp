@@ -313,16 +313,16 @@ std::uint32_t read_version(header_cursor& in) {
 } // namespace
 
 std::string in_quotes(std::string_view text) {
-  constexpr std::size_t most = 80;
+  constexpr std::size_t max_shown = 80;
   std::string out = "\"";
-  for (const char c : text.substr(0, most)) {
+  for (const char c : text.substr(0, max_shown)) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte >= 0x20 && byte < 0x7F && c != '"' && c != '\\')
       out += c;
     else
       out += fmt::format("\\x{:02x}", byte);
   }
-  return out + (text.size() > most ? "...\"" : "\"");
+  return out + (text.size() > max_shown ? "...\"" : "\"");
 }
 
 std::string header_cursor::text(std::string_view what) {

@@ -80,8 +80,8 @@ private:
       fail(errc::unsupported, "llama.attention.causal is false; tropilla runs models that generate");
   }
 
-  /// A size of 1 to `most`, or a list of equal ones (some converters write one per layer).
-  std::optional<std::size_t> find_size(std::string_view key, std::uint64_t most) const {
+  /// A size of 1 to `max`, or a list of equal ones (some converters write one per layer).
+  std::optional<std::size_t> find_size(std::string_view key, std::uint64_t max) const {
     const auto found = file_.metadata.find(key);
     if (found == file_.metadata.end())
       return std::nullopt;
@@ -90,13 +90,13 @@ private:
       value = equal_elements(*array, key);
     else
       value = file_.find_integer(key);
-    if (!value || *value == 0 || *value > most)
-      fail(errc::malformed_file, "{} is {}; it must be 1 to {}", key, value.value_or(0), most);
+    if (!value || *value == 0 || *value > max)
+      fail(errc::malformed_file, "{} is {}; it must be 1 to {}", key, value.value_or(0), max);
     return static_cast<std::size_t>(*value);
   }
 
-  std::size_t require_size(std::string_view key, std::uint64_t most) const {
-    if (const auto size = find_size(key, most))
+  std::size_t require_size(std::string_view key, std::uint64_t max) const {
+    if (const auto size = find_size(key, max))
       return *size;
     fail(errc::malformed_file, "the metadata lacks {}", key);
   }
@@ -423,9 +423,9 @@ private:
       // A step reads one row of a separate embedding.
       out_.weight_bytes -= out_.token_embedding.bytes - out_.token_embedding.bytes / out_.vocabulary;
     }
-    const auto most = std::max_element(by_type.begin(), by_type.end(),
-                                       [](const auto& a, const auto& b) { return a.second < b.second; });
-    out_.type_name = info(most->first).name;
+    const auto largest = std::max_element(by_type.begin(), by_type.end(),
+                                          [](const auto& a, const auto& b) { return a.second < b.second; });
+    out_.type_name = info(largest->first).name;
   }
 
   const gguf_file& file_;

@@ -68,7 +68,7 @@ std::size_t panels_per_tile(const packed_layout& head, std::size_t max_bytes) {
   return divide_up(all, tiles) * unit;
 }
 
-/// Adds groups and the sections that they are parts of.
+/// Adds groups and the sections that they are ranges of.
 struct layout_builder {
   layout_builder(llama_config c, layer_range range) {
     out.config = std::move(c);
@@ -89,7 +89,7 @@ struct layout_builder {
     if (form == weight_form::whole)
       return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)),
                          head_is_embedding() ? unit_bytes() : 0);
-    if (head_is_embedding()) // its section all the same: the head's tiles are parts of it
+    if (head_is_embedding()) // its section all the same: the head's tiles are ranges of it
       out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding), unit_bytes()});
     out.groups.push_back(group_builder("embedding").build());
   }

@@ -39,7 +39,7 @@ struct weight_group_layout {
   std::vector<group_tensor> tensors;
   std::size_t bytes = 0;          ///< in memory
   std::size_t file_bytes = 0;     ///< to read
-  std::size_t section = 0;        ///< that it is a part of
+  std::size_t section = 0;        ///< that it is a range of
   std::size_t section_offset = 0; ///< where it begins in it: a multiple of `group_alignment`
 };
 

@@ -207,12 +207,12 @@ std::uint64_t splitmix(std::uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-/// Nearly normal numbers, as many lanes at once as fill vector registers. A sum of four uniform numbers is near enough
+/// Nearly normal numbers, as many at once as fill vector registers. A sum of four uniform numbers is near enough
 /// for weights, and costs a tenth of a true normal distribution.
 class noise {
 public:
   explicit noise(std::uint64_t seed) {
-    for (std::size_t l = 0; l < lanes; ++l) {
+    for (std::size_t l = 0; l < width; ++l) {
       const std::uint64_t bits = splitmix(seed);
       a_[l] = static_cast<std::uint32_t>(bits) | 1U; // xorshift never leaves zero
       b_[l] = static_cast<std::uint32_t>(bits >> 32) | 1U;
@@ -224,9 +224,9 @@ public:
     constexpr float centre = 131070.0F;
     const float scale = deviation / 37837.23F;
     std::size_t i = 0;
-    for (; i + lanes <= out.size(); i += lanes) {
+    for (; i + width <= out.size(); i += width) {
       step();
-      for (std::size_t l = 0; l < lanes; ++l)
+      for (std::size_t l = 0; l < width; ++l)
         out[i + l] = mean + (static_cast<float>(sum(l)) - centre) * scale;
     }
     step();
@@ -235,18 +235,18 @@ public:
   }
 
 private:
-  static constexpr std::size_t lanes = 16;
+  static constexpr std::size_t width = 16;
 
   /// xorshift32 (Marsaglia, 2003) with two of its triples.
   void step() {
-    for (std::size_t l = 0; l < lanes; ++l) {
+    for (std::size_t l = 0; l < width; ++l) {
       std::uint32_t x = a_[l];
       x ^= x << 13;
       x ^= x >> 17;
       x ^= x << 5;
       a_[l] = x;
     }
-    for (std::size_t l = 0; l < lanes; ++l) {
+    for (std::size_t l = 0; l < width; ++l) {
       std::uint32_t x = b_[l];
       x ^= x << 7;
       x ^= x >> 1;
@@ -259,8 +259,8 @@ private:
     return static_cast<std::int32_t>((a_[l] & 0xFFFFU) + (a_[l] >> 16) + (b_[l] & 0xFFFFU) + (b_[l] >> 16));
   }
 
-  std::array<std::uint32_t, lanes> a_;
-  std::array<std::uint32_t, lanes> b_;
+  std::array<std::uint32_t, width> a_;
+  std::array<std::uint32_t, width> b_;
 };
 
 /// Some rows of one tensor: the unit of work, and of randomness, so that threads don't change the file.

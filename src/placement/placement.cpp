@@ -26,37 +26,39 @@ io_mode mode_for(const std::string& io, bool again_and_again) {
 }
 
 std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget) {
-  auto a = std::make_shared<weight_placement>();
-  a->layout = llama_layout::make(input.model, form, 0, input.layers);
+  auto placement = std::make_shared<weight_placement>();
+  placement->layout = llama_layout::make(input.model, form, 0, input.layers);
   // The processor packs for a GPU, too.
-  a->loading = loader_shape::for_model(a->layout, input.dev->host_memory() ? input.dev->workers() : usable_cores());
-  a->loading.model_mode = mode_for(input.io, false);
-  auto plan = make_plan_input(a->layout, input.shape, *input.dev, a->loading.staging_bytes_on(*input.dev));
+  placement->loading =
+      loader_shape::for_model(placement->layout, input.dev->host_memory() ? input.dev->workers() : usable_cores());
+  placement->loading.model_mode = mode_for(input.io, false);
+  auto plan =
+      make_plan_input(placement->layout, input.shape, *input.dev, placement->loading.staging_bytes_on(*input.dev));
   plan.request_bytes = input.request_bytes(plan.context);
   plan.budget = budget;
-  a->plan = make_plan(plan);
-  a->budget = budget > 0 ? budget : a->plan.total;
-  a->spare_bytes = a->budget > a->plan.total ? a->budget - a->plan.total : 0;
-  a->loading.packed_mode = mode_for(input.io, a->plan.ring_slots > 0);
-  return a;
+  placement->plan = make_plan(plan);
+  placement->budget = budget > 0 ? budget : placement->plan.total;
+  placement->spare_bytes = placement->budget > placement->plan.total ? placement->budget - placement->plan.total : 0;
+  placement->loading.packed_mode = mode_for(input.io, placement->plan.ring_slots > 0);
+  return placement;
 }
 
 /// Groups that all stay are looked at where the cache has them: processes share one copy, and nothing is read twice.
-void map_packed(weight_placement& a, const placement_input& input) {
-  const auto found = find_packed_weights(input.packed_folder, a.layout, input.files);
+void map_packed(weight_placement& placement, const placement_input& input) {
+  const auto found = find_packed_weights(input.packed_folder, placement.layout, input.files);
   if (!found)
     return;
-  a.mapping = found->map();
-  if (!a.mapping)
+  placement.mapping = found->map();
+  if (!placement.mapping)
     return;
-  for (const auto& g : a.layout.groups)
-    a.mapped.push_back(a.mapping->data() + found->offset(g.section) + g.section_offset);
+  for (const auto& g : placement.layout.groups)
+    placement.mapped.push_back(placement.mapping->data() + found->offset(g.section) + g.section_offset);
 }
 
-std::size_t streamed_bytes(const weight_placement& a) {
+std::size_t streamed_bytes(const weight_placement& placement) {
   std::size_t bytes = 0;
-  for (std::size_t g = 0; g < a.layout.groups.size(); ++g)
-    bytes += a.streams(g) ? a.layout.groups[g].bytes : 0;
+  for (std::size_t g = 0; g < placement.layout.groups.size(); ++g)
+    bytes += placement.streams(g) ? placement.layout.groups[g].bytes : 0;
   return bytes;
 }
 
@@ -74,18 +76,18 @@ std::size_t placement_input::request_bytes(std::size_t kv_tokens) const {
 }
 
 std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget) {
-  auto a = try_form(input, weight_form::whole, budget);
+  auto placement = try_form(input, weight_form::whole, budget);
   // Few groups may be too much for a budget and nothing that a ring could help with: the embedding and a layer.
-  if (a->plan.ring_slots > 0 || a->plan.total > a->budget) {
+  if (placement->plan.ring_slots > 0 || placement->plan.total > placement->budget) {
     auto tiled = try_form(input, weight_form::tiled, budget);
-    if (is_better(*tiled, *a, budget))
-      a = std::move(tiled);
+    if (is_better(*tiled, *placement, budget))
+      placement = std::move(tiled);
   }
-  if (a->plan.ring_slots > 0)
-    return a;
+  if (placement->plan.ring_slots > 0)
+    return placement;
   if (!input.packed_folder.empty() && input.io == mapped_io && input.dev->host_memory())
-    map_packed(*a, input);
-  return a;
+    map_packed(*placement, input);
+  return placement;
 }
 
 } // namespace tropilla

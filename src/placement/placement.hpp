@@ -16,7 +16,7 @@
 
 namespace tropilla {
 
-/// Immutable; another budget makes another one.
+/// Immutable. A new budget produces a new placement.
 struct weight_placement {
   llama_layout layout;
   memory_plan plan;
@@ -40,9 +40,8 @@ struct weight_placement {
   [[nodiscard]] std::size_t block_bytes(std::size_t group) const {
     return to_group_alignment(layout.groups[group].bytes);
   }
-  /// Groups of the same index have the same contents in every form up to the norm, and behind it in the same one. The
-  /// embedding is empty where its rows are looked up on disk, also on a device whose head is elsewhere and has no
-  /// tiles.
+  /// Whether a group has the same contents in both placements. Groups up to the norm have, whatever the form, except
+  /// that the embedding is empty where its rows are looked up on disk; groups of the head have if the tiles are equal.
   [[nodiscard]] bool same_group(const weight_placement& other, std::size_t group) const {
     if (group > layout.norm_group() && layout.tile_rows != other.layout.tile_rows)
       return false;
@@ -59,7 +58,7 @@ struct placement_input {
   std::vector<std::filesystem::path> files;
   std::filesystem::path packed_folder;
   std::string io;               ///< as `runtime_config::io`
-  std::size_t pinned_bytes = 0; ///< this device's part of `runtime_config::pinned_bytes`
+  std::size_t pinned_bytes = 0; ///< this device's share of `runtime_config::pinned_bytes`
   memory_limit limit{};         ///< of all devices of this kind together; addresses: of this one
   bool holds_requests = false;  ///< its budget is the processor's memory, and counts what requests hold, too
 

@@ -61,7 +61,7 @@ private:
 /// one. @pre not more shards than layers
 void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens);
 
-/// Gives each device that the processor's memory is not its own an equal part of `bytes` of that memory. Throws `error`
+/// Divides `bytes` of the processor's memory equally between the devices with memory of their own. Throws `error`
 /// (invalid_argument) where there are bytes and no such device.
 void divide_pinned(std::vector<placed_shard>& shards, std::size_t bytes);
 

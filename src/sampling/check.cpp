@@ -18,8 +18,8 @@ constexpr std::size_t longest_stop_string = 1024; // bytes
 
 void check_share(double value, const sampling_limit& limit, std::string_view what) {
   if (!limit.engine.has(value))
-    refuse(fmt::format("{} must be {} 0 and at most 1, not {}", what, limit.engine.least > 0 ? "above" : "at least",
-                       value));
+    refuse(
+        fmt::format("{} must be {} 0 and at most 1, not {}", what, limit.engine.min > 0 ? "above" : "at least", value));
 }
 
 void check_finite(double value, const sampling_limit& limit, std::string_view what) {

@@ -8,12 +8,12 @@
 
 namespace tropilla {
 
-/// The numbers from `least` to `most`, both included.
+/// The numbers from `min` to `max`, both included.
 struct number_range {
-  double least;
-  double most;
+  double min;
+  double max;
 
-  [[nodiscard]] constexpr bool has(double value) const noexcept { return value >= least && value <= most; } // no NaN
+  [[nodiscard]] constexpr bool has(double value) const noexcept { return value >= min && value <= max; } // no NaN
 };
 
 /// The limits of a number of `sampling_options`.

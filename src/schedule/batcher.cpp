@@ -261,18 +261,18 @@ std::shared_ptr<step> batcher::compose() {
       add_rows(*work, s, 1);
   decoding_.clear(); // a sequence that has ended meanwhile must not be held
   // Sequences that decode wait for the whole step, so it takes only half as many prompt tokens then.
-  std::size_t most = shape_.max_batch_tokens - work->ids.size();
+  std::size_t max_rows = shape_.max_batch_tokens - work->ids.size();
   if (!work->ids.empty())
-    most = std::min(most, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));
+    max_rows = std::min(max_rows, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));
   for (const auto& s : active_) {
-    if (s->scored() || s->in_step > 0 || s->pending() < 2 || most == 0)
+    if (s->scored() || s->in_step > 0 || s->pending() < 2 || max_rows == 0)
       continue;
-    std::size_t rows = rows_with_pages(*s, std::min(most, s->pending()));
+    std::size_t rows = rows_with_pages(*s, std::min(max_rows, s->pending()));
     if (rows == s->pending() && work->logit_rows.size() == shape_.logit_rows)
       --rows;
     if (rows > 0)
       add_rows(*work, s, rows);
-    most -= rows;
+    max_rows -= rows;
   }
   return work->ids.empty() ? nullptr : work;
 }

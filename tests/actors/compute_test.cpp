@@ -14,7 +14,7 @@ using testing::fake_script;
 
 namespace {
 
-/// A device, and the least memory that a step on it needs: rows of the embedding are gathered.
+/// A device, and the least memory that a step on it needs: rows of the embedding are looked up on disk.
 struct small_device {
   small_device() : model(prepared_model::open(smallest())) {
     const auto& weights = *shard().weights;

@@ -353,7 +353,7 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
     expected = reply(rt);
     long_reply = ids_of(rt.generate(long_prompt, options(5)));
   }
-  bool gathered = false;
+  bool looked_up = false;
   for (std::size_t budget = smallest; budget < all; budget += (all - smallest) / 5) {
     config.budget_bytes = budget;
     for (const char* io : {"", "direct", "buffered", "mmap"}) {
@@ -363,7 +363,7 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
       runtime rt(config);
       INFO(rt.plan().residency << " " << io);
       CHECK(rt.plan().residency.find_first_of("SG") != std::string::npos);
-      gathered |= rt.plan().residency.front() == 'G';
+      looked_up |= rt.plan().residency.front() == 'G';
       CHECK(rt.plan().total_bytes <= budget);
       CHECK(reply(rt) == expected);
       CHECK(reply(rt) == expected);                                      // the ring goes on where it stood
@@ -374,7 +374,7 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
             Approx(static_cast<double>(rt.plan().total_bytes)).epsilon(0.01));
     }
   }
-  CHECK(gathered);
+  CHECK(looked_up);
 }
 
 TEST_CASE("a budget that changes in the middle of a reply changes nothing in its text") {

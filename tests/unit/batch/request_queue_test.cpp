@@ -74,9 +74,9 @@ TEST_CASE("a fingerprint tells lines apart, by place and content") {
 TEST_CASE("requests come in order with their ids, without what is done and blank") {
   scratch_file file(
       "{\"prompt\": \"a\"}\n  \nnonsense\n{\"prompt\": \"b\"}\n{\"prompt\": \"bad\"}\n{\"prompt\": \"c\"}");
-  auto with = setup(file);
-  with.done.insert(4);
-  request_queue queue(with);
+  auto queue_setup = setup(file);
+  queue_setup.done.insert(4);
+  request_queue queue(queue_setup);
   const auto all = drain(queue);
   REQUIRE(all.size() == 4);
   CHECK(all[0].ids == std::vector<std::vector<token_id>>{{'a'}});
@@ -90,17 +90,17 @@ TEST_CASE("the queue is full by count and by bytes") {
   for (int i = 0; i < 100; ++i)
     text += "{\"prompt\": \"" + std::string(100, 'a') + "\"}\n";
   scratch_file file(text);
-  auto with = setup(file);
-  with.max_requests = 5;
+  auto queue_setup = setup(file);
+  queue_setup.max_requests = 5;
   SECTION("count") {
-    CHECK(with.max_bytes > text.size() * 5); // which is no limit
+    CHECK(queue_setup.max_bytes > text.size() * 5); // which is no limit
   }
   SECTION("bytes") {
-    with.max_requests = 100;
-    CHECK(with.max_requests >= 100);
-    with.max_bytes = 5 * (100 + 15 + 400) - 1;
+    queue_setup.max_requests = 100;
+    CHECK(queue_setup.max_requests >= 100);
+    queue_setup.max_bytes = 5 * (100 + 15 + 400) - 1;
   }
-  request_queue queue(with);
+  request_queue queue(queue_setup);
   while (!queue.full())
     CHECK(queue.read_on(1000));
   CHECK_FALSE(queue.input_ended());
@@ -115,9 +115,9 @@ TEST_CASE("a pipe with nothing in it is not waited for longer than asked") {
   std::array<int, 2> ends{};
   REQUIRE(::pipe(ends.data()) == 0);
   scratch_file file;
-  auto with = setup(file);
-  with.input = ends[0];
-  request_queue queue(with);
+  auto queue_setup = setup(file);
+  queue_setup.input = ends[0];
+  request_queue queue(queue_setup);
   CHECK_FALSE(queue.read_on(0));
   REQUIRE(::write(ends[1], "{\"prompt\"", 9) == 9);
   CHECK(queue.read_on(0));

@@ -1,4 +1,4 @@
-// Rows gathered by position, and a reader that fails in the middle.
+// Rows read by position, and a reader that fails in the middle.
 #include "memory/rounding.hpp"
 #include "src/io/scattered_reader.hpp"
 

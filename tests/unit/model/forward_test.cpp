@@ -175,7 +175,7 @@ TEST_CASE("logits do not depend on how a prompt is cut into steps, nor on the nu
   CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
 }
 
-TEST_CASE("tiles of the head and gathered rows give the logits of the whole, for tied and untied heads") {
+TEST_CASE("tiles of the head and rows looked up on disk give the logits of the whole, for tied and untied heads") {
   const bool tied = GENERATE(true, false);
   const auto type = GENERATE(tensor_type::q8_0, tensor_type::f32, tensor_type::f16);
   const auto path = testing::tiny_model(type, tied);

@@ -12,8 +12,8 @@ TEST_CASE("the engine takes every number that the command line takes, and NaN is
   using limits = sampling_limits;
   for (const sampling_limit& l : {limits::temperature, limits::top_p, limits::min_p, limits::typical_p,
                                   limits::repetition_penalty, limits::frequency_penalty, limits::presence_penalty}) {
-    CHECK(l.engine.has(l.typed.least));
-    CHECK(l.engine.has(l.typed.most));
+    CHECK(l.engine.has(l.typed.min));
+    CHECK(l.engine.has(l.typed.max));
     CHECK_FALSE(l.engine.has(std::nan("")));
     CHECK_FALSE(l.engine.has(INFINITY));
   }
