@@ -24,10 +24,10 @@ struct loader_state {
   loader_state(loader_actor::pointer s, loader_setup given) : self(s), setup(std::move(given)) {
     for (std::size_t g = 0; g < setup.weights->layout.groups.size(); ++g) {
       progress.bytes_total += counted_bytes(g);
-      if (g < setup.already_loaded.size() && setup.already_loaded[g])
+      if (g < setup.kept.size() && setup.kept[g])
         progress.bytes_done += counted_bytes(g);
     }
-    setup.already_loaded.clear();
+    setup.kept.clear();
     setup.loader.layout = &setup.weights->layout;
     setup.loader.shape = setup.weights->loading;
     setup.loader.read_buffers = setup.staging.data();

@@ -16,7 +16,7 @@ struct loader_setup {
   lease staging;
   weight_loader_setup loader; ///< its layout, shape, read buffers and `is_streamed` are of the above
   std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty
-  std::vector<lease> already_loaded; ///< groups that compute has: they count as done. Given up at once
+  std::vector<lease> kept; ///< groups that compute kept: they count as done. Given up at once
 };
 
 /// A failure to open a file answers the request that needed it.

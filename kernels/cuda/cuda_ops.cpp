@@ -72,13 +72,13 @@ public:
   void rope_and_append(float* q, const float* k, const float* v, std::size_t stride, const attention_shape& shape,
                        const rope_table& rope, const kv_layer& layer,
                        std::span<const sequence_rows> sequences) override {
-    place(shape, sequences);
+    upload_metadata(shape, sequences);
     add(call::rope_and_append{q, k, v, stride, shape, rope, layer, step_});
   }
 
   void attention(const float* q, std::size_t stride, const attention_shape& shape, const kv_layer& layer,
                  std::span<const sequence_rows> sequences, float* out) override {
-    place(shape, sequences);
+    upload_metadata(shape, sequences);
     add(call::attention{q, stride, shape, layer, step_, out, scratch_.base});
   }
 
@@ -139,7 +139,7 @@ private:
     return reinterpret_cast<const T*>(scratch_.base + scratch_.bytes - tables.size());
   }
 
-  void place(const attention_shape& shape, std::span<const sequence_rows> sequences) {
+  void upload_metadata(const attention_shape& shape, std::span<const sequence_rows> sequences) {
     if (step_.places != nullptr)
       return;
     const host_attention_metadata tables(shape, sequences);
