@@ -112,9 +112,9 @@ public:
 
   /// Grants at once, queues until bytes come back, or refuses what exceeds the budget by itself and what the device has
   /// no memory for. When it queues, the device's reclaimers are asked for what is short, on this thread.
-  /// `done` is called exactly once: during this call or later on the thread that gave bytes back,
-  /// or with a refusal by `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease, or the
-  /// budget has room for all that it and other such callers hold and wait for (see Liveness)
+  /// `done` is called exactly once: during this call or later on the thread that gave bytes back, or with a refusal by
+  /// `cancel`. Returns a ticket for `cancel`. @pre the caller holds no lease, or the budget has room for all that it
+  /// and other such callers hold and wait for (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
 
   /// As `acquire`, for all of the requests or none: nothing is held while it waits. The highest priority among them

@@ -48,8 +48,7 @@ struct loader_shape {
 
 /// Meters how long transfers were under way and how much they brought. Written by a loader; any thread may read it.
 struct transfer_meter {
-  std::atomic<std::int64_t> busy_ns{
-      0}; ///< time in which at least one read, or copy of a group from pinned memory, was in flight
+  std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read, or copy of a cached group, was in flight
   std::atomic<std::uint64_t> bytes{0};
 };
 
@@ -82,9 +81,9 @@ struct weight_loader_setup {
   logger cache_log{};                             ///< of packed weights
 };
 
-/// Makes the buffer of pinned memory for a device without host-visible memory, with the read buffers and the staging
-/// buffers; null for others. Apart from the loader, so that
-/// the caller learns before it makes one that there is no memory. Throws `error` as `device::make_host_buffer`.
+/// Makes the pinned memory of the read buffers and of the staging buffers for a device without host-visible memory;
+/// null for others. Apart from the loader, so that the caller learns before it makes one that there is no memory.
+/// Throws `error` as `device::make_host_buffer`.
 [[nodiscard]] std::shared_ptr<std::byte> make_pinned_buffer(device& dev, const llama_layout& layout,
                                                             const loader_shape& shape);
 
@@ -102,9 +101,9 @@ public:
   /// Loads a group into `memory`, its layout's bytes up to the next multiple of `group_alignment`, aligned to that.
   /// Nothing writes there after `done`.
   void load(std::size_t group, std::byte* memory, done_callback done);
-  /// Verifies the checksums of a group of `mapping`, where it lies, in turn with what is read. If a group is not
-  /// what was written, the mapping is lost, and the group is loaded like any other into memory at the same address, as
-  /// are all groups of a lost mapping.
+  /// Verifies the checksums of a group of `mapping`, where it lies, in turn with what is read. If a group is not what
+  /// was written, the mapping is lost, and the group is loaded like any other into memory at the same address, as are
+  /// all groups of a lost mapping.
   void verify_mapped(std::size_t group, std::byte* memory, done_callback done);
   /// Reads rows of the embedding from the model's file: `rows` is `[ids.size(), width]`. @pre `shape.row_bytes` > 0 and
   /// the ids are in range.
