@@ -25,7 +25,7 @@ using gpu_factory = std::function<std::unique_ptr<cuda::gpu_api>(int index)>;
 
 /// What all devices of a run compute, and how.
 struct device_demands {
-  attention_shape heads;   ///< of the model
+  attention_shape heads{}; ///< of the model
   bool precise = false;    ///< activations stay float32
   std::size_t threads = 0; ///< of each device of the host; 0: an equal share of the cores that the process may use
   std::string isa{};       ///< as `host_options::isa`
