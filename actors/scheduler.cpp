@@ -28,36 +28,36 @@ struct scheduler_state {
   using clock = batcher::clock;
 
   scheduler_state(scheduler_actor::pointer s, scheduler_setup given)
-      : self(s), setup(std::move(given)), queue(*setup.queue) {
+      : self(s), setup(std::move(given)), batching(*setup.batching) {
     if (setup.trace)
       track = setup.trace->make_track("actor scheduler");
   }
 
   scheduler_actor::behavior_type behaviour() {
     watch_supervisors();
-    queue.logits_lost(); // of a scheduler that ended
+    batching.logits_lost(); // of a scheduler that ended
     resume();
     return {
         [this](const submit_request& m) -> caf::result<request_accepted> { return submit(m.request); },
         [this](const cancel_request& m) {
-          queue.cancel(m.id, clock::now());
+          batching.cancel(m.id, clock::now());
           proceed();
         },
         [this](const logits_read& m) -> caf::result<request_accepted> {
-          queue.logits_consumed(m.id, clock::now());
+          batching.logits_consumed(m.id, clock::now());
           proceed();
           return request_accepted{m.id};
         },
-        [this](const query_batch&) -> caf::result<batch_state> { return batch_state{queue.usage()}; },
+        [this](const query_batch&) -> caf::result<batch_state> { return batch_state{batching.usage()}; },
         [this](const borrow_pages& m) -> caf::result<pages_lent> {
-          return pages_lent{queue.lend(m.borrower, m.tokens)};
+          return pages_lent{batching.lend(m.borrower, m.tokens)};
         },
         [this](const borrow_empty_pages& m) { return lend_empty(m); },
         [this](const fill_pages& m) -> caf::result<pages_returned> {
-          return taken_back(queue.take_filled(m.borrower, m.tokens));
+          return taken_back(batching.take_filled(m.borrower, m.tokens));
         },
         [this](const return_pages& m) -> caf::result<pages_returned> {
-          return taken_back(queue.give_back(m.borrower));
+          return taken_back(batching.give_back(m.borrower));
         },
         [this](const member_replaced&) {
           ++replacements;
@@ -68,7 +68,7 @@ struct scheduler_state {
           if (!down)
             down = error(errc::device_failed,
                          "the " + m.member + " ended unexpectedly (" + m.reason + "); open the runtime again");
-          queue.fail_all(*down);
+          batching.fail_all(*down);
           waits_for = awaited::nobody;
         },
         [this](const supervisors_spawned&) { watch_supervisors(); },
@@ -82,7 +82,7 @@ struct scheduler_state {
 
   /// Where the batcher stopped in the middle nobody knows.
   void on_exception(const error& why) {
-    retry_on_bad_alloc([&] { queue.fail_all(why); });
+    retry_on_bad_alloc([&] { batching.fail_all(why); });
   }
 
   void watch_supervisors() {
@@ -107,7 +107,7 @@ struct scheduler_state {
     if (down)
       return to_caf(*down);
     try {
-      queue.submit(request);
+      batching.submit(request);
     } catch (const error& e) {
       setup.log.debug("request {} is refused ({}): {}", request.id, to_string(e.code()), e.what());
       return to_caf(e);
@@ -118,7 +118,7 @@ struct scheduler_state {
 
   caf::result<pages_lent> lend_empty(const borrow_empty_pages& m) {
     try {
-      return pages_lent{queue.lend_empty(m.borrower, m.tokens)};
+      return pages_lent{batching.lend_empty(m.borrower, m.tokens)};
     } catch (const error& e) {
       return to_caf(e);
     }
@@ -133,7 +133,7 @@ struct scheduler_state {
   /// Sends the step that is at hand again, or the next one.
   void resume() {
     waits_for = awaited::nobody;
-    if (const auto work = queue.step_at_hand())
+    if (const auto work = batching.step_in_flight())
       send(work);
     else
       proceed();
@@ -141,7 +141,7 @@ struct scheduler_state {
 
   /// Sends the next step, if there is one.
   void proceed() {
-    if (const auto work = queue.next_step(clock::now()))
+    if (const auto work = batching.next_step(clock::now()))
       send(work);
     set_alarm();
   }
@@ -164,7 +164,7 @@ struct scheduler_state {
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(setup.trace, track, "step_computed");
     const auto& jobs =
-        queue.step_done({m.output.logits, m.output.logits != nullptr ? logits : 0}, m.times, clock::now());
+        batching.step_done({m.output.logits, m.output.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (jobs.empty())
       return proceed();
     const auto number = begin_wait(awaited::sampler);
@@ -175,13 +175,13 @@ struct scheduler_state {
                 return;
               const trace_span emitted(setup.trace, track, "tokens_drawn", "tokens",
                                        static_cast<std::int64_t>(answer.tokens.size()));
-              queue.drawn(answer.tokens, clock::now());
+              batching.drawn(answer.tokens, clock::now());
               proceed();
             },
             [this, number, known = replacements](const caf::error& e) {
               if (!end_wait(number))
                 return;
-              queue.logits_lost();
+              batching.logits_lost();
               not_computed(e, known);
             });
   }
@@ -189,7 +189,7 @@ struct scheduler_state {
   /// A member that ended is replaced, which may have happened before the news of its end came.
   void not_computed(const caf::error& why, std::size_t known_replacements) {
     if (!is_gone(why)) {
-      queue.step_failed(from_caf(why), clock::now());
+      batching.step_failed(from_caf(why), clock::now());
       return proceed();
     }
     if (replacements != known_replacements)
@@ -234,12 +234,12 @@ struct scheduler_state {
     setup.supervisor_log.error("{}", why.what());
     ++wait_number;
     waits_for = awaited::nobody;
-    queue.fail_all(why);
+    batching.fail_all(why);
     setup.end_members();
   }
 
   void set_alarm() {
-    const auto next = queue.next_timeout();
+    const auto next = batching.next_timeout();
     if (!next || (alarm && *alarm <= *next))
       return;
     alarm = next;
@@ -249,7 +249,7 @@ struct scheduler_state {
 
   scheduler_actor::pointer self;
   scheduler_setup setup;
-  batcher& queue;
+  batcher& batching;
   watcher others;
   std::set<caf::actor_addr> watched; ///< supervisors
   std::optional<error> down;

@@ -15,7 +15,7 @@
 namespace tropilla::cast {
 
 struct scheduler_setup {
-  std::shared_ptr<batcher> queue; ///< survives the actor: its successor goes on where it stood
+  std::shared_ptr<batcher> batching; ///< survives the actor: its successor goes on where it stood
   std::size_t vocabulary = 0;
   std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
   std::shared_ptr<const role<sampler_actor>> sampler;

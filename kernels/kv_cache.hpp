@@ -37,7 +37,7 @@ struct page_copy {
   page_number to = 0;
 };
 
-/// A run of consecutive rows of a step that belong to one sequence.
+/// Consecutive tokens of a step that belong to one sequence. A token is a row of the kernels' matrices.
 struct sequence_rows {
   std::size_t first_row = 0; ///< in the step
   std::size_t rows = 0;

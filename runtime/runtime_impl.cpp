@@ -120,7 +120,7 @@ void runtime_impl::log_closing() const {
     peaks +=
         fmt::format("; {} had {} of {} in use at most", u.device, format_bytes(u.high_water), format_bytes(u.budget));
   const std::chrono::duration<double> open = std::chrono::steady_clock::now() - opened_;
-  to.info("closed after {:.1f} s; requests: {}{}", open.count(), batch ? batch->usage().requests : 0, peaks);
+  to.info("closed after {:.1f} s; requests: {}{}", open.count(), batching ? batching->usage().requests : 0, peaks);
 }
 
 shard_context runtime_impl::shard_context_of(std::size_t shard) {
@@ -171,15 +171,15 @@ void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
     shards[i]->start(i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
   meanwhile();
 
-  make_room();
-  batch = std::make_shared<batcher>(*tok, shards.front()->input.shape, config.queue_length,
-                                    log->of(log_component::scheduler), [this](page_number page) {
-                                      std::optional<std::string> refused;
-                                      for (const auto& shard : shards)
-                                        if (!refused)
-                                          refused = shard->commit_page(page);
-                                      return refused;
-                                    });
+  make_request_room();
+  batching = std::make_shared<batcher>(*tok, shards.front()->input.shape, config.queue_length,
+                                       log->of(log_component::scheduler), [this](page_number page) {
+                                         std::optional<std::string> refused;
+                                         for (const auto& shard : shards)
+                                           if (!refused)
+                                             refused = shard->commit_page(page);
+                                         return refused;
+                                       });
   last_resort_ = std::make_shared<last_resort>(this);
   spawn_sampler();
   spawn_scheduler();
@@ -191,7 +191,7 @@ void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
   throw;
 }
 
-void runtime_impl::make_room() {
+void runtime_impl::make_request_room() {
   request_room::more_source more;
   for (const auto& shard : shards)
     if (shard->input.holds_requests)
@@ -241,7 +241,7 @@ private:
     } catch (...) {
       const error why = error_of(std::current_exception());
       of_->scheduler->close(why);
-      of_->batch->fail_all(why);
+      of_->batching->fail_all(why);
     }
   }
 
@@ -256,7 +256,7 @@ void runtime_impl::spawn_sampler() {
 }
 
 void runtime_impl::spawn_scheduler() {
-  cast::scheduler_setup setup{batch, vocabulary, shards.front()->compute, sampler, trace.get()};
+  cast::scheduler_setup setup{batching, vocabulary, shards.front()->compute, sampler, trace.get()};
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const auto get = [shard = shards[i]] { return caf::actor_cast<caf::actor>(shard->supervisor->get()); };
     setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
@@ -299,7 +299,7 @@ bool runtime_impl::supervise(std::size_t shard) {
                       },
                       [this](const error& why) {
                         scheduler->close();
-                        batch->fail_all(why);
+                        batching->fail_all(why);
                       }});
   }
   shards[shard]->supervise(std::move(others), scheduler);
@@ -321,8 +321,8 @@ void runtime_impl::shut_down() noexcept {
   cast::end_role(*system, *scheduler);
   cast::end_role(*system, *sampler);
   log->of(log_component::supervisor).debug("scheduler and sampler are ended");
-  if (batch)
-    batch->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
+  if (batching)
+    batching->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
   for (const auto& shard : shards)
     shard->end_compute();
   for (const auto& shard : shards)

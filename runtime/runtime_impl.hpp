@@ -79,7 +79,7 @@ struct TROPILLA_HIDDEN runtime_impl {
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
 
   std::shared_ptr<request_room> room; ///< for what requests hold
-  std::shared_ptr<batcher> batch;
+  std::shared_ptr<batcher> batching;
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
 
@@ -99,7 +99,7 @@ private:
   /// Starts the shards, from the last to the first, and then the actors that need them; `meanwhile` runs while weights
   /// are read.
   void spawn_cast(const std::function<void()>& meanwhile);
-  void make_room();
+  void make_request_room();
   void spawn_sampler();
   void spawn_scheduler();
   /// Spawns a supervisor for a shard; the first shard's watches sampler and scheduler, too. False: the runtime is

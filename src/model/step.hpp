@@ -22,12 +22,12 @@ struct run_shape {
   std::size_t request_bytes = 0;    ///< of the processor's memory, for what requests hold
 };
 
-/// One pass over the layers: some rows of some sequences.
+/// One pass over the layers: some tokens of some sequences. A token is a row of the kernels' matrices.
 struct step {
-  std::vector<token_id> ids;             ///< one per row
-  std::vector<sequence_rows> sequences;  ///< cover the rows in order; their pages stay valid during the step
-  std::vector<std::size_t> logit_rows;   ///< rows whose logits are wanted, in ascending order
-  std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last row
+  std::vector<token_id> ids;             ///< of its tokens
+  std::vector<sequence_rows> sequences;  ///< cover the tokens in order; their pages stay valid during the step
+  std::vector<std::size_t> logit_rows;   ///< indices of tokens whose logits are wanted, ascending
+  std::vector<page_number> pages{};      ///< of one sequence after another: those of its positions up to the last token
   std::vector<page_copy> copies{};       ///< to make first, in this order
   std::size_t top_k = 0;                 ///< the k of the top-k logits that are enough of each row; 0: all are needed
   std::vector<std::byte*> page_starts{}; ///< filled by `bind_pages`: what the sequences' pages point into

@@ -80,7 +80,7 @@ void batcher::fail_all(const error& why) {
   in_step_.clear();
   computing_.reset();
   done_.reset();
-  reading_.reset();
+  scored_unread_.reset();
   pages_.clear(); // a step may have been half done
   void_loans();
 }
@@ -93,8 +93,8 @@ bool batcher::busy_with(const shared_request& r) {
 /// Ends a request before its outputs do: it was cancelled, or something failed.
 void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_point now) {
   requests_.erase(r->request.id);
-  if (reading_ == r->request.id)
-    reading_.reset();
+  if (scored_unread_ == r->request.id)
+    scored_unread_.reset();
   const auto outputs = std::exchange(r->outputs, {}); // they refer to each other
   for (const auto& s : outputs) {
     waiting_.erase(s);
@@ -188,7 +188,7 @@ void batcher::preempt(const sequence_ptr& s) {
 }
 
 /// As `preempt`, except for the only active sequence: where there is no memory for a page, it would wait for ever.
-void batcher::make_way(const sequence_ptr& s) {
+void batcher::preempt_or_fail(const sequence_ptr& s) {
   if (active_.size() > 1 || !pages_.refusal())
     return preempt(s);
   s->shared->failure =
@@ -198,31 +198,31 @@ void batcher::make_way(const sequence_ptr& s) {
   deactivate(s);
 }
 
-/// Makes room for the next token, if need be by taking pages from the sequence that goes last. False: that was the
-/// sequence itself.
-bool batcher::make_room(const sequence_ptr& s) {
+/// Ensures that the next token has a KV page, if need be by preempting the sequences that are served last. False: that
+/// was the sequence itself.
+bool batcher::ensure_page(const sequence_ptr& s) {
   while (s->path.tokens == s->path.pages.size() * kv_page_tokens && !pages_.extend(s->path)) {
     const auto last = active_.back();
-    make_way(last);
+    preempt_or_fail(last);
     if (last == s)
       return false;
   }
   return true;
 }
 
-/// The number of rows, up to `rows`, that there are pages for.
-std::size_t batcher::rows_with_pages(sequence& s, std::size_t rows) {
-  while (s.path.pages.size() * kv_page_tokens < s.path.tokens + rows)
+/// The number of tokens, up to `tokens`, that there are pages for.
+std::size_t batcher::tokens_with_pages(sequence& s, std::size_t tokens) {
+  while (s.path.pages.size() * kv_page_tokens < s.path.tokens + tokens)
     if (!pages_.extend(s.path))
       return s.path.pages.size() * kv_page_tokens - s.path.tokens;
-  return rows;
+  return tokens;
 }
 
 // -- steps -----------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   settle_endings(now);
-  if (computing_ || done_ || reading_)
+  if (computing_ || done_ || scored_unread_)
     return nullptr;
   const auto failed = [](const auto& r) { return r.second->failure.has_value(); };
   for (;;) {
@@ -233,8 +233,8 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
       admit(now);
     while (!computing_ && !active_.empty()) {
       computing_ = compose();
-      if (!computing_ && !active_.empty())
-        make_way(sequence_ptr(active_.back())); // only prompts, each of which holds pages that another needs
+      if (!computing_ && !active_.empty()) // no prompt has a page for its next token
+        preempt_or_fail(sequence_ptr(active_.back()));
     }
     if (computing_ || std::ranges::none_of(requests_, failed))
       break;
@@ -254,59 +254,60 @@ std::shared_ptr<step> batcher::compose() {
     return compose_scored(sequence_ptr(*scored)); // which may be the last that is active, and have to leave
   }
   scored_last_ = false;
-  auto work = blank_step(last_step_);
+  auto next = blank_step(last_step_);
   decoding_ = active_; // some of them may have to give up their pages to others
   for (const auto& s : decoding_)
-    if (s->active && !s->scored() && s->pending() == 1 && work->logit_rows.size() < shape_.logit_rows && make_room(s))
-      add_rows(*work, s, 1);
+    if (s->active && !s->scored() && s->uncomputed_tokens() == 1 && next->logit_rows.size() < shape_.logit_rows &&
+        ensure_page(s))
+      add_tokens(*next, s, 1);
   decoding_.clear(); // a sequence that has ended meanwhile must not be held
   // Sequences that decode wait for the whole step, so it takes only half as many prompt tokens then.
-  std::size_t max_rows = shape_.max_batch_tokens - work->ids.size();
-  if (!work->ids.empty())
-    max_rows = std::min(max_rows, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));
+  std::size_t prompt_tokens = shape_.max_batch_tokens - next->ids.size();
+  if (!next->ids.empty())
+    prompt_tokens = std::min(prompt_tokens, std::max<std::size_t>(shape_.max_batch_tokens / 2, 1));
   for (const auto& s : active_) {
-    if (s->scored() || s->in_step > 0 || s->pending() < 2 || max_rows == 0)
+    if (s->scored() || s->in_step > 0 || s->uncomputed_tokens() < 2 || prompt_tokens == 0)
       continue;
-    std::size_t rows = rows_with_pages(*s, std::min(max_rows, s->pending()));
-    if (rows == s->pending() && work->logit_rows.size() == shape_.logit_rows)
-      --rows;
-    if (rows > 0)
-      add_rows(*work, s, rows);
-    max_rows -= rows;
+    std::size_t tokens = tokens_with_pages(*s, std::min(prompt_tokens, s->uncomputed_tokens()));
+    if (tokens == s->uncomputed_tokens() && next->logit_rows.size() == shape_.logit_rows)
+      --tokens;
+    if (tokens > 0)
+      add_tokens(*next, s, tokens);
+    prompt_tokens -= tokens;
   }
-  return work->ids.empty() ? nullptr : work;
+  return next->ids.empty() ? nullptr : next;
 }
 
 std::shared_ptr<step> batcher::compose_scored(const sequence_ptr& s) {
-  const std::size_t wanted = std::min({shape_.max_batch_tokens, shape_.logit_rows, s->pending()});
-  std::size_t rows = rows_with_pages(*s, wanted);
-  if (rows == 0)
-    rows = make_room(s) ? rows_with_pages(*s, wanted) : 0;
-  if (rows == 0)
+  const std::size_t wanted = std::min({shape_.max_batch_tokens, shape_.logit_rows, s->uncomputed_tokens()});
+  std::size_t tokens = tokens_with_pages(*s, wanted);
+  if (tokens == 0)
+    tokens = ensure_page(s) ? tokens_with_pages(*s, wanted) : 0;
+  if (tokens == 0)
     return nullptr;
-  auto work = blank_step(last_step_);
-  add_rows(*work, s, rows);
-  work->logit_rows.clear();
-  work->top_k = 0;
-  for (std::size_t row = 0; row < rows; ++row)
-    work->logit_rows.push_back(row);
-  return work;
+  auto next = blank_step(last_step_);
+  add_tokens(*next, s, tokens);
+  next->logit_rows.clear();
+  next->top_k = 0;
+  for (std::size_t row = 0; row < tokens; ++row)
+    next->logit_rows.push_back(row);
+  return next;
 }
 
-void batcher::add_rows(step& work, const sequence_ptr& s, std::size_t rows) {
+void batcher::add_tokens(step& to, const sequence_ptr& s, std::size_t tokens) {
   const std::size_t position = s->path.tokens;
   const auto first = s->tokens.begin() + static_cast<std::ptrdiff_t>(position);
-  work.sequences.push_back({work.ids.size(), rows, position});
-  work.ids.insert(work.ids.end(), first, first + static_cast<std::ptrdiff_t>(rows));
+  to.sequences.push_back({to.ids.size(), tokens, position});
+  to.ids.insert(to.ids.end(), first, first + static_cast<std::ptrdiff_t>(tokens));
   const auto pages = s->path.pages.begin();
-  work.pages.insert(work.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + rows)));
-  if (rows == s->pending()) {
+  to.pages.insert(to.pages.end(), pages, pages + static_cast<std::ptrdiff_t>(kv_pages_for(position + tokens)));
+  if (tokens == s->uncomputed_tokens()) {
     const std::size_t k = sufficient_top_k(s->shared->request.options);
-    const bool all = k == 0 || (work.top_k == 0 && !work.logit_rows.empty());
-    work.top_k = all ? 0 : std::max(work.top_k, k);
-    work.logit_rows.push_back(work.ids.size() - 1);
+    const bool all = k == 0 || (to.top_k == 0 && !to.logit_rows.empty());
+    to.top_k = all ? 0 : std::max(to.top_k, k);
+    to.logit_rows.push_back(to.ids.size() - 1);
   }
-  s->in_step = rows;
+  s->in_step = tokens;
   in_step_.push_back(s);
 }
 
@@ -321,16 +322,16 @@ const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, c
   std::size_t logit_row = 0;
   for (std::size_t i = 0; i < in_step_.size(); ++i) {
     const auto& s = in_step_[i];
-    const auto& rows = done_->sequences[i];
+    const auto& computed = done_->sequences[i];
     auto& r = *s->shared;
     (s->generated > 0 ? r.stats.compute_seconds : r.stats.prefill_compute_seconds) += times.compute;
     (s->generated > 0 ? r.stats.load_seconds : r.stats.prefill_load_seconds) += times.load;
-    if (s->path.tokens == rows.position) // else it was computed for the second time
-      pages_.append(s->path, {s->tokens.data() + rows.position, rows.rows});
+    if (s->path.tokens == computed.position) // else it was computed for the second time
+      pages_.append(s->path, {s->tokens.data() + computed.position, computed.rows});
     if (s->scored()) {
-      reading_ = r.request.id;
-      r.request.sink->logits(rows.position, rows.rows, logits);
-    } else if (s->pending() == 0) {
+      scored_unread_ = r.request.id;
+      r.request.sink->logits(computed.position, computed.rows, logits);
+    } else if (s->uncomputed_tokens() == 0) {
       if (s->generated > 0) {
         draws_.push_back({logit_row, s});
       } else {
@@ -388,11 +389,11 @@ void batcher::logits_lost() {
 }
 
 void batcher::logits_consumed(request_id id, clock::time_point now) {
-  if (reading_ != id)
+  if (scored_unread_ != id)
     return;
-  reading_.reset();
+  scored_unread_.reset();
   const auto it = requests_.find(id);
-  if (it != requests_.end() && it->second->outputs.front()->pending() == 0)
+  if (it != requests_.end() && it->second->outputs.front()->uncomputed_tokens() == 0)
     finish(it->second->outputs.front(), {}, finish_reason::stop, now);
 }
 
@@ -425,7 +426,7 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
   ++r.stats.generated_tokens;
   piece p;
   p.id = drawn.token;
-  p.output = s->output;
+  p.output = s->output_index;
   p.logprobs = drawn.logprobs;
   const bool stop_token = std::ranges::find(o.stop_tokens, drawn.token) != o.stop_tokens.end();
   if (stop_token || (!o.ignore_eos && tokenizer_.ends_generation(drawn.token)))
@@ -478,7 +479,7 @@ void batcher::finish(const sequence_ptr& s, piece last, finish_reason reason, cl
       last.text += s->stop.push(s->text.finish());
       last.text += s->stop.finish();
     }
-    last.output = s->output;
+    last.output = s->output_index;
     last.finish = reason;
     send(s, std::move(last));
   }

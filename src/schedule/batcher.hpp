@@ -1,9 +1,11 @@
 /// Decides what the next step computes: the queue of requests, and the state machine of those that are active.
 ///
 /// Continuous batching (Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models", 2022):
-/// sequences join and leave between steps. A step has a row for every sequence that decodes, and as many rows of
-/// prompts as its size leaves (Agrawal et al., "Sarathi-Serve", 2024). A sequence is admitted when there are pages for
-/// its tokens; when pages run out, the sequence that would be served last gives up its own and is computed again later.
+/// sequences join and leave between steps. A step has one token of every sequence that decodes, and tokens of prompts
+/// in the rest of its `max_batch_tokens`: all of it when nothing decodes, else at most half of `max_batch_tokens`
+/// (chunked prefill: Agrawal et al., "Sarathi-Serve", 2024). A scored sequence has steps of its own, in turn with the
+/// steps of the others. A sequence is admitted when there are pages for its tokens; when pages run out, the sequence
+/// that would be served last gives up its own and is computed again later.
 ///
 /// The batcher knows no actors and no devices: it is told what happened and says what to do. One thread at a time.
 #pragma once
@@ -41,8 +43,8 @@ public:
   using clock = sequence::clock;
 
   /// `max_waiting`: requests in the queue, beyond which new ones are refused. `commit`: asked before a KV page is
-  /// written to for the first time. Where it refuses, sequences share the pages that there are; a request that needs
-  /// more by itself fails with over_budget.
+  /// written to for the first time. Where it refuses, the batcher goes on with the pages that were written to before,
+  /// as if there were no others; a request that needs more of them than that, alone, fails with over_budget.
   batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log = {},
           page_commit commit = {});
   ~batcher();
@@ -54,18 +56,18 @@ public:
   /// Fails all requests.
   void fail_all(const error& why);
 
-  /// The next step, or null when there is nothing to compute now, or one is out. It is out until `step_done` and, where
+  /// The next step, or null when there is nothing to compute now, or a step is in flight: until `step_done` and, where
   /// there are tokens to draw, `drawn`, or until `step_failed`. May be computed more than once: the same bits result.
   [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
-  /// The step that is out and not done, for the scheduler that takes over from one that ended; or null.
-  [[nodiscard]] std::shared_ptr<const step> step_at_hand() const noexcept { return computing_; }
+  /// The step that is in flight and not computed, for the scheduler that takes over from one that ended; or null.
+  [[nodiscard]] std::shared_ptr<const step> step_in_flight() const noexcept { return computing_; }
   /// Ends the computing of a step. Returns the tokens to draw from its logits; empty when there are none.
   [[nodiscard]] const std::vector<draw_job>& step_done(std::span<const float> logits, const step_times& times,
                                                        clock::time_point now);
   void step_failed(const error& why, clock::time_point now);
   /// Takes the drawn tokens, in the order of the jobs.
   void drawn(std::span<const drawn_token> tokens, clock::time_point now);
-  /// Notes that the logits of the last step were lost before all tokens were drawn: it is at hand again.
+  /// Notes that the logits of the last step were lost before all tokens were drawn: it has to be computed again.
   void logits_lost();
   /// Notes that the client of a scored sequence is done with the logits of its last step.
   void logits_consumed(request_id id, clock::time_point now);
@@ -108,12 +110,12 @@ private:
   void activate(const sequence_ptr& s, clock::time_point now);
   void deactivate(const sequence_ptr& s);
   void preempt(const sequence_ptr& s);
-  void make_way(const sequence_ptr& s);
+  void preempt_or_fail(const sequence_ptr& s);
   [[nodiscard]] std::shared_ptr<step> compose();
   [[nodiscard]] std::shared_ptr<step> compose_scored(const sequence_ptr& s);
-  [[nodiscard]] bool make_room(const sequence_ptr& s);
-  [[nodiscard]] std::size_t rows_with_pages(sequence& s, std::size_t rows);
-  void add_rows(step& work, const sequence_ptr& s, std::size_t rows);
+  [[nodiscard]] bool ensure_page(const sequence_ptr& s);
+  [[nodiscard]] std::size_t tokens_with_pages(sequence& s, std::size_t tokens);
+  void add_tokens(step& to, const sequence_ptr& s, std::size_t tokens);
   static void start_outputs(const std::shared_ptr<shared_request>& r);
   void end_step(clock::time_point now);
   void accept(const sequence_ptr& s, const drawn_token& drawn, clock::time_point now);
@@ -129,15 +131,15 @@ private:
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
   std::vector<sequence_ptr> active_;   ///< in order
-  std::vector<page_copy> copies_;      ///< for the next step, or the one that is out
+  std::vector<page_copy> copies_;      ///< for the next step, or the one in flight
   std::vector<sequence_ptr> decoding_; ///< while a step is composed
-  std::vector<sequence_ptr> in_step_;  ///< whose rows the step that is out has, in order
-  std::shared_ptr<step> last_step_;    ///< computing_ or done_, or to be used again
+  std::vector<sequence_ptr> in_step_;  ///< whose tokens the step in flight has, in order
+  std::shared_ptr<step> last_step_;    ///< computing_ or done_, or free for the next one
   std::shared_ptr<step> computing_;
-  std::shared_ptr<step> done_; ///< drawn from now
+  std::shared_ptr<step> done_; ///< computed: its tokens are being drawn
   std::vector<draw_job> draws_;
   std::map<request_id, open_loan> loans_;
-  std::optional<request_id> reading_; ///< the scored request whose client reads the logits
+  std::optional<request_id> scored_unread_; ///< the scored request whose client has yet to read its logits
   bool scored_last_ = false;
   std::uint64_t arrivals_ = 0;
   std::size_t preemptions_ = 0;

@@ -18,7 +18,7 @@ std::string rate_text(double rate) {
 void request_log::accepted(const shared_request& r, std::size_t others) {
   if (others == 0 && r.request.submitted - last_step_ > between_reports) { // a rate over idle time says nothing
     since_ = r.request.submitted;
-    rows_ = drawn_ = 0;
+    computed_ = drawn_ = 0;
   }
   if (!log_.wants(log_level::debug))
     return;
@@ -78,10 +78,10 @@ void request_log::all_failed(std::size_t requests, const error& why) const {
              requests, to_string(why.code()), why.what());
 }
 
-bool request_log::step_done(std::size_t rows, std::size_t drawn, clock::time_point now) {
-  log_.trace("a step computed {} tokens and draws {}", rows, drawn);
+bool request_log::step_done(std::size_t computed, std::size_t drawn, clock::time_point now) {
+  log_.trace("a step computed {} tokens and draws {}", computed, drawn);
   last_step_ = now;
-  rows_ += rows;
+  computed_ += computed;
   drawn_ += drawn;
   return now - since_ >= between_reports && log_.wants(log_level::info);
 }
@@ -90,10 +90,10 @@ void request_log::report(const batch_usage& usage, std::size_t pages, clock::tim
   const double elapsed = in_seconds(now - since_);
   log_.info("sequences: {} computed, {} waiting; {:.1f} tok/s computed, {:.1f} tok/s generated; {} of {} KV pages are "
             "in use; {} preemptions so far",
-            usage.active, usage.waiting, static_cast<double>(rows_) / elapsed, static_cast<double>(drawn_) / elapsed,
-            usage.pages_in_use, pages, usage.preemptions);
+            usage.active, usage.waiting, static_cast<double>(computed_) / elapsed,
+            static_cast<double>(drawn_) / elapsed, usage.pages_in_use, pages, usage.preemptions);
   since_ = now;
-  rows_ = drawn_ = 0;
+  computed_ = drawn_ = 0;
 }
 
 } // namespace tropilla

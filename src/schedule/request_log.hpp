@@ -39,15 +39,16 @@ public:
   void failed(const shared_request& r, const error& why) const;
   /// All requests failed together.
   void all_failed(std::size_t requests, const error& why) const;
-  /// A step is done: `rows` tokens were computed and `drawn` are drawn from its logits. True: `report` is due.
-  [[nodiscard]] bool step_done(std::size_t rows, std::size_t drawn, clock::time_point now);
+  /// A step is done: `computed` tokens have keys and values now, and `drawn` are drawn from its logits. True: `report`
+  /// is due.
+  [[nodiscard]] bool step_done(std::size_t computed, std::size_t drawn, clock::time_point now);
   /// Logs how busy the batch was since the last report; `usage` says how many of the `pages` are in use.
   void report(const batch_usage& usage, std::size_t pages, clock::time_point now);
 
 private:
   logger log_;
   clock::time_point since_{}, last_step_{}; ///< of what is counted
-  std::size_t rows_ = 0, drawn_ = 0;
+  std::size_t computed_ = 0, drawn_ = 0;
 };
 
 } // namespace tropilla

@@ -13,8 +13,8 @@ namespace {
 constexpr double longest_wait = 1e9; // seconds: what a clock can count
 
 /// The first output draws as a request of its own would; the others from seeds that lie far apart.
-std::uint64_t seed_of(std::uint64_t seed, std::size_t output) {
-  return seed + output * 0xD1B54A32D192ED03ULL;
+std::uint64_t seed_of(std::uint64_t seed, std::size_t output_index) {
+  return seed + output_index * 0xD1B54A32D192ED03ULL;
 }
 
 void check_seconds(double seconds, std::string_view what) {
@@ -71,17 +71,18 @@ void check_request(const sequence_request& request, const request_limits& limits
                             context / 2 - 1, o.context_keep));
 }
 
-sequence::sequence(std::shared_ptr<shared_request> of, std::size_t number)
-    : shared(std::move(of)), output(number), sampling(shared->request.options.sampling), tokens(shared->request.prompt),
+sequence::sequence(std::shared_ptr<shared_request> of, std::size_t index)
+    : shared(std::move(of)), output_index(index), sampling(shared->request.options.sampling),
+      tokens(shared->request.prompt),
       history(sampling.penalty_window,
               counts_tokens(sampling) ? std::span<const token_id>(tokens) : std::span<const token_id>{}),
       stop(shared->request.options.stop) {
-  sampling.seed = seed_of(sampling.seed, output);
+  sampling.seed = seed_of(sampling.seed, output_index);
 }
 
 bool goes_before(const sequence& a, const sequence& b) noexcept {
   const auto key = [](const sequence& s) {
-    return std::tuple(-s.shared->request.options.priority, s.shared->deadline, s.shared->order, s.output);
+    return std::tuple(-s.shared->request.options.priority, s.shared->deadline, s.shared->order, s.output_index);
   };
   return key(a) < key(b);
 }

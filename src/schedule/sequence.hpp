@@ -62,19 +62,20 @@ struct sequence {
     std::optional<error> failure; ///< ends it at the next moment at which nothing of it is being computed
   };
 
-  sequence(std::shared_ptr<shared_request> of, std::size_t output);
+  sequence(std::shared_ptr<shared_request> of, std::size_t index);
 
-  [[nodiscard]] std::size_t pending() const noexcept { return tokens.size() - path.tokens; }
+  /// Tokens that have no keys and values yet: one is decoded, more are prefilled.
+  [[nodiscard]] std::size_t uncomputed_tokens() const noexcept { return tokens.size() - path.tokens; }
   [[nodiscard]] bool scored() const noexcept { return shared->request.score; }
 
   std::shared_ptr<shared_request> shared;
-  std::size_t output;
+  std::size_t output_index;     ///< among the outputs of its request
   sampling_options sampling;    ///< with this output's seed
   std::vector<token_id> tokens; ///< the prompt and what was generated
   token_history history;
   std::size_t generated = 0;
   kv_pages::path path;     ///< where keys and values of the first tokens are
-  std::size_t in_step = 0; ///< rows of the step that is out
+  std::size_t in_step = 0; ///< its tokens in the step in flight
   bool active = false;
   utf8_stream text;
   stop_matcher stop;

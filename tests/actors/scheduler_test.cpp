@@ -26,8 +26,8 @@ public:
     shape.max_batch_tokens = 16;
     shape.logit_rows = 4;
     shape.sequences = 1;
-    queue_ = std::make_shared<batcher>(texts_, shape, 10);
-    cast::scheduler_setup setup{queue_, fake_compute::vocabulary, compute_, sampler_};
+    batching_ = std::make_shared<batcher>(texts_, shape, 10);
+    cast::scheduler_setup setup{batching_, fake_compute::vocabulary, compute_, sampler_};
     if (change)
       change(setup);
     scheduler_.set(cast::spawn_scheduler(system_.get(), std::move(setup)));
@@ -36,7 +36,7 @@ public:
     cast::end_role(system_.get(), scheduler_);
     cast::end_role(system_.get(), *compute_);
     cast::end_role(system_.get(), *sampler_);
-    queue_->fail_all(error(errc::cancelled, "the test is over"));
+    batching_->fail_all(error(errc::cancelled, "the test is over"));
   }
 
   void spawn_compute(std::shared_ptr<fake_script> play) {
@@ -84,7 +84,7 @@ private:
   std::shared_ptr<cast::role<cast::compute_actor>> compute_ = std::make_shared<cast::role<cast::compute_actor>>();
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler_ = std::make_shared<cast::role<cast::sampler_actor>>();
   cast::role<cast::scheduler_actor> scheduler_;
-  std::shared_ptr<batcher> queue_;
+  std::shared_ptr<batcher> batching_;
   request_id last_id_ = 0;
 };
 

@@ -12,18 +12,18 @@ TEST_CASE("cancelling ends a queued request at once and an active one after its 
   table_top t;
   const auto active = t.submit(1, 40);
   const auto queued = t.submit(2, 4);
-  REQUIRE(t.queue.next_step(t.now));
-  t.queue.cancel(2, t.now);
+  REQUIRE(t.batching.next_step(t.now));
+  t.batching.cancel(2, t.now);
   REQUIRE(queued->end);
   CHECK(queued->end->finish == finish_reason::cancelled);
-  t.queue.cancel(1, t.now);
+  t.batching.cancel(1, t.now);
   CHECK_FALSE(active->end); // its step is out
-  (void)t.queue.step_done({}, {1, 0}, t.now);
+  (void)t.batching.step_done({}, {1, 0}, t.now);
   REQUIRE(active->end);
   CHECK(active->end->finish == finish_reason::cancelled);
-  t.queue.cancel(77, t.now); // unknown: ignored
-  CHECK(t.queue.idle());
-  CHECK(t.queue.usage().pages_in_use == 0);
+  t.batching.cancel(77, t.now); // unknown: ignored
+  CHECK(t.batching.idle());
+  CHECK(t.batching.usage().pages_in_use == 0);
 }
 
 TEST_CASE("a client that gives up, or stops reading, ends its reply and holds nothing") {
@@ -36,7 +36,7 @@ TEST_CASE("a client that gives up, or stops reading, ends its reply and holds no
   r.options = tokens(50);
   r.sink = sink;
   r.abandoned = gone;
-  t.queue.submit(r);
+  t.batching.submit(r);
   const auto slow = t.submit(2, 4, tokens(50));
   slow->most = 3;
   for (int i = 0; i < 3; ++i) {
@@ -49,7 +49,7 @@ TEST_CASE("a client that gives up, or stops reading, ends its reply and holds no
   CHECK(t.step() == 0);
   REQUIRE(sink->end);
   CHECK(sink->end->finish == finish_reason::cancelled);
-  CHECK(t.queue.usage().pages_in_use == 0);
+  CHECK(t.batching.usage().pages_in_use == 0);
 }
 
 TEST_CASE("a request that takes too long fails, waiting or active, and the others go on") {
@@ -58,7 +58,7 @@ TEST_CASE("a request that takes too long fails, waiting or active, and the other
   auto o = tokens(5);
   o.timeout_seconds = 3;
   const auto waiting = t.submit(2, 4, o);
-  CHECK(t.queue.next_timeout() == t.now + std::chrono::seconds(3));
+  CHECK(t.batching.next_timeout() == t.now + std::chrono::seconds(3));
   t.run();
   REQUIRE(waiting->failure);
   CHECK(waiting->failure->code() == errc::timed_out);
@@ -68,10 +68,10 @@ TEST_CASE("a request that takes too long fails, waiting or active, and the other
   t.run();
   REQUIRE(active->failure);
   CHECK(active->ids().size() >= 2);
-  CHECK_FALSE(t.queue.next_timeout());
+  CHECK_FALSE(t.batching.next_timeout());
 }
 
-TEST_CASE("a full queue refuses with the numbers, and takes more when it has room") {
+TEST_CASE("a full batching refuses with the numbers, and takes more when it has room") {
   table_top t(shape_of(64, 64, 1, 64), 2);
   t.submit(1, 4, tokens(1));
   t.submit(2, 4, tokens(1));
@@ -90,16 +90,16 @@ TEST_CASE("a failed step fails its requests, and what follows starts from pages 
   table_top t;
   const auto bad = t.submit(1, 10);
   const auto good = t.submit(2, 10);
-  REQUIRE(t.queue.next_step(t.now));
-  t.queue.step_failed(error(errc::io_error, "the disk is gone"), t.now);
+  REQUIRE(t.batching.next_step(t.now));
+  t.batching.step_failed(error(errc::io_error, "the disk is gone"), t.now);
   REQUIRE(bad->failure);
   CHECK(bad->failure->code() == errc::io_error);
   CHECK(t.step() == 10);
-  CHECK(t.work->sequences.front().position == 0);
+  CHECK(t.in_flight->sequences.front().position == 0);
   t.draw(-1);
   REQUIRE(good->failure);
   CHECK_THAT(std::string(good->failure->what()), Catch::Contains("finite"));
-  CHECK(t.queue.usage().pages_in_use == 0);
+  CHECK(t.batching.usage().pages_in_use == 0);
 }
 
 TEST_CASE("a step may be computed twice, and its logits be lost") {
@@ -110,11 +110,11 @@ TEST_CASE("a step may be computed twice, and its logits be lost") {
     REQUIRE(t.step() > 0);
     if (t.jobs.empty())
       continue;
-    t.queue.logits_lost();
-    const auto again = t.queue.step_at_hand();
-    REQUIRE(again == t.work);
+    t.batching.logits_lost();
+    const auto again = t.batching.step_in_flight();
+    REQUIRE(again == t.in_flight);
     t.compute(*again);
-    t.jobs = t.queue.step_done({}, {1, 1}, t.now);
+    t.jobs = t.batching.step_done({}, {1, 1}, t.now);
     t.draw();
   }
   CHECK(sink->ids() == expected(table_top::some_prompt(40), 4));
@@ -125,18 +125,18 @@ TEST_CASE("scoring hands out every row's logits, waits for the reader, and takes
   const auto sink = t.submit(1, 10, {}, true);
   const auto reply = t.submit(2, table_top::some_prompt(3, 50), tokens(2));
   CHECK(t.step() == 4);
-  CHECK(t.queue.next_step(t.now) == nullptr);
-  t.queue.logits_consumed(1, t.now);
+  CHECK(t.batching.next_step(t.now) == nullptr);
+  t.batching.logits_consumed(1, t.now);
   CHECK(t.step() == 3);
   t.draw();
   CHECK(t.step() == 4);
-  t.queue.logits_consumed(1, t.now);
+  t.batching.logits_consumed(1, t.now);
   CHECK(t.step() == 1);
   t.draw();
   CHECK(reply->end);
   CHECK(t.step() == 2);
   CHECK_FALSE(sink->end);
-  t.queue.logits_consumed(1, t.now);
+  t.batching.logits_consumed(1, t.now);
   REQUIRE(sink->end);
   CHECK(sink->scored == std::vector<std::pair<std::size_t, std::size_t>>{{0, 4}, {4, 4}, {8, 2}});
 }
@@ -149,7 +149,7 @@ TEST_CASE("nobody holds what a reply that ended was for") {
   while (t.step() > 0)
     t.draw();
   t.jobs.clear();
-  CHECK(t.queue.idle());
+  CHECK(t.batching.idle());
   CHECK(sink.expired());
 }
 
@@ -157,11 +157,11 @@ TEST_CASE("when all fails, everybody is told") {
   table_top t;
   const auto a = t.submit(1, 10);
   const auto b = t.submit(2, 10);
-  REQUIRE(t.queue.next_step(t.now));
-  t.queue.fail_all(error(errc::device_failed, "compute ended"));
+  REQUIRE(t.batching.next_step(t.now));
+  t.batching.fail_all(error(errc::device_failed, "compute ended"));
   CHECK(a->failure);
   CHECK(b->failure);
-  CHECK(t.queue.idle());
-  CHECK(t.queue.step_at_hand() == nullptr); // a scheduler that takes over computes nothing of it
-  CHECK(t.queue.next_step(t.now) == nullptr);
+  CHECK(t.batching.idle());
+  CHECK(t.batching.step_in_flight() == nullptr); // a scheduler that takes over computes nothing of it
+  CHECK(t.batching.next_step(t.now) == nullptr);
 }

@@ -83,15 +83,15 @@ TEST_CASE("a reply that needs a page without memory fails with the reason, and o
   }
   CHECK(long_reply->ids().size() == 13); // what fits the page came
   for (std::size_t row = 0; row < 90 && !scored->failure; ++row) {
-    t.queue.logits_consumed(3, t.now);
+    t.batching.logits_consumed(3, t.now);
     t.run();
   }
   REQUIRE(scored->failure);
   CHECK(scored->scored.size() == kv_page_tokens / t.shape.logit_rows);
   REQUIRE(fits->end);
   CHECK(fits->ids() == expected(table_top::some_prompt(20), 8));
-  CHECK(t.queue.idle());
-  CHECK(t.queue.usage().pages_in_use == 0);
+  CHECK(t.batching.idle());
+  CHECK(t.batching.usage().pages_in_use == 0);
 }
 
 TEST_CASE("sequences share the pages that there is memory for, and their text is the same") {
@@ -107,7 +107,7 @@ TEST_CASE("sequences share the pages that there is memory for, and their text is
     REQUIRE(sinks[i]->end);
     CHECK(sinks[i]->ids() == expected(table_top::some_prompt(30, static_cast<token_id>(i + 1)), 50));
   }
-  CHECK(t.queue.idle());
+  CHECK(t.batching.idle());
 }
 
 TEST_CASE("memory that comes back is asked for by the next request") {
@@ -144,14 +144,15 @@ TEST_CASE("whatever the memory is, every request ends, and right") {
       if (sink->failure)
         CHECK(kv_pages_for(prompt.size() + ids.size() + 1) > memory.most - 1);
     }
-    CHECK(t.queue.idle());
+    CHECK(t.batching.idle());
   }
 }
 
 TEST_CASE("a loan of pages without memory is refused with the reason") {
   scarce_memory memory{2};
   table_top t(shape_of(128, 16, 1, 256), 1000, memory.commit());
-  CHECK_THROWS_WITH(t.queue.lend_empty(1, 96), Catch::Contains("no memory") && Catch::Contains("the test has no more"));
-  CHECK(t.queue.usage().pages_in_use == 0);
-  CHECK(t.queue.lend_empty(1, 64).pages.size() == 2);
+  CHECK_THROWS_WITH(t.batching.lend_empty(1, 96),
+                    Catch::Contains("no memory") && Catch::Contains("the test has no more"));
+  CHECK(t.batching.usage().pages_in_use == 0);
+  CHECK(t.batching.lend_empty(1, 64).pages.size() == 2);
 }

@@ -18,14 +18,14 @@ TEST_CASE("a prompt goes in as steps of the chunk's size and asks for a token af
   CHECK(t.jobs.empty());
   CHECK(t.step() == 16);
   CHECK(t.step() == 8);
-  CHECK(t.work->sequences.front().position == 32);
+  CHECK(t.in_flight->sequences.front().position == 32);
   CHECK(t.jobs.size() == 1);
-  CHECK(t.queue.next_step(t.now) == nullptr); // not before the token is drawn
+  CHECK(t.batching.next_step(t.now) == nullptr); // not before the token is drawn
   t.draw(65);
   REQUIRE(sink->pieces.size() == 1);
   CHECK(sink->pieces[0].id == 65);
   CHECK(t.step() == 1);
-  CHECK(t.work->sequences.front().position == 40);
+  CHECK(t.in_flight->sequences.front().position == 40);
 }
 
 TEST_CASE("a reply ends at max_tokens with its statistics") {
@@ -45,7 +45,7 @@ TEST_CASE("a reply ends at max_tokens with its statistics") {
   CHECK(sink->end->compute_seconds == Approx(1.5));
   CHECK(sink->end->load_seconds == Approx(1.0));
   CHECK(sink->end->decode_rate() == Approx(1));
-  CHECK(t.queue.idle());
+  CHECK(t.batching.idle());
 }
 
 TEST_CASE("a token that ends the reply stops it, unless that is ignored") {
@@ -114,7 +114,7 @@ TEST_CASE("a prompt that begins as another sequence did reuses its pages") {
   t.run();
   const auto longer = t.submit(2, 30, tokens(1));
   CHECK(t.step() == 10);
-  CHECK(t.work->sequences.front().position == 20);
+  CHECK(t.in_flight->sequences.front().position == 20);
   t.draw();
   REQUIRE(longer->end);
   CHECK(longer->end->reused_tokens == 20);
@@ -151,7 +151,7 @@ TEST_CASE("a step asks for as many of the top-k logits as who needs most of them
     t.submit(1, table_top::some_prompt(3, 1), at(first));
     t.submit(2, table_top::some_prompt(3, 50), at(second));
     CHECK(t.step() == 6);
-    return t.work->top_k;
+    return t.in_flight->top_k;
   };
   CHECK(asked_by(5, 40) == 40);
   CHECK(asked_by(40, 5) == 40);
@@ -166,7 +166,7 @@ TEST_CASE("sequences join and leave between steps, and share each with the promp
   t.draw();
   const auto b = t.submit(2, table_top::some_prompt(30, 300), tokens(2));
   CHECK(t.step() == 1 + 8); // who decodes waits for no more than half of a step
-  CHECK(t.work->sequences.size() == 2);
+  CHECK(t.in_flight->sequences.size() == 2);
   CHECK(t.jobs.size() == 1);
   t.draw();
   CHECK(t.step() == 1 + 8);
@@ -185,8 +185,8 @@ TEST_CASE("sequences join and leave between steps, and share each with the promp
   CHECK(a->ids() == expected(table_top::some_prompt(10, 1), 6));
   CHECK(b->ids() == expected(table_top::some_prompt(30, 300), 2));
   CHECK(c->ids() == expected(table_top::some_prompt(3, 600), 1));
-  CHECK(t.queue.idle());
-  CHECK(t.queue.usage().pages_in_use == 0);
+  CHECK(t.batching.idle());
+  CHECK(t.batching.usage().pages_in_use == 0);
 }
 
 TEST_CASE("priorities go first, then deadlines, then who came first") {
@@ -216,7 +216,7 @@ TEST_CASE("when pages run out the last in order gives up its own, and its reply 
   const auto a = t.submit(1, table_top::some_prompt(20, 1), tokens(40));
   const auto b = t.submit(2, table_top::some_prompt(20, 300), tokens(40));
   t.run();
-  CHECK(t.queue.usage().preemptions > 0);
+  CHECK(t.batching.usage().preemptions > 0);
   CHECK(a->ids() == expected(table_top::some_prompt(20, 1), 40));
   CHECK(b->ids() == expected(table_top::some_prompt(20, 300), 40));
 }
@@ -232,7 +232,7 @@ TEST_CASE("outputs of one prompt share its pages and draw from seeds of their ow
   CHECK(t.jobs.size() == 3);
   t.draw();
   CHECK(t.step() == 3);
-  CHECK(t.work->copies.size() == 2);
+  CHECK(t.in_flight->copies.size() == 2);
   t.draw();
   t.run();
   REQUIRE(sink->end);
@@ -242,7 +242,7 @@ TEST_CASE("outputs of one prompt share its pages and draw from seeds of their ow
   CHECK(sink->ids(1) != sink->ids(0));
   CHECK(sink->ids(2) != sink->ids(1));
   CHECK(std::ranges::count_if(sink->pieces, [](const piece& p) { return p.finish.has_value(); }) == 3);
-  CHECK(t.queue.idle());
+  CHECK(t.batching.idle());
 }
 
 TEST_CASE("a reply does not depend on what else is in the batch, on chunks, on pages or on who leaves") {
@@ -258,7 +258,7 @@ TEST_CASE("a reply does not depend on what else is in the batch, on chunks, on p
       bool cancelled = false;
     };
     std::vector<client> clients;
-    for (request_id next = 1; next <= 40 || !t.queue.idle();) {
+    for (request_id next = 1; next <= 40 || !t.batching.idle();) {
       if (next <= 40 && random() % 2 == 0) {
         client c;
         for (std::size_t n = 1 + random() % (context - 1); c.prompt.size() < n;)
@@ -273,12 +273,12 @@ TEST_CASE("a reply does not depend on what else is in the batch, on chunks, on p
       if (random() % 30 == 0 && !clients.empty()) {
         const std::size_t i = random() % clients.size();
         clients[i].cancelled |= !clients[i].sink->ended();
-        t.queue.cancel(i + 1, t.now);
+        t.batching.cancel(i + 1, t.now);
       }
       if (t.step() > 0)
         t.draw();
     }
-    CHECK(t.queue.usage().pages_in_use == 0);
+    CHECK(t.batching.usage().pages_in_use == 0);
     for (const auto& c : clients) {
       REQUIRE(c.sink->ended());
       REQUIRE(c.sink->end);

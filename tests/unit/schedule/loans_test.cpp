@@ -33,7 +33,7 @@ struct table_top {
     shape.logit_rows = 4;
     shape.sequences = 4;
     shape.kv_tokens = 256;
-    queue.emplace(tok, shape, 100);
+    batching.emplace(tok, shape, 100);
   }
   std::shared_ptr<quiet_sink> submit(request_id id, std::vector<token_id> prompt, std::size_t reply = 1) {
     sequence_request r;
@@ -44,16 +44,16 @@ struct table_top {
     auto sink = std::make_shared<quiet_sink>();
     r.sink = sink;
     r.submitted = now;
-    queue->submit(std::move(r));
+    batching->submit(std::move(r));
     return sink;
   }
   bool step() {
-    if (!queue->next_step(now))
+    if (!batching->next_step(now))
       return false;
-    const auto& jobs = queue->step_done({}, {}, now);
+    const auto& jobs = batching->step_done({}, {}, now);
     const std::vector<drawn_token> drawn(jobs.size(), drawn_token{65, {}});
     if (!jobs.empty())
-      queue->drawn(drawn, now);
+      batching->drawn(drawn, now);
     return true;
   }
   void run() {
@@ -64,7 +64,7 @@ struct table_top {
   gguf_file file = gguf_file::open(testing::tiny_model());
   tokenizer tok{file};
   run_shape shape;
-  std::optional<batcher> queue;
+  std::optional<batcher> batching;
   batcher::clock::time_point now{};
 };
 
@@ -97,20 +97,20 @@ TEST_CASE("what is lent stays, however much others want") {
   table_top t;
   t.submit(1, numbers(70));
   t.run();
-  const auto loan = t.queue->lend(100, numbers(90));
+  const auto loan = t.batching->lend(100, numbers(90));
   CHECK(loan.tokens == 70);
   REQUIRE(loan.pages.size() == 3);
-  CHECK(t.queue->lend(100, {}).pages == loan.pages); // sent twice
+  CHECK(t.batching->lend(100, {}).pages == loan.pages); // sent twice
   for (request_id id = 2; id < 6; ++id) {
     const auto sink = t.submit(id, numbers(100, static_cast<token_id>(id)), 20);
     t.run();
     CHECK(sink->end);
   }
-  CHECK(t.queue->usage().pages_in_use == 3);
-  CHECK(t.queue->give_back(100));
-  CHECK(t.queue->usage().pages_in_use == 0);
-  CHECK_FALSE(t.queue->give_back(100));
-  CHECK(t.queue->lend(101, numbers(70)).tokens == 70);
+  CHECK(t.batching->usage().pages_in_use == 3);
+  CHECK(t.batching->give_back(100));
+  CHECK(t.batching->usage().pages_in_use == 0);
+  CHECK_FALSE(t.batching->give_back(100));
+  CHECK(t.batching->lend(101, numbers(70)).tokens == 70);
 }
 
 TEST_CASE("a page that a step has yet to copy is not lent") {
@@ -122,10 +122,10 @@ TEST_CASE("a page that a step has yet to copy is not lent") {
   two.push_back(301);
   t.submit(2, one, 5);
   t.submit(3, two, 5);
-  const auto step = t.queue->next_step(t.now);
+  const auto step = t.batching->next_step(t.now);
   REQUIRE(step);
   REQUIRE_FALSE(step->copies.empty());
-  const auto loan = t.queue->lend(100, numbers(40));
+  const auto loan = t.batching->lend(100, numbers(40));
   for (const auto& c : step->copies)
     CHECK(std::ranges::find(loan.pages, c.to) == loan.pages.end());
   CHECK(loan.tokens >= 32);
@@ -133,13 +133,13 @@ TEST_CASE("a page that a step has yet to copy is not lent") {
 
 TEST_CASE("filled pages are found by sequences that begin alike") {
   table_top t;
-  const auto loan = t.queue->lend_empty(100, 70);
+  const auto loan = t.batching->lend_empty(100, 70);
   CHECK(loan.pages.size() == 3);
-  CHECK(t.queue->lend_empty(100, 70).pages == loan.pages);
-  CHECK(t.queue->take_filled(100, numbers(70)));
-  CHECK(t.queue->usage().pages_in_use == 0);
+  CHECK(t.batching->lend_empty(100, 70).pages == loan.pages);
+  CHECK(t.batching->take_filled(100, numbers(70)));
+  CHECK(t.batching->usage().pages_in_use == 0);
   const auto sink = t.submit(1, numbers(90));
-  const auto step = t.queue->next_step(t.now);
+  const auto step = t.batching->next_step(t.now);
   REQUIRE(step);
   CHECK(step->ids.size() == 20);
   CHECK(std::vector(step->pages.begin(), step->pages.end()) == loan.pages);
@@ -149,34 +149,34 @@ TEST_CASE("pages that are restored where they are already become one with them")
   table_top t;
   t.submit(1, numbers(70));
   t.run();
-  (void)t.queue->lend_empty(100, 70);
-  CHECK(t.queue->take_filled(100, numbers(70)));
-  CHECK(t.queue->lend(101, numbers(70)).tokens == 70);
-  CHECK(t.queue->give_back(101));
-  CHECK(t.queue->usage().pages_in_use == 0);
+  (void)t.batching->lend_empty(100, 70);
+  CHECK(t.batching->take_filled(100, numbers(70)));
+  CHECK(t.batching->lend(101, numbers(70)).tokens == 70);
+  CHECK(t.batching->give_back(101));
+  CHECK(t.batching->usage().pages_in_use == 0);
 }
 
 TEST_CASE("a loan that is too large is refused, and one that is not filled leaves nothing to be found") {
   table_top t;
-  CHECK_THROWS_WITH(t.queue->lend_empty(100, 129), Catch::Contains("context of 128"));
-  (void)t.queue->lend_empty(100, 128);
-  (void)t.queue->lend_empty(101, 96);
-  CHECK_THROWS_WITH(t.queue->lend_empty(102, 64), Catch::Contains("7 of 8 are in use"));
-  CHECK_FALSE(t.queue->take_filled(101, numbers(3)));
-  CHECK(t.queue->give_back(100));
-  CHECK(t.queue->usage().pages_in_use == 0);
-  CHECK(t.queue->usage().pages_cached == 0);
-  CHECK_FALSE(t.queue->take_filled(100, numbers(128)));
+  CHECK_THROWS_WITH(t.batching->lend_empty(100, 129), Catch::Contains("context of 128"));
+  (void)t.batching->lend_empty(100, 128);
+  (void)t.batching->lend_empty(101, 96);
+  CHECK_THROWS_WITH(t.batching->lend_empty(102, 64), Catch::Contains("7 of 8 are in use"));
+  CHECK_FALSE(t.batching->take_filled(101, numbers(3)));
+  CHECK(t.batching->give_back(100));
+  CHECK(t.batching->usage().pages_in_use == 0);
+  CHECK(t.batching->usage().pages_cached == 0);
+  CHECK_FALSE(t.batching->take_filled(100, numbers(128)));
 }
 
 TEST_CASE("requests wait while everything is lent, and go on afterwards") {
   table_top t;
-  (void)t.queue->lend_empty(100, 128);
-  (void)t.queue->lend_empty(101, 128);
+  (void)t.batching->lend_empty(100, 128);
+  (void)t.batching->lend_empty(101, 128);
   const auto sink = t.submit(1, numbers(40), 3);
   t.run();
   CHECK_FALSE(sink->end);
-  CHECK(t.queue->give_back(100));
+  CHECK(t.batching->give_back(100));
   t.run();
   CHECK(sink->end);
 }
@@ -185,26 +185,26 @@ TEST_CASE("when everything fails, loans are void, and nobody gets their pages be
   table_top t;
   t.submit(1, numbers(40));
   t.run();
-  const auto read = t.queue->lend(100, numbers(40)), read_too = t.queue->lend(102, numbers(40));
-  const auto filled = t.queue->lend_empty(101, 64);
-  t.queue->fail_all(error(errc::device_failed, "a test fails everything"));
-  CHECK(t.queue->usage().pages_in_use == 4);
+  const auto read = t.batching->lend(100, numbers(40)), read_too = t.batching->lend(102, numbers(40));
+  const auto filled = t.batching->lend_empty(101, 64);
+  t.batching->fail_all(error(errc::device_failed, "a test fails everything"));
+  CHECK(t.batching->usage().pages_in_use == 4);
   for (request_id id = 2; id < 6; ++id) {
     const auto sink = t.submit(id, numbers(60, static_cast<token_id>(id)), 20);
-    while (const auto step = t.queue->next_step(t.now)) {
+    while (const auto step = t.batching->next_step(t.now)) {
       for (const auto page : step->pages)
         for (const auto* loan : {&read, &filled})
           CHECK(std::ranges::find(loan->pages, page) == loan->pages.end());
-      const auto& jobs = t.queue->step_done({}, {}, t.now);
-      t.queue->drawn(std::vector<drawn_token>(jobs.size(), drawn_token{65, {}}), t.now);
+      const auto& jobs = t.batching->step_done({}, {}, t.now);
+      t.batching->drawn(std::vector<drawn_token>(jobs.size(), drawn_token{65, {}}), t.now);
     }
     CHECK(sink->end);
   }
-  CHECK_FALSE(t.queue->give_back(100));
-  CHECK_FALSE(t.queue->take_filled(101, numbers(64)));
-  CHECK_FALSE(t.queue->give_back(102));
-  CHECK(t.queue->usage().pages_in_use == 0);
-  CHECK(t.queue->lend(103, numbers(64)).tokens == 0);
-  CHECK(t.queue->give_back(103));
-  CHECK_NOTHROW(t.queue->lend_empty(104, 128));
+  CHECK_FALSE(t.batching->give_back(100));
+  CHECK_FALSE(t.batching->take_filled(101, numbers(64)));
+  CHECK_FALSE(t.batching->give_back(102));
+  CHECK(t.batching->usage().pages_in_use == 0);
+  CHECK(t.batching->lend(103, numbers(64)).tokens == 0);
+  CHECK(t.batching->give_back(103));
+  CHECK_NOTHROW(t.batching->lend_empty(104, 128));
 }

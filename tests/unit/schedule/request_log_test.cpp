@@ -24,9 +24,9 @@ struct said {
   explicit said(testing::log_keeper& kept, log_level level = log_level::info)
       : all({.sink = kept.sink(), .level = level}), log(all.of(log_component::scheduler)) {}
 
-  void step(std::chrono::seconds takes, std::size_t rows, std::size_t drawn) {
+  void step(std::chrono::seconds takes, std::size_t computed, std::size_t drawn) {
     now += takes;
-    if (log.step_done(rows, drawn, now))
+    if (log.step_done(computed, drawn, now))
       log.report({3, 5, 61, 0, 2, 9}, 256, now);
   }
 

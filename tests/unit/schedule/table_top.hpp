@@ -68,7 +68,7 @@ inline run_shape shape_of(std::size_t context, std::size_t max_batch_tokens, std
 struct table_top {
   explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t max_waiting = 1000,
                      page_commit commit = {})
-      : shape(s), queue(tok, shape, max_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
+      : shape(s), batching(tok, shape, max_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
 
   std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
                                          bool score = false) {
@@ -80,7 +80,7 @@ struct table_top {
     auto sink = std::make_shared<recording_sink>();
     r.sink = sink;
     r.submitted = now;
-    queue.submit(std::move(r));
+    batching.submit(std::move(r));
     return sink;
   }
   std::shared_ptr<recording_sink> submit(request_id id, std::size_t prompt, generation_options options = {},
@@ -94,7 +94,7 @@ struct table_top {
     return out;
   }
 
-  /// Computes a step as a device does: copies, then rows, then what the model says behind the rows that are asked.
+  /// Computes a step as a device does: copies, then tokens, then what the model says behind those that want logits.
   void compute(const tropilla::step& one) {
     for (const auto& c : one.copies)
       pages[c.to] = pages[c.from];
@@ -119,17 +119,17 @@ struct table_top {
     CHECK(one.logit_rows.size() <= shape.logit_rows);
   }
 
-  /// One step: its rows, 0 when there is none. The clock moves by a second. Tokens are still to be drawn.
+  /// One step: its tokens, 0 when there is none. The clock moves by a second. Tokens are still to be drawn.
   std::size_t step() {
-    work = queue.next_step(now);
-    if (!work)
+    in_flight = batching.next_step(now);
+    if (!in_flight)
       return 0;
-    compute(*work);
+    compute(*in_flight);
     now += std::chrono::seconds(1);
-    jobs = queue.step_done({}, {0.75, 0.5}, now);
-    return work->ids.size();
+    jobs = batching.step_done({}, {0.75, 0.5}, now);
+    return in_flight->ids.size();
   }
-  void draw(token_id token) { queue.drawn(std::vector<drawn_token>(jobs.size(), {token, {}}), now); }
+  void draw(token_id token) { batching.drawn(std::vector<drawn_token>(jobs.size(), {token, {}}), now); }
   /// What the model says.
   void draw() {
     if (jobs.empty())
@@ -137,7 +137,7 @@ struct table_top {
     std::vector<drawn_token> tokens;
     for (const auto& job : jobs)
       tokens.push_back({model_says(said.at(job.row), job.of->sampling.seed), {}});
-    queue.drawn(tokens, now);
+    batching.drawn(tokens, now);
   }
   /// Until nothing is left to do.
   void run() {
@@ -148,12 +148,12 @@ struct table_top {
   gguf_file file = gguf_file::open(testing::tiny_model());
   tokenizer tok{file};
   run_shape shape;
-  batcher queue;
+  batcher batching;
   std::vector<std::array<token_id, kv_page_tokens>> pages;
   batcher::clock::time_point now{};
-  std::shared_ptr<const tropilla::step> work;
+  std::shared_ptr<const tropilla::step> in_flight;
   std::vector<draw_job> jobs;
-  std::vector<std::vector<token_id>> said; ///< by row of logits, the tokens that the row sees
+  std::vector<std::vector<token_id>> said; ///< by row of logits, the tokens that it follows from
 };
 
 inline generation_options tokens(std::size_t n) {
