@@ -73,7 +73,7 @@ void tell_from_outside(const Handle& to, const Message& m) {
   retry_on_bad_alloc([&] { tropilla::tell_from_outside(to, Message(m)); });
 }
 
-/// Sends a question, retried on bad_alloc, and returns what `.then(on_answer, on_error)` is called on. No timeout
+/// Sends a request, retried on bad_alloc, and returns what `.then(on_answer, on_error)` is called on. No timeout
 /// unless given.
 template <class Self, class Handle, class Message>
 auto ask(Self* self, const Handle& to, const Message& m) {
@@ -138,8 +138,8 @@ private:
   return caf::sec::request_receiver_down;
 }
 
-/// An answer that an actor owes, to the message at hand. The asker hears that the actor is gone where it is never
-/// given: because its state ended, or because an exception passed. CAF 0.17 would leave them waiting.
+/// An answer that an actor owes, to the message that it handles. The asker hears that the actor is gone where it is
+/// never given: because its state ended, or because an exception passed. CAF 0.17 would leave them waiting.
 template <class Answer>
 class pending_response {
 public:
@@ -213,8 +213,8 @@ template <class Handle>
 /// `watcher` count an actor as ended when its state is destroyed, and its system waits for that, too.
 ///
 /// An exception in a handler ends the actor, whose supervisor replaces it: an actor that waits for an answer to the
-/// message at hand hears that the actor is gone. A state whose work outlives it has `on_exception(error)`, which is
-/// called then.
+/// message that it handles hears that the actor is gone. A state whose work outlives it has `on_exception(error)`,
+/// which is called then.
 template <class Handle, class State>
 class stateful_actor final : public Handle::base, public stateful_actor_base {
 public:
@@ -281,14 +281,14 @@ private:
     }
 #if CAF_MAJOR_VERSION < 1
     // Where the handler owes the answer, the message has no sender any more.
-    const auto* const at_hand = this->current_mailbox_element();
-    if (at_hand != nullptr && at_hand->sender && at_hand->mid.is_request())
+    const auto* const handled = this->current_mailbox_element();
+    if (handled != nullptr && handled->sender && handled->mid.is_request())
       retry_on_bad_alloc([&] {
-        at_hand->sender->enqueue(this->ctrl(), at_hand->mid.response_id(), caf::make_message(gone()), this->context());
+        handled->sender->enqueue(this->ctrl(), handled->mid.response_id(), caf::make_message(gone()), this->context());
       });
 #else
-    auto at_hand = this->make_response_promise(); // else CAF answers with what this returns
-    retry_on_bad_alloc([&] { at_hand.deliver(gone()); });
+    auto handled = this->make_response_promise(); // else CAF answers with what this returns
+    retry_on_bad_alloc([&] { handled.deliver(gone()); });
 #endif
     return retry_on_bad_alloc([&] { return to_caf(why); });
   }

@@ -1,7 +1,7 @@
 // A shell around step_runner: promises for those who ask, and messages and jobs for what it decides.
 #include "actors/compute.hpp"
 
-#include "actors/open_questions.hpp"
+#include "actors/open_requests.hpp"
 #include "src/schedule/step_runner.hpp"
 #include "src/schedule/step_times.hpp"
 
@@ -16,12 +16,12 @@ struct compute_state {
   compute_state(compute_actor::pointer s, compute_setup given)
       : self(s), setup(std::move(given)), track(setup.trace ? setup.trace->make_track("actor compute") : 0),
         jobs({setup.space, setup.dev, std::exchange(setup.pages, {}), setup.copies, setup.trace, setup.next_dev}),
-        here(std::make_shared<inline_executor>(s->system())),
+        executor(std::make_shared<inline_executor>(s->system())),
         runner(jobs.follow(setup.weights, std::exchange(setup.kept, {})), setup.next != nullptr) {}
 
   compute_actor::behavior_type behaviour() {
     // A job of the compute before this one may still write to the buffers that a step begins with.
-    setup.dev->compute_stream().record().then([me = compute_actor(self), on = here] { on->tell(me, job_done{}); });
+    setup.dev->compute_stream().record().then([me = compute_actor(self), on = executor] { on->tell(me, job_done{}); });
     go_on();
     return {
         [this](const run_step& m) { return later(in_line, m, &step_runner::step_wanted, !m.work->logit_rows.empty()); },
@@ -39,10 +39,10 @@ struct compute_state {
 
   // -- what happened --------------------------------------------------------------------------------------------------
 
-  /// Keeps a question, tells the runner what is wanted, and goes on: the answer may follow at once.
-  template <class Question, class Answer, class... Ts>
-  caf::result<Answer> later(open_questions<Question, Answer>& open, const Question& m,
-                            void (step_runner::*wanted)(Ts...), std::type_identity_t<Ts>... what) {
+  /// Keeps a request, tells the runner what is wanted, and goes on: the answer may follow at once.
+  template <class Request, class Answer, class... Ts>
+  caf::result<Answer> later(open_requests<Request, Answer>& open, const Request& m, void (step_runner::*wanted)(Ts...),
+                            std::type_identity_t<Ts>... what) {
     const auto answer = open.add(self, m);
     (runner.*wanted)(std::move(what)...);
     go_on();
@@ -50,11 +50,11 @@ struct compute_state {
   }
 
   void done(const job_done& m) {
-    if (!runner.inherits()) {
+    if (!runner.waits_for_predecessor()) {
       ++*setup.progress;
       clock.job_done(m.seconds);
       if (jobs.lost())
-        return give_way();
+        return end_for_lost_mapping();
     }
     for (const auto g : runner.job_done()) {
       jobs.drop(g);
@@ -65,7 +65,7 @@ struct compute_state {
 
   /// What a job computed with weights that were lost is worth nothing. Ends this actor, as a bug would: its successor
   /// has the weights loaded and the step computed again.
-  void give_way() const {
+  void end_for_lost_mapping() const {
     setup.log.warning(
         "{}: the packed weights that are mapped were changed, cut short or can't be read: all weights are "
         "loaded into memory, and the step is computed again",
@@ -92,7 +92,7 @@ struct compute_state {
   }
 
   void act(const step_runner::suspend& a) {
-    const auto next = std::static_pointer_cast<const weight_placement>(a.next);
+    const auto next = std::static_pointer_cast<const weight_placement>(a.next_placement);
     suspending.answer_if(weights_suspended{next, jobs.leave_for(*next)},
                          [&](const suspend_weights& m) { return m.next == next; });
   }
@@ -117,30 +117,30 @@ struct compute_state {
 
   void act(const step_runner::start& a) {
     if (jobs.placement()->plan.ring_slots > 0)
-      tell(self, setup.pipeline.prefetcher, begin_step{a.output});
+      tell(self, setup.pipeline.prefetcher, begin_step{a.with_logits});
     if (a.lookup)
       bring<embedding_ready>(
           setup.pipeline.loader, look_up_embedding{jobs.shared_step(), jobs.hidden()},
-          [this, stamp = *a.lookup](const embedding_ready&) { return runner.rows_arrived(stamp); },
-          [this, stamp = *a.lookup](const error& e) { return runner.rows_failed(stamp, e); });
+          [this, tag = *a.lookup](const embedding_ready&) { return runner.embedding_arrived(tag); },
+          [this, tag = *a.lookup](const error& e) { return runner.embedding_failed(tag, e); });
   }
 
   void act(const step_runner::ask& a) {
-    for (const auto& q : a.groups)
+    for (const auto& r : a.requests)
       bring<group_ready>(
-          setup.pipeline.prefetcher, need_group{q.group},
-          [this, q](const group_ready& m) {
-            const bool in_time = runner.arrived(m.group, q.stamp);
+          setup.pipeline.prefetcher, need_group{r.group},
+          [this, r](const group_ready& m) {
+            const bool in_time = runner.arrived(m.group, r.tag);
             if (in_time)
               jobs.take(m.group, m.weights);
             return in_time;
           },
-          [this, q](const error& e) { return runner.failed(q.group, q.stamp, e); });
+          [this, r](const error& e) { return runner.failed(r.group, r.tag, e); });
   }
 
   void act(const step_runner::compute& a) {
     jobs.enqueue(a.first, a.last, a.ends_step,
-                 [me = compute_actor(self), on = here](double seconds) { on->tell(me, job_done{seconds}); });
+                 [me = compute_actor(self), on = executor](double seconds) { on->tell(me, job_done{seconds}); });
   }
 
   void act(const step_runner::hand_on&) {
@@ -174,8 +174,8 @@ struct compute_state {
   }
 
   /// Asks one of the pipeline, and goes on with the answer where that is not too late.
-  template <class Answer, class Handle, class Question, class Arrived, class Failed>
-  void bring(const Handle& from, const Question& m, Arrived arrived, Failed failed) {
+  template <class Answer, class Handle, class Request, class Arrived, class Failed>
+  void bring(const Handle& from, const Request& m, Arrived arrived, Failed failed) {
     ask(self, from, m)
         .then(
             [this, arrived](const Answer& a) {
@@ -200,13 +200,13 @@ struct compute_state {
   compute_setup setup;
   tracer::track track;
   step_jobs jobs;
-  std::shared_ptr<inline_executor> here; ///< of the compute stream's thread, which may outlive this
+  std::shared_ptr<inline_executor> executor; ///< of the compute stream's thread, which may outlive this
   step_runner runner;
   step_clock clock;
-  open_questions<await_weights, weights_resident> awaiting;
-  open_questions<share_weights, weights_shared> sharing;
-  open_questions<suspend_weights, weights_suspended> suspending;
-  open_questions<run_step, step_computed> in_line; ///< the first may be under way
+  open_requests<await_weights, weights_resident> awaiting;
+  open_requests<share_weights, weights_shared> sharing;
+  open_requests<suspend_weights, weights_suspended> suspending;
+  open_requests<run_step, step_computed> in_line; ///< the first may be in flight
 };
 
 compute_actor spawn_compute(caf::actor_system& system, compute_setup setup) {

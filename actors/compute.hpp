@@ -32,7 +32,7 @@ struct compute_setup {
 /// Of several devices each computes its layers and hands the step on to the next one.
 ///
 /// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
-/// When compute itself ends, a job may still be out: its successor begins no step before that is done.
+/// When compute itself ends, a job may still be in flight: its successor begins no step before that is done.
 [[nodiscard]] compute_actor spawn_compute(caf::actor_system& system, compute_setup setup);
 
 } // namespace tropilla::cast

@@ -83,7 +83,7 @@ struct feeder_state {
   feeder_actor::pointer self;
   feeder_setup setup;
   std::size_t demand = 0;
-  bool idle = false; ///< no `read_ahead` is on its way
+  bool idle = false; ///< no `read_ahead` is in flight
 };
 
 feeder_actor spawn_feeder(caf::actor_system& system, feeder_setup setup) {

@@ -16,7 +16,7 @@ weight_ring_setup ring_setup(const prefetcher_setup& setup) {
   out.device = setup.device;
   for (std::size_t g = 0; g < weights.layout.groups.size(); ++g) {
     out.groups.push_back(weights.streams(g)                  ? group_kind::streamed
-                         : weights.is_present(g, setup.kept) ? group_kind::present
+                         : weights.is_present(g, setup.kept) ? group_kind::no_load
                                                              : group_kind::resident);
   }
   out.first_output = weights.layout.norm_group();
@@ -43,7 +43,7 @@ struct prefetcher_state {
     return {
         [this](const need_group& m) -> caf::result<group_ready> { return need(m); },
         [this](const release_group& m) { perform(ring.released(m.group, clock::now())); },
-        [this](const begin_step& m) { perform(ring.step_begins(m.output, clock::now())); },
+        [this](const begin_step& m) { perform(ring.step_begins(m.with_logits, clock::now())); },
         [this](const abandon_step&) { perform(ring.step_abandoned(clock::now())); },
         [this](const shrink_ring&) { perform(ring.shrink()); },
     };

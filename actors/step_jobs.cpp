@@ -39,8 +39,8 @@ step_groups step_jobs::follow(std::shared_ptr<const weight_placement> placement,
                   layout.norm_group(),
                   layout.embedding_on_disk(),
                   weights_->placement};
-  for (std::size_t g = 0; g < out.there.size(); ++g)
-    out.there[g] = weights_->placement->is_present(g, kept);
+  for (std::size_t g = 0; g < out.present.size(); ++g)
+    out.present[g] = weights_->placement->is_present(g, kept);
   return out;
 }
 

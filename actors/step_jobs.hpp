@@ -74,7 +74,7 @@ public:
   [[nodiscard]] hidden_input hand_on();
 
 private:
-  /// Shared with the job that is out, which may run when this is gone. Jobs read only what was set before them and
+  /// Shared with the job in flight, which may run when this is gone. Jobs read only what was set before them and
   /// stays meanwhile.
   struct loaded_weights {
     explicit loaded_weights(std::shared_ptr<const weight_placement> p)

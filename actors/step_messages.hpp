@@ -25,8 +25,8 @@ struct step_computed {
   step_times times;
 };
 
-/// Compute to itself, from the compute stream's thread: a run of groups is done, or first of all what the compute
-/// before it had out.
+/// Compute to itself, from the compute stream's thread: groups are computed. The first one says that no job of the
+/// compute before this one is in flight any more.
 struct job_done {
   double seconds = 0;
 };

@@ -1,7 +1,7 @@
 // Monitors, asks its rules, and does what they answer.
 #include "actors/supervisor.hpp"
 
-#include "actors/open_questions.hpp"
+#include "actors/open_requests.hpp"
 #include "src/schedule/restart_rules.hpp"
 
 #include <algorithm>
@@ -151,7 +151,7 @@ struct supervisor_state {
   supervisor_setup setup;
   restart_rules rules;
   watcher others;
-  open_questions<change_weights, weights_changed> changes;
+  open_requests<change_weights, weights_changed> changes;
 };
 
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {

@@ -1,5 +1,5 @@
 /// Watches the cast and replaces members that end unexpectedly, by `restart_rules`. When a member of the weight
-/// pipeline (memory manager, loader, prefetcher) ends, all three are replaced, and the step at hand goes on; when
+/// pipeline (memory manager, loader, prefetcher) ends, all three are replaced, and the step in flight goes on; when
 /// compute ends, it is replaced with them, and the step is computed again; a scheduler takes over the batch of the one
 /// before. A member that ends again and again without anything being computed between is not replaced any more: what
 /// needs it fails with the reason.
@@ -62,9 +62,9 @@ struct supervisor_setup {
   /// Spawns a pipeline for a placement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
   std::function<weight_pipeline(const std::shared_ptr<const weight_placement>& weights, const std::vector<lease>& kept)>
       spawn_pipeline;
-  /// Spawns another compute, over the pipeline on duty.
+  /// Spawns another compute, over `pipeline`.
   std::function<void()> spawn_compute;
-  std::string device{}; ///< whose part it is
+  std::string device{}; ///< that pipeline and compute serve; for names in the log
   logger log{};
 };
 

@@ -60,11 +60,11 @@ struct release_group {
 /// Compute -> prefetcher: what the step that begins will need. A step without logits ends before the output, and behind
 /// the last layer comes the first again.
 struct begin_step {
-  bool output = true;
+  bool with_logits = true;
 };
 
 /// Compute -> prefetcher: the step failed, and the next one begins at the first group. Whatever streamed groups were
-/// handed out, also those that are still on their way to compute, count as released; who waits for one gets cancelled.
+/// handed out, also those that are still in flight to compute, count as released; who waits for one gets cancelled.
 struct abandon_step {};
 
 /// Anyone (the arbiter's reclaimer) -> prefetcher: bytes are short; a slot that is not in use goes back.

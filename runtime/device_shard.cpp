@@ -236,7 +236,7 @@ cast::weight_pipeline device_shard::spawn_pipeline(const std::shared_ptr<const w
 
 void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next,
                                   const std::vector<lease>& kept) {
-  // Not before the step at hand is done: what it waits for may not fit the new budget.
+  // Not before the step in flight is done: what it waits for may not fit the new budget.
   if (!original_ && arbiter->usage(std::string(dev->name())).budget != next->budget)
     arbiter->set_budget(std::string(dev->name()), next->budget);
   lease staging;
@@ -310,7 +310,7 @@ void device_shard::end_supervisor() {
 void device_shard::end_compute() {
   cast::end_role(*shared_.system, *compute);
   shared_.log_of(log_component::supervisor).debug("compute of {} is ended", name());
-  // A last job may still be out, with leases, or the stream's thread in the code of an actor that ended.
+  // A last job may still be in flight, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }
 

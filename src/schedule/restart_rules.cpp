@@ -20,7 +20,7 @@ restart_rules::actions restart_rules::member_down(std::size_t member, const std:
 restart_rules::actions restart_rules::pipeline_member_down(const std::string& name, const std::string& reason,
                                                            std::uint64_t progress) {
   actions out;
-  --on_duty_;
+  --members_left_;
   if (given_up_)
     return out;
   if (suspended_ || compute_gone_) { // it was stopped
@@ -79,7 +79,7 @@ restart_rules::actions restart_rules::suspended(placement next, std::vector<leas
 
 restart_rules::actions restart_rules::pipeline_spawned() {
   actions out;
-  on_duty_ = pipeline_members;
+  members_left_ = pipeline_members;
   current_ = std::move(spawning_);
   if (compute_gone_) {
     out.emplace_back(spawn_compute{});
@@ -150,7 +150,7 @@ void restart_rules::stop(actions& out) {
 }
 
 void restart_rules::spawn_when_gone(actions& out) {
-  if (on_duty_ > 0)
+  if (members_left_ > 0)
     return;
   restarting_ = false;
   spawning_ = suspended_ && is_first_change(suspended_for_) ? suspended_for_ : current_;

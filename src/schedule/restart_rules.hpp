@@ -120,16 +120,16 @@ private:
   [[nodiscard]] bool is_first_change(const placement& p) const { return !changes_.empty() && changes_.front() == p; }
 
   std::string device_;
-  placement current_;                      ///< that the last pipeline was spawned for
-  placement spawning_;                     ///< that the pipeline to be spawned is for
-  std::size_t on_duty_ = pipeline_members; ///< of the pipeline, how many are not known to be down
-  bool restarting_ = false;                ///< compute is asked to stand still because one of the pipeline is gone
-  bool compute_gone_ = false;              ///< the pipeline is leaving
-  bool suspended_ = false;                 ///< compute stands still, the pipeline is leaving
-  placement suspended_for_;                ///< while `suspended_`
-  std::vector<lease> kept_;                ///< while `suspended_`
-  std::deque<placement> changes_;          ///< the first is under way
-  std::optional<error> refusal_;           ///< of the first, while the placement before gets a pipeline again
+  placement current_;                           ///< that the last pipeline was spawned for
+  placement spawning_;                          ///< that the pipeline to be spawned is for
+  std::size_t members_left_ = pipeline_members; ///< of the pipeline: not known to be down
+  bool restarting_ = false;                     ///< compute is asked to stand still because one of the pipeline is gone
+  bool compute_gone_ = false;                   ///< the pipeline is leaving
+  bool suspended_ = false;                      ///< compute stands still, the pipeline is leaving
+  placement suspended_for_;                     ///< while `suspended_`
+  std::vector<lease> kept_;                     ///< while `suspended_`
+  std::deque<placement> changes_;               ///< the first is in flight
+  std::optional<error> refusal_;                ///< of the first, while the placement before gets a pipeline again
   restart_limit limit_;
   std::size_t restarts_ = 0;
   std::vector<std::string> down_;

@@ -1,4 +1,4 @@
-// Answers from what is there, asked for, wanted, computed and suspended.
+// Decides from what is present, asked for, wanted, computed and suspended.
 #include "src/schedule/step_runner.hpp"
 
 #include <algorithm>
@@ -7,18 +7,18 @@ namespace tropilla {
 
 void step_runner::follow(step_groups groups) {
   groups_ = std::move(groups);
-  asked_.assign(groups_.there.size(), false);
+  asked_.assign(groups_.present.size(), false);
   ++epoch_;
 }
 
 std::optional<step_runner::action> step_runner::decide() {
-  if (!job_out_)
-    if (auto next = suspensions_.take_due(groups_.of, in_step_)) {
+  if (!job_in_flight_)
+    if (auto next_placement = suspensions_.take_due(groups_.placement, in_step_)) {
       ++epoch_;
-      groups_.there.assign(groups_.there.size(), false);
-      return suspend{std::move(next)};
+      groups_.present.assign(groups_.present.size(), false);
+      return suspend{std::move(next_placement)};
     }
-  if (residents_wanted_ && all_resident_there()) {
+  if (residents_wanted_ && all_resident_present()) {
     residents_wanted_ = false;
     return tell_residents{};
   }
@@ -29,20 +29,20 @@ std::optional<step_runner::action> step_runner::decide() {
   if (starts_)
     return start_step();
   if (std::exchange(asks_, false))
-    if (auto groups = questions(); !groups.empty())
-      return ask{std::move(groups)};
-  if (!in_line_.empty() && !in_step_ && !inherits_) {
+    if (auto requests = next_requests(); !requests.empty())
+      return ask{std::move(requests)};
+  if (!in_line_.empty() && !in_step_ && !waits_for_predecessor_) {
     begin_step();
     return begin{};
   }
   return go_on();
 }
 
-std::vector<step_runner::question> step_runner::questions() {
-  std::vector<question> out;
-  for (std::size_t g = 0; g < groups_.there.size(); ++g) {
+std::vector<step_runner::group_request> step_runner::next_requests() {
+  std::vector<group_request> out;
+  for (std::size_t g = 0; g < groups_.present.size(); ++g) {
     const bool streamed = groups_.streamed[g];
-    if (groups_.there[g] || asked_[g] || (streamed && (!in_step_ || g < next_ || g >= step_end_)))
+    if (groups_.present[g] || asked_[g] || (streamed && (!in_step_ || g < next_group_ || g >= step_end_)))
       continue;
     asked_[g] = true;
     out.push_back({g, {epoch_, streamed ? std::optional(steps_) : std::nullopt}});
@@ -50,16 +50,16 @@ std::vector<step_runner::question> step_runner::questions() {
   return out;
 }
 
-bool step_runner::arrived(std::size_t group, const ticket& stamp) {
-  if (is_late(stamp))
+bool step_runner::arrived(std::size_t group, const request_tag& tag) {
+  if (is_late(tag))
     return false;
-  groups_.there[group] = true;
+  groups_.present[group] = true;
   asked_[group] = false;
   return true;
 }
 
-bool step_runner::failed(std::size_t group, const ticket& stamp, const error& why) {
-  if (is_late(stamp))
+bool step_runner::failed(std::size_t group, const request_tag& tag, const error& why) {
+  if (is_late(tag))
     return false;
   asked_[group] = false;
   if (std::exchange(residents_wanted_, false))
@@ -69,19 +69,19 @@ bool step_runner::failed(std::size_t group, const ticket& stamp, const error& wh
   return true;
 }
 
-bool step_runner::all_resident_there() const {
-  for (std::size_t g = 0; g < groups_.there.size(); ++g)
-    if (!groups_.there[g] && !groups_.streamed[g])
+bool step_runner::all_resident_present() const {
+  for (std::size_t g = 0; g < groups_.present.size(); ++g)
+    if (!groups_.present[g] && !groups_.streamed[g])
       return false;
   return true;
 }
 
 void step_runner::begin_step() {
-  output_ = in_line_.front();
+  with_logits_ = in_line_.front();
   in_line_.erase(in_line_.begin());
   in_step_ = starts_ = true;
   handed_on_ = false;
-  next_ = groups_.begin;
+  next_group_ = groups_.begin;
   failure_.reset();
   broken_ = false;
 }
@@ -89,20 +89,20 @@ void step_runner::begin_step() {
 step_runner::start step_runner::start_step() {
   starts_ = false;
   asks_ = true;
-  step_end_ = output_ ? groups_.end : std::min(groups_.end, groups_.output);
-  rows_there_ = next_ != 0 || !groups_.embedding_on_disk;
-  return {output_, rows_there_ ? std::nullopt : std::optional(ticket{epoch_, steps_})};
+  step_end_ = with_logits_ ? groups_.end : std::min(groups_.end, groups_.first_output);
+  embedding_present_ = next_group_ != 0 || !groups_.embedding_on_disk;
+  return {with_logits_, embedding_present_ ? std::nullopt : std::optional(request_tag{epoch_, steps_})};
 }
 
-bool step_runner::rows_arrived(const ticket& stamp) {
-  if (is_late(stamp))
+bool step_runner::embedding_arrived(const request_tag& tag) {
+  if (is_late(tag))
     return false;
-  rows_there_ = true;
+  embedding_present_ = true;
   return true;
 }
 
-bool step_runner::rows_failed(const ticket& stamp, const error& why) {
-  if (is_late(stamp))
+bool step_runner::embedding_failed(const request_tag& tag, const error& why) {
+  if (is_late(tag))
     return false;
   failure_ = why;
   return true;
@@ -114,7 +114,7 @@ std::optional<step_runner::action> step_runner::go_on() {
     return std::nullopt;
   if (broken_)
     return give_up{*failure_};
-  if (next_ == step_end_) {
+  if (next_group_ == step_end_) {
     if (!hands_on_)
       return finish{};
     handed_on_ = true;
@@ -122,31 +122,31 @@ std::optional<step_runner::action> step_runner::go_on() {
   }
   if (failure_)
     return give_up{*failure_};
-  if (!rows_there_)
+  if (!embedding_present_)
     return std::nullopt;
-  std::size_t last = next_;
-  while (last < step_end_ && groups_.there[last])
+  std::size_t last = next_group_;
+  while (last < step_end_ && groups_.present[last])
     if (groups_.streamed[last++])
       break;
-  if (last == next_)
+  if (last == next_group_)
     return std::nullopt;
-  job_out_ = true;
-  return compute{std::exchange(next_, last), last, last == step_end_};
+  job_in_flight_ = true;
+  return compute{std::exchange(next_group_, last), last, last == step_end_};
 }
 
 void step_runner::fail(const error& why) {
-  job_out_ = handed_on_ = false;
+  job_in_flight_ = handed_on_ = false;
   failure_ = why;
   broken_ = true;
 }
 
 std::vector<std::size_t> step_runner::job_done() {
-  job_out_ = false;
-  return std::exchange(inherits_, false) ? std::vector<std::size_t>{} : drop_streamed(next_);
+  job_in_flight_ = false;
+  return std::exchange(waits_for_predecessor_, false) ? std::vector<std::size_t>{} : drop_streamed(next_group_);
 }
 
 std::vector<std::size_t> step_runner::end(bool given_up) {
-  auto dropped = given_up ? drop_streamed(groups_.there.size()) : std::vector<std::size_t>{};
+  auto dropped = given_up ? drop_streamed(groups_.present.size()) : std::vector<std::size_t>{};
   in_step_ = false;
   ++steps_;
   for (std::size_t g = 0; g < asked_.size(); ++g)
@@ -164,8 +164,8 @@ void step_runner::resume(step_groups groups) {
 std::vector<std::size_t> step_runner::drop_streamed(std::size_t end) {
   std::vector<std::size_t> out;
   for (std::size_t g = 0; g < end; ++g)
-    if (groups_.streamed[g] && groups_.there[g]) {
-      groups_.there[g] = false;
+    if (groups_.streamed[g] && groups_.present[g]) {
+      groups_.present[g] = false;
       out.push_back(g);
     }
   return out;

@@ -8,28 +8,29 @@
 
 namespace tropilla {
 
-/// Suspensions that have no answer yet, and whether compute stands still. One thread.
+/// Suspensions without an answer, and whether compute stands still. A plain class; one thread.
 ///
-/// A suspension for the placement of the moment (its pipeline ended) is due between two jobs, and before others; one
-/// for another placement is due between two steps. The others wait until compute goes on, unless one more comes
-/// meanwhile: its supervisor follows one that ended, and any of those that wait may be its own. All of them are due
-/// then.
+/// A suspension for compute's own placement (its pipeline ended, another will follow) is due between two jobs, and
+/// comes first. A suspension for another placement (the budget changes) is due between two steps. Once one is answered,
+/// compute stands still, and the others wait until it goes on, except when one more comes meanwhile: it may be from a
+/// new supervisor, whose predecessor ended and will not let compute go on, and so may any of those that wait. All of
+/// them are due then.
 class suspensions {
 public:
-  /// Which weights are to follow; opaque, and compared by address.
+  /// What compute is to go on with; opaque, and compared by address.
   using placement = std::shared_ptr<const void>;
 
-  /// One is asked for.
-  void add(placement next) {
-    waiting_.push_back(std::move(next));
+  /// Somebody wants compute to stand still for this placement.
+  void add(placement next_placement) {
+    waiting_.push_back(std::move(next_placement));
     all_due_ = suspended_;
   }
-  /// Takes those that are due, of one placement, and returns that: compute stands still. Null: none is due.
-  /// @pre no job is out
-  [[nodiscard]] placement take_due(const placement& now, bool in_step) {
+  /// Takes all suspensions for one placement for which any is due, and returns that placement: compute stands still.
+  /// Null: none is due. `current`: compute's own placement. @pre no job is in flight
+  [[nodiscard]] placement take_due(const placement& current, bool in_step) {
     if (suspended_ && !all_due_)
       return nullptr;
-    auto first = suspended_ ? waiting_.begin() : std::ranges::find(waiting_, now);
+    auto first = suspended_ ? waiting_.begin() : std::ranges::find(waiting_, current);
     if (first == waiting_.end() && !in_step)
       first = waiting_.begin();
     if (first == waiting_.end())

@@ -7,9 +7,9 @@
 namespace tropilla {
 namespace {
 
-// Enough that pages of later groups are made while earlier ones are read, packed and compared: with three the first
-// token of SmolLM2-135M comes 5% later. More only takes leases early.
-constexpr std::size_t window = 12;
+// Leases and loads of resident groups in flight: enough that pages of later groups are made while earlier ones are
+// read, packed and compared: with three the first token of SmolLM2-135M comes 5% later. More only takes leases early.
+constexpr std::size_t max_resident_loads = 12;
 /// One is computed with while the other is filled.
 constexpr std::size_t min_slots = 2;
 
@@ -20,7 +20,7 @@ weight_ring::weight_ring(weight_ring_setup setup)
       depth_(setup_.slots, setup_.spare_bytes, setup_.slot_bytes) {
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     switch (setup_.groups[g]) {
-    case group_kind::present:
+    case group_kind::no_load:
       groups_[g].state = group_state::ready;
       break;
     case group_kind::resident:
@@ -28,12 +28,12 @@ weight_ring::weight_ring(weight_ring_setup setup)
       queue_.push_back(g);
       break;
     case group_kind::streamed:
-      circle_.push_back(g);
+      streamed_.push_back(g);
       first_output_ += g < setup_.first_output ? 1 : 0;
       break;
     }
   }
-  turn_ = circle_.size();
+  groups_per_step_ = streamed_.size();
 }
 
 weight_ring::actions weight_ring::start() {
@@ -58,7 +58,7 @@ weight_ring::actions weight_ring::needed(std::size_t group, waiter who, clock::t
     for (; slots_refused_ > 0; --slots_refused_)
       todo_.emplace_back(lease_slot{});
     unblock(now);
-  } else if (g.state == group_state::absent) { // it failed before: once more
+  } else if (g.state == group_state::failed) { // it failed before: once more
     g.state = group_state::queued;
     queue_.push_back(group);
     fetch_resident();
@@ -113,10 +113,10 @@ weight_ring::actions weight_ring::load_failed(std::size_t group, const error& wh
 
 // -- resident groups ----
 
-/// Keeps `window` of them on their way. Leases are asked for in order, too, so that none waits behind a later one.
+/// Keeps `max_resident_loads` in flight. Leases are asked for in order, too, so that none waits behind a later one.
 void weight_ring::fetch_resident() {
-  for (; !queue_.empty() && on_their_way_ < window; ++on_their_way_) {
-    groups_[queue_.front()].state = group_state::on_its_way;
+  for (; !queue_.empty() && in_flight_ < max_resident_loads; ++in_flight_) {
+    groups_[queue_.front()].state = group_state::in_flight;
     todo_.emplace_back(lease_group{queue_.front()});
     queue_.pop_front();
   }
@@ -134,15 +134,15 @@ weight_ring::actions weight_ring::group_refused(std::size_t group, const error& 
 }
 
 void weight_ring::resident_loaded(std::size_t group, clock::time_point now) {
-  --on_their_way_;
+  --in_flight_;
   groups_[group].state = group_state::ready;
   deliver_to_waiters(group, now);
   fetch_resident();
 }
 
 void weight_ring::resident_failed(std::size_t group, const error& why) {
-  --on_their_way_;
-  groups_[group].state = group_state::absent;
+  --in_flight_;
+  groups_[group].state = group_state::failed;
   groups_[group].weights.reset();
   fail_waiters(group, why);
   fetch_resident();
@@ -161,7 +161,7 @@ weight_ring::actions weight_ring::slot_leased(const lease& memory, clock::time_p
 weight_ring::actions weight_ring::slot_refused(const error& why) {
   setup_.log.warning("a slot of the ring is refused and asked for again in the next step: {}", why.what());
   ++slots_refused_;
-  for (const auto g : circle_)
+  for (const auto g : streamed_)
     if (!slot_of(g))
       fail_waiters(g, why);
   return take_actions();
@@ -174,21 +174,21 @@ weight_ring::slot* weight_ring::slot_of(std::size_t group) noexcept {
 }
 
 std::size_t weight_ring::position_of(std::size_t group) const noexcept {
-  return static_cast<std::size_t>(std::ranges::find(circle_, group) - circle_.begin());
+  return static_cast<std::size_t>(std::ranges::find(streamed_, group) - streamed_.begin());
 }
 
 /// The first group that a step needs and no slot has, if there is one. Those before it are never left out, whatever
 /// became of their loads: steps give groups back in order, and would wait for ever behind groups that they hold.
-std::optional<std::size_t> weight_ring::next_in_circle() noexcept {
-  for (std::size_t i = 0; i < turn_; ++i)
-    if (const std::size_t group = circle_[(first_ + i) % turn_]; !slot_of(group))
+std::optional<std::size_t> weight_ring::next_without_slot() noexcept {
+  for (std::size_t i = 0; i < groups_per_step_; ++i)
+    if (const std::size_t group = streamed_[(next_needed_ + i) % groups_per_step_]; !slot_of(group))
       return group;
   return std::nullopt;
 }
 
-/// How many groups of the circle come before it.
+/// How many streamed groups are needed before it.
 std::size_t weight_ring::distance_of(std::size_t group) const noexcept {
-  return (position_of(group) + circle_.size() - first_) % circle_.size();
+  return (position_of(group) + streamed_.size() - next_needed_) % streamed_.size();
 }
 
 /// Fills the empty slots with the groups that a step needs next; behind the last one comes the first again, for the
@@ -197,7 +197,7 @@ void weight_ring::fill(clock::time_point now) {
   for (auto& s : slots_) {
     if (s.state != slot_state::empty)
       continue;
-    const auto next = next_in_circle();
+    const auto next = next_without_slot();
     if (!next)
       return;
     s = {std::move(s.memory), slot_state::loading, *next, now};
@@ -205,8 +205,8 @@ void weight_ring::fill(clock::time_point now) {
   }
 }
 
-weight_ring::actions weight_ring::step_begins(bool with_output, clock::time_point now) {
-  turn_ = with_output ? circle_.size() : first_output_;
+weight_ring::actions weight_ring::step_begins(bool with_logits, clock::time_point now) {
+  groups_per_step_ = with_logits ? streamed_.size() : first_output_;
   fill(now);
   return take_actions();
 }
@@ -244,8 +244,8 @@ weight_ring::actions weight_ring::released(std::size_t group, clock::time_point 
   if (!s || s->state != slot_state::held)
     return {};
   const std::size_t behind = position_of(group) + 1;
-  first_ = behind < turn_ ? behind : 0;
-  depth_.released(s->since, now, is_ready(circle_[behind % std::max<std::size_t>(1, turn_)]));
+  next_needed_ = behind < groups_per_step_ ? behind : 0;
+  depth_.released(s->since, now, is_ready(streamed_[behind % std::max<std::size_t>(1, groups_per_step_)]));
   s->state = slot_state::empty;
   adjust_depth();
   fill(now);
@@ -253,10 +253,10 @@ weight_ring::actions weight_ring::released(std::size_t group, clock::time_point 
   return take_actions();
 }
 
-/// The position in the circle of the first group that is waited for and has no slot.
+/// The position in `streamed_` of the first group that is waited for and has no slot.
 std::optional<std::size_t> weight_ring::awaited_without_slot() noexcept {
-  for (std::size_t position = 0; position < circle_.size(); ++position)
-    if (!groups_[circle_[position]].waiting.empty() && !slot_of(circle_[position]))
+  for (std::size_t position = 0; position < streamed_.size(); ++position)
+    if (!groups_[streamed_[position]].waiting.empty() && !slot_of(streamed_[position]))
       return position;
   return std::nullopt;
 }
@@ -274,7 +274,7 @@ void weight_ring::unblock(clock::time_point now) {
 }
 
 void weight_ring::start_over(std::size_t position, clock::time_point now) {
-  first_ = position;
+  next_needed_ = position;
   for (auto& s : slots_)
     if (!s.loading())
       s.state = slot_state::empty;
@@ -292,7 +292,7 @@ void weight_ring::sort_out_loads() noexcept {
 weight_ring::actions weight_ring::step_abandoned(clock::time_point now) {
   setup_.log.debug("{}: the step was given up, and the ring begins anew", setup_.device);
   const error why(errc::cancelled, "the step was given up");
-  for (const auto g : circle_)
+  for (const auto g : streamed_)
     fail_waiters(g, why);
   start_over(0, now);
   return take_actions();

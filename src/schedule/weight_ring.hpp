@@ -17,7 +17,7 @@
 namespace tropilla {
 
 enum class group_kind : std::uint8_t {
-  present,  ///< empty, or in the hands of those who need it: never loaded, delivered without bytes
+  no_load,  ///< without bytes, or compute has it already: delivered at once, without a lease
   resident, ///< loaded once
   streamed, ///< loaded anew for every step
 };
@@ -59,7 +59,7 @@ public:
   struct deliver {
     waiter to = 0;
     std::size_t group = 0;
-    lease weights; ///< empty: the group is `present`
+    lease weights; ///< empty where the group needs no load
   };
   struct fail {
     waiter to = 0;
@@ -77,12 +77,13 @@ public:
   /// Once, before anything else.
   [[nodiscard]] actions start();
 
-  /// The waiter gets exactly one `deliver` or `fail`, here or later. @pre the group is one that the step at hand needs
+  /// The waiter gets exactly one `deliver` or `fail`, here or later. @pre the group is one that the step in flight
+  /// needs
   [[nodiscard]] actions needed(std::size_t group, waiter who, clock::time_point now);
   /// Nobody reads a group that was delivered any more. Means nothing for groups that aren't streamed.
   [[nodiscard]] actions released(std::size_t group, clock::time_point now);
   /// A step without logits ends before the output, and behind its last group comes the first again.
-  [[nodiscard]] actions step_begins(bool with_output, clock::time_point now);
+  [[nodiscard]] actions step_begins(bool with_logits, clock::time_point now);
   /// The next step begins at the first group. All streamed groups count as released; those who wait for one get
   /// cancelled.
   [[nodiscard]] actions step_abandoned(clock::time_point now);
@@ -98,9 +99,9 @@ public:
 
 private:
   /// The state of a resident group; a streamed group has the state of its slot.
-  enum class group_state : std::uint8_t { absent, queued, on_its_way, ready };
+  enum class group_state : std::uint8_t { queued, in_flight, ready, failed };
   struct group_entry {
-    group_state state = group_state::absent;
+    group_state state = group_state::queued;
     lease weights; ///< of a resident group
     std::vector<waiter> waiting;
   };
@@ -135,7 +136,7 @@ private:
   [[nodiscard]] slot* slot_of(std::size_t group) noexcept;
   [[nodiscard]] bool is_ready(std::size_t group) noexcept;
   [[nodiscard]] std::size_t position_of(std::size_t group) const noexcept;
-  [[nodiscard]] std::optional<std::size_t> next_in_circle() noexcept;
+  [[nodiscard]] std::optional<std::size_t> next_without_slot() noexcept;
   [[nodiscard]] std::size_t distance_of(std::size_t group) const noexcept;
   void fill(clock::time_point now);
   [[nodiscard]] std::optional<std::size_t> awaited_without_slot() noexcept;
@@ -150,12 +151,12 @@ private:
 
   weight_ring_setup setup_;
   std::vector<group_entry> groups_;
-  std::deque<std::size_t> queue_;   ///< resident groups to lease and load, in the order of need
-  std::size_t on_their_way_ = 0;    ///< resident groups
-  std::vector<std::size_t> circle_; ///< the streamed groups, in the order of need
-  std::size_t first_ = 0;           ///< in the circle: behind what was released last
-  std::size_t turn_ = 0;            ///< how much of the circle the step needs
-  std::size_t first_output_ = 0;    ///< in the circle
+  std::deque<std::size_t> queue_;     ///< resident groups to lease and load, in the order of need
+  std::size_t in_flight_ = 0;         ///< loads of resident groups, with their leases
+  std::vector<std::size_t> streamed_; ///< streamed groups, in the order of need; behind the last comes the first
+  std::size_t next_needed_ = 0;       ///< in `streamed_`: behind the group that was released last
+  std::size_t groups_per_step_ = 0;   ///< how many of `streamed_` the step needs: all, or those before the output
+  std::size_t first_output_ = 0;      ///< in `streamed_`
   std::vector<slot> slots_;
   std::size_t slots_refused_ = 0;
   ring_depth depth_;

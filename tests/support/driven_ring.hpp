@@ -100,9 +100,9 @@ public:
 
   std::vector<group_kind> kinds;
   weight_ring::clock::time_point now{std::chrono::seconds(1)};
-  std::vector<std::size_t> leases; ///< resident groups whose blocks are asked for, in that order
-  std::size_t slot_leases = 0;     ///< that are asked for
-  std::vector<std::size_t> loads;  ///< that are on their way, in the order in which they were asked for
+  std::vector<std::size_t> leases;                    ///< resident groups whose blocks are asked for, in that order
+  std::size_t slot_leases = 0;                        ///< that are asked for
+  std::vector<std::size_t> loads;                     ///< that are in flight, in the order in which they were asked for
   std::map<weight_ring::waiter, std::size_t> waiting; ///< and the groups that they wait for
   std::vector<std::size_t> delivered;
   std::vector<std::string> failures; ///< of waiters
@@ -164,7 +164,7 @@ private:
     REQUIRE(waiting.at(a.to) == a.group);
     waiting.erase(a.to);
     delivered.push_back(a.group);
-    if (kinds[a.group] == group_kind::present) {
+    if (kinds[a.group] == group_kind::no_load) {
       REQUIRE_FALSE(a.weights);
     } else if (!streams(a.group)) {
       REQUIRE(a.weights.data() == resident_.at(a.group));

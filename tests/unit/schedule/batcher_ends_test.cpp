@@ -17,7 +17,7 @@ TEST_CASE("cancelling ends a queued request at once and an active one after its 
   REQUIRE(queued->end);
   CHECK(queued->end->finish == finish_reason::cancelled);
   t.batching.cancel(1, t.now);
-  CHECK_FALSE(active->end); // its step is out
+  CHECK_FALSE(active->end); // its step is in flight
   (void)t.batching.step_done({}, {1, 0}, t.now);
   REQUIRE(active->end);
   CHECK(active->end->finish == finish_reason::cancelled);

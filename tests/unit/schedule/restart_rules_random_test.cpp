@@ -32,7 +32,7 @@ struct fake_compute {
   std::deque<message> inbox{};
   suspensions wanted{};
   std::vector<placement> asked{};                                 ///< suspensions without an answer
-  std::deque<std::pair<placement, std::vector<lease>>> answers{}; ///< on their way
+  std::deque<std::pair<placement, std::vector<lease>>> answers{}; ///< in flight
 
   /// One message, or one look at what is wanted. False when there is nothing that it may do.
   bool act(bool between_steps) {
@@ -74,7 +74,7 @@ public:
     may_refuse_ = true;
     switch (pick(10)) {
     case 0:
-      if (auto& m = members_[pick(3)]; chance(4) && m == state::on_duty)
+      if (auto& m = members_[pick(3)]; chance(4) && m == state::running)
         m = state::ended;
       break;
     case 1:
@@ -93,7 +93,7 @@ public:
     }
   }
 
-  /// Nothing new happens: what is on its way arrives, and then all must be well, or given up.
+  /// Nothing new happens: what is in flight arrives, and then all must be well, or given up.
   void settle() {
     may_refuse_ = false;
     for (int quiet = 0; quiet < 100; ++quiet)
@@ -105,14 +105,14 @@ public:
       ++seen_.given_up;
       return;
     }
-    CHECK(std::ranges::count(members_, state::on_duty) == 3);
+    CHECK(std::ranges::count(members_, state::running) == 3);
     CHECK(compute_.alive);
     CHECK_FALSE(compute_.wanted.suspended());
     CHECK(compute_.weights == pipeline_of_);
   }
 
 private:
-  enum class state : std::uint8_t { on_duty, stopped, ended, known };
+  enum class state : std::uint8_t { running, stopped, ended, known };
 
   std::size_t pick(std::size_t n) { return random_() % n; }
   bool chance(std::size_t of) { return pick(of) == 0; }
@@ -123,7 +123,7 @@ private:
     perform(rules_.change(open_.back()));
   }
 
-  /// One thing that is on its way arrives; false when the one that was chosen is not.
+  /// One thing that is in flight arrives; false when the one that was chosen is not.
   bool settle_one() {
     const std::size_t i = pick(5);
     if (i < 3)
@@ -179,7 +179,7 @@ private:
   }
   void act(const restart_rules::stop_pipeline&) {
     for (auto& m : members_)
-      if (m == state::on_duty)
+      if (m == state::running)
         m = state::stopped;
   }
   void act(const restart_rules::spawn_pipeline& a) {
@@ -189,7 +189,7 @@ private:
     const bool changes = a.next != pipeline_of_;
     if (may_refuse_ && chance(changes ? 4 : 100))
       return perform(rules_.spawn_failed(error(errc::over_budget, "no bytes")));
-    members_.fill(state::on_duty);
+    members_.fill(state::running);
     pipeline_of_ = a.next;
     perform(rules_.pipeline_spawned());
   }
@@ -204,7 +204,7 @@ private:
   }
   void act(const restart_rules::resume_compute& a) {
     CHECK(a.weights == pipeline_of_);
-    CHECK(std::ranges::count(members_, state::on_duty) == 3);
+    CHECK(std::ranges::count(members_, state::running) == 3);
     if (compute_.alive)
       compute_.inbox.push_back({true, a.weights});
   }

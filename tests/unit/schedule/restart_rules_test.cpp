@@ -118,7 +118,7 @@ TEST_CASE("compute may end in the middle of the pipeline's restart") {
   (void)d.down("loader");
   SECTION("before it stands still") {
     CHECK(d.compute_down() == list{"log restart 2 of compute of host:0: killed", "stop pipeline"});
-    CHECK(d.suspended(d.a, 2).empty()); // an answer that was on its way
+    CHECK(d.suspended(d.a, 2).empty()); // an answer that was in flight
     CHECK(d.rules.kept().empty());
     CHECK(d.down("memory manager").empty());
   }
@@ -238,7 +238,7 @@ TEST_CASE("compute that stands still after the pipeline was given up gets none")
 
 TEST_CASE("a change waits while compute is replaced, and the new compute is suspended for it") {
   rules_of_device d;
-  SECTION("a change that was under way") {
+  SECTION("a change that was in flight") {
     CHECK(d.change(d.b) == list{"suspend for B"});
     (void)d.compute_down();
   }

@@ -62,7 +62,7 @@ public:
     go_on();
   }
 
-  /// Nothing new happens: what is on its way arrives, and then nobody waits.
+  /// Nothing new happens: what is in flight arrives, and then nobody waits.
   void settle() {
     for (int quiet = 0; quiet < 100; ++quiet) {
       if (settle_one(false))
@@ -79,7 +79,7 @@ public:
 private:
   struct errand {
     std::optional<std::size_t> group; ///< or rows of the embedding
-    step_runner::ticket stamp;
+    step_runner::request_tag tag;
     std::size_t pipeline = 0;
   };
 
@@ -88,19 +88,19 @@ private:
 
   /// Of placement 0 all groups stay; the others stream some, and the last has its embedding on disk.
   static step_groups groups(std::size_t placement) {
-    std::vector<bool> streamed(group_count), there(group_count);
+    std::vector<bool> streamed(group_count), present(group_count);
     for (std::size_t g = 1; g < group_count; ++g)
       streamed[g] = placement > 0 && g % (placement + 1) == 0;
     const bool on_disk = placement + 1 == placements.size();
-    there[0] = on_disk; // it has no bytes then
-    return {streamed, there, 0, group_count, first_output, on_disk, placements[placement]};
+    present[0] = on_disk; // it has no bytes then
+    return {streamed, present, 0, group_count, first_output, on_disk, placements[placement]};
   }
 
-  /// One thing that is on its way arrives; false when there is nothing of the kind that was chosen.
+  /// One thing that is in flight arrives; false when there is nothing of the kind that was chosen.
   bool settle_one(bool may_fail) {
     switch (pick(4)) {
     case 0:
-      if (!job_out_)
+      if (!job_in_flight_)
         return false;
       return job_done();
     case 1:
@@ -124,10 +124,10 @@ private:
   }
 
   bool job_done() {
-    const bool inherited = runner_.inherits();
-    job_out_ = false;
+    const bool of_predecessor = runner_.waits_for_predecessor();
+    job_in_flight_ = false;
     for (const auto back : runner_.job_done()) {
-      REQUIRE_FALSE(inherited);
+      REQUIRE_FALSE(of_predecessor);
       REQUIRE((held_[back] && groups(current_).streamed[back] && back < computed_));
       held_[back] = false;
     }
@@ -143,12 +143,12 @@ private:
     const bool fails = may_fail && chance(12);
     const error why(errc::io_error, "lost");
     if (!e.group) {
-      const bool taken = fails ? runner_.rows_failed(e.stamp, why) : runner_.rows_arrived(e.stamp);
+      const bool taken = fails ? runner_.embedding_failed(e.tag, why) : runner_.embedding_arrived(e.tag);
       CHECK((!taken || e.pipeline == pipeline_));
     } else if (fails) {
-      if (runner_.failed(*e.group, e.stamp, why) && waiting_for_residents_ > 0)
+      if (runner_.failed(*e.group, e.tag, why) && waiting_for_residents_ > 0)
         refusal_due_ = true;
-    } else if (runner_.arrived(*e.group, e.stamp)) {
+    } else if (runner_.arrived(*e.group, e.tag)) {
       CHECK(e.pipeline == pipeline_);
       CHECK_FALSE(stands_still_);
       REQUIRE_FALSE(held_[*e.group]); // asked for once
@@ -161,12 +161,13 @@ private:
     while (const auto todo = runner_.decide())
       std::visit([this](const auto& a) { act(a); }, *todo);
     CHECK_FALSE(refusal_due_);
-    CHECK((steps_.empty() || runner_.in_step() || stands_still_ || runner_.inherits())); // one follows the other
+    CHECK((steps_.empty() || runner_.in_step() || stands_still_ ||
+           runner_.waits_for_predecessor())); // one follows the other
   }
 
   void act(const step_runner::suspend& a) {
-    const auto next = static_cast<std::size_t>(std::ranges::find(placements, a.next) - placements.begin());
-    REQUIRE_FALSE(job_out_);
+    const auto next = static_cast<std::size_t>(std::ranges::find(placements, a.next_placement) - placements.begin());
+    REQUIRE_FALSE(job_in_flight_);
     REQUIRE(std::ranges::find(suspensions_, next) != suspensions_.end());
     if (stands_still_) {
       CHECK(asked_standing_);
@@ -184,14 +185,14 @@ private:
     next_ = next;
     held_.fill(false);
     for (std::size_t g = 0; g < group_count; ++g)
-      CHECK_FALSE(runner_.is_there(g));
+      CHECK_FALSE(runner_.is_present(g));
   }
 
   void act(const step_runner::tell_residents&) {
     REQUIRE(waiting_for_residents_ > 0);
     const auto now = groups(current_);
     for (std::size_t g = 0; g < group_count; ++g)
-      CHECK((now.streamed[g] || now.there[g] || held_[g]));
+      CHECK((now.streamed[g] || now.present[g] || held_[g]));
     waiting_for_residents_ = 0;
     ++seen_.told;
   }
@@ -205,7 +206,7 @@ private:
   void act(const step_runner::begin&) {
     REQUIRE_FALSE(steps_.empty());
     REQUIRE_FALSE(stands_still_);
-    REQUIRE_FALSE(job_out_);
+    REQUIRE_FALSE(job_in_flight_);
     computed_ = 0;
     fresh_ = true;
   }
@@ -213,7 +214,7 @@ private:
   void act(const step_runner::start& a) {
     CHECK(std::exchange(fresh_, false)); // once where the step begins, and where compute goes on
     CHECK(runner_.in_step());
-    CHECK(a.output == steps_.front());
+    CHECK(a.with_logits == steps_.front());
     CHECK(a.lookup.has_value() == (groups(current_).embedding_on_disk && computed_ == 0));
     if (a.lookup)
       errands_.push_back({std::nullopt, *a.lookup, pipeline_});
@@ -222,25 +223,25 @@ private:
   void act(const step_runner::ask& a) {
     CHECK((!fresh_ || !runner_.in_step())); // what brings the groups knows of the step
     CHECK_FALSE(stands_still_);
-    for (const auto& q : a.groups) {
+    for (const auto& q : a.requests) {
       CHECK_FALSE(held_[q.group]);
-      errands_.push_back({q.group, q.stamp, pipeline_});
+      errands_.push_back({q.group, q.tag, pipeline_});
     }
   }
 
   void act(const step_runner::compute& a) {
-    REQUIRE_FALSE(job_out_);
+    REQUIRE_FALSE(job_in_flight_);
     REQUIRE_FALSE(stands_still_);
     REQUIRE_FALSE(fresh_);
     REQUIRE(a.first == computed_);
     REQUIRE(a.last > a.first);
     for (std::size_t g = a.first; g < a.last; ++g)
-      REQUIRE(runner_.is_there(g));
+      REQUIRE(runner_.is_present(g));
     CHECK(a.ends_step == (a.last == end_of_step()));
     if (chance(30))
       return runner_.fail(error(errc::device_failed, "not enqueued"));
     computed_ = a.last;
-    job_out_ = true;
+    job_in_flight_ = true;
   }
 
   void act(const step_runner::hand_on&) {
@@ -265,14 +266,14 @@ private:
   }
 
   bool end_step(bool given_up) {
-    REQUIRE_FALSE(job_out_);
+    REQUIRE_FALSE(job_in_flight_);
     REQUIRE(runner_.in_step());
     seen_.finished += !given_up;
     for (const auto dropped : runner_.end(given_up))
       held_[dropped] = false;
     const auto now = groups(current_);
     for (std::size_t g = 0; g < group_count; ++g)
-      REQUIRE_FALSE((now.streamed[g] && runner_.is_there(g)));
+      REQUIRE_FALSE((now.streamed[g] && runner_.is_present(g)));
     steps_.pop_front();
     return true;
   }
@@ -284,7 +285,7 @@ private:
   bool hands_on_;
   std::size_t current_, next_ = 0, pipeline_ = 0;
   step_runner runner_;
-  bool job_out_ = true, handed_on_ = false, stands_still_ = false;
+  bool job_in_flight_ = true, handed_on_ = false, stands_still_ = false;
   bool fresh_ = false; ///< a step began, or compute goes on, and `start` has not followed
   std::deque<bool> steps_;
   std::size_t computed_ = 0; ///< groups of the step that were in a job

@@ -15,9 +15,9 @@ namespace {
 const auto a = placement_named("A"), b = placement_named("B"), c = placement_named("C");
 
 /// Embedding, four layers, norm and two tiles of the head; `streamed` layers.
-step_groups groups(std::vector<bool> streamed, bool there = false, suspensions::placement of = a) {
+step_groups groups(std::vector<bool> streamed, bool present = false, suspensions::placement of = a) {
   const std::size_t count = streamed.size();
-  return {std::move(streamed), std::vector<bool>(count, there), 0, count, 5, false, std::move(of)};
+  return {std::move(streamed), std::vector<bool>(count, present), 0, count, 5, false, std::move(of)};
 }
 
 const std::vector<bool> all_resident(8, false);
@@ -37,12 +37,12 @@ public:
       out.push_back(std::visit([this](const auto& each) { return act(each); }, *todo));
     return out;
   }
-  list begin(bool output = true) {
-    runner.step_wanted(output);
+  list begin(bool with_logits = true) {
+    runner.step_wanted(with_logits);
     return go_on();
   }
-  list suspend(const suspensions::placement& next) {
-    runner.suspension_wanted(next);
+  list suspend(const suspensions::placement& next_placement) {
+    runner.suspension_wanted(next_placement);
     return go_on();
   }
   list resume(step_groups with) {
@@ -56,32 +56,32 @@ public:
   }
   void bring_all() {
     for (const auto& q : std::exchange(asked, {}))
-      REQUIRE(runner.arrived(q.group, q.stamp));
+      REQUIRE(runner.arrived(q.group, q.tag));
   }
   /// A group that was asked for can't be had.
   list lose(std::size_t group, const char* why) {
     for (const auto& q : asked)
       if (q.group == group)
-        CHECK(runner.failed(group, q.stamp, error(errc::io_error, why)));
+        CHECK(runner.failed(group, q.tag, error(errc::io_error, why)));
     return go_on();
   }
 
   step_runner runner;
-  std::vector<r::question> asked;
-  std::optional<r::ticket> lookup;
+  std::vector<r::group_request> asked;
+  std::optional<r::request_tag> lookup;
 
 private:
-  std::string act(const r::suspend& s) { return "suspend for " + name_of(s.next); }
+  std::string act(const r::suspend& s) { return "suspend for " + name_of(s.next_placement); }
   std::string act(const r::tell_residents&) { return "residents are there"; }
   std::string act(const r::refuse_residents& s) { return std::string("no residents: ") + s.why.what(); }
   std::string act(const r::begin&) { return "begin"; }
   std::string act(const r::start& s) {
     lookup = s.lookup;
-    return std::string("start") + (s.output ? "" : " without logits") + (lookup ? ", look up" : "");
+    return std::string("start") + (s.with_logits ? "" : " without logits") + (lookup ? ", look up" : "");
   }
   std::string act(const r::ask& s) {
     std::string out = "ask";
-    for (const auto& q : s.groups) {
+    for (const auto& q : s.requests) {
       out += " " + std::to_string(q.group);
       asked.push_back(q);
     }
@@ -104,7 +104,7 @@ public:
   std::vector<std::size_t> dropped; ///< by the step that was given up last
 };
 
-/// Its inherited job is done, and what is resident is there.
+/// The predecessor's job is done, and what is resident is present.
 compute_on_paper ready(const std::vector<bool>& streamed = all_resident, bool hands_on = false) {
   compute_on_paper out(groups(streamed), hands_on);
   (void)out.go_on();
@@ -120,8 +120,8 @@ TEST_CASE("a step of resident groups is one job") {
   CHECK(d.go_on() == list{"ask 0 1 2 3 4 5 6 7"});
   CHECK(d.go_on().empty()); // asked for once
   d.bring_all();
-  CHECK(d.runner.inherits());
-  CHECK(d.begin().empty()); // the job of the compute before this one is out
+  CHECK(d.runner.waits_for_predecessor());
+  CHECK(d.begin().empty()); // the job of the compute before this one is in flight
   CHECK(d.job_done() == list{"begin", "start", "compute 0 to 8, the last"});
   CHECK(d.go_on().empty()); // one job at a time
   CHECK(d.job_done() == list{"finish"});
@@ -144,7 +144,7 @@ TEST_CASE("a step without logits ends before the output, and does not ask for it
   CHECK(d.job_done().empty());
   CHECK(d.begin(false) == list{"begin", "start without logits", "ask 1 3 4"});
   CHECK(d.lose(1, "the disk") == list{"give up: the disk"});
-  // Resident groups are on their way already; the streamed ones of the step that was given up are asked for anew.
+  // Resident groups are in flight already; the streamed ones of the step that was given up are asked for anew.
   CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7"});
 }
 
@@ -157,8 +157,8 @@ TEST_CASE("a streamed group ends its job, and is given back when that is done") 
   CHECK(d.job_done({3}) == list{"compute 4 to 5"});
   CHECK(d.job_done({4}) == list{"compute 5 to 8, the last"});
   CHECK(d.job_done({7}) == list{"finish"});
-  CHECK(d.runner.is_there(0));
-  CHECK_FALSE(d.runner.is_there(1));
+  CHECK(d.runner.is_present(0));
+  CHECK_FALSE(d.runner.is_present(1));
 }
 
 TEST_CASE("rows of an embedding on disk are looked up, and the step waits for them") {
@@ -170,19 +170,19 @@ TEST_CASE("rows of an embedding on disk are looked up, and the step waits for th
   const auto lookup = d.lookup;
   REQUIRE(lookup);
   SECTION("they come") {
-    CHECK_FALSE(d.runner.rows_arrived({lookup->epoch, *lookup->step + 1}));
+    CHECK_FALSE(d.runner.embedding_arrived({lookup->epoch, *lookup->step + 1}));
     CHECK(d.go_on().empty());
-    CHECK(d.runner.rows_arrived(*lookup));
+    CHECK(d.runner.embedding_arrived(*lookup));
     CHECK(d.go_on() == list{"compute 0 to 8, the last"});
     CHECK(d.suspend(a).empty());
     CHECK(d.job_done() == list{"suspend for A"});
     CHECK(d.resume(g) == list{"start", "finish"}); // the rows have been used
-    CHECK_FALSE(d.runner.rows_arrived(*lookup));
+    CHECK_FALSE(d.runner.embedding_arrived(*lookup));
   }
   SECTION("they can't be had") {
-    CHECK(d.runner.rows_failed(*lookup, error(errc::io_error, "no rows")));
+    CHECK(d.runner.embedding_failed(*lookup, error(errc::io_error, "no rows")));
     CHECK(d.go_on() == list{"give up: no rows"});
-    CHECK_FALSE(d.runner.rows_failed(*lookup, error(errc::io_error, "late")));
+    CHECK_FALSE(d.runner.embedding_failed(*lookup, error(errc::io_error, "late")));
   }
 }
 
@@ -199,11 +199,11 @@ TEST_CASE("a step that is given up drops the streamed groups that are there") {
   (void)d.begin();
   for (const auto& q : d.asked)
     if (q.group == 3 || q.group == 7)
-      CHECK(d.runner.arrived(q.group, q.stamp));
+      CHECK(d.runner.arrived(q.group, q.tag));
   CHECK(d.lose(1, "the disk").empty()); // the first group is still computed
   CHECK(d.job_done() == list{"give up: the disk"});
   CHECK(d.dropped == std::vector<std::size_t>{3, 7});
-  CHECK_FALSE(d.runner.is_there(3));
+  CHECK_FALSE(d.runner.is_present(3));
 }
 
 TEST_CASE("answers to a step that is over, or of a pipeline that was left, come too late") {
@@ -214,13 +214,13 @@ TEST_CASE("answers to a step that is over, or of a pipeline that was left, come 
   d.runner.fail(error(errc::io_error, "a copy"));
   CHECK(d.go_on() == list{"give up: a copy"});
   for (const auto& q : asked)
-    CHECK(d.runner.arrived(q.group, q.stamp) == !some_streamed[q.group]); // resident groups are still wanted
+    CHECK(d.runner.arrived(q.group, q.tag) == !some_streamed[q.group]); // resident groups are still wanted
   CHECK(d.suspend(a) == list{"suspend for A"});
   CHECK(d.resume(groups(some_streamed)) == list{"ask 0 2 5 6"});
   for (const auto& q : asked) {
-    CHECK_FALSE(d.runner.arrived(q.group, q.stamp));
-    CHECK_FALSE(d.runner.failed(q.group, q.stamp, error(errc::io_error, "late")));
-    CHECK_FALSE(d.runner.is_there(q.group));
+    CHECK_FALSE(d.runner.arrived(q.group, q.tag));
+    CHECK_FALSE(d.runner.failed(q.group, q.tag, error(errc::io_error, "late")));
+    CHECK_FALSE(d.runner.is_present(q.group));
   }
 }
 
@@ -232,7 +232,7 @@ TEST_CASE("those who wait for resident groups hear when all are there, or that o
     d.bring_all();
     CHECK(d.go_on() == list{"residents are there"});
     CHECK(d.go_on().empty());
-    d.runner.residents_wanted(); // while a job is out, too
+    d.runner.residents_wanted(); // while a job is in flight, too
     CHECK(d.go_on() == list{"residents are there"});
   }
   SECTION("one fails, and is asked for again when it is wanted again") {
@@ -279,7 +279,7 @@ TEST_CASE("compute stands still between jobs, and for another placement between 
 TEST_CASE("a step that waits for its groups does not keep compute from standing still, and goes on where it stood") {
   auto d = ready(some_streamed);
   CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7", "compute 0 to 1"});
-  CHECK(d.runner.arrived(1, d.asked.front().stamp));
+  CHECK(d.runner.arrived(1, d.asked.front().tag));
   CHECK(d.job_done() == list{"compute 1 to 2"});
   CHECK(d.job_done({1}) == list{"compute 2 to 3"});
   CHECK(d.job_done().empty());

@@ -66,7 +66,7 @@ private:
   static weight_ring_setup make_setup() {
     auto setup = testing::streamed_groups(30, 5, planned, 3);
     for (std::size_t g = 0; g < setup.groups.size(); g += 2)
-      setup.groups[g] = g % 10 == 0 ? group_kind::present : group_kind::resident;
+      setup.groups[g] = g % 10 == 0 ? group_kind::no_load : group_kind::resident;
     return setup;
   }
 
@@ -124,7 +124,7 @@ private:
       REQUIRE_FALSE(ring_.streams(g));
   }
 
-  /// While a group is waited for, what it waits for is on its way, or the step has the next group and will give it
+  /// While a group is waited for, what it waits for is in flight, or the step has the next group and will give it
   /// back, or has heard of a failure and will be given up.
   void must_move() {
     if (ring_.waiting.empty() || !ring_.failures.empty() || !ring_.loads.empty() || !ring_.leases.empty() ||

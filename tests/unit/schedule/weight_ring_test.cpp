@@ -45,7 +45,7 @@ void compute(driven_ring& r, std::size_t first, std::size_t end) {
 
 } // namespace
 
-TEST_CASE("resident groups are leased and loaded in order, twelve on their way") {
+TEST_CASE("resident groups are leased and loaded in order, twelve in flight") {
   driven_ring r(resident_groups(20));
   CHECK(r.leases == up_to(12));
   CHECK(r.slot_leases == 0);
@@ -106,9 +106,9 @@ TEST_CASE("failures make room for the resident groups behind them") {
   CHECK(r.leases.back() == 0);
 }
 
-TEST_CASE("groups that are present are delivered at once, and never loaded") {
+TEST_CASE("groups that need no load are delivered at once, and never loaded") {
   auto setup = resident_groups(3);
-  setup.groups[1] = group_kind::present;
+  setup.groups[1] = group_kind::no_load;
   driven_ring r(setup);
   CHECK(r.leases == groups{0, 2});
   r.need(1);
@@ -209,7 +209,7 @@ TEST_CASE("a load that a step given up has left behind takes no slot from the gr
 TEST_CASE("a load that was left behind is welcome again when a later step given up makes it one of the first") {
   driven_ring r(streamed_groups(6, 0, 2));
   r.lease_slots();
-  r.need(4); // 0 and 1 are on their way
+  r.need(4); // 0 and 1 are in flight
   CHECK(r.loads == groups{0, 1});
   r.load(0);
   r.load(1);
@@ -298,7 +298,7 @@ TEST_CASE("a ring whose bytes others need gives up what is needed last, and keep
   CHECK(r.loads == groups{2});
 }
 
-TEST_CASE("a ring whose bytes others need keeps what is held or on its way, and wants no more than it has slots for") {
+TEST_CASE("a ring whose bytes others need keeps what is held or in flight, and wants no more than it has slots for") {
   driven_ring r(streamed_groups(8, 0, 4));
   r.lease_slots();
   r.need(0);
@@ -306,7 +306,7 @@ TEST_CASE("a ring whose bytes others need keeps what is held or on its way, and 
   r.shrink();
   CHECK(r.slots == 4);
   r.load(1);
-  r.shrink(); // 1 goes, although 2 and 3 are on their way: 3 will be too many
+  r.shrink(); // 1 goes, although 2 and 3 are in flight: 3 will be too many
   CHECK(r.slots == 3);
   r.load(3);
   CHECK(r.loads == groups{2, 1});

@@ -1,4 +1,4 @@
-/// The questions that an actor answers later.
+/// The requests that an actor answers later.
 #pragma once
 
 #include "actors/caf_seam.hpp"
@@ -8,42 +8,42 @@
 
 namespace tropilla::cast {
 
-/// Questions of one kind without an answer, in the order in which they came. Lives in the state of the actor that was
+/// Requests of one kind without an answer, in the order in which they came. Lives in the state of the actor that was
 /// asked; when that ends, the askers of those that are left hear that it is gone.
-template <class Question, class Answer>
-class open_questions {
+template <class Request, class Answer>
+class open_requests {
 public:
-  /// Keeps the message at hand, and returns what its handler returns. @pre in a handler of `self`'s
+  /// Keeps the message that is being handled, and returns what its handler returns. @pre in a handler of `self`'s
   template <class Self>
-  caf::typed_response_promise<Answer> add(Self* self, const Question& m) {
+  caf::typed_response_promise<Answer> add(Self* self, const Request& m) {
     return open_.emplace_back(entry{m, pending_response<Answer>(self)}).promise.promise();
   }
   /// @pre there is one
-  [[nodiscard]] const Question& first() const { return open_.front().question; }
-  /// Answers the first with an `Answer` or a `caf::error`. The question is gone before. @pre there is one
+  [[nodiscard]] const Request& first() const { return open_.front().request; }
+  /// Answers the first with an `Answer` or a `caf::error`. The request is gone before. @pre there is one
   template <class Result>
   void answer_first(const Result& with) {
     auto promise = std::move(open_.front().promise);
     open_.pop_front();
     promise.deliver(with);
   }
-  /// Answers those for which `which(question)` is true.
+  /// Answers those for which `which(request)` is true.
   template <class Result, class Which>
   void answer_if(const Result& with, Which which) {
     for (auto& each : std::exchange(open_, {}))
-      if (which(each.question))
+      if (which(each.request))
         each.promise.deliver(with);
       else
         open_.push_back(std::move(each));
   }
   template <class Result>
   void answer_all(const Result& with) {
-    answer_if(with, [](const Question&) { return true; });
+    answer_if(with, [](const Request&) { return true; });
   }
 
 private:
   struct entry {
-    Question question;
+    Request request;
     pending_response<Answer> promise;
   };
   std::deque<entry> open_;
