@@ -15,23 +15,25 @@ struct compute_state {
 
   compute_state(compute_actor::pointer s, compute_setup given)
       : self(s), setup(std::move(given)), track(setup.trace ? setup.trace->make_track("actor compute") : 0),
-        jobs({setup.space, setup.dev, std::exchange(setup.pages, {}), setup.copies, setup.trace, setup.next_dev}),
+        jobs({setup.space, setup.dev, std::exchange(setup.pages, {}), setup.copies, setup.trace, setup.next_device}),
         executor(std::make_shared<inline_executor>(s->system())),
-        runner(jobs.follow(setup.weights, std::exchange(setup.kept, {})), setup.next != nullptr) {}
+        runner(jobs.follow(setup.placement, std::exchange(setup.kept, {})), setup.next_compute != nullptr) {}
 
   compute_actor::behavior_type behaviour() {
     // A job of the compute before this one may still write to the buffers that a step begins with.
     setup.dev->compute_stream().record().then([me = compute_actor(self), on = executor] { on->tell(me, job_done{}); });
     go_on();
     return {
-        [this](const run_step& m) { return later(in_line, m, &step_runner::step_wanted, !m.work->logit_rows.empty()); },
+        [this](const run_step& m) { return later(in_line, m, &step_runner::step_wanted, !m.step->logit_rows.empty()); },
         [this](const job_done& m) { done(m); },
         [this](const await_weights& m) { return later(awaiting, m, &step_runner::residents_wanted); },
         [this](const share_weights& m) { return later(sharing, m, &step_runner::residents_wanted); },
-        [this](const suspend_weights& m) { return later(suspending, m, &step_runner::suspension_wanted, m.next); },
+        [this](const suspend_weights& m) {
+          return later(suspending, m, &step_runner::suspension_wanted, m.next_placement);
+        },
         [this](const resume_weights& m) {
           setup.pipeline = m.pipeline;
-          runner.resume(jobs.follow(m.weights, m.kept));
+          runner.resume(jobs.follow(m.placement, m.kept));
           go_on();
         },
     };
@@ -92,9 +94,9 @@ struct compute_state {
   }
 
   void act(const step_runner::suspend& a) {
-    const auto next = std::static_pointer_cast<const weight_placement>(a.next_placement);
-    suspending.answer_if(weights_suspended{next, jobs.leave_for(*next)},
-                         [&](const suspend_weights& m) { return m.next == next; });
+    const auto next_placement = std::static_pointer_cast<const weight_placement>(a.next_placement);
+    suspending.answer_if(weights_suspended{next_placement, jobs.leave_for(*next_placement)},
+                         [&](const suspend_weights& m) { return m.next_placement == next_placement; });
   }
 
   void act(const step_runner::tell_residents&) {
@@ -108,9 +110,9 @@ struct compute_state {
   }
 
   void act(const step_runner::begin&) {
-    const auto& [work, from] = in_line.first();
-    const trace_span span(setup.trace, track, "run_step", "rows", static_cast<std::int64_t>(work->ids.size()));
-    jobs.begin(*work, from);
+    const auto& [step, from] = in_line.first();
+    const trace_span span(setup.trace, track, "run_step", "tokens", static_cast<std::int64_t>(step->ids.size()));
+    jobs.begin(*step, from);
     clock.step_begins();
     go_on(); // what the step sets in motion belongs to the span
   }
@@ -144,7 +146,7 @@ struct compute_state {
   }
 
   void act(const step_runner::hand_on&) {
-    ask(self, setup.next->get(), run_step{jobs.shared_step(), jobs.hand_on()})
+    ask(self, setup.next_compute->get(), run_step{jobs.shared_step(), jobs.hand_on()})
         .then(
             [this](step_computed m) { // its answer is ours
               clock.add_to(m.times, setup.meter->busy_ns);

@@ -10,7 +10,7 @@
 namespace tropilla::cast {
 
 struct compute_setup {
-  std::shared_ptr<const weight_placement> weights;
+  std::shared_ptr<const weight_placement> placement;
   const llama_workspace* space = nullptr; ///< these outlive the actor
   device* dev = nullptr;
   weight_pipeline pipeline;
@@ -21,8 +21,8 @@ struct compute_setup {
   std::vector<std::byte*> pages{};                        ///< KV page starts of this device
   std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
   /// Of the device that has the layers after these; null: this one gives the logits.
-  std::shared_ptr<const role<compute_actor>> next{};
-  const device* next_dev = nullptr; ///< that device; outlives the actor
+  std::shared_ptr<const role<compute_actor>> next_compute{};
+  const device* next_device = nullptr; ///< that device; outlives the actor
   logger log{};
 };
 

@@ -18,21 +18,21 @@ struct loader_state {
   };
   struct pending_rows {
     pending_response<embedding_ready> promise;
-    std::shared_ptr<const step> work;
+    std::shared_ptr<const tropilla::step> step;
   };
 
   loader_state(loader_actor::pointer s, loader_setup given) : self(s), setup(std::move(given)) {
-    for (std::size_t g = 0; g < setup.weights->layout.groups.size(); ++g) {
+    for (std::size_t g = 0; g < setup.placement->layout.groups.size(); ++g) {
       progress.bytes_total += counted_bytes(g);
       if (g < setup.kept.size() && setup.kept[g])
         progress.bytes_done += counted_bytes(g);
     }
     setup.kept.clear();
-    setup.loader.layout = &setup.weights->layout;
-    setup.loader.shape = setup.weights->loading;
+    setup.loader.layout = &setup.placement->layout;
+    setup.loader.shape = setup.placement->loading;
     setup.loader.read_buffers = setup.staging.data();
-    setup.loader.mapping = setup.weights->mapping;
-    setup.loader.is_streamed = [w = setup.weights](std::size_t group) { return w->streams(group); };
+    setup.loader.mapping = setup.placement->mapping;
+    setup.loader.is_streamed = [w = setup.placement](std::size_t group) { return w->streams(group); };
     if (setup.loader.trace)
       track = setup.loader.trace->make_track("actor loader");
     loader.emplace(setup.loader);
@@ -52,7 +52,7 @@ struct loader_state {
     auto later = promise.promise();
     const auto id = next_id++;
     pending.emplace(id, pending_group{std::move(promise), m});
-    if (setup.weights->mapping)
+    if (setup.placement->mapping)
       loader->verify_mapped(m.group, m.destination.data(), answer_to(id));
     else
       loader->load(m.group, m.destination.data(), answer_to(id));
@@ -61,12 +61,12 @@ struct loader_state {
 
   caf::typed_response_promise<embedding_ready> look_up(const look_up_embedding& m) {
     const trace_span span(setup.loader.trace, track, "look_up_embedding", "rows",
-                          static_cast<std::int64_t>(m.work->ids.size()));
+                          static_cast<std::int64_t>(m.step->ids.size()));
     pending_response<embedding_ready> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
-    pending.emplace(id, pending_rows{std::move(promise), m.work});
-    loader->look_up(m.work->ids, m.rows, answer_to(id));
+    pending.emplace(id, pending_rows{std::move(promise), m.step});
+    loader->look_up(m.step->ids, m.rows, answer_to(id));
     return later;
   }
 
@@ -78,7 +78,7 @@ struct loader_state {
   }
 
   [[nodiscard]] std::size_t counted_bytes(std::size_t group) const {
-    return setup.weights->streams(group) ? 0 : setup.weights->layout.groups[group].file_bytes;
+    return setup.placement->streams(group) ? 0 : setup.placement->layout.groups[group].file_bytes;
   }
 
   void finish(const transfer_done& m) {

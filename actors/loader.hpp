@@ -12,7 +12,7 @@
 namespace tropilla::cast {
 
 struct loader_setup {
-  std::shared_ptr<const weight_placement> weights;
+  std::shared_ptr<const weight_placement> placement;
   lease staging;
   weight_loader_setup loader; ///< its layout, shape, read buffers and `is_streamed` are of the above
   std::function<void(const load_progress&)> on_progress; ///< called per group that stays; may be empty

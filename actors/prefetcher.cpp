@@ -11,18 +11,18 @@ namespace tropilla::cast {
 namespace {
 
 weight_ring_setup ring_setup(const prefetcher_setup& setup) {
-  const auto& weights = *setup.weights;
+  const auto& placement = *setup.placement;
   weight_ring_setup out;
   out.device = setup.device;
-  for (std::size_t g = 0; g < weights.layout.groups.size(); ++g) {
-    out.groups.push_back(weights.streams(g)                  ? group_kind::streamed
-                         : weights.is_present(g, setup.kept) ? group_kind::no_load
-                                                             : group_kind::resident);
+  for (std::size_t g = 0; g < placement.layout.groups.size(); ++g) {
+    out.groups.push_back(placement.streams(g)                  ? group_kind::streamed
+                         : placement.is_present(g, setup.kept) ? group_kind::no_load
+                                                               : group_kind::resident);
   }
-  out.first_output = weights.layout.norm_group();
-  out.slots = weights.plan.ring_slots;
-  out.slot_bytes = weights.plan.slot_bytes;
-  out.spare_bytes = weights.spare_bytes;
+  out.first_output = placement.layout.norm_group();
+  out.slots = placement.plan.ring_slots;
+  out.slot_bytes = placement.plan.slot_bytes;
+  out.spare_bytes = placement.spare_bytes;
   out.log = setup.log;
   return out;
 }
@@ -64,9 +64,9 @@ struct prefetcher_state {
   }
 
   void perform(const weight_ring::lease_group& a) {
-    memory_request request{setup.device, setup.weights->block_bytes(a.group), purpose::weights, priority::normal};
-    if (setup.weights->mapping)
-      request.outside = outside_memory{setup.weights->mapped[a.group], setup.weights->mapping};
+    memory_request request{setup.device, setup.placement->block_bytes(a.group), purpose::weights, priority::normal};
+    if (setup.placement->mapping)
+      request.outside = outside_memory{setup.placement->mapped[a.group], setup.placement->mapping};
     acquire(
         std::move(request), [this, group = a.group](const lease& block) { return ring.group_leased(group, block); },
         [this, group = a.group](const error& why) { return ring.group_refused(group, why); });
@@ -74,7 +74,7 @@ struct prefetcher_state {
 
   void perform(const weight_ring::lease_slot&) {
     acquire(
-        {setup.device, setup.weights->plan.slot_bytes, purpose::ring, priority::normal},
+        {setup.device, setup.placement->plan.slot_bytes, purpose::ring, priority::normal},
         [this](const lease& memory) { return ring.slot_leased(memory, clock::now()); },
         [this](const error& why) { return ring.slot_refused(why); });
   }

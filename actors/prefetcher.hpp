@@ -14,7 +14,7 @@ namespace tropilla::cast {
 
 struct prefetcher_setup {
   std::string device;
-  std::shared_ptr<const weight_placement> weights;
+  std::shared_ptr<const weight_placement> placement;
   memory_manager_actor memory;
   loader_actor loader;
   tracer* trace = nullptr;

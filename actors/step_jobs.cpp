@@ -10,7 +10,7 @@ namespace tropilla {
 /// What a job reads and writes.
 struct step_jobs::job {
   const llama_workspace* space;
-  std::shared_ptr<const step> work;
+  std::shared_ptr<const tropilla::step> step;
   std::shared_ptr<loaded_weights> weights;
   std::chrono::steady_clock::time_point began{}; ///< written by worker 0 at the job's start, and read after its end
 };
@@ -62,22 +62,22 @@ std::vector<lease> step_jobs::resident() const {
   return out;
 }
 
-std::vector<lease> step_jobs::leave_for(const weight_placement& next) {
-  std::vector<lease> kept(next.layout.groups.size());
+std::vector<lease> step_jobs::leave_for(const weight_placement& next_placement) {
+  std::vector<lease> kept(next_placement.layout.groups.size());
   // A mapped group may be lost, and only a placement with the same mapping watches for that.
   const auto& now = *weights_->placement;
-  const bool may_stay = !now.mapping || now.mapping == next.mapping;
+  const bool may_stay = !now.mapping || now.mapping == next_placement.mapping;
   for (std::size_t g = 0; may_stay && g < std::min(kept.size(), weights_->leases.size()); ++g)
-    if (!now.streams(g) && !next.streams(g) && next.same_group(now, g))
+    if (!now.streams(g) && !next_placement.streams(g) && next_placement.same_group(now, g))
       kept[g] = weights_->leases[g];
   weights_ = std::make_shared<loaded_weights>(weights_->placement);
   return kept;
 }
 
-void step_jobs::begin(const step& work, const hidden_input& from) {
+void step_jobs::begin(const step& next_step, const hidden_input& from) {
   // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
   const auto bound = blank_step(last_bound_);
-  *bound = work;
+  *bound = next_step;
   bind_pages(*bound, *pages_);
   current_ = bound;
   from_ = from;
@@ -93,18 +93,18 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
   std::vector<std::size_t> rows(from != nullptr ? current_->ids.size() : 0);
   std::iota(rows.begin(), rows.end(), std::size_t{0});
   setup_.dev->enqueue([held, first, last, from, rows = std::move(rows),
-                       chooses = is_last && !setup_.next && top_k() > 0, copied = begins ? pages_ : nullptr,
+                       chooses = is_last && !setup_.next_device && top_k() > 0, copied = begins ? pages_ : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, setup_.space->shape().kv))](ops& o) {
-    const auto& [space, work, w, _] = *held;
+    const auto& [space, step, weights, _] = *held;
     if (o.worker() == 0)
       held->began = std::chrono::steady_clock::now();
     if (copied)
-      copy_pages(o, *work, *copied, page_bytes);
+      copy_pages(o, *step, *copied, page_bytes);
     if (from)
-      o.gather_rows(from, w->placement->layout.config.width, rows, space->floats(buffer::hidden));
-    forward_groups(o, w->placement->layout, *space, *work, w->memory, first, last);
+      o.gather_rows(from, weights->placement->layout.config.width, rows, space->floats(buffer::hidden));
+    forward_groups(o, weights->placement->layout, *space, *step, weights->memory, first, last);
     if (chooses)
-      keep_top_k(o, w->placement->layout, *space, *work);
+      keep_top_k(o, weights->placement->layout, *space, *step);
   });
   // The stream's thread runs what follows (compute, the scheduler, the sampler): it has nothing to do before them.
   setup_.dev->compute_stream().record().then(
@@ -113,14 +113,14 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
         if (trace)
           trace->record(track, first + 1 == last ? "group" : "groups", held->began, end, "first",
                         static_cast<std::int64_t>(first));
-        held->work.reset(); // the actor fills it again
+        held->step.reset(); // the actor fills it again
         held->weights.reset();
         done(std::chrono::duration<double>(end - held->began).count());
       });
 }
 
-/// Has the rows of the device before copied, at once where this device's memory is its own. Returns where a job is to
-/// copy them from; null: nowhere.
+/// Brings the hidden states of the device before. Devices without host-visible memory copy them at once; for others it
+/// returns where the job copies them from. Null: the job has nothing to copy.
 const float* step_jobs::bring_hidden() {
   if (from_.rows == nullptr || setup_.dev->host_memory())
     return from_.rows;
@@ -144,7 +144,7 @@ const T* step_jobs::on_host(buffer b, std::size_t count, std::size_t max_count, 
   return reinterpret_cast<const T*>(copy.get());
 }
 
-/// Logits of a row that travel from a device whose memory can't be read; 0: all.
+/// The number of a row's logits that a device without host-visible memory sends to the processor; 0: all.
 std::size_t step_jobs::top_k() const {
   return setup_.dev->host_memory() || current_->logit_rows.empty() ? 0
                                                                    : top_k_of(weights_->placement->layout, *current_);
@@ -163,7 +163,7 @@ step_output step_jobs::output() {
 }
 
 hidden_input step_jobs::hand_on() {
-  if (setup_.next->takes_from(*setup_.dev))
+  if (setup_.next_device->takes_from(*setup_.dev))
     return {hidden(), setup_.dev};
   const std::size_t width = weights_->placement->layout.config.width;
   return {on_host(buffer::hidden, current_->ids.size() * width, setup_.space->shape().max_batch_tokens * width,

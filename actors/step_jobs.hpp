@@ -18,7 +18,7 @@
 
 namespace tropilla {
 
-/// Copies of what a device computed, where the processor has none of the device's memory; made when first wanted. They
+/// Copies of what a device without host-visible memory computed, for the processor; made when first wanted. They
 /// may be read when the actor that wrote them has ended.
 struct host_copies {
   std::shared_ptr<std::byte> logits, top_k, hidden;
@@ -31,7 +31,7 @@ struct step_jobs_setup {
   std::vector<std::byte*> pages; ///< KV page starts of the device
   std::shared_ptr<host_copies> copies;
   tracer* trace = nullptr;
-  const device* next = nullptr; ///< that has the layers behind these; null: this one gives the logits
+  const device* next_device = nullptr; ///< that has the layers behind these; null: this one gives the logits
 };
 
 /// One thread, an actor's, calls the functions; jobs run on the device's stream, and may outlive this.
@@ -50,18 +50,18 @@ public:
   void drop(std::size_t group);
   /// Leases of the groups that stay, by index.
   [[nodiscard]] std::vector<lease> resident() const;
-  /// Lets go of all groups, and returns the leases of those that stay in `next`, too.
-  [[nodiscard]] std::vector<lease> leave_for(const weight_placement& next);
+  /// Lets go of all groups, and returns the leases of those that stay in `next_placement`, too.
+  [[nodiscard]] std::vector<lease> leave_for(const weight_placement& next_placement);
   /// True where weights that are mapped may have changed under a job.
   [[nodiscard]] bool lost() const { return watches_mapping_ && weights_->placement->mapping->lost(); }
 
   // -- steps ----
 
   /// A step begins: binds it to the device's pages.
-  void begin(const step& work, const hidden_input& from);
+  void begin(const step& next_step, const hidden_input& from);
   [[nodiscard]] const step& current() const noexcept { return *current_; }
   void end() noexcept { current_.reset(); }
-  /// Where the rows of the step's tokens go, [ids, width].
+  /// Where the hidden states of the step's tokens are, [ids, width]; a lookup writes the embedding's rows there.
   [[nodiscard]] float* hidden() const { return setup_.space->floats(buffer::hidden); }
   [[nodiscard]] std::shared_ptr<const step> shared_step() const noexcept { return current_; }
 
@@ -70,7 +70,7 @@ public:
   void enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done);
   /// The logits of the step, which stay valid until the next one. Throws `error` when a copy fails.
   [[nodiscard]] step_output output();
-  /// The rows of the step for the next device. Throws `error` when a copy fails.
+  /// The hidden states of the step's tokens, for the next device. Throws `error` when a copy fails.
   [[nodiscard]] hidden_input hand_on();
 
 private:

@@ -17,7 +17,7 @@ namespace tropilla::cast {
 /// Scheduler -> compute. Answered with `step_computed`; fails as `need_group` does. One at a time: what comes while one
 /// is computed (from a scheduler that took over) waits.
 struct run_step {
-  std::shared_ptr<const step> work;
+  std::shared_ptr<const tropilla::step> step;
   hidden_input from{}; ///< stays valid until the answer
 };
 struct step_computed {
@@ -39,23 +39,24 @@ struct weights_resident {};
 /// `need_group`.
 struct share_weights {};
 struct weights_shared {
-  std::shared_ptr<const weight_placement> weights;
+  std::shared_ptr<const weight_placement> placement;
   std::vector<lease> leases; ///< by group; empty for what is streamed
 };
 
-/// Supervisor -> compute: another prefetcher will follow, with `next`. Answered with `weights_suspended` when no job is
-/// out (and, where the placement changes, between two steps); nothing is computed until `resume_weights`.
+/// Supervisor -> compute: another prefetcher will follow, with `next_placement`. Answered with `weights_suspended` when
+/// no job is in flight (and, where the placement changes, between two steps); nothing is computed until
+/// `resume_weights`.
 struct suspend_weights {
-  std::shared_ptr<const weight_placement> next;
+  std::shared_ptr<const weight_placement> next_placement;
 };
 struct weights_suspended {
-  std::shared_ptr<const weight_placement> next;
+  std::shared_ptr<const weight_placement> next_placement;
   std::vector<lease> kept; ///< by group of the next placement; empty: it has to be fetched
 };
 
 /// Supervisor -> compute: go on where the step stands.
 struct resume_weights {
-  std::shared_ptr<const weight_placement> weights;
+  std::shared_ptr<const weight_placement> placement;
   weight_pipeline pipeline;
   std::vector<lease> kept;
 };

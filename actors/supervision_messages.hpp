@@ -22,7 +22,7 @@ struct cast_health {
 /// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new placement;
 /// fails with over_budget or io_error.
 struct change_weights {
-  std::shared_ptr<const weight_placement> next;
+  std::shared_ptr<const weight_placement> next_placement;
 };
 struct weights_changed {};
 

@@ -12,7 +12,7 @@ struct supervisor_state {
   static constexpr const char* actor_name = "supervisor";
 
   supervisor_state(supervisor_actor::pointer s, supervisor_setup given)
-      : self(s), setup(std::move(given)), rules(setup.device, setup.pipeline->weights()) {}
+      : self(s), setup(std::move(given)), rules(setup.device, setup.pipeline->placement()) {}
 
   supervisor_actor::behavior_type behaviour() {
     for (std::size_t i = 0; i < setup.members.size(); ++i)
@@ -25,7 +25,7 @@ struct supervisor_state {
         },
         [this](const change_weights& m) -> caf::result<weights_changed> {
           auto later = changes.add(self, m);
-          perform(rules.change(m.next));
+          perform(rules.change(m.next_placement));
           return later;
         },
     };
@@ -91,8 +91,8 @@ struct supervisor_state {
   }
 
   void act(const restart_rules::suspend_compute& a) {
-    ask(self, setup.compute->get(), suspend_weights{weights_of(a.next)})
-        .then([this](const weights_suspended& m) { perform(rules.suspended(m.next, m.kept)); },
+    ask(self, setup.compute->get(), suspend_weights{placement_of(a.next_placement)})
+        .then([this](const weights_suspended& m) { perform(rules.suspended(m.next_placement, m.kept)); },
               [](const caf::error&) {}); // compute ended: that is seen to when it is heard of
   }
 
@@ -104,9 +104,9 @@ struct supervisor_state {
   }
 
   void act(const restart_rules::spawn_pipeline& a) {
-    const auto weights = weights_of(a.next);
+    const auto placement = placement_of(a.next_placement);
     try {
-      setup.pipeline->set(setup.spawn_pipeline(weights, rules.kept()), weights);
+      setup.pipeline->set(setup.spawn_pipeline(placement, rules.kept()), placement);
     } catch (const error& e) {
       return perform(rules.spawn_failed(e));
     }
@@ -125,11 +125,11 @@ struct supervisor_state {
   }
 
   void act(restart_rules::resume_compute& a) {
-    const auto weights = weights_of(a.weights);
+    const auto placement = placement_of(a.placement);
     setup.log.debug("{}: {} of {} weight groups are kept, the others are read", setup.device,
                     std::ranges::count_if(a.kept, [](const lease& l) { return static_cast<bool>(l); }),
-                    weights->layout.groups.size());
-    tell(self, setup.compute->get(), resume_weights{weights, setup.pipeline->get(), std::move(a.kept)});
+                    placement->layout.groups.size());
+    tell(self, setup.compute->get(), resume_weights{placement, setup.pipeline->get(), std::move(a.kept)});
   }
 
   void act(const restart_rules::log_refusal& a) {
@@ -143,7 +143,7 @@ struct supervisor_state {
       changes.answer_first(weights_changed{});
   }
 
-  static std::shared_ptr<const weight_placement> weights_of(const restart_rules::placement& p) {
+  static std::shared_ptr<const weight_placement> placement_of(const restart_rules::placement& p) {
     return std::static_pointer_cast<const weight_placement>(p);
   }
 

@@ -21,28 +21,27 @@
 
 namespace tropilla::cast {
 
-/// The pipeline of the moment and what it works by, for those that end it, or take over, after the supervisor
-/// ended.
+/// The pipeline of the moment and its placement, for those that end it, or take over, after the supervisor ended.
 class current_pipeline {
 public:
-  void set(weight_pipeline pipeline, std::shared_ptr<const weight_placement> weights) {
+  void set(weight_pipeline pipeline, std::shared_ptr<const weight_placement> placement) {
     const std::lock_guard lock(mutex_);
     pipeline_ = std::move(pipeline);
-    weights_ = std::move(weights);
+    placement_ = std::move(placement);
   }
   [[nodiscard]] weight_pipeline get() const {
     const std::lock_guard lock(mutex_);
     return pipeline_;
   }
-  [[nodiscard]] std::shared_ptr<const weight_placement> weights() const {
+  [[nodiscard]] std::shared_ptr<const weight_placement> placement() const {
     const std::lock_guard lock(mutex_);
-    return weights_;
+    return placement_;
   }
 
 private:
   mutable std::mutex mutex_;
   weight_pipeline pipeline_;
-  std::shared_ptr<const weight_placement> weights_;
+  std::shared_ptr<const weight_placement> placement_;
 };
 
 /// A member of the cast that is not one device's: how it is found, replaced, and given up.
@@ -60,7 +59,8 @@ struct supervisor_setup {
   std::shared_ptr<current_pipeline> pipeline;
   std::shared_ptr<const std::atomic<std::uint64_t>> progress; ///< counts jobs that were computed
   /// Spawns a pipeline for a placement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
-  std::function<weight_pipeline(const std::shared_ptr<const weight_placement>& weights, const std::vector<lease>& kept)>
+  std::function<weight_pipeline(const std::shared_ptr<const weight_placement>& placement,
+                                const std::vector<lease>& kept)>
       spawn_pipeline;
   /// Spawns another compute, over `pipeline`.
   std::function<void()> spawn_compute;

@@ -18,7 +18,7 @@ namespace tropilla::cast {
 /// fails with io_error or malformed_file. The loader takes them in the order in which they come.
 struct load_group {
   std::size_t group = 0;
-  lease destination; ///< the group's block, or one outside of the pool where the group is mapped
+  lease destination; ///< the resident group's block, the ring slot, or the mapped range
 };
 struct group_loaded {
   std::size_t group = 0;
@@ -27,7 +27,7 @@ struct group_loaded {
 /// Compute -> loader, where the embedding is not in memory: the rows of a step's tokens.
 /// Answered with `embedding_ready`; fails with io_error or malformed_file.
 struct look_up_embedding {
-  std::shared_ptr<const step> work;
+  std::shared_ptr<const tropilla::step> step;
   float* rows = nullptr; ///< [ids, width]; stays valid until the answer
 };
 struct embedding_ready {};

@@ -63,7 +63,7 @@ std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, s
 
 device_shard::device_shard(placement_input in, std::shared_ptr<device> d, std::shared_ptr<const weight_placement> w,
                            shard_context shared)
-    : dev(std::move(d)), input(std::move(in)), weights(std::move(w)), arbiter(shared.arbiter),
+    : dev(std::move(d)), input(std::move(in)), placement(std::move(w)), arbiter(shared.arbiter),
       shared_(std::move(shared)) {
   input.dev = dev.get();
   add_device();
@@ -83,13 +83,13 @@ device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t conte
   input.shape.logit_rows = std::min(input.shape.logit_rows, input.shape.max_batch_tokens);
   auto theirs =
       cast::ask_role<cast::weights_shared>(*original_->shared_.system, *original_->compute, cast::share_weights{});
-  auto mine = std::make_shared<weight_placement>(*theirs.weights);
+  auto mine = std::make_shared<weight_placement>(*theirs.placement);
   input.shape.request_bytes = default_request_bytes(input.shape.sequences, input.shape.context);
   auto adds = make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev));
   adds.request_bytes = input.request_bytes(adds.context);
-  mine->plan = make_replica_plan(adds, theirs.weights->plan);
+  mine->plan = make_replica_plan(adds, theirs.placement->plan);
   mine->spare_bytes = 0;
-  weights = std::move(mine);
+  placement = std::move(mine);
   kept_ = std::move(theirs.leases);
   take_leases();
   log_plan();
@@ -97,20 +97,20 @@ device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t conte
 
 device_shard::~device_shard() = default;
 
-std::size_t device_shard::reservation(const placement_input& input, const weight_placement& weights) {
+std::size_t device_shard::reservation(const placement_input& input, const weight_placement& placement) {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
-  const std::size_t everything = weights.is_whole() ? weights.plan.total : place(input, 0)->plan.total;
-  const std::size_t wanted = reservation_for(std::max(weights.budget, everything));
-  return std::min(wanted, std::max(min_reservation(weights.budget), input.limit.addresses));
+  const std::size_t everything = placement.is_whole() ? placement.plan.total : place(input, 0)->plan.total;
+  const std::size_t wanted = reservation_for(std::max(placement.budget, everything));
+  return std::min(wanted, std::max(min_reservation(placement.budget), input.limit.addresses));
 }
 
 void device_shard::add_device() {
-  reserved_ = reservation(input, *weights);
+  reserved_ = reservation(input, *placement);
   device_setup setup;
   setup.name = dev->name();
   setup.base = base_ = dev->reserve(reserved_);
   setup.reservation_bytes = reserved_;
-  setup.budget = weights->budget;
+  setup.budget = placement->budget;
   setup.alignment = group_alignment;
   setup.host_memory = dev->host_memory();
   if (dev->host_memory())
@@ -133,17 +133,17 @@ void device_shard::add_device() {
 }
 
 void device_shard::take_leases() {
-  const auto& plan = weights->plan;
+  const auto& plan = placement->plan;
   if (const auto bytes = plan.by_purpose[static_cast<std::size_t>(purpose::requests)]; bytes > 0) // the allocator's
     requests_ = take(*arbiter, dev->name(), bytes, purpose::requests, false, outside_memory{});
   kv = take(*arbiter, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv,
             committed_ != nullptr);
   activations_ = take(*arbiter, dev->name(), plan.activations.bytes, purpose::activations);
-  workspace_ = take(*arbiter, dev->name(), workspace_bytes(weights->layout, input.shape, *dev), purpose::workspace);
+  workspace_ = take(*arbiter, dev->name(), workspace_bytes(placement->layout, input.shape, *dev), purpose::workspace);
   // The device has one scratch for all runtimes that compute on it: a replica's jobs take turns with the original's.
-  space_ = std::make_unique<llama_workspace>(weights->layout, input.shape, *dev, activations_.data(),
+  space_ = std::make_unique<llama_workspace>(placement->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
-  const std::size_t stride = to_group_alignment(kv_page_bytes(weights->layout, input.shape.kv));
+  const std::size_t stride = to_group_alignment(kv_page_bytes(placement->layout, input.shape.kv));
   pages.reserve(plan.kv_pages);
   for (std::size_t i = 0; i < plan.kv_pages; ++i)
     pages.push_back(kv.data() + i * stride);
@@ -154,11 +154,11 @@ void device_shard::take_leases() {
 void device_shard::promise_plan() {
   if (!committed_)
     return;
-  const auto& of = weights->plan.by_purpose;
+  const auto& of = placement->plan.by_purpose;
   std::size_t elsewhere = of[static_cast<std::size_t>(purpose::kv)]; // page by page
-  if (weights->mapping)
+  if (placement->mapping)
     elsewhere += of[static_cast<std::size_t>(purpose::weights)];
-  if (const auto refused = shared_.promises->promise_ahead(weights->plan.total - elsewhere))
+  if (const auto refused = shared_.promises->promise_ahead(placement->plan.total - elsewhere))
     throw error(errc::over_budget,
                 fmt::format("the plan of {}: {}; end what holds the rest, or give a budget of less", name(), *refused));
 }
@@ -167,65 +167,84 @@ std::optional<std::string> device_shard::commit_page(page_number page) {
   if (!committed_)
     return std::nullopt;
   return try_commit(*committed_, static_cast<std::size_t>(pages[page] - base_),
-                    kv_page_bytes(weights->layout, input.shape.kv), false);
+                    kv_page_bytes(placement->layout, input.shape.kv), false);
 }
 
 void device_shard::log_plan() const {
-  const auto& range = weights->layout.range;
+  const auto& range = placement->layout.range;
   shared_.log_of(log_component::compute)
       .info("{}: computes layers {} to {} of {} with {} threads, {}", name(), range.first, range.last - 1,
             input.model.layers, dev->workers(), dev->isa());
   const auto log = shared_.log_of(log_component::memory);
   if (!log.wants(log_level::info))
     return;
-  const auto& plan = weights->plan;
+  const auto& plan = placement->plan;
   std::string purposes;
   for (std::size_t p = 0; p < purpose_count; ++p)
     if (plan.by_purpose[p] > 0)
       purposes += fmt::format("{}{} {}", purposes.empty() ? "" : ", ", to_string(static_cast<purpose>(p)),
                               format_bytes(plan.by_purpose[p]));
   log.info("{}: {} of a budget of {} are planned: {}", name(), human_bytes{plan.total},
-           human_bytes{original_ ? arbiter->usage(name()).budget : weights->budget}, purposes);
+           human_bytes{original_ ? arbiter->usage(name()).budget : placement->budget}, purposes);
   if (plan.ring_slots > 0)
     log.info("{}: {} of {} weight groups are streamed for every step, through {} slots of {}", name(),
              std::ranges::count(plan.streamed, true), plan.streamed.size(), plan.ring_slots,
              human_bytes{plan.slot_bytes});
-  if (weights->mapping)
+  if (placement->mapping)
     shared_.log_of(log_component::cache)
-        .info("{}: packed weights are mapped, {}", name(), human_bytes{weights->mapping->bytes().size()});
+        .info("{}: packed weights are mapped, {}", name(), human_bytes{placement->mapping->bytes().size()});
 }
 
-void device_shard::start(const device_shard* next) {
-  next_ = next;
+void device_shard::start(const device_shard* next_shard) {
+  next_shard_ = next_shard;
   auto kept = std::exchange(kept_, {});
-  pipeline->set(spawn_pipeline(weights, kept), weights);
+  pipeline->set(spawn_pipeline(placement, kept), placement);
   spawn_compute(std::move(kept));
 }
 
 void device_shard::spawn_compute(std::vector<lease> kept) {
-  compute->set(cast::spawn_compute(
-      *shared_.system, {pipeline->weights(), space_.get(), dev.get(), pipeline->get(), meter_, shared_.trace, progress_,
-                        std::move(kept), pages, copies_, next_ ? next_->compute : nullptr,
-                        next_ ? next_->dev.get() : nullptr, shared_.log_of(log_component::compute)}));
+  cast::compute_setup setup{
+      .placement = pipeline->placement(),
+      .space = space_.get(),
+      .dev = dev.get(),
+      .pipeline = pipeline->get(),
+      .meter = meter_,
+      .trace = shared_.trace,
+      .progress = progress_,
+      .kept = std::move(kept),
+      .pages = pages,
+      .copies = copies_,
+      .next_compute = next_shard_ ? next_shard_->compute : nullptr,
+      .next_device = next_shard_ ? next_shard_->dev.get() : nullptr,
+      .log = shared_.log_of(log_component::compute),
+  };
+  compute->set(cast::spawn_compute(*shared_.system, std::move(setup)));
   shared_.log_of(log_component::supervisor).debug("compute of {} begins", name());
 }
 
 void device_shard::supervise(std::vector<cast::supervised_member> others,
                              std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler) {
-  supervisor->set(cast::spawn_supervisor(
-      *shared_.system, {std::move(others), std::move(scheduler), compute, pipeline, progress_,
-                        [this](const std::shared_ptr<const weight_placement>& next, const std::vector<lease>& leases) {
-                          return spawn_pipeline(next, leases);
-                        },
-                        [this] { spawn_compute({}); }, name(), shared_.log_of(log_component::supervisor)}));
+  cast::supervisor_setup setup{
+      .members = std::move(others),
+      .scheduler = std::move(scheduler),
+      .compute = compute,
+      .pipeline = pipeline,
+      .progress = progress_,
+      .spawn_pipeline = [this](const std::shared_ptr<const weight_placement>& next_placement,
+                               const std::vector<lease>& leases) { return spawn_pipeline(next_placement, leases); },
+      .spawn_compute = [this] { spawn_compute({}); },
+      .device = name(),
+      .log = shared_.log_of(log_component::supervisor),
+  };
+  supervisor->set(cast::spawn_supervisor(*shared_.system, std::move(setup)));
   shared_.log_of(log_component::supervisor).debug("the supervisor of {} begins", name());
 }
 
-cast::weight_pipeline device_shard::spawn_pipeline(const std::shared_ptr<const weight_placement>& next,
+cast::weight_pipeline device_shard::spawn_pipeline(const std::shared_ptr<const weight_placement>& next_placement,
                                                    const std::vector<lease>& kept) {
   cast::weight_pipeline out;
   try {
-    spawn_pipeline(out, next, kept);
+    spawn_pipeline(out, next_placement, kept);
   } catch (...) { // an actor that nobody ends is waited for when the system closes
     end(out);
     throw;
@@ -234,20 +253,21 @@ cast::weight_pipeline device_shard::spawn_pipeline(const std::shared_ptr<const w
   return out;
 }
 
-void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next,
+void device_shard::spawn_pipeline(cast::weight_pipeline& out,
+                                  const std::shared_ptr<const weight_placement>& next_placement,
                                   const std::vector<lease>& kept) {
   // Not before the step in flight is done: what it waits for may not fit the new budget.
-  if (!original_ && arbiter->usage(std::string(dev->name())).budget != next->budget)
-    arbiter->set_budget(std::string(dev->name()), next->budget);
+  if (!original_ && arbiter->usage(std::string(dev->name())).budget != next_placement->budget)
+    arbiter->set_budget(std::string(dev->name()), next_placement->budget);
   lease staging;
-  if (const auto bytes = next->loading.staging_bytes_on(*dev); bytes > 0)
+  if (const auto bytes = next_placement->loading.staging_bytes_on(*dev); bytes > 0)
     staging = take_soon(*arbiter, dev->name(), bytes, purpose::staging);
   out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory));
   weight_loader_setup loading;
   loading.dev = dev.get();
   loading.trace = shared_.trace;
   loading.files = input.files;
-  loading.pinned_buffer = make_pinned_buffer(*dev, next->layout, next->loading);
+  loading.pinned_buffer = make_pinned_buffer(*dev, next_placement->layout, next_placement->loading);
   loading.pinned_bytes = input.pinned_bytes;
   loading.packed_folder = input.packed_folder;
   loading.meter = meter_;
@@ -256,16 +276,24 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out, const std::shared_
   loading.notice = shared_.on_notice;
   loading.log = shared_.log_of(log_component::loader);
   loading.cache_log = shared_.log_of(log_component::cache);
-  out.loader =
-      cast::spawn_loader(*shared_.system, {next, std::move(staging), std::move(loading), shared_.on_progress, kept});
+  out.loader = cast::spawn_loader(*shared_.system, {.placement = next_placement,
+                                                    .staging = std::move(staging),
+                                                    .loader = std::move(loading),
+                                                    .on_progress = shared_.on_progress,
+                                                    .kept = kept});
   const auto slots = std::make_shared<std::atomic<std::size_t>>(0);
-  out.prefetcher =
-      cast::spawn_prefetcher(*shared_.system, {std::string(dev->name()), next, out.memory_manager, out.loader,
-                                               shared_.trace, slots, kept, shared_.log_of(log_component::prefetcher)});
+  out.prefetcher = cast::spawn_prefetcher(*shared_.system, {.device = std::string(dev->name()),
+                                                            .placement = next_placement,
+                                                            .memory = out.memory_manager,
+                                                            .loader = out.loader,
+                                                            .trace = shared_.trace,
+                                                            .slots = slots,
+                                                            .kept = kept,
+                                                            .log = shared_.log_of(log_component::prefetcher)});
   // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
   ring_reclaimer_ = arbiter->add_reclaimer(
       std::string(dev->name()), reclaimable::ring_slots,
-      [slots, slot_bytes = next->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
+      [slots, slot_bytes = next_placement->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
         const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
         const std::size_t wanted = slot_bytes > 0 ? std::min(spare, divide_up(bytes, slot_bytes)) : 0;
         for (std::size_t i = 0; i < wanted; ++i)
@@ -282,8 +310,8 @@ void device_shard::set_budget(std::size_t bytes) {
     throw error(errc::invalid_argument, fmt::format("{} replicas use the weights that are in memory: the budget can "
                                                     "change when they are closed",
                                                     others));
-  const auto next = place(input, bytes);
-  require_fits(next->plan, bytes);
+  const auto next_placement = place(input, bytes);
+  require_fits(next_placement->plan, bytes);
   if (bytes > reserved_)
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
@@ -292,14 +320,14 @@ void device_shard::set_budget(std::size_t bytes) {
     shared_.on_notice(above_limit(bytes, input.limit));
   const auto log = shared_.log_of(log_component::memory);
   log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
-           human_bytes{bytes}, human_bytes{next->plan.total}, std::ranges::count(next->plan.streamed, true),
-           next->plan.streamed.size());
-  (void)cast::ask_role<cast::weights_changed>(*shared_.system, *supervisor, cast::change_weights{next});
+           human_bytes{bytes}, human_bytes{next_placement->plan.total},
+           std::ranges::count(next_placement->plan.streamed, true), next_placement->plan.streamed.size());
+  (void)cast::ask_role<cast::weights_changed>(*shared_.system, *supervisor, cast::change_weights{next_placement});
   log.info("{}: the budget is {} now", name(), human_bytes{bytes});
 }
 
 plan_report device_shard::report() const {
-  return describe(*weights, input.shape, original_ ? arbiter->usage(name()).budget : weights->budget);
+  return describe(*placement, input.shape, original_ ? arbiter->usage(name()).budget : placement->budget);
 }
 
 void device_shard::end_supervisor() {

@@ -36,18 +36,18 @@ struct shard_context {
 class device_shard {
 public:
   /// Adds the device to the arbiter and takes its leases, but for weights. Throws `error`.
-  device_shard(placement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_placement> weights,
+  device_shard(placement_input input, std::shared_ptr<device> dev, std::shared_ptr<const weight_placement> placement,
                shard_context shared);
   /// A replica's: over the device and the weights of `original`, which is kept alive.
   device_shard(std::shared_ptr<device_shard> original, std::size_t context, shard_context shared);
   ~device_shard();
 
   /// Address space that the device reserves for a plan, for budgets that grow, too.
-  [[nodiscard]] static std::size_t reservation(const placement_input& input, const weight_placement& weights);
+  [[nodiscard]] static std::size_t reservation(const placement_input& input, const weight_placement& placement);
 
-  /// Hires the pipeline and spawns compute; weights are being read from here on. `next` has the following layers and
+  /// Spawns the pipeline and compute; weights are being read from here on. `next_shard` has the following layers and
   /// outlives this one's actors; null for the last.
-  void start(const device_shard* next);
+  void start(const device_shard* next_shard);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
@@ -69,7 +69,7 @@ public:
 
   std::shared_ptr<device> dev;
   placement_input input;
-  std::shared_ptr<const weight_placement> weights; ///< that it opened with
+  std::shared_ptr<const weight_placement> placement; ///< that it opened with
   std::shared_ptr<memory_arbiter> arbiter;
   lease kv;
   std::vector<std::byte*> pages; ///< starts, in `kv`
@@ -82,10 +82,10 @@ private:
   void add_device();
   void promise_plan();
   void take_leases();
-  [[nodiscard]] cast::weight_pipeline spawn_pipeline(const std::shared_ptr<const weight_placement>& next,
+  [[nodiscard]] cast::weight_pipeline spawn_pipeline(const std::shared_ptr<const weight_placement>& next_placement,
                                                      const std::vector<lease>& kept);
   /// Spawns who belongs to `out`, which has those that were spawned when it throws.
-  void spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next,
+  void spawn_pipeline(cast::weight_pipeline& out, const std::shared_ptr<const weight_placement>& next_placement,
                       const std::vector<lease>& kept);
   void end(const cast::weight_pipeline& all) const;
   void spawn_compute(std::vector<lease> kept);
@@ -101,8 +101,8 @@ private:
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);
-  const device_shard* next_ = nullptr; ///< has the following layers
-  std::vector<lease> kept_;            ///< of the original, until the first pipeline is hired
+  const device_shard* next_shard_ = nullptr; ///< has the following layers
+  std::vector<lease> kept_;                  ///< of the original, until the first pipeline is spawned
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas

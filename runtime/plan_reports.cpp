@@ -8,9 +8,9 @@
 
 namespace tropilla {
 
-plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget) {
+plan_report describe(const weight_placement& placement, const run_shape& shape, std::size_t budget) {
   plan_report out;
-  const auto& plan = weights.plan;
+  const auto& plan = placement.plan;
   for (const auto& item : plan.items)
     out.lines.push_back({plan.device, std::string(to_string(item.used_for)), item.name, item.bytes});
   out.total_bytes = plan.total;
@@ -29,10 +29,10 @@ plan_report describe(const weight_placement& weights, const run_shape& shape, st
   out.request_bytes = shape.request_bytes;
   out.ring_slots = plan.ring_slots;
   out.slot_bytes = plan.slot_bytes;
-  out.weight_bytes = weights.layout.decode_bytes();
-  for (std::size_t g = weights.layout.begin_group(); g < weights.layout.end_group(); ++g) {
-    out.residency += plan.streamed[g] ? 'S' : g == 0 && weights.layout.embedding_on_disk() ? 'G' : 'R';
-    out.streamed_bytes += plan.streamed[g] ? weights.layout.groups[g].bytes : 0;
+  out.weight_bytes = placement.layout.decode_bytes();
+  for (std::size_t g = placement.layout.begin_group(); g < placement.layout.end_group(); ++g) {
+    out.residency += plan.streamed[g] ? 'S' : g == 0 && placement.layout.embedding_on_disk() ? 'G' : 'R';
+    out.streamed_bytes += plan.streamed[g] ? placement.layout.groups[g].bytes : 0;
   }
   return out;
 }
@@ -65,14 +65,14 @@ std::vector<std::string> notices_of_limits(const std::vector<placed_shard>& shar
   std::size_t given = 0;
   for (const auto& p : shards) {
     const auto& limit = p.input.limit;
-    const auto& plan = p.weights->plan;
+    const auto& plan = p.placement->plan;
     if (p.dev->host_memory() && p.has_budget)
-      given += p.weights->budget;
+      given += p.placement->budget;
     if (p.has_budget || p.everything <= limit.bytes || !p.fits())
       continue;
     std::size_t streamed = 0;
-    for (std::size_t g = 0; g < p.weights->layout.groups.size(); ++g)
-      streamed += plan.streamed[g] ? p.weights->layout.groups[g].bytes : 0;
+    for (std::size_t g = 0; g < p.placement->layout.groups.size(); ++g)
+      streamed += plan.streamed[g] ? p.placement->layout.groups[g].bytes : 0;
     out.push_back(fmt::format("{} may use {}, set by {}, and everything would take {}: {}", plan.device,
                               format_bytes(limit.bytes), limit.set_by, format_bytes(p.everything),
                               streamed > 0 ? format_bytes(streamed) + " of weights are streamed for every step"

@@ -11,7 +11,7 @@
 namespace tropilla {
 
 /// The plan of one device under a budget.
-[[nodiscard]] plan_report describe(const weight_placement& weights, const run_shape& shape, std::size_t budget);
+[[nodiscard]] plan_report describe(const weight_placement& placement, const run_shape& shape, std::size_t budget);
 
 /// One report of several devices'. @pre not empty
 [[nodiscard]] plan_report add_up(const std::vector<plan_report>& shards);

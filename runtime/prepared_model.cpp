@@ -138,7 +138,7 @@ void resolve_percents(std::vector<placed_shard>& shards, const std::vector<devic
 plan_report report_of(const prepared_model& m) {
   std::vector<plan_report> reports;
   for (const auto& s : m.shards)
-    reports.push_back(describe(*s.weights, m.shape, s.budget));
+    reports.push_back(describe(*s.placement, m.shape, s.budget));
   auto out = add_up(reports);
   out.outside_bytes = outside_bytes(m.model.vocabulary);
   for (std::size_t i = 0; i < m.shards.size(); ++i) {
@@ -158,7 +158,7 @@ plan_report report_of(const prepared_model& m) {
 void prepared_model::require_fits() const {
   for (const auto& s : shards) {
     const auto [bytes, set_by] = s.bound();
-    tropilla::require_fits(s.weights->plan, bytes, set_by);
+    tropilla::require_fits(s.placement->plan, bytes, set_by);
   }
 }
 

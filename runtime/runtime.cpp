@@ -87,7 +87,7 @@ plan_report runtime::plan(const runtime_config& config) {
   static_cast<void>(model_texts::read(prepared.file, config.chat_template));
   for (const auto& shard : prepared.shards)
     if (shard.dev->host_memory() && shard.fits())
-      static_cast<void>(shard.dev->reserve(device_shard::reservation(shard.input, *shard.weights)));
+      static_cast<void>(shard.dev->reserve(device_shard::reservation(shard.input, *shard.placement)));
   return std::move(prepared.report);
 }
 

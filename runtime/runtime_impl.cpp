@@ -76,7 +76,7 @@ runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtim
   progress_.resize(prepared.shards.size());
   for (auto& shard : prepared.shards)
     shards.push_back(std::make_shared<device_shard>(std::move(shard.input), std::move(shard.dev),
-                                                    std::move(shard.weights), shard_context_of(shards.size())));
+                                                    std::move(shard.placement), shard_context_of(shards.size())));
   spawn_cast([&] { read_texts(prepared.file); });
 }
 

@@ -63,7 +63,7 @@ template <class Function>
 void for_each_layer(const runtime_impl& rt, const session_shape& shape, page_number page, const Function& layer) {
   const std::size_t bytes = shape.layer_bytes();
   for (const auto& shard : rt.shards) {
-    const auto& range = shard->weights->layout.range;
+    const auto& range = shard->placement->layout.range;
     for (std::size_t l = range.first; l < range.last; ++l)
       layer(*shard->dev, shard->pages[page] + (l - range.first) * bytes, l * bytes);
   }

@@ -9,9 +9,9 @@ namespace tropilla {
 
 std::pair<std::size_t, std::string> placed_shard::bound() const {
   const auto& limit = input.limit;
-  if (has_budget && weights->budget <= limit.machine)
-    return {weights->budget, ""};
-  return {std::min(weights->budget, limit.machine), has_budget ? "all memory that the machine has" : limit.set_by};
+  if (has_budget && placement->budget <= limit.machine)
+    return {placement->budget, ""};
+  return {std::min(placement->budget, limit.machine), has_budget ? "all memory that the machine has" : limit.set_by};
 }
 
 placement_search::placement_search(std::vector<placed_shard>& shards, shape_choice choice)
@@ -32,11 +32,11 @@ void placement_search::place_with(std::size_t kv_tokens) {
   shape_.kv_tokens = kv_tokens;
   for (auto& s : shards_) {
     s.input.shape = shape_;
-    s.weights = place(s.input, s.budget);
-    s.everything = std::max(s.everything, s.weights->plan.total);
-    if (s.budget == 0 && s.weights->plan.total > s.input.limit.bytes) {
+    s.placement = place(s.input, s.budget);
+    s.everything = std::max(s.everything, s.placement->plan.total);
+    if (s.budget == 0 && s.placement->plan.total > s.input.limit.bytes) {
       s.budget = std::max<std::size_t>(s.input.limit.bytes, 1);
-      s.weights = place(s.input, s.budget);
+      s.placement = place(s.input, s.budget);
     }
   }
 }
@@ -53,8 +53,8 @@ void placement_search::use_spare_bytes() {
   std::size_t pages = choice_.first.kv_tokens / kv_page_tokens;
   for (const auto& s : shards_) {
     const std::size_t page_bytes =
-        to_group_alignment(kv_page_bytes(s.weights->layout, shape_.kv)) + kv_pages::bytes_per_page;
-    pages = std::min(pages, s.weights->plan.kv_pages + s.weights->spare_bytes / page_bytes);
+        to_group_alignment(kv_page_bytes(s.placement->layout, shape_.kv)) + kv_pages::bytes_per_page;
+    pages = std::min(pages, s.placement->plan.kv_pages + s.placement->spare_bytes / page_bytes);
   }
   if (pages > shape_.kv_tokens / kv_page_tokens)
     place_with(pages * kv_page_tokens);

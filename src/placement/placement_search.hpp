@@ -16,15 +16,15 @@ namespace tropilla {
 struct placed_shard {
   std::shared_ptr<device> dev;
   placement_input input;
-  std::size_t budget = 0;                          ///< bytes; 0: the plan's total, or the limit where that is less
-  bool has_budget = false;                         ///< it was given, and is not the limit
-  std::shared_ptr<const weight_placement> weights; ///< for `input` and `budget`
-  std::size_t everything = 0;                      ///< bytes of the plan, were there no limit
+  std::size_t budget = 0;                            ///< bytes; 0: the plan's total, or the limit where that is less
+  bool has_budget = false;                           ///< it was given, and is not the limit
+  std::shared_ptr<const weight_placement> placement; ///< for `input` and `budget`
+  std::size_t everything = 0;                        ///< bytes of the plan, were there no limit
 
   /// The most that it may hold, and who says so where it is not a budget that was given.
   [[nodiscard]] std::pair<std::size_t, std::string> bound() const;
-  [[nodiscard]] bool fits() const { return weights->plan.total <= bound().first; }
-  [[nodiscard]] bool streams() const { return weights->plan.ring_slots > 0; }
+  [[nodiscard]] bool fits() const { return placement->plan.total <= bound().first; }
+  [[nodiscard]] bool streams() const { return placement->plan.ring_slots > 0; }
 };
 
 /// The shapes that a configuration allows.

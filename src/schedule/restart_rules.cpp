@@ -49,29 +49,29 @@ restart_rules::actions restart_rules::compute_down(const std::string& reason, st
   return out;
 }
 
-restart_rules::actions restart_rules::change(placement next) {
+restart_rules::actions restart_rules::change(placement next_placement) {
   actions out;
   if (given_up_) {
     out.emplace_back(answer_change{given_up_});
     return out;
   }
-  changes_.push_back(std::move(next));
+  changes_.push_back(std::move(next_placement));
   if (changes_.size() == 1 && !compute_gone_)
     begin_change(out);
   return out;
 }
 
-restart_rules::actions restart_rules::suspended(placement next, std::vector<lease> kept) {
+restart_rules::actions restart_rules::suspended(placement next_placement, std::vector<lease> kept) {
   actions out;
   if (compute_gone_ || given_up_)
     return out;
   // While compute stands still for a change, it also answers the suspension of a restart that the change overtook. That
   // answer may come after compute was resumed: nobody waits for it then.
-  const bool restarts = restarting_ && next == current_;
-  if (suspended_ ? is_first_change(suspended_for_) : !restarts && !is_first_change(next))
+  const bool restarts = restarting_ && next_placement == current_;
+  if (suspended_ ? is_first_change(suspended_for_) : !restarts && !is_first_change(next_placement))
     return out;
   suspended_ = true;
-  suspended_for_ = std::move(next);
+  suspended_for_ = std::move(next_placement);
   kept_ = std::move(kept);
   stop(out);
   return out;

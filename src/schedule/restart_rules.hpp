@@ -25,7 +25,7 @@ namespace tropilla {
 /// given up.
 class restart_rules {
 public:
-  /// Which weights a pipeline brings; opaque, and compared by address.
+  /// What a pipeline brings, and where to; opaque, and compared by address.
   using placement = std::shared_ptr<const void>;
 
   /// Log a restart: the `start`-th of `restart_limit::max` without progress.
@@ -54,19 +54,19 @@ public:
   };
   /// Ask compute to stand still; `suspended` takes the answer. Where none comes, compute has ended.
   struct suspend_compute {
-    placement next;
+    placement next_placement;
   };
   /// End all three members; `pipeline_member_down` is called for each.
   struct stop_pipeline {};
   /// Spawn a pipeline that need not read `kept()`; then call `pipeline_spawned` or `spawn_failed`.
   struct spawn_pipeline {
-    placement next;
+    placement next_placement;
   };
   /// Spawn compute over the pipeline; then call `compute_spawned` or `spawn_failed`.
   struct spawn_compute {};
   /// Let compute go on with the new pipeline.
   struct resume_compute {
-    placement weights;
+    restart_rules::placement placement;
     std::vector<lease> kept;
   };
   /// Log that there is no pipeline for a change, and that the placement before stays.
@@ -99,9 +99,9 @@ public:
                                              std::uint64_t progress);
   [[nodiscard]] actions compute_down(const std::string& reason, std::uint64_t progress);
   /// Other weights are wanted. Answered once, in order.
-  [[nodiscard]] actions change(placement next);
-  /// Compute stands still for `next`, and kept these leases.
-  [[nodiscard]] actions suspended(placement next, std::vector<lease> kept);
+  [[nodiscard]] actions change(placement next_placement);
+  /// Compute stands still for `next_placement`, and kept these leases.
+  [[nodiscard]] actions suspended(placement next_placement, std::vector<lease> kept);
   [[nodiscard]] actions pipeline_spawned();
   [[nodiscard]] actions compute_spawned();
   /// The pipeline or compute could not be spawned.

@@ -17,12 +17,12 @@ namespace {
 /// A device, and the least memory that a step on it needs: rows of the embedding are looked up on disk.
 struct small_device {
   small_device() : model(prepared_model::open(smallest())) {
-    const auto& weights = *shard().weights;
-    REQUIRE(weights.layout.embedding_on_disk());
-    activations.resize(weights.plan.activations.bytes + group_alignment);
-    workspace.resize(workspace_bytes(weights.layout, model.shape, *shard().dev) + group_alignment);
-    space = std::make_unique<llama_workspace>(weights.layout, model.shape, *shard().dev, aligned(activations),
-                                              weights.plan.activations.offsets, aligned(workspace));
+    const auto& placement = *shard().placement;
+    REQUIRE(placement.layout.embedding_on_disk());
+    activations.resize(placement.plan.activations.bytes + group_alignment);
+    workspace.resize(workspace_bytes(placement.layout, model.shape, *shard().dev) + group_alignment);
+    space = std::make_unique<llama_workspace>(placement.layout, model.shape, *shard().dev, aligned(activations),
+                                              placement.plan.activations.offsets, aligned(workspace));
   }
 
   static runtime_config smallest() {
@@ -39,7 +39,7 @@ struct small_device {
 
   [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::weight_pipeline& pipeline) const {
     cast::compute_setup setup;
-    setup.weights = shard().weights;
+    setup.placement = shard().placement;
     setup.space = space.get();
     setup.dev = shard().dev.get();
     setup.pipeline = pipeline;
@@ -68,13 +68,13 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   device.shard().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
   const auto compute = device.spawn(system.get(), pipeline);
 
-  const auto work = std::make_shared<step>();
-  work->ids = {1};
-  work->sequences = {{0, 1, 0}};
-  work->pages = {0};
-  work->logit_rows = {0};
+  const auto step = std::make_shared<tropilla::step>();
+  step->ids = {1};
+  step->sequences = {{0, 1, 0}};
+  step->pages = {0};
+  step->logit_rows = {0};
   caf::scoped_actor self(system.get());
-  (void)cast::ask(self.ptr(), compute, cast::run_step{work});
+  (void)cast::ask(self.ptr(), compute, cast::run_step{step});
   // These stand behind the step, and behind what it makes compute ask for: who answers them knows of it.
   cast::ask(self.ptr(), compute, cast::await_weights{})
       .receive([](cast::weights_resident) {}, [](caf::error&) { FAIL("there are no weights"); });

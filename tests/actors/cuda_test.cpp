@@ -138,7 +138,7 @@ TEST_CASE("CUDA: streamed weights that are pinned are read once") {
   };
   std::vector<token_id> without, some, all;
   const std::size_t many = reads_of_second_reply(0, without);
-  const std::size_t layer = prepared_model::open(config, hooks).shards.front().weights->block_bytes(1);
+  const std::size_t layer = prepared_model::open(config, hooks).shards.front().placement->block_bytes(1);
   const std::size_t fewer = reads_of_second_reply(layer, some);
   const std::size_t rows = reads_of_second_reply(std::size_t{64} << 20, all); // of the embedding
   CHECK(some == without);

@@ -90,7 +90,7 @@ public:
   explicit lone_loader(const runtime_hooks& hooks = {}) {
     auto prepared = prepared_model::open(testing::tiny_config());
     dev_ = std::move(prepared.shards.front().dev);
-    weights_ = std::move(prepared.shards.front().weights);
+    weights_ = std::move(prepared.shards.front().placement);
     constexpr std::size_t everything = std::size_t{64} << 20;
     device_setup setup;
     setup.name = "host:0";

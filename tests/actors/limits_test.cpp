@@ -100,7 +100,7 @@ TEST_CASE("a limited address space is a limit, and the reservation keeps to it")
   CHECK(tight.reply().size() == 20);
   CHECK(tight.impl->report.devices.front().limit_set_by == "the addresses");
   const auto& shard = *tight.impl->shards.front();
-  CHECK(device_shard::reservation(shard.input, *shard.weights) <= min_reservation(smallest) + mib);
+  CHECK(device_shard::reservation(shard.input, *shard.placement) <= min_reservation(smallest) + mib);
 }
 
 TEST_CASE("a budget above the limit is obeyed, with a notice that has both numbers") {

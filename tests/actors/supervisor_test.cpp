@@ -59,7 +59,7 @@ public:
     sampler_.set(spawn_sampler());
     scheduler_->set(cast::spawn<cast::scheduler_actor, fake_scheduler>(system_.get(), heard));
     compute_->set(spawn_compute());
-    pipeline_->set(spawn_pipeline(), weights_);
+    pipeline_->set(spawn_pipeline(), placement_);
     cast::supervisor_setup setup;
     setup.members.push_back({"sampler", [this] { return caf::actor_cast<caf::actor>(sampler_.get()); },
                              [this] {
@@ -72,9 +72,9 @@ public:
     setup.compute = compute_;
     setup.pipeline = pipeline_;
     setup.progress = progress_;
-    setup.spawn_pipeline = [this](const auto& weights, const auto&) {
+    setup.spawn_pipeline = [this](const auto& placement, const auto&) {
       ++pipelines_spawned;
-      if (refuse_pipelines || weights == refused)
+      if (refuse_pipelines || placement == refused)
         throw error(errc::over_budget, "there are no bytes for a pipeline");
       return spawn_pipeline();
     };
@@ -124,7 +124,7 @@ public:
     wait_for_weights(); // it has heard it
     return computes->resumed;
   }
-  [[nodiscard]] std::shared_ptr<const weight_placement> weights() const { return pipeline_->weights(); }
+  [[nodiscard]] std::shared_ptr<const weight_placement> placement() const { return pipeline_->placement(); }
   cast::cast_health health() {
     return cast::ask_role<cast::cast_health>(system_.get(), supervisor_, cast::query_health{});
   }
@@ -151,7 +151,7 @@ private:
 
   cast::system system_;
   std::shared_ptr<memory_arbiter> arbiter_ = memory_arbiter::make();
-  std::shared_ptr<const weight_placement> weights_ = std::make_shared<weight_placement>();
+  std::shared_ptr<const weight_placement> placement_ = std::make_shared<weight_placement>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   cast::role<cast::sampler_actor> sampler_;
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler_ = std::make_shared<cast::role<cast::scheduler_actor>>();
@@ -238,18 +238,18 @@ TEST_CASE("a weight pipeline that can't be spawned is given up, and scheduler an
 
 TEST_CASE("other weights get another pipeline, and where there is none all is as it was") {
   supervisor_fixture s;
-  const auto opened = s.weights();
+  const auto opened = s.placement();
   const auto first = std::make_shared<weight_placement>(), second = std::make_shared<weight_placement>();
   s.change(first);
-  CHECK(s.weights() == first);
+  CHECK(s.placement() == first);
   CHECK(s.resumed() == 1);
   s.refused = second;
   CHECK_THROWS_WITH(s.change(second), "there are no bytes for a pipeline");
-  CHECK(s.weights() == first);
+  CHECK(s.placement() == first);
   CHECK(s.resumed() == 2);
   CHECK(s.pipelines_spawned == 3);
   CHECK(s.health().down.empty());
   CHECK(s.health().restarts == 0);
   s.change(opened);
-  CHECK(s.weights() == opened);
+  CHECK(s.placement() == opened);
 }

@@ -34,7 +34,7 @@ struct fake_compute {
           play->count();
           if (!play->answers)
             return kept.emplace_back(self).promise();
-          logits.assign(m.work->logit_rows.size() * vocabulary, 0);
+          logits.assign(m.step->logit_rows.size() * vocabulary, 0);
           cast::step_computed out;
           out.output.logits = logits.data();
           return out;
@@ -44,7 +44,7 @@ struct fake_compute {
         [](const cast::share_weights&) -> caf::result<cast::weights_shared> { return cast::weights_shared{}; },
         [this](const cast::suspend_weights& m) -> caf::result<cast::weights_suspended> {
           ++play->suspended;
-          return cast::weights_suspended{m.next, {}};
+          return cast::weights_suspended{m.next_placement, {}};
         },
         [this](const cast::resume_weights&) { ++play->resumed; },
     };

@@ -42,7 +42,7 @@ std::vector<placed_shard> shards_with(const std::vector<std::size_t>& budgets) {
 
 std::size_t total(const std::vector<placed_shard>& shards) {
   return std::accumulate(shards.begin(), shards.end(), std::size_t{0},
-                         [](std::size_t sum, const placed_shard& s) { return sum + s.weights->plan.total; });
+                         [](std::size_t sum, const placed_shard& s) { return sum + s.placement->plan.total; });
 }
 
 /// Bytes with everything in memory, and with as little as possible of it.
@@ -83,7 +83,7 @@ TEST_CASE("weights stay as long as pages can be spared, and no page more is give
     CHECK(s.fits());
     CHECK(found.kv_tokens >= context);
     CHECK(found.kv_tokens <= context * sequences);
-    CHECK(s.weights->plan.kv_pages * kv_page_tokens >= found.kv_tokens);
+    CHECK(s.placement->plan.kv_pages * kv_page_tokens >= found.kv_tokens);
     CHECK(s.input.shape.kv_tokens == found.kv_tokens);
     if (s.streams()) {
       streamed = true;

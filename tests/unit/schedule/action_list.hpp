@@ -39,14 +39,14 @@ struct action_sentence {
     return "give up member " + std::to_string(a.member) + ": " + a.why.what();
   }
   std::string operator()(const r::close_compute& a) const { return std::string("close compute: ") + a.why.what(); }
-  std::string operator()(const r::suspend_compute& a) const { return "suspend for " + name_of(a.next); }
+  std::string operator()(const r::suspend_compute& a) const { return "suspend for " + name_of(a.next_placement); }
   std::string operator()(const r::stop_pipeline&) const { return "stop pipeline"; }
   std::string operator()(const r::spawn_pipeline& a) const {
-    return "spawn pipeline for " + name_of(a.next) + ", " + std::to_string(kept) + " kept";
+    return "spawn pipeline for " + name_of(a.next_placement) + ", " + std::to_string(kept) + " kept";
   }
   std::string operator()(const r::spawn_compute&) const { return "spawn compute"; }
   std::string operator()(const r::resume_compute& a) const {
-    return "resume with " + name_of(a.weights) + ", " + std::to_string(a.kept.size()) + " kept";
+    return "resume with " + name_of(a.placement) + ", " + std::to_string(a.kept.size()) + " kept";
   }
   std::string operator()(const r::log_refusal& a) const { return "log refusal: " + a.why; }
   std::string operator()(const r::answer_change& a) const {

@@ -28,7 +28,7 @@ struct fake_compute {
     placement of;
   };
   bool alive = true;
-  placement weights;
+  placement current;
   std::deque<message> inbox{};
   suspensions wanted{};
   std::vector<placement> asked{};                                 ///< suspensions without an answer
@@ -41,7 +41,7 @@ struct fake_compute {
       const auto m = std::move(inbox.front());
       inbox.pop_front();
       if (m.resume) {
-        weights = m.of;
+        current = m.of;
         wanted.resume();
       } else {
         asked.push_back(m.of);
@@ -57,7 +57,7 @@ private:
   /// As compute does: all leases go to those who are answered first.
   bool stand_still(bool between_steps) {
     const auto kept = leases(wanted.suspended() ? 0 : 2);
-    const auto due = wanted.take_due(weights, !between_steps);
+    const auto due = wanted.take_due(current, !between_steps);
     for (auto left = std::erase(asked, due); left > 0; --left)
       answers.emplace_back(due, kept);
     return due != nullptr;
@@ -108,7 +108,7 @@ public:
     CHECK(std::ranges::count(members_, state::running) == 3);
     CHECK(compute_.alive);
     CHECK_FALSE(compute_.wanted.suspended());
-    CHECK(compute_.weights == pipeline_of_);
+    CHECK(compute_.current == pipeline_of_);
   }
 
 private:
@@ -175,7 +175,7 @@ private:
   void act(const restart_rules::suspend_compute& a) {
     CHECK_FALSE(given_up_);
     if (compute_.alive)
-      compute_.inbox.push_back({false, a.next});
+      compute_.inbox.push_back({false, a.next_placement});
   }
   void act(const restart_rules::stop_pipeline&) {
     for (auto& m : members_)
@@ -185,12 +185,12 @@ private:
   void act(const restart_rules::spawn_pipeline& a) {
     CHECK_FALSE(given_up_);
     CHECK(std::ranges::count(members_, state::known) == 3); // never two pipelines at once
-    CHECK((rules_.kept().empty() || compute_.weights != nullptr));
-    const bool changes = a.next != pipeline_of_;
+    CHECK((rules_.kept().empty() || compute_.current != nullptr));
+    const bool changes = a.next_placement != pipeline_of_;
     if (may_refuse_ && chance(changes ? 4 : 100))
       return perform(rules_.spawn_failed(error(errc::over_budget, "no bytes")));
     members_.fill(state::running);
-    pipeline_of_ = a.next;
+    pipeline_of_ = a.next_placement;
     perform(rules_.pipeline_spawned());
   }
   void act(const restart_rules::spawn_compute&) {
@@ -203,10 +203,10 @@ private:
     perform(rules_.compute_spawned());
   }
   void act(const restart_rules::resume_compute& a) {
-    CHECK(a.weights == pipeline_of_);
+    CHECK(a.placement == pipeline_of_);
     CHECK(std::ranges::count(members_, state::running) == 3);
     if (compute_.alive)
-      compute_.inbox.push_back({true, a.weights});
+      compute_.inbox.push_back({true, a.placement});
   }
   void act(const restart_rules::log_refusal&) { CHECK_FALSE(open_.empty()); }
   void act(const restart_rules::answer_change& a) {
