@@ -118,7 +118,7 @@ struct system::impl {
 system::system() {
   // CAF 0.17 starts two workers, a clock and a printer, and does not survive the refusal of one.
   require_threads(4, "actors");
-  [[maybe_unused]] const visit here;
+  [[maybe_unused]] const visit visiting;
   register_messages();
   impl_ = std::make_unique<impl>();
 }

@@ -32,9 +32,9 @@ namespace tropilla::cast {
 using tropilla::send_exit;
 using tropilla::typed_actor;
 
-/// While a thread that is not CAF's does something with a system: it keeps nothing of the system behind. CAF 0.17 has
-/// it hold the logger of the last system in which it spawned, and the end of a system waits for its logger: for as long
-/// as the thread lives.
+/// Lives while a thread that is not CAF's uses an actor system, so that the thread keeps nothing of the system after
+/// it. CAF 0.17 has it hold the logger of the last system in which it spawned, and the end of a system waits for its
+/// logger: for as long as the thread lives.
 class visit {
 public:
 #if CAF_MAJOR_VERSION < 1
@@ -204,11 +204,11 @@ private:
 /// Done when the state of an actor is destroyed, at once for actors that are not `stateful_actor`.
 template <class Handle>
 [[nodiscard]] event state_gone(const Handle& of) {
-  const auto* const host = dynamic_cast<const stateful_actor_base*>(caf::actor_cast<caf::abstract_actor*>(of));
-  return host ? host->state_gone() : event{};
+  const auto* const actor = dynamic_cast<const stateful_actor_base*>(caf::actor_cast<caf::abstract_actor*>(of));
+  return actor ? actor->state_gone() : event{};
 }
 
-/// Hosts a state in an actor of a typed handle's base class. The state dies with the actor's exit, so that everything
+/// An actor of a typed handle's base class that owns a state. The state dies with the actor's exit, so that everything
 /// it holds (leases first) goes back even while handles to the actor live on. `end_and_wait`, `when_ended` and
 /// `watcher` count an actor as ended when its state is destroyed, and its system waits for that, too.
 ///
@@ -234,9 +234,9 @@ public:
 
 #if CAF_MAJOR_VERSION < 1
   /// CAF counts an actor before it starts it, and goes on counting it where that fails: its system would never end.
-  void launch(caf::execution_unit* host, bool lazy, bool hide) override {
+  void launch(caf::execution_unit* unit, bool lazy, bool hide) override {
     try {
-      super::launch(host, lazy, hide);
+      super::launch(unit, lazy, hide);
     } catch (...) {
       this->unregister_from_system();
       const bool had_reference = !this->getf(caf::abstract_actor::is_detached_flag) || this->private_thread_ != nullptr;
@@ -301,7 +301,7 @@ private:
 /// (io_error) when the system has no thread for it, and `std::bad_alloc`.
 template <class Handle, class State, caf::spawn_options Options = caf::no_spawn_options, class... Ts>
 Handle spawn(caf::actor_system& system, Ts&&... arguments) {
-  [[maybe_unused]] const visit here;
+  [[maybe_unused]] const visit visiting;
   try {
     return system.spawn<stateful_actor<Handle, State>, Options>(std::forward<Ts>(arguments)...);
   } catch (const std::system_error& e) {
@@ -312,7 +312,7 @@ Handle spawn(caf::actor_system& system, Ts&&... arguments) {
 /// Asks from a thread that is no actor and blocks for the answer. Throws `error` as `from_caf` gives it.
 template <class Answer, class Handle, class Message>
 Answer ask_and_wait(caf::actor_system& system, const Handle& to, Message&& m) {
-  [[maybe_unused]] const visit here;
+  [[maybe_unused]] const visit visiting;
   const auto self = retry_on_bad_alloc([&] { return caf::scoped_actor{system}; });
   std::optional<Answer> answer;
   std::optional<error> failure;
@@ -340,7 +340,7 @@ template <class Handle>
 void end_and_wait(caf::actor_system& system, const Handle& to) {
   if (!to)
     return;
-  [[maybe_unused]] const visit here;
+  [[maybe_unused]] const visit visiting;
   retry_on_bad_alloc([&] {
     caf::scoped_actor self{system};
     send_exit(to);

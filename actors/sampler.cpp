@@ -36,7 +36,7 @@ struct sampler_state {
     return out;
   }
 
-  /// Draws from the top-k logits as from a row of its own, whose tokens are in their order.
+  /// Draws among the top-k logits of a row. The drawer returns an index into them.
   drawn_token draw(std::span<const token_logit> top_k, const sequence& s) {
     top_k_logits.clear();
     for (const auto& t : top_k)

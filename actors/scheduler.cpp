@@ -10,10 +10,11 @@
 namespace tropilla::cast {
 namespace {
 
-/// Looks without progress before what is waited for is given up.
+/// Looks in a row that find an answer still missing and no progress, after which the wait is given up.
 constexpr std::size_t patience = 6;
 
-/// Whose answer is waited for, or, when it ended, that there is another one.
+/// What the scheduler waits for: an answer of compute or of the sampler; `successor`: compute or the sampler ended
+/// without an answer, and its supervisor has yet to replace it.
 enum class awaited : std::uint8_t { nobody, compute, sampler, successor };
 
 std::string_view name_of(awaited whom) {
@@ -35,7 +36,7 @@ struct scheduler_state {
 
   scheduler_actor::behavior_type behaviour() {
     watch_supervisors();
-    batching.logits_lost(); // of a scheduler that ended
+    batching.logits_lost(); // a scheduler that ended may have had them
     resume();
     return {
         [this](const submit_request& m) -> caf::result<request_accepted> { return submit(m.request); },
@@ -80,7 +81,7 @@ struct scheduler_state {
     };
   }
 
-  /// Where the batcher stopped in the middle nobody knows.
+  /// The exception may have left the batcher in the middle of a change, so no request goes on.
   void on_exception(const error& why) {
     retry_on_bad_alloc([&] { batching.fail_all(why); });
   }
@@ -124,32 +125,32 @@ struct scheduler_state {
     }
   }
 
-  /// Others may have waited for pages.
+  /// Pages came back: a request may have waited for them.
   pages_returned taken_back(bool valid) {
     proceed();
     return {valid};
   }
 
-  /// Sends the step that is at hand again, or the next one.
+  /// Sends the step in flight again, or the next one.
   void resume() {
     waits_for = awaited::nobody;
-    if (const auto work = batching.step_in_flight())
-      send(work);
+    if (const auto current = batching.step_in_flight())
+      send(current);
     else
       proceed();
   }
 
   /// Sends the next step, if there is one.
   void proceed() {
-    if (const auto work = batching.next_step(clock::now()))
-      send(work);
+    if (const auto next = batching.next_step(clock::now()))
+      send(next);
     set_alarm();
   }
 
-  void send(const std::shared_ptr<const step>& work) {
-    const std::size_t logits = work->logit_rows.size() * setup.vocabulary;
+  void send(const std::shared_ptr<const step>& current) {
+    const std::size_t logits = current->logit_rows.size() * setup.vocabulary;
     const auto number = begin_wait(awaited::compute);
-    ask(self, setup.compute->get(), run_step{work})
+    ask(self, setup.compute->get(), run_step{current})
         .then(
             [this, logits, number](const step_computed& m) {
               if (end_wait(number))
@@ -186,7 +187,9 @@ struct scheduler_state {
             });
   }
 
-  /// A member that ended is replaced, which may have happened before the news of its end came.
+  /// Compute or the sampler gave no answer. An error fails the step. Where the member ended, the step is sent to its
+  /// successor: at once if any member was replaced since (`known_replacements`: how many were when it was sent), else
+  /// when `member_replaced` comes.
   void not_computed(const caf::error& why, std::size_t known_replacements) {
     if (!is_gone(why)) {
       batching.step_failed(from_caf(why), clock::now());

@@ -29,13 +29,14 @@ struct scheduler_setup {
   std::function<std::uint64_t()> progress = [] { return std::uint64_t{0}; };
   /// Ends compute and the sampler, for their supervisors to replace.
   std::function<void()> end_members = [] {};
-  std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< at the progress, while an answer is waited for
+  std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< at `progress`, while an answer is waited for
   logger log{};                                                     ///< of requests
   logger supervisor_log{};                                          ///< of supervisors that are replaced
 };
 
-/// When an answer is waited for and nothing has been read or computed in seven looks, all requests fail with a sentence
-/// that says what was waited for, and compute and the sampler are ended: an unknown fault is an error and no hang.
+/// When an answer is waited for and nothing was read or computed between the looks for 30 s (six times
+/// `between_looks`), all requests fail with a sentence that says what was waited for, and compute and the sampler are
+/// ended: an unknown fault is an error and no hang.
 [[nodiscard]] scheduler_actor spawn_scheduler(caf::actor_system& system, scheduler_setup setup);
 
 } // namespace tropilla::cast

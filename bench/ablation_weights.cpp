@@ -12,7 +12,7 @@
 namespace tropilla::bench {
 namespace {
 
-/// Groups that are on their way or in use: as the runtime's ring, one computed and two filled.
+/// Groups that are in flight or in use: as the runtime's ring, one computed and two filled.
 constexpr std::size_t ring_slots = 3;
 
 std::size_t block_bytes(const weight_group_layout& g) {
@@ -130,10 +130,10 @@ public:
     std::size_t largest = 0;
     for (std::size_t g = 0; g < memory_.size(); ++g)
       if (streams(g)) {
-        circle_.push_back(g);
+        streamed_.push_back(g);
         largest = std::max(largest, block_bytes(s.layout->groups[g]));
       }
-    depth_ = std::min(s.ahead ? ring_slots : 1, circle_.size());
+    depth_ = std::min(s.ahead ? ring_slots : 1, streamed_.size());
     for (std::size_t i = 0; s.slots && i < depth_; ++i)
       free_slots_.push_back(s.memory->take(largest, purpose::ring));
     if (s.ahead)
@@ -205,8 +205,8 @@ private:
   /// Begins to read the groups that come next; behind the last group the first again.
   void top_up() {
     while (ring_.size() < depth_) {
-      const std::size_t g = circle_[next_];
-      next_ = (next_ + 1) % circle_.size();
+      const std::size_t g = streamed_[next_];
+      next_ = (next_ + 1) % streamed_.size();
       flight f;
       if (setup_.slots) {
         f.memory = std::move(free_slots_.back());
@@ -223,8 +223,8 @@ private:
   std::vector<const std::byte*> memory_;
   std::vector<block> blocks_;     ///< of groups that stay
   std::vector<arrival> arrivals_; ///< of those
-  std::vector<std::size_t> circle_;
-  std::size_t next_ = 0; ///< of the circle
+  std::vector<std::size_t> streamed_;
+  std::size_t next_ = 0; ///< index in `streamed_`
   std::size_t depth_ = 0;
   std::vector<block> free_slots_;
   std::deque<flight> ring_; ///< in the order of need

@@ -1,4 +1,5 @@
-/// The parts of a runtime, from the file's header to the cast. Internal: shared by `runtime` and the engine actor.
+/// All that a runtime owns: log, arbiter, shards, tokenizer, batcher, and the cast's roles. Internal: behind `runtime`
+/// and the engine actor.
 #pragma once
 
 #include "actors/messages.hpp"

@@ -27,12 +27,12 @@ public:
     blend(load_, now - std::max(asked, last_arrival_));
     last_arrival_ = now;
   }
-  /// Compute gave a group back that it had since `delivered`; `next_there`: what it needs next is there already.
-  void released(clock::time_point delivered, clock::time_point now, bool next_there) noexcept {
+  /// Compute gave a group back that it had since `delivered`; `next_ready`: what it needs next is ready.
+  void released(clock::time_point delivered, clock::time_point now, bool next_ready) noexcept {
     blend(compute_, now - std::max(delivered, last_release_));
     last_release_ = now;
-    next_there ? ++smooth_ : ++stalls_;
-    if (!next_there)
+    next_ready ? ++smooth_ : ++stalls_;
+    if (!next_ready)
       smooth_ = 0;
   }
   [[nodiscard]] change advice(std::size_t slots) noexcept {

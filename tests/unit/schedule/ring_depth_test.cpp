@@ -13,13 +13,13 @@ struct stream_of_groups {
   std::size_t slots;
   ring_depth::clock::time_point now{std::chrono::seconds(1)};
 
-  ring_depth::change pass(int load_ms, int compute_ms, bool next_there) {
+  ring_depth::change pass(int load_ms, int compute_ms, bool next_ready) {
     const auto asked = now;
     now += std::chrono::milliseconds(load_ms);
     depth.arrived(asked, now);
     const auto delivered = now;
     now += std::chrono::milliseconds(compute_ms);
-    depth.released(delivered, now, next_there);
+    depth.released(delivered, now, next_ready);
     const auto change = depth.advice(slots);
     slots += change == ring_depth::change::grow ? 1 : 0;
     slots -= change == ring_depth::change::shrink ? 1 : 0;
