@@ -28,10 +28,10 @@ struct compute_state {
         [this](const job_done& m) { done(m); },
         [this](const await_weights& m) { return later(awaiting, m, &step_runner::residents_wanted); },
         [this](const share_weights& m) { return later(sharing, m, &step_runner::residents_wanted); },
-        [this](const suspend_weights& m) {
+        [this](const suspend_compute& m) {
           return later(suspending, m, &step_runner::suspension_wanted, m.next_placement);
         },
-        [this](const resume_weights& m) {
+        [this](const resume_compute& m) {
           setup.pipeline = m.pipeline;
           runner.resume(jobs.follow(m.placement, m.kept));
           go_on();
@@ -80,11 +80,17 @@ struct compute_state {
   /// Does what the runner decides, until it waits.
   void go_on() {
     while (const auto todo = decide())
-      try {
-        std::visit([this](const auto& a) { act(a); }, *todo);
-      } catch (const error& e) { // of a copy, or of the memory for one
-        runner.fail(e);
-      }
+      std::visit([this](const auto& a) { act(a); }, *todo);
+  }
+
+  /// Does a part of a step; what a copy, or the memory for one, refuses ends the step.
+  template <class F>
+  void try_to(F f) {
+    try {
+      f();
+    } catch (const error& e) {
+      runner.fail(e);
+    }
   }
 
   std::optional<step_runner::action> decide() {
@@ -95,8 +101,8 @@ struct compute_state {
 
   void act(const step_runner::suspend& a) {
     const auto next_placement = std::static_pointer_cast<const weight_placement>(a.next_placement);
-    suspending.answer_if(weights_suspended{next_placement, jobs.leave_for(*next_placement)},
-                         [&](const suspend_weights& m) { return m.next_placement == next_placement; });
+    suspending.answer_if(compute_suspended{next_placement, jobs.leave_for(*next_placement)},
+                         [&](const suspend_compute& m) { return m.next_placement == next_placement; });
   }
 
   void act(const step_runner::tell_residents&) {
@@ -117,9 +123,9 @@ struct compute_state {
     go_on(); // what the step sets in motion belongs to the span
   }
 
-  void act(const step_runner::start& a) {
+  void act(const step_runner::announce& a) {
     if (jobs.placement()->plan.ring_slots > 0)
-      tell(self, setup.pipeline.prefetcher, begin_step{a.with_logits});
+      tell(self, setup.pipeline.prefetcher, announce_step{a.with_logits});
     if (a.lookup)
       bring<embedding_ready>(
           setup.pipeline.loader, look_up_embedding{jobs.shared_step(), jobs.hidden()},
@@ -141,12 +147,18 @@ struct compute_state {
   }
 
   void act(const step_runner::compute& a) {
-    jobs.enqueue(a.first, a.last, a.ends_step,
-                 [me = compute_actor(self), on = executor](double seconds) { on->tell(me, job_done{seconds}); });
+    try_to([&] {
+      jobs.enqueue(a.first, a.last, a.ends_step,
+                   [me = compute_actor(self), on = executor](double seconds) { on->tell(me, job_done{seconds}); });
+    });
   }
 
   void act(const step_runner::hand_on&) {
-    ask(self, setup.next_compute->get(), run_step{jobs.shared_step(), jobs.hand_on()})
+    try_to([&] { hand_on(jobs.hand_on()); });
+  }
+
+  void hand_on(const hidden_input& rows) {
+    ask(self, setup.next_compute->get(), run_step{jobs.shared_step(), rows})
         .then(
             [this](step_computed m) { // its answer is ours
               clock.add_to(m.times, setup.meter->busy_ns);
@@ -160,7 +172,11 @@ struct compute_state {
   }
 
   void act(const step_runner::finish&) {
-    step_computed answer{jobs.output(), {}};
+    try_to([&] { finish(jobs.output()); });
+  }
+
+  void finish(const step_output& output) {
+    step_computed answer{output, {}};
     clock.add_to(answer.times, setup.meter->busy_ns);
     setup.log.trace("{}: a step of {} tokens in {} sequences is computed in {:.4f} s", setup.dev->name(),
                     jobs.current().ids.size(), jobs.current().sequences.size(), answer.times.compute);
@@ -207,8 +223,9 @@ struct compute_state {
   step_clock clock;
   open_requests<await_weights, weights_resident> awaiting;
   open_requests<share_weights, weights_shared> sharing;
-  open_requests<suspend_weights, weights_suspended> suspending;
+  open_requests<suspend_compute, compute_suspended> suspending;
   open_requests<run_step, step_computed> in_line; ///< the first may be in flight
+  // The runner counts what these four hold: `later` tells it of each, and what it decides answers them.
 };
 
 compute_actor spawn_compute(caf::actor_system& system, compute_setup setup) {

@@ -22,23 +22,23 @@ public:
   [[nodiscard]] const Request& first() const { return open_.front().request; }
   /// Answers the first with an `Answer` or a `caf::error`. The request is gone before. @pre there is one
   template <class Result>
-  void answer_first(const Result& with) {
+  void answer_first(const Result& answer) {
     auto promise = std::move(open_.front().promise);
     open_.pop_front();
-    promise.deliver(with);
+    promise.deliver(answer);
   }
   /// Answers those for which `which(request)` is true.
   template <class Result, class Which>
-  void answer_if(const Result& with, Which which) {
+  void answer_if(const Result& answer, Which which) {
     for (auto& each : std::exchange(open_, {}))
       if (which(each.request))
-        each.promise.deliver(with);
+        each.promise.deliver(answer);
       else
         open_.push_back(std::move(each));
   }
   template <class Result>
-  void answer_all(const Result& with) {
-    answer_if(with, [](const Request&) { return true; });
+  void answer_all(const Result& answer) {
+    answer_if(answer, [](const Request&) { return true; });
   }
 
 private:

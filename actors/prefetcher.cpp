@@ -19,7 +19,7 @@ weight_ring_setup ring_setup(const prefetcher_setup& setup) {
                          : placement.is_present(g, setup.kept) ? group_kind::no_load
                                                                : group_kind::resident);
   }
-  out.first_output = placement.layout.norm_group();
+  out.norm_group = placement.layout.norm_group();
   out.slots = placement.plan.ring_slots;
   out.slot_bytes = placement.plan.slot_bytes;
   out.spare_bytes = placement.spare_bytes;
@@ -43,7 +43,7 @@ struct prefetcher_state {
     return {
         [this](const need_group& m) -> caf::result<group_ready> { return need(m); },
         [this](const release_group& m) { perform(ring.released(m.group, clock::now())); },
-        [this](const begin_step& m) { perform(ring.step_begins(m.with_logits, clock::now())); },
+        [this](const announce_step& m) { perform(ring.step_announced(m.with_logits, clock::now())); },
         [this](const abandon_step&) { perform(ring.step_abandoned(clock::now())); },
         [this](const shrink_ring&) { perform(ring.shrink()); },
     };

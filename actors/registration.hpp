@@ -34,18 +34,18 @@
   X(cast_health)                                                                                                       \
   X(reply_over)                                                                                                        \
   X(release_group)                                                                                                     \
-  X(begin_step)                                                                                                        \
+  X(announce_step)                                                                                                     \
   X(abandon_step)                                                                                                      \
   X(shrink_ring)                                                                                                       \
   X(look_up_embedding)                                                                                                 \
   X(embedding_ready)                                                                                                   \
   X(share_weights)                                                                                                     \
   X(weights_shared)                                                                                                    \
-  X(suspend_weights)                                                                                                   \
-  X(weights_suspended)                                                                                                 \
-  X(resume_weights)                                                                                                    \
-  X(change_weights)                                                                                                    \
-  X(weights_changed)                                                                                                   \
+  X(suspend_compute)                                                                                                   \
+  X(compute_suspended)                                                                                                 \
+  X(resume_compute)                                                                                                    \
+  X(change_placement)                                                                                                  \
+  X(placement_changed)                                                                                                 \
   X(pull_requests)                                                                                                     \
   X(read_ahead)                                                                                                        \
   X(borrow_pages)                                                                                                      \

@@ -17,13 +17,13 @@ struct sampler_state {
   sampler_actor::behavior_type behaviour() {
     return {
         [this](const draw_tokens& m) -> caf::result<tokens_drawn> {
-          const trace_span span(trace, track, "draw_tokens", "tokens", static_cast<std::int64_t>(m.jobs.size()));
+          const trace_span span(trace, track, "draw_tokens", "tokens", static_cast<std::int64_t>(m.draws.size()));
           const auto& from = m.from.output;
           tokens_drawn out;
-          for (const auto& job : m.jobs)
+          for (const auto& d : m.draws)
             out.tokens.push_back(from.logits != nullptr
-                                     ? draw({from.logits + job.row * m.vocabulary, m.vocabulary}, *job.of)
-                                     : draw({from.top_k + job.row * from.k, from.k}, *job.of));
+                                     ? draw({from.logits + d.row * m.vocabulary, m.vocabulary}, *d.of)
+                                     : draw({from.top_k + d.row * from.k, from.k}, *d.of));
           return out;
         },
     };

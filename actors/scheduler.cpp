@@ -164,12 +164,12 @@ struct scheduler_state {
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(setup.trace, track, "step_computed");
-    const auto& jobs =
+    const auto& draws =
         batching.step_done({m.output.logits, m.output.logits != nullptr ? logits : 0}, m.times, clock::now());
-    if (jobs.empty())
+    if (draws.empty())
       return proceed();
     const auto number = begin_wait(awaited::sampler);
-    ask(self, setup.sampler->get(), draw_tokens{m, setup.vocabulary, jobs})
+    ask(self, setup.sampler->get(), draw_tokens{m, setup.vocabulary, draws})
         .then(
             [this, number](const tokens_drawn& answer) {
               if (!end_wait(number))

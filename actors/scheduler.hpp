@@ -20,7 +20,8 @@ struct scheduler_setup {
   std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
   std::shared_ptr<const role<sampler_actor>> sampler;
   tracer* trace = nullptr;
-  /// The scheduler watches the supervisors: gives one (or none yet), and replaces it.
+  /// The scheduler watches the supervisors. `get`: the supervisor, or none yet. `replace` spawns another; it gives none
+  /// when the runtime closes.
   struct watched_supervisor {
     std::function<caf::actor()> get, replace;
   };

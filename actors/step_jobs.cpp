@@ -93,20 +93,22 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
   std::vector<std::size_t> rows(from != nullptr ? current_->ids.size() : 0);
   std::iota(rows.begin(), rows.end(), std::size_t{0});
   setup_.dev->enqueue([held, first, last, from, rows = std::move(rows),
-                       chooses = is_last && !setup_.next_device && top_k() > 0, copied = begins ? pages_ : nullptr,
+                       finds_top_k = is_last && !setup_.next_device && top_k() > 0,
+                       page_starts = begins ? pages_ : nullptr,
                        page_bytes = to_group_alignment(kv_page_bytes(layout, setup_.space->shape().kv))](ops& o) {
     const auto& [space, step, weights, _] = *held;
     if (o.worker() == 0)
       held->began = std::chrono::steady_clock::now();
-    if (copied)
-      copy_pages(o, *step, *copied, page_bytes);
+    if (page_starts)
+      copy_pages(o, *step, *page_starts, page_bytes);
     if (from)
       o.gather_rows(from, weights->placement->layout.config.width, rows, space->floats(buffer::hidden));
     forward_groups(o, weights->placement->layout, *space, *step, weights->memory, first, last);
-    if (chooses)
+    if (finds_top_k)
       keep_top_k(o, weights->placement->layout, *space, *step);
   });
-  // The stream's thread runs what follows (compute, the scheduler, the sampler): it has nothing to do before them.
+  // The stream's thread runs what follows (compute, the scheduler, the sampler) through compute's inline executor: it
+  // has nothing to do before them.
   setup_.dev->compute_stream().record().then(
       [held, first, last, trace = setup_.trace, track = track_, done = std::move(done)] {
         const auto end = std::chrono::steady_clock::now();

@@ -43,19 +43,19 @@ struct weights_shared {
   std::vector<lease> leases; ///< by group; empty for what is streamed
 };
 
-/// Supervisor -> compute: another prefetcher will follow, with `next_placement`. Answered with `weights_suspended` when
-/// no job is in flight (and, where the placement changes, between two steps); nothing is computed until
-/// `resume_weights`.
-struct suspend_weights {
+/// Supervisor -> compute: another weight pipeline will follow, with `next_placement`. Answered with `compute_suspended`
+/// when no job is in flight (and, where the placement changes, between two steps); nothing is computed until
+/// `resume_compute`.
+struct suspend_compute {
   std::shared_ptr<const weight_placement> next_placement;
 };
-struct weights_suspended {
+struct compute_suspended {
   std::shared_ptr<const weight_placement> next_placement;
-  std::vector<lease> kept; ///< by group of the next placement; empty: it has to be fetched
+  std::vector<lease> kept; ///< by group of the next placement; empty: it has to be loaded
 };
 
 /// Supervisor -> compute: go on where the step stands.
-struct resume_weights {
+struct resume_compute {
   std::shared_ptr<const weight_placement> placement;
   weight_pipeline pipeline;
   std::vector<lease> kept;
@@ -64,16 +64,16 @@ struct resume_weights {
 using compute_actor =
     typed_actor<caf::result<step_computed>(run_step), caf::result<void>(job_done),
                 caf::result<weights_resident>(await_weights), caf::result<weights_shared>(share_weights),
-                caf::result<weights_suspended>(suspend_weights), caf::result<void>(resume_weights)>;
+                caf::result<compute_suspended>(suspend_compute), caf::result<void>(resume_compute)>;
 
 /// Scheduler -> sampler. Answered with `tokens_drawn`.
 struct draw_tokens {
   step_computed from; ///< stays valid until the answer
   std::size_t vocabulary = 0;
-  std::vector<draw_job> jobs;
+  std::vector<token_draw> draws;
 };
 struct tokens_drawn {
-  std::vector<drawn_token> tokens; ///< in the order of the jobs
+  std::vector<drawn_token> tokens; ///< in the order of the draws
 };
 
 using sampler_actor = typed_actor<caf::result<tokens_drawn>(draw_tokens)>;

@@ -19,14 +19,14 @@ struct cast_health {
   std::size_t restarts = 0;      ///< how often one of the cast was replaced
 };
 
-/// A client -> supervisor. Answered with `weights_changed` once those who bring weights follow the new placement;
+/// A client -> supervisor. Answered with `placement_changed` once those who bring weights follow the new placement;
 /// fails with over_budget or io_error.
-struct change_weights {
+struct change_placement {
   std::shared_ptr<const weight_placement> next_placement;
 };
-struct weights_changed {};
+struct placement_changed {};
 
 using supervisor_actor =
-    typed_actor<caf::result<cast_health>(query_health), caf::result<weights_changed>(change_weights)>;
+    typed_actor<caf::result<cast_health>(query_health), caf::result<placement_changed>(change_placement)>;
 
 } // namespace tropilla::cast

@@ -23,7 +23,7 @@ struct supervisor_state {
         [this](const query_health&) -> caf::result<cast_health> {
           return cast_health{rules.down(), rules.restarts()};
         },
-        [this](const change_weights& m) -> caf::result<weights_changed> {
+        [this](const change_placement& m) -> caf::result<placement_changed> {
           auto later = changes.add(self, m);
           perform(rules.change(m.next_placement));
           return later;
@@ -35,7 +35,7 @@ struct supervisor_state {
 
   void watch_member(std::size_t member, const caf::actor& holder) {
     others.watch(self, holder, [this, member](const caf::error& reason) {
-      perform(rules.member_down(member, setup.members[member].name, render(reason), setup.progress->load()));
+      perform(rules.member_ended(member, setup.members[member].name, render(reason), setup.progress->load()));
     });
   }
 
@@ -43,7 +43,7 @@ struct supervisor_state {
     const auto pipeline = setup.pipeline->get();
     const auto watch = [this](const char* name, const caf::actor& member) {
       others.watch(self, member, [this, name](const caf::error& reason) {
-        perform(rules.pipeline_member_down(name, render(reason), setup.progress->load()));
+        perform(rules.pipeline_member_ended(name, render(reason), setup.progress->load()));
       });
     };
     watch("memory manager", caf::actor_cast<caf::actor>(pipeline.memory_manager));
@@ -53,7 +53,7 @@ struct supervisor_state {
 
   void watch_compute() {
     others.watch(self, caf::actor_cast<caf::actor>(setup.compute->get()), [this](const caf::error& reason) {
-      perform(rules.compute_down(render(reason), setup.progress->load()));
+      perform(rules.compute_ended(render(reason), setup.progress->load()));
     });
   }
 
@@ -91,8 +91,8 @@ struct supervisor_state {
   }
 
   void act(const restart_rules::suspend_compute& a) {
-    ask(self, setup.compute->get(), suspend_weights{placement_of(a.next_placement)})
-        .then([this](const weights_suspended& m) { perform(rules.suspended(m.next_placement, m.kept)); },
+    ask(self, setup.compute->get(), suspend_compute{placement_of(a.next_placement)})
+        .then([this](const compute_suspended& m) { perform(rules.suspended(m.next_placement, m.kept)); },
               [](const caf::error&) {}); // compute ended: that is seen to when it is heard of
   }
 
@@ -129,7 +129,7 @@ struct supervisor_state {
     setup.log.debug("{}: {} of {} weight groups are kept, the others are read", setup.device,
                     std::ranges::count_if(a.kept, [](const lease& l) { return static_cast<bool>(l); }),
                     placement->layout.groups.size());
-    tell(self, setup.compute->get(), resume_weights{placement, setup.pipeline->get(), std::move(a.kept)});
+    tell(self, setup.compute->get(), resume_compute{placement, setup.pipeline->get(), std::move(a.kept)});
   }
 
   void act(const restart_rules::log_refusal& a) {
@@ -140,7 +140,7 @@ struct supervisor_state {
     if (a.failure)
       changes.answer_first(to_caf(*a.failure));
     else
-      changes.answer_first(weights_changed{});
+      changes.answer_first(placement_changed{});
   }
 
   static std::shared_ptr<const weight_placement> placement_of(const restart_rules::placement& p) {
@@ -151,7 +151,7 @@ struct supervisor_state {
   supervisor_setup setup;
   restart_rules rules;
   watcher others;
-  open_requests<change_weights, weights_changed> changes;
+  open_requests<change_placement, placement_changed> changes;
 };
 
 supervisor_actor spawn_supervisor(caf::actor_system& system, supervisor_setup setup) {

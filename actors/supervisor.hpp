@@ -58,7 +58,7 @@ struct supervisor_setup {
   std::shared_ptr<role<compute_actor>> compute;
   std::shared_ptr<current_pipeline> pipeline;
   std::shared_ptr<const std::atomic<std::uint64_t>> progress; ///< counts jobs that were computed
-  /// Spawns a pipeline for a placement; groups in `kept` are not fetched. Throws `error`. Outlives the actor.
+  /// Spawns a pipeline for a placement; groups in `kept` are not loaded. Throws `error`. Outlives the actor.
   std::function<weight_pipeline(const std::shared_ptr<const weight_placement>& placement,
                                 const std::vector<lease>& kept)>
       spawn_pipeline;

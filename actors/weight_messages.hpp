@@ -15,7 +15,8 @@
 namespace tropilla::cast {
 
 /// A prefetcher -> loader. Answered with `group_loaded` when the group is packed in `destination`;
-/// fails with io_error or malformed_file. The loader takes them in the order in which they come.
+/// fails with io_error, malformed_file, over_budget (of the processor's memory), device_failed, or cancelled when the
+/// loader ends. The loader takes them in the order in which they come.
 struct load_group {
   std::size_t group = 0;
   lease destination; ///< the resident group's block, the ring slot, or the mapped range
@@ -57,9 +58,9 @@ struct release_group {
   std::size_t group = 0;
 };
 
-/// Compute -> prefetcher: what the step that begins will need. A step without logits ends before the output, and behind
-/// the last layer comes the first again.
-struct begin_step {
+/// Compute -> prefetcher: what the step needs from where it stands, at its begin or after a new pipeline. A step
+/// without logits ends before the output norm, and behind the last layer comes the first again.
+struct announce_step {
   bool with_logits = true;
 };
 
@@ -71,8 +72,8 @@ struct abandon_step {};
 struct shrink_ring {};
 
 using prefetcher_actor =
-    typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group), caf::result<void>(begin_step),
-                caf::result<void>(abandon_step), caf::result<void>(shrink_ring)>;
+    typed_actor<caf::result<group_ready>(need_group), caf::result<void>(release_group),
+                caf::result<void>(announce_step), caf::result<void>(abandon_step), caf::result<void>(shrink_ring)>;
 
 /// The actors of a device that bring weights. They are replaced together: they hold nothing that can't be had again,
 /// and know each other.

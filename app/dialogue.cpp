@@ -5,7 +5,6 @@
 #include "app/memory_table.hpp"
 #include "app/settings.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
 
 #include <algorithm>

@@ -3,7 +3,6 @@
 
 #include "app/log_output.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
 
 #include <CLI/CLI.hpp>

@@ -32,7 +32,7 @@ void model_options::bind(option_binder& b) {
        "one](memory.md#without-a-budget)"},
       config.devices);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
-          config.sequences, {.min = 1, .max = 1024});
+          config.sequences, {.min = 1, .max = max_sequences});
   b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
            "a context for each sequence, at most four"},
           config.kv_tokens, {.min = 1, .max = max_tokens});
@@ -77,8 +77,7 @@ runtime_config model_options::to_config(const command_context& env, std::size_t 
 }
 
 std::size_t max_context(const runtime_config& config) noexcept {
-  constexpr std::size_t otherwise = 4096; // as the runtime has it
-  return config.context > 0 ? config.context : otherwise;
+  return config.context > 0 ? config.context : default_context;
 }
 
 void reply_options::bind(option_binder& b) {

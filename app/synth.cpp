@@ -3,7 +3,6 @@
 
 #include "app/files.hpp"
 #include "app/text.hpp"
-#include "memory/arbiter.hpp"
 #include "src/model/synth.hpp"
 
 #include <atomic>

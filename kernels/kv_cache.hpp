@@ -28,6 +28,7 @@ inline constexpr std::size_t kv_page_tokens = 32;
 [[nodiscard]] constexpr std::size_t kv_pages_for(std::size_t tokens) noexcept {
   return divide_up(tokens, kv_page_tokens);
 }
+
 /// A page of the KV cache; every device of a run has pages under the same numbers.
 using page_number = std::uint32_t;
 

@@ -35,7 +35,7 @@ struct memory_request {
   purpose used_for{};
   priority rank = priority::normal;
   std::optional<outside_memory> outside = {}; ///< takes bytes from the budget, but no block from the pool
-  bool commits_later = false;                 ///< the first writer asks then; `device_setup::commit` is not
+  bool commits_later = false;                 ///< `device_setup::commit` is not called: the first writer asks instead
 };
 
 /// Why a request is not granted. `message` names the numbers.
@@ -54,9 +54,9 @@ struct device_setup {
   /// `base` is ordinary memory that reads as zeros until it is written and outlives the arbiter: builds with assertions
   /// or AddressSanitizer poison what is free (`pool::poison`).
   bool host_memory = false;
-  /// Called when the bytes [offset, offset + bytes) of the reservation are about to be used. Empty: they may be; else
-  /// the reason why the device has no memory for them ("the device has no memory left"), and they are not used. Called
-  /// with the arbiter's lock held: it must not call the arbiter.
+  /// Called when the bytes [offset, offset + bytes) of the reservation are about to be used. Returns nothing if they
+  /// may be used, else the reason why the device has no memory for them ("the device has no memory left"). Called with
+  /// the arbiter's lock held: it must not call the arbiter.
   std::function<std::optional<std::string>(std::size_t offset, std::size_t bytes)> commit = {};
   /// Called when the free bytes [offset, offset + bytes) of the reservation need no pages: the budget was lowered, and
   /// used bytes and free bytes with pages together would exceed it. May name bytes that have none. Called with the
@@ -87,12 +87,12 @@ struct device_usage {
 ///
 /// Liveness: a queued request is answered as long as the holders of leases give them back. Callers that hold leases
 /// while they wait in `acquire` for more can wait for each other for ever, unless the budget has room for all that they
-/// hold and wait for, but for what reclaimers give back: so does a plan for the weight groups and the ring of a device.
-/// Any other caller that needs several blocks, on one device or more, asks for all of them with `acquire_all`. A caller
-/// that needs more while it holds some uses `try_acquire`, which never waits; when that is refused, it gives back what
-/// it holds and asks for everything with `acquire_all` (a sequence that is preempted and computed again). Waiters are
-/// served in one order for all devices, and nobody is overtaken by an equal on a device that both need, so nobody
-/// starves.
+/// hold and wait for. A plan has that room for a device's weight groups and ring; what the ring has beyond its plan,
+/// its reclaimer gives back. Any other caller that needs several blocks, on one device or more, asks for all of them
+/// with `acquire_all`. A caller that needs more while it holds some uses `try_acquire`, which never waits; when that is
+/// refused, it gives back what it holds and asks for everything with `acquire_all` (a sequence that is preempted and
+/// computed again). Waiters are served in one order for all devices, and nobody is overtaken by an equal on a device
+/// that both need, so nobody starves.
 class memory_arbiter : public std::enable_shared_from_this<memory_arbiter> {
 public:
   using grant = std::variant<lease, refusal>;

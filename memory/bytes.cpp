@@ -1,6 +1,5 @@
 // Formats byte counts for people and parses the ones that people write.
 #include "memory/bytes.hpp"
-#include "memory/arbiter.hpp"
 #include "memory/rounding.hpp"
 #include "tropilla/error.hpp"
 

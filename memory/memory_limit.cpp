@@ -1,7 +1,6 @@
 // Reads the system's files and works out how much each limit leaves.
 #include "memory/memory_limit.hpp"
 
-#include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
 
 #include <algorithm>

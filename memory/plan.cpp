@@ -107,8 +107,8 @@ public:
   [[nodiscard]] memory_plan without_weights() const {
     memory_plan plan;
     plan.device = input_.device;
-    if (input_.kv_page_tokens > 0 && input_.context > 0) {
-      plan.kv_pages = divide_up(input_.context, input_.kv_page_tokens);
+    if (input_.kv_page_tokens > 0 && input_.kv_tokens > 0) {
+      plan.kv_pages = divide_up(input_.kv_tokens, input_.kv_page_tokens);
       add(plan, purpose::kv, fmt::format("{} pages of {} tokens", plan.kv_pages, input_.kv_page_tokens),
           checked_product(plan.kv_pages, round_up(input_.kv_page_bytes, input_.alignment)));
     }

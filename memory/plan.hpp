@@ -45,7 +45,7 @@ struct plan_input {
   std::vector<weight_group> groups; ///< in the order in which a step needs them
   std::size_t kv_page_bytes = 0;
   std::size_t kv_page_tokens = 0;
-  std::size_t context = 0; ///< tokens to have pages for
+  std::size_t kv_tokens = 0; ///< to have pages for
   std::vector<buffer_lifetime> activations;
   std::size_t workspace_bytes = 0;
   std::size_t staging_bytes = 0;

@@ -13,7 +13,7 @@ class arbiter_device;
 }
 
 /// Kinds of reclaimable bytes, in the order in which they are asked for: first what costs least to have again. If
-/// reclaiming is not enough, requests wait; new work waits longest, since it asks with the lowest priority.
+/// reclaiming is not enough, requests wait; the lowest priority waits longest. A runtime registers ring slots alone.
 enum class reclaimable : std::uint8_t {
   ring_slots,      ///< with weights that were loaded ahead: read again
   cached_prefixes, ///< keys and values that no sequence uses: perhaps never missed
@@ -21,7 +21,7 @@ enum class reclaimable : std::uint8_t {
 };
 
 /// Answers with how many bytes it will give back, by letting go of leases now or later. `bytes` is what is short now.
-/// Bytes that were promised and are still under way are short, too, so the answer counts them again; asking twice then
+/// Bytes that were promised and are still in flight are short, too, so the answer counts them again; asking twice then
 /// takes nothing twice. Called on the thread that asked for bytes, changed the budget or gave bytes back, without the
 /// arbiter's lock, never twice at a time for one device. It may call the arbiter. Letting go of a lease may call others
 /// from within: waiters that it serves, another device's reclaimers. It must not throw.

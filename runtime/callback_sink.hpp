@@ -18,8 +18,8 @@ namespace tropilla {
 /// the other: on `threads`, or, where the client promises to be quick, by the scheduler itself.
 class callback_sink final : public reply_sink, public std::enable_shared_from_this<callback_sink> {
 public:
-  /// `threads`: null where the scheduler calls; outlives the reply. `max_unread`: pieces that may wait, beyond which
-  /// the reply is to end.
+  /// `threads`: null where the scheduler calls; outlives the reply. `max_unread`: pieces that wait; with
+  /// the one that makes them so many the reply is to end.
   callback_sink(reply_callbacks callbacks, callback_threads* threads, std::size_t max_unread)
       : callbacks_(std::move(callbacks)), threads_(threads), max_unread_(max_unread) {}
 

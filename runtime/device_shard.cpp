@@ -86,7 +86,7 @@ device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t conte
   auto mine = std::make_shared<weight_placement>(*theirs.placement);
   input.shape.request_bytes = default_request_bytes(input.shape.sequences, input.shape.context);
   auto adds = make_plan_input(mine->layout, input.shape, *dev, mine->loading.staging_bytes_on(*dev));
-  adds.request_bytes = input.request_bytes(adds.context);
+  adds.request_bytes = input.request_bytes(adds.kv_tokens);
   mine->plan = make_replica_plan(adds, theirs.placement->plan);
   mine->spare_bytes = 0;
   placement = std::move(mine);
@@ -322,7 +322,7 @@ void device_shard::set_budget(std::size_t bytes) {
   log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
            human_bytes{bytes}, human_bytes{next_placement->plan.total},
            std::ranges::count(next_placement->plan.streamed, true), next_placement->plan.streamed.size());
-  (void)cast::ask_role<cast::weights_changed>(*shared_.system, *supervisor, cast::change_weights{next_placement});
+  (void)cast::ask_role<cast::placement_changed>(*shared_.system, *supervisor, cast::change_placement{next_placement});
   log.info("{}: the budget is {} now", name(), human_bytes{bytes});
 }
 

@@ -10,7 +10,6 @@
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
-#include <chrono>
 #include <memory>
 #include <mutex>
 #include <optional>

@@ -11,8 +11,6 @@
 namespace tropilla {
 namespace {
 
-constexpr std::size_t default_context = 4096;
-constexpr std::size_t max_sequences = 1024;
 constexpr std::size_t default_contexts = 4; // few sequences are as long as they may be
 
 /// Measured with two threads: the resident set was 13.3 MiB above the plan for a vocabulary of 1,024 tokens, and 12.6
@@ -138,7 +136,7 @@ void resolve_percents(std::vector<placed_shard>& shards, const std::vector<devic
 plan_report report_of(const prepared_model& m) {
   std::vector<plan_report> reports;
   for (const auto& s : m.shards)
-    reports.push_back(describe(*s.placement, m.shape, s.budget));
+    reports.push_back(describe(*s.placement, m.shape, s.placement->budget));
   auto out = add_up(reports);
   out.outside_bytes = outside_bytes(m.model.vocabulary);
   for (std::size_t i = 0; i < m.shards.size(); ++i) {
@@ -168,6 +166,7 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);
+  (void)choose_shape(config, m.model, default_batch_tokens); // what is wrong with it is said before devices are opened
   const auto devices = devices_of(config, m.model);
   m.shards = open_shards(m, devices, config, hooks);
   const auto shapes = choose_shapes(config, m.model, m.shards);

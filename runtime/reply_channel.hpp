@@ -15,7 +15,7 @@ namespace tropilla {
 /// The scheduler pushes, one client waits. Any thread on either side.
 class reply_channel final : public reply_sink {
 public:
-  /// `max_unread`: pieces, beyond which the reply is to end.
+  /// `max_unread`: pieces; with the one that makes them so many the reply is to end.
   explicit reply_channel(std::size_t max_unread = static_cast<std::size_t>(-1)) : max_unread_(max_unread) {}
 
   /// What a scored sequence's step gave.

@@ -69,7 +69,7 @@ run_stage() {
     model) test_tree release -L model ;;
     docs) test_tree release -L 'docs|scripts|consumers' ;;
     asan)
-      targets=(test_memory test_kernels test_io test_model test_log test_trace test_sampling test_batch test_schedule test_placement test_actors
+      targets=(test_memory test_kernels test_io test_model test_formats test_log test_trace test_sampling test_batch test_schedule test_placement test_actors
                test_app)
       wrapper=(env ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
       test_tree asan -L 'unit|actors' -E "$emulated_kernels"

@@ -29,10 +29,15 @@ namespace tropilla {
 
 struct runtime_impl; ///< internal
 
+/// Tokens of a context that a runtime has without a word, unless the model takes fewer.
+inline constexpr std::size_t default_context = 4096;
+/// The most sequences that a runtime computes together.
+inline constexpr std::size_t max_sequences = 1024;
+
 struct runtime_config {
   std::filesystem::path model{}; ///< a GGUF file; any part of a split one
   std::size_t threads = 0;       ///< of each device; 0: the cores that this process may use, divided between them
-  std::size_t context = 0;       ///< tokens; 0: the model's, at most 4096
+  std::size_t context = 0;       ///< tokens; 0: the model's, at most `default_context`
   std::string kv_type{};         ///< how keys and values are stored: "f16", "bf16", "q8_0"; "": f16
   /// Layers that don't fit are streamed for every step. 0: the plan's total, or, if that is less, what the process may
   /// use (`device_plan::limit_bytes`). One above that limit is obeyed, with a notice.
@@ -197,7 +202,7 @@ public:
   [[nodiscard]] std::vector<token_id> tokenize(std::string_view text, bool bos = false, bool special = false) const;
   [[nodiscard]] std::string detokenize(std::span<const token_id> ids, bool special = false) const;
 
-  /// Blocks until all weights are resident. Throws `error` when loading failed.
+  /// Blocks until all weights that stay are in memory. Throws `error` when loading failed.
   void wait_until_loaded();
 
   [[nodiscard]] const model_facts& model() const noexcept;

@@ -5,7 +5,7 @@
 // (8 * 2 * 15 * 127 < 2^15), 4 of 5-bit ones, 2 of 6-bit ones. Bytes, those of a codebook too, are split into nibbles:
 // two runs of 8 quads that are put together when they are widened.
 //
-// A vector of a quad holds eight rows (four columns each), so sixteen rows are two vectors, `half` 0 and 1.
+// A vector of a quad holds eight rows (four columns each), so sixteen rows are two registers, `reg` 0 and 1.
 #include "kernels/host/linear_vectors_impl.hpp"
 #include "kernels/host/simd16_avx2.hpp"
 

@@ -6,8 +6,8 @@
 
 namespace tropilla {
 
-std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r) {
-  const auto free = std::ranges::find(reads, nullptr, &read_under_way::of);
+std::size_t tag_for(std::vector<read_in_flight>& reads, const read_in_flight& r) {
+  const auto free = std::ranges::find(reads, nullptr, &read_in_flight::of);
   if (free == reads.end()) {
     reads.push_back(r);
     return reads.size() - 1;

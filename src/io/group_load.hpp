@@ -1,4 +1,4 @@
-/// The groups that a weight_loader has under way, their reads, and where the bytes come from. Inside of src/io.
+/// The groups that a weight_loader has in flight, their reads, and where the bytes come from. Inside of src/io.
 #pragma once
 
 #include "src/io/packed_cache.hpp"
@@ -39,7 +39,7 @@ public:
   }
   /// Takes the failure out. @pre failed, and no read is left
   [[nodiscard]] error take_failure() { return *std::exchange(failure_, std::nullopt); }
-  /// True for the thread that finishes the last read: it has to `answer`.
+  /// True for the thread that finishes the last read: it has to conclude the load.
   [[nodiscard]] bool finish(std::size_t reads) noexcept { return left_.fetch_sub(reads) == reads; }
   void answer() { done_(failure_ ? &*failure_ : nullptr); }
 
@@ -100,7 +100,7 @@ struct group_reads {
 }
 
 /// A read in flight. An entry that belongs to no group is free.
-struct read_under_way {
+struct read_in_flight {
   group_reads* of = nullptr;
   std::size_t read = 0; ///< its index among the group's reads
   std::size_t buffer = 0;
@@ -108,7 +108,7 @@ struct read_under_way {
 };
 
 /// Finds an entry for `r` among the reads: the tag of its request.
-[[nodiscard]] std::size_t tag_for(std::vector<read_under_way>& reads, const read_under_way& r);
+[[nodiscard]] std::size_t tag_for(std::vector<read_in_flight>& reads, const read_in_flight& r);
 
 /// The reads of a group of packed weights, each of whole blocks that have a checksum, and of about `read_bytes`.
 [[nodiscard]] std::vector<chunk_read> cut_packed(const packed_file& entry, const weight_group_layout& group,

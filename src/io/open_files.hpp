@@ -42,7 +42,7 @@ private:
   std::size_t alignment_ = 1;
 };
 
-/// A read under way. System calls may deliver it in pieces.
+/// A read in flight. System calls may deliver it in pieces.
 class pending_read {
 public:
   pending_read() = default;

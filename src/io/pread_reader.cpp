@@ -107,7 +107,7 @@ private:
   std::mutex mutex_;
   std::condition_variable_any work_;
   std::condition_variable done_;
-  std::vector<pending_read> reads_; ///< a slot is one thread's while its read is under way
+  std::vector<pending_read> reads_; ///< a slot is one thread's while its read is in flight
   std::vector<std::size_t> free_;   ///< of the owner's thread
   fifo requested_, completed_;
   std::vector<std::jthread> workers_; ///< last: they stop before the rest goes

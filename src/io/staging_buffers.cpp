@@ -37,12 +37,13 @@ std::shared_ptr<staging_buffers::buffer> staging_buffers::take(std::size_t group
   return p;
 }
 
-/// Groups come in a circle: each is as far away as any other when it has gone. So the groups that come first stay.
+/// Streamed groups come round and round: each is as far away as any other when it has gone. So the groups that come
+/// first stay.
 std::shared_ptr<staging_buffers::buffer> staging_buffers::take_cached(std::size_t group, std::size_t bytes) {
   using enum buffer::content;
   if (const auto it = cached_.find(group); it != cached_.end()) {
     auto has = none; // after a failure
-    if (it->second->has.compare_exchange_strong(has, on_its_way) || has == complete)
+    if (it->second->has.compare_exchange_strong(has, in_flight) || has == complete)
       return it->second;
     return nullptr; // it is on its way for another loader, and is not waited for
   }

@@ -23,11 +23,11 @@ class staging_buffers {
 public:
   /// A buffer belongs to one group until that was delivered.
   struct buffer {
-    enum class content : std::uint8_t { none, on_its_way, complete };
+    enum class content : std::uint8_t { none, in_flight, complete };
 
     std::byte* memory = nullptr;
     std::shared_ptr<std::byte> own; ///< of a buffer that is one group's for good
-    std::atomic<content> has = content::on_its_way;
+    std::atomic<content> has = content::in_flight;
   };
 
   struct sizes {

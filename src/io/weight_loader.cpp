@@ -103,7 +103,7 @@ struct weight_loader::impl {
       }
   }
 
-  /// Fails everything under way, since nobody knows how far it came; the next group begins with another reader.
+  /// Fails everything in flight, since nobody knows how far it came; the next group begins with another reader.
   void fail_all(const error& why) {
     reader.reset(); // waits for its reads
     for (const auto& r : reads)
@@ -477,7 +477,7 @@ struct weight_loader::impl {
     busy_since = now;
   }
 
-  /// Counts reads down that are not made, and forgets the group if none is under way.
+  /// Counts reads down that are not made, and forgets the group if none is in flight.
   std::list<group_reads>::iterator finish_reading(std::list<group_reads>::iterator it, std::size_t count) {
     auto& g = *it;
     const auto load = g.load;
@@ -563,7 +563,7 @@ struct weight_loader::impl {
 
   // The reading thread's own.
   std::list<group_reads> queue; ///< not completely read
-  std::vector<read_under_way> reads;
+  std::vector<read_in_flight> reads;
   bool needs_buffer = false;         ///< the next read waits for one
   bool needs_staging_buffer = false; ///< the next group does
   bool needs_range = false;          ///< the next group waits for another loader

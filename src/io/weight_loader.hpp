@@ -39,14 +39,14 @@ struct loader_shape {
   /// Reads of 1 MiB or more; two buffers being packed per stream and two being read.
   [[nodiscard]] static loader_shape for_model(const llama_layout& layout, std::size_t threads);
   [[nodiscard]] std::size_t staging_bytes() const noexcept;
-  /// Staging bytes in the device's memory: none where the processor can't read there; the loader then has a host buffer
-  /// of its own.
+  /// Staging bytes in the device's memory: none where the processor can't read there; the loader then has a
+  /// `pinned_buffer`.
   [[nodiscard]] std::size_t staging_bytes_on(const device& dev) const noexcept {
     return dev.host_memory() ? staging_bytes() : 0;
   }
 };
 
-/// Meters how long transfers were under way and how much they brought. Written by a loader; any thread may read it.
+/// Meters how long transfers were in flight and how much they brought. Written by a loader; any thread may read it.
 struct transfer_meter {
   std::atomic<std::int64_t> busy_ns{0}; ///< time in which at least one read, or copy of a cached group, was in flight
   std::atomic<std::uint64_t> bytes{0};
@@ -92,7 +92,8 @@ struct weight_loader_setup {
 /// answered with a failure.
 class weight_loader {
 public:
-  /// Called once, on one of the loader's threads: with null when it is done, else why not (io_error, malformed_file).
+  /// Called once, on one of the loader's threads: with null when it is done, else why not (io_error, malformed_file,
+  /// over_budget, device_failed, cancelled).
   using done_callback = std::function<void(const error* failure)>;
 
   explicit weight_loader(weight_loader_setup setup);

@@ -142,7 +142,7 @@ std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept {
 
 void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s) {
   o.top_k(space.floats(buffer::logits), s.logit_rows.size(), layout.config.vocabulary, top_k_of(layout, s),
-          top_k(space));
+          top_k_buffer(space));
 }
 
 } // namespace tropilla

@@ -61,14 +61,13 @@ private:
   activation_kinds_of_model kinds_;
 };
 
-/// The k of the top-k logits that are copied of each row from a device whose memory the processor can't read; 0: all
-/// are.
+/// The k of the top-k logits that are copied of each row from a device without host-visible memory; 0: all are.
 [[nodiscard]] std::size_t top_k_of(const llama_layout& layout, const step& s) noexcept;
 
-/// Finds that many (not 0) of each row and leaves them where `top_k` says, after `forward_groups` computed the
+/// Finds that many (not 0) of each row and leaves them where `top_k_buffer` says, after `forward_groups` computed the
 /// logits.
 void keep_top_k(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s);
-[[nodiscard]] inline token_logit* top_k(const llama_workspace& space) {
+[[nodiscard]] inline token_logit* top_k_buffer(const llama_workspace& space) {
   return reinterpret_cast<token_logit*>(space.at(buffer::head_rows)); // which the head has read by then
 }
 

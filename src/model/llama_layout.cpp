@@ -274,7 +274,7 @@ plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, c
                              (i < layout.norm_group() || layout.tile_rows > 0)});
   in.kv_page_bytes = kv_page_bytes(layout, shape.kv);
   in.kv_page_tokens = kv_page_tokens;
-  in.context = std::max(shape.context, shape.kv_tokens);
+  in.kv_tokens = std::max(shape.context, shape.kv_tokens);
   in.activations = forward_buffers(layout, shape, dev);
   in.workspace_bytes = workspace_bytes(layout, shape, dev);
   in.staging_bytes = staging_bytes;

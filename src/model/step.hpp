@@ -17,7 +17,7 @@ struct run_shape {
   std::size_t max_batch_tokens = 0; ///< of all sequences of a step together
   std::size_t logit_rows = 0;       ///< of a step that want logits, at most
   std::size_t sequences = 1;        ///< in a step, at most
-  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences; at least `context`, also when it is less
+  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences; a plan has pages for a `context` at least
   kv_type kv = kv_type::f16;        ///< how keys and values are stored
   std::size_t request_bytes = 0;    ///< of the processor's memory, for what requests hold
 };

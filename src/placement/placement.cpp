@@ -34,7 +34,7 @@ std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_
   placement->loading.model_mode = mode_for(input.io, false);
   auto plan =
       make_plan_input(placement->layout, input.shape, *input.dev, placement->loading.staging_bytes_on(*input.dev));
-  plan.request_bytes = input.request_bytes(plan.context);
+  plan.request_bytes = input.request_bytes(plan.kv_tokens);
   plan.budget = budget;
   placement->plan = make_plan(plan);
   placement->budget = budget > 0 ? budget : placement->plan.total;

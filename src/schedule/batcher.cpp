@@ -255,12 +255,12 @@ std::shared_ptr<step> batcher::compose() {
   }
   scored_last_ = false;
   auto next = blank_step(last_step_);
-  decoding_ = active_; // some of them may have to give up their pages to others
-  for (const auto& s : decoding_)
+  active_before_ = active_; // some of them may have to give up their pages to others
+  for (const auto& s : active_before_)
     if (s->active && !s->scored() && s->uncomputed_tokens() == 1 && next->logit_rows.size() < shape_.logit_rows &&
         ensure_page(s))
       add_tokens(*next, s, 1);
-  decoding_.clear(); // a sequence that has ended meanwhile must not be held
+  active_before_.clear(); // a sequence that has ended meanwhile must not be held
   // Sequences that decode wait for the whole step, so it takes only half as many prompt tokens then.
   std::size_t prompt_tokens = shape_.max_batch_tokens - next->ids.size();
   if (!next->ids.empty())
@@ -311,8 +311,8 @@ void batcher::add_tokens(step& to, const sequence_ptr& s, std::size_t tokens) {
   in_step_.push_back(s);
 }
 
-const std::vector<draw_job>& batcher::step_done(std::span<const float> logits, const step_times& times,
-                                                clock::time_point now) {
+const std::vector<token_draw>& batcher::step_done(std::span<const float> logits, const step_times& times,
+                                                  clock::time_point now) {
   draws_.clear();
   if (!computing_)
     return draws_;

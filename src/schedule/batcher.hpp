@@ -22,7 +22,7 @@
 namespace tropilla {
 
 /// A token to draw from one row of a step's logits.
-struct draw_job {
+struct token_draw {
   std::size_t row = 0;
   std::shared_ptr<const sequence> of; ///< its sampling, history and number of the token
 };
@@ -56,16 +56,17 @@ public:
   /// Fails all requests.
   void fail_all(const error& why);
 
-  /// The next step, or null when there is nothing to compute now, or a step is in flight: until `step_done` and, where
-  /// there are tokens to draw, `drawn`, or until `step_failed`. May be computed more than once: the same bits result.
+  /// The next step. Null when there is nothing to compute now, when a scored client has not read the logits of the last
+  /// step, or when a step is in flight: until `step_done` and, where there are tokens to draw, `drawn`, or until
+  /// `step_failed`. May be computed more than once: the same bits result.
   [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
   /// The step that is in flight and not computed, for the scheduler that takes over from one that ended; or null.
   [[nodiscard]] std::shared_ptr<const step> step_in_flight() const noexcept { return computing_; }
   /// Ends the computing of a step. Returns the tokens to draw from its logits; empty when there are none.
-  [[nodiscard]] const std::vector<draw_job>& step_done(std::span<const float> logits, const step_times& times,
-                                                       clock::time_point now);
+  [[nodiscard]] const std::vector<token_draw>& step_done(std::span<const float> logits, const step_times& times,
+                                                         clock::time_point now);
   void step_failed(const error& why, clock::time_point now);
-  /// Takes the drawn tokens, in the order of the jobs.
+  /// Takes the drawn tokens, in the order of the draws.
   void drawn(std::span<const drawn_token> tokens, clock::time_point now);
   /// Notes that the logits of the last step were lost before all tokens were drawn: it has to be computed again.
   void logits_lost();
@@ -130,14 +131,14 @@ private:
   kv_pages pages_;
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
-  std::vector<sequence_ptr> active_;   ///< in order
-  std::vector<page_copy> copies_;      ///< for the next step, or the one in flight
-  std::vector<sequence_ptr> decoding_; ///< while a step is composed
-  std::vector<sequence_ptr> in_step_;  ///< whose tokens the step in flight has, in order
-  std::shared_ptr<step> last_step_;    ///< computing_ or done_, or free for the next one
+  std::vector<sequence_ptr> active_;        ///< in order
+  std::vector<page_copy> copies_;           ///< for the next step, or the one in flight
+  std::vector<sequence_ptr> active_before_; ///< while a step is composed
+  std::vector<sequence_ptr> in_step_;       ///< whose tokens the step in flight has, in order
+  std::shared_ptr<step> last_step_;         ///< computing_ or done_, or free for the next one
   std::shared_ptr<step> computing_;
   std::shared_ptr<step> done_; ///< computed: its tokens are being drawn
-  std::vector<draw_job> draws_;
+  std::vector<token_draw> draws_;
   std::map<request_id, open_loan> loans_;
   std::optional<request_id> scored_unread_; ///< the scored request whose client has yet to read its logits
   bool scored_last_ = false;

@@ -1,8 +1,8 @@
 // Counts the planned bytes that requests hold, and leases what these do not cover.
 #include "src/schedule/request_room.hpp"
 
-#include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
+#include "memory/lease.hpp"
 #include "src/sampling/token_history.hpp"
 #include "tropilla/error.hpp"
 

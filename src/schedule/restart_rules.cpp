@@ -3,8 +3,8 @@
 
 namespace tropilla {
 
-restart_rules::actions restart_rules::member_down(std::size_t member, const std::string& name,
-                                                  const std::string& reason, std::uint64_t progress) {
+restart_rules::actions restart_rules::member_ended(std::size_t member, const std::string& name,
+                                                   const std::string& reason, std::uint64_t progress) {
   actions out;
   if (may_restart(name, reason, progress, out)) {
     out.emplace_back(replace_member{member});
@@ -17,8 +17,8 @@ restart_rules::actions restart_rules::member_down(std::size_t member, const std:
   return out;
 }
 
-restart_rules::actions restart_rules::pipeline_member_down(const std::string& name, const std::string& reason,
-                                                           std::uint64_t progress) {
+restart_rules::actions restart_rules::pipeline_member_ended(const std::string& name, const std::string& reason,
+                                                            std::uint64_t progress) {
   actions out;
   --members_left_;
   if (given_up_)
@@ -36,7 +36,7 @@ restart_rules::actions restart_rules::pipeline_member_down(const std::string& na
   return out;
 }
 
-restart_rules::actions restart_rules::compute_down(const std::string& reason, std::uint64_t progress) {
+restart_rules::actions restart_rules::compute_ended(const std::string& reason, std::uint64_t progress) {
   actions out;
   if (given_up_)
     return out;

@@ -56,7 +56,7 @@ public:
   struct suspend_compute {
     placement next_placement;
   };
-  /// End all three members; `pipeline_member_down` is called for each.
+  /// End all three members; `pipeline_member_ended` is called for each.
   struct stop_pipeline {};
   /// Spawn a pipeline that need not read `kept()`; then call `pipeline_spawned` or `spawn_failed`.
   struct spawn_pipeline {
@@ -93,11 +93,11 @@ public:
   [[nodiscard]] const std::vector<lease>& kept() const noexcept { return kept_; }
 
   // `progress` counts up whenever something was computed.
-  [[nodiscard]] actions member_down(std::size_t member, const std::string& name, const std::string& reason,
-                                    std::uint64_t progress);
-  [[nodiscard]] actions pipeline_member_down(const std::string& name, const std::string& reason,
-                                             std::uint64_t progress);
-  [[nodiscard]] actions compute_down(const std::string& reason, std::uint64_t progress);
+  [[nodiscard]] actions member_ended(std::size_t member, const std::string& name, const std::string& reason,
+                                     std::uint64_t progress);
+  [[nodiscard]] actions pipeline_member_ended(const std::string& name, const std::string& reason,
+                                              std::uint64_t progress);
+  [[nodiscard]] actions compute_ended(const std::string& reason, std::uint64_t progress);
   /// Other weights are wanted. Answered once, in order.
   [[nodiscard]] actions change(placement next_placement);
   /// Compute stands still for `next_placement`, and kept these leases.

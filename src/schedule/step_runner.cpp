@@ -26,8 +26,8 @@ std::optional<step_runner::action> step_runner::decide() {
     return refuse_residents{*std::exchange(refusal_, std::nullopt)};
   if (suspended())
     return std::nullopt;
-  if (starts_)
-    return start_step();
+  if (announces_)
+    return announce_step();
   if (std::exchange(asks_, false))
     if (auto requests = next_requests(); !requests.empty())
       return ask{std::move(requests)};
@@ -79,17 +79,17 @@ bool step_runner::all_resident_present() const {
 void step_runner::begin_step() {
   with_logits_ = in_line_.front();
   in_line_.erase(in_line_.begin());
-  in_step_ = starts_ = true;
+  in_step_ = announces_ = true;
   handed_on_ = false;
   next_group_ = groups_.begin;
   failure_.reset();
   broken_ = false;
 }
 
-step_runner::start step_runner::start_step() {
-  starts_ = false;
+step_runner::announce step_runner::announce_step() {
+  announces_ = false;
   asks_ = true;
-  step_end_ = with_logits_ ? groups_.end : std::min(groups_.end, groups_.first_output);
+  step_end_ = with_logits_ ? groups_.end : std::min(groups_.end, groups_.norm_group);
   embedding_present_ = next_group_ != 0 || !groups_.embedding_on_disk;
   return {with_logits_, embedding_present_ ? std::nullopt : std::optional(request_tag{epoch_, steps_})};
 }
@@ -157,7 +157,7 @@ std::vector<std::size_t> step_runner::end(bool given_up) {
 void step_runner::resume(step_groups groups) {
   follow(std::move(groups));
   suspensions_.resume();
-  starts_ = in_step_;
+  announces_ = in_step_;
   asks_ = true;
 }
 

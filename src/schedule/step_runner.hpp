@@ -18,7 +18,7 @@ struct step_groups {
   std::vector<bool> streamed;     ///< by group: comes anew for every step, and goes when it has been computed
   std::vector<bool> present;      ///< by group: in memory already, or without bytes
   std::size_t begin = 0, end = 0; ///< a step computes [begin, end) in this order
-  std::size_t first_output = 0;   ///< from this group on, only steps with logits need them
+  std::size_t norm_group = 0;     ///< from this group on, only steps with logits need them
   bool embedding_on_disk = false; ///< the embedding is no group: its rows are looked up for each step
   suspensions::placement placement{};
 };
@@ -55,7 +55,7 @@ public:
   struct begin {};
   /// Tell those who bring weights what the step needs from where it stands; `ask` follows. With a lookup: have its rows
   /// of the embedding looked up.
-  struct start {
+  struct announce {
     bool with_logits = false;
     std::optional<request_tag> lookup;
   };
@@ -77,7 +77,7 @@ public:
     error why;
   };
   using action =
-      std::variant<suspend, tell_residents, refuse_residents, begin, start, ask, compute, hand_on, finish, give_up>;
+      std::variant<suspend, tell_residents, refuse_residents, begin, announce, ask, compute, hand_on, finish, give_up>;
 
   /// `hands_on`: another device has the groups behind these. A job of the compute before this one counts as in
   /// flight.
@@ -128,7 +128,7 @@ public:
 private:
   void follow(step_groups groups);
   void begin_step();
-  [[nodiscard]] start start_step();
+  [[nodiscard]] announce announce_step();
   /// The groups to ask for now: all resident ones that are not present, and what the step still has to compute. They
   /// count as asked for.
   [[nodiscard]] std::vector<group_request> next_requests();
@@ -153,7 +153,7 @@ private:
   std::vector<bool> in_line_;         ///< steps that have not begun: with logits or without
   std::size_t steps_ = 0;             ///< that ended
   bool in_step_ = false;
-  bool starts_ = false; ///< nothing was brought for the step since it began, or compute went on
+  bool announces_ = false; ///< nothing was brought for the step since it began, or compute went on
   bool with_logits_ = false;
   bool handed_on_ = false;
   bool embedding_present_ = false; ///< the step's rows of it

@@ -29,7 +29,7 @@ weight_ring::weight_ring(weight_ring_setup setup)
       break;
     case group_kind::streamed:
       streamed_.push_back(g);
-      first_output_ += g < setup_.first_output ? 1 : 0;
+      streamed_before_norm_ += g < setup_.norm_group ? 1 : 0;
       break;
     }
   }
@@ -157,8 +157,14 @@ weight_ring::actions weight_ring::slot_leased(const lease& memory, clock::time_p
   return take_actions();
 }
 
-/// No plan that fits leads here. The slot is asked for again with the next need.
+/// A ring that has slots enough goes on with them: the plan may have no more, and what grows it is not needed. Fewer
+/// are refused for no plan that fits; the slot is asked for again with the next need.
 weight_ring::actions weight_ring::slot_refused(const error& why) {
+  if (slots_.size() >= min_slots) {
+    setup_.log.debug("{}: the ring stays with its {} slots, for one more is refused: {}", setup_.device, slots_.size(),
+                     why.what());
+    return {};
+  }
   setup_.log.warning("a slot of the ring is refused and asked for again in the next step: {}", why.what());
   ++slots_refused_;
   for (const auto g : streamed_)
@@ -205,8 +211,8 @@ void weight_ring::fill(clock::time_point now) {
   }
 }
 
-weight_ring::actions weight_ring::step_begins(bool with_logits, clock::time_point now) {
-  groups_per_step_ = with_logits ? streamed_.size() : first_output_;
+weight_ring::actions weight_ring::step_announced(bool with_logits, clock::time_point now) {
+  groups_per_step_ = with_logits ? streamed_.size() : streamed_before_norm_;
   fill(now);
   return take_actions();
 }

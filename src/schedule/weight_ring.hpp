@@ -25,7 +25,7 @@ enum class group_kind : std::uint8_t {
 struct weight_ring_setup {
   std::string device;             ///< for the log
   std::vector<group_kind> groups; ///< in the order in which a step needs them
-  std::size_t first_output = 0;   ///< from this group on, only steps with logits need them
+  std::size_t norm_group = 0;     ///< from this group on, only steps with logits need them
   std::size_t slots = 0;          ///< of the plan
   std::size_t slot_bytes = 0;
   std::size_t spare_bytes = 0; ///< of the budget, beyond the plan: the ring may grow by them
@@ -77,13 +77,13 @@ public:
   /// Once, before anything else.
   [[nodiscard]] actions start();
 
-  /// The waiter gets exactly one `deliver` or `fail`, here or later. @pre the group is one that the step in flight
-  /// needs
+  /// The waiter gets exactly one `deliver` or `fail`, here or later. @pre a streamed group is one that the step
+  /// in flight needs
   [[nodiscard]] actions needed(std::size_t group, waiter who, clock::time_point now);
   /// Nobody reads a group that was delivered any more. Means nothing for groups that aren't streamed.
   [[nodiscard]] actions released(std::size_t group, clock::time_point now);
   /// A step without logits ends before the output, and behind its last group comes the first again.
-  [[nodiscard]] actions step_begins(bool with_logits, clock::time_point now);
+  [[nodiscard]] actions step_announced(bool with_logits, clock::time_point now);
   /// The next step begins at the first group. All streamed groups count as released; those who wait for one get
   /// cancelled.
   [[nodiscard]] actions step_abandoned(clock::time_point now);
@@ -151,12 +151,12 @@ private:
 
   weight_ring_setup setup_;
   std::vector<group_entry> groups_;
-  std::deque<std::size_t> queue_;     ///< resident groups to lease and load, in the order of need
-  std::size_t in_flight_ = 0;         ///< loads of resident groups, with their leases
-  std::vector<std::size_t> streamed_; ///< streamed groups, in the order of need; behind the last comes the first
-  std::size_t next_needed_ = 0;       ///< in `streamed_`: behind the group that was released last
-  std::size_t groups_per_step_ = 0;   ///< how many of `streamed_` the step needs: all, or those before the output
-  std::size_t first_output_ = 0;      ///< in `streamed_`
+  std::deque<std::size_t> queue_;        ///< resident groups to lease and load, in the order of need
+  std::size_t in_flight_ = 0;            ///< loads of resident groups, with their leases
+  std::vector<std::size_t> streamed_;    ///< streamed groups, in the order of need; behind the last comes the first
+  std::size_t next_needed_ = 0;          ///< in `streamed_`: behind the group that was released last
+  std::size_t groups_per_step_ = 0;      ///< how many of `streamed_` the step needs: all, or those before the output
+  std::size_t streamed_before_norm_ = 0; ///< in `streamed_`
   std::vector<slot> slots_;
   std::size_t slots_refused_ = 0;
   ring_depth depth_;

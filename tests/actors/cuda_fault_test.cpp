@@ -46,6 +46,18 @@ bool names_the_call(const std::string& sentence) {
 
 } // namespace
 
+TEST_CASE("CUDA: a mistake in a configuration is told before a GPU is opened") {
+  runtime_hooks hooks;
+  hooks.open_gpu = [](int) -> std::unique_ptr<cuda::gpu_api> { throw error(errc::unsupported, "opened"); };
+  auto config = cuda_config();
+  CHECK_THROWS_WITH(prepared_model::open(config, hooks), "opened");
+  config.kv_type = "q4_0";
+  CHECK_THROWS_WITH(prepared_model::open(config, hooks), Catch::Contains("f16, bf16 or q8_0"));
+  config.kv_type = "";
+  config.context = std::size_t{1} << 20;
+  CHECK_THROWS_WITH(prepared_model::open(config, hooks), Catch::Contains("the context must be 2 to"));
+}
+
 TEST_CASE("CUDA: whichever allocation is refused, once or from then on, the runtime says so or does without") {
   auto config = cuda_config();
   SECTION("in memory") {

@@ -135,7 +135,7 @@ TEST_CASE("a prefetcher passes on why a group can't be had, and has it once more
 TEST_CASE("streamed groups pass through a prefetcher's slots, and a waiter hears when it ends") {
   pipeline_fixture p(1, 4);
   for (int step = 0; step < 3; ++step) {
-    p.tell(cast::begin_step{true});
+    p.tell(cast::announce_step{true});
     for (std::size_t g = 1; g < 5; ++g) {
       CHECK(p.need(g).weights.used_for() == purpose::ring);
       p.tell(cast::release_group{g});

@@ -114,7 +114,7 @@ public:
   }
   void compute_something() { ++*progress_; }
   void change(const std::shared_ptr<const weight_placement>& next) {
-    (void)cast::ask_role<cast::weights_changed>(system_.get(), supervisor_, cast::change_weights{next});
+    (void)cast::ask_role<cast::placement_changed>(system_.get(), supervisor_, cast::change_placement{next});
   }
   void wait_for_weights() {
     (void)cast::ask_role<cast::weights_resident>(system_.get(), *compute_, cast::await_weights{});

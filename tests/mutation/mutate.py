@@ -40,10 +40,10 @@ except ImportError:  # libclang is not there, which reports do not need
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = ("memory/*", "kernels/*.?pp", "kernels/host/*", "src/model/*", "src/files/*", "src/io/*", "src/schedule/*", "src/sampling/*", "src/batch/*",
         "src/trace/*", "src/placement/*")
-TESTS = ("memory", "sampling", "batch", "io", "model", "schedule", "placement", "trace", "kernels")
+TESTS = ("memory", "sampling", "batch", "io", "model", "formats", "schedule", "placement", "trace", "kernels")
 # The tests that are about the code in a folder, which go before the others.
 NEAREST = {"memory": ["memory"], "kernels": ["kernels"], "src/sampling": ["sampling"], "src/batch": ["batch"],
-           "src/model": ["model"], "src/io": ["io"], "src/schedule": ["schedule"], "src/trace": ["trace"],
+           "src/model": ["model", "formats"], "src/io": ["io"], "src/schedule": ["schedule"], "src/trace": ["trace"],
            "src/placement": ["placement"]}
 MEMORY = 4 << 30  # bytes: a mutant may ask for more than the machine has
 FILE_SIZE = 1 << 30

@@ -3,7 +3,7 @@
 tests/scripts/test_tree.py [FOLDER]
 
 Unfinished work has no place in the tree, nor have paths of somebody's machine; public headers say what everything is
-for; files stay short enough to read; rooms include only what lies below them; every test is run.
+for; files stay short enough to read; folders include only what lies below them; every test is run.
 """
 import ast
 import pathlib
@@ -19,12 +19,12 @@ LARGEST = 1 << 20  # bytes of any file: a dump or a model that was taken along
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK"]) + r")\b")
 PLACES = re.compile(r"(?<![\w$}.~-])/(" + "|".join(["wo" + "rk/", "ho" + "me/", "Us" + "ers/", "ro" + "ot/", "tm" + "p/"])
                     + ")")
-# The rooms and files that a room's files may include, besides its own; of a file in two rooms the longer path counts. Tests,
+# The folders and files that a folder's files may include, besides its own; of a file in two of them the longer path counts. Tests,
 # benchmarks and examples may include anything.
 BELOW_MODELS = ("include/tropilla", "memory", "kernels")
 BELOW_ACTORS = BELOW_MODELS + ("src/log", "src/trace", "src/files", "src/model", "src/io", "src/sampling", "src/schedule",
                                "src/placement", "src/batch")
-ROOMS = {
+FOLDERS = {
     "include/tropilla": (),
     "memory": ("include/tropilla",),
     "kernels": ("include/tropilla", "memory"),
@@ -116,22 +116,22 @@ def never_run():
             yield f"{path.relative_to(ROOT)}: neither tests/CMakeLists.txt nor scripts/test.sh runs it"
 
 
-def room_of(name):
-    """The room of a path, or None."""
-    rooms = [room for room in ROOMS if name == room or name.startswith(room + "/")]
-    return max(rooms, key=len, default=None)
+def folder_of(name):
+    """The folder of a path, or None."""
+    folders = [folder for folder in FOLDERS if name == folder or name.startswith(folder + "/")]
+    return max(folders, key=len, default=None)
 
 
 def running_up(name, lines, known):
-    """(line, path) of includes of a file that its room must not know. `known`: the paths of all files."""
-    room = room_of(name)
+    """(line, path) of includes of a file that its folder must not know. `known`: the paths of all files."""
+    folder = folder_of(name)
     for number, line in enumerate(lines, 1):
-        found = INCLUDE.match(line) if room else None
+        found = INCLUDE.match(line) if folder else None
         if not found:
             continue
         path = found.group(1)
         path = next((p for p in (path, f"include/{path}", f"{name.rpartition('/')[0]}/{path}") if p in known), None)
-        if path and room_of(path) != room and not {path, room_of(path)} & set(ROOMS[room]):
+        if path and folder_of(path) != folder and not {path, folder_of(path)} & set(FOLDERS[folder]):
             yield number, path
 
 
@@ -164,10 +164,10 @@ def problems():
         if path.suffix in {".cpp", ".hpp", ".cu"} and len(lines) > LONGEST:
             yield f"{name}: {len(lines)} lines, more than {LONGEST}: two files"
         if path.suffix in {".cpp", ".hpp", ".cu"}:
-            if name.parts[0] not in {"tests", "bench", "examples", "cmake"} and not room_of(str(name)):
-                yield f"{name}: belongs to no room (ROOMS in tests/scripts/test_tree.py)"
+            if name.parts[0] not in {"tests", "bench", "examples", "cmake"} and not folder_of(str(name)):
+                yield f"{name}: belongs to no folder (FOLDERS in tests/scripts/test_tree.py)"
             for number, what in running_up(str(name), lines, known):
-                yield f"{name}:{number}: {room_of(str(name))} must not include {what}, which does not lie below it"
+                yield f"{name}:{number}: {folder_of(str(name))} must not include {what}, which does not lie below it"
         if path.suffix == ".cpp" and name.parts[0] == "tests":
             for number, what in divided("\n".join(lines)):
                 yield f"{name}:{number}: ctest can't run a test with a semicolon in its name: {what}"

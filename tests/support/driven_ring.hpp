@@ -37,7 +37,7 @@ public:
         s.state = content::none;
     perform(ring_.released(g, now));
   }
-  void begin(bool with_output) { perform(ring_.step_begins(with_output, now)); }
+  void begin(bool with_output) { perform(ring_.step_announced(with_output, now)); }
   void abandon() {
     for (auto& [address, s] : slots_)
       if (s.state != content::loading)
@@ -212,7 +212,7 @@ inline weight_ring_setup streamed_groups(std::size_t count, std::size_t output, 
   weight_ring_setup setup;
   setup.device = "host:0";
   setup.groups.assign(count, group_kind::streamed);
-  setup.first_output = count - output;
+  setup.norm_group = count - output;
   setup.slots = slots;
   setup.slot_bytes = 100;
   setup.spare_bytes = spare_slots * 100;

@@ -42,11 +42,11 @@ struct fake_compute {
         [](const cast::job_done&) {},
         [](const cast::await_weights&) -> caf::result<cast::weights_resident> { return cast::weights_resident{}; },
         [](const cast::share_weights&) -> caf::result<cast::weights_shared> { return cast::weights_shared{}; },
-        [this](const cast::suspend_weights& m) -> caf::result<cast::weights_suspended> {
+        [this](const cast::suspend_compute& m) -> caf::result<cast::compute_suspended> {
           ++play->suspended;
-          return cast::weights_suspended{m.next_placement, {}};
+          return cast::compute_suspended{m.next_placement, {}};
         },
-        [this](const cast::resume_weights&) { ++play->resumed; },
+        [this](const cast::resume_compute&) { ++play->resumed; },
     };
   }
 
@@ -67,7 +67,7 @@ struct fake_sampler {
           play->count();
           if (!play->answers)
             return kept.emplace_back(self).promise();
-          return cast::tokens_drawn{std::vector<drawn_token>(m.jobs.size(), {token_id{65}, {}})};
+          return cast::tokens_drawn{std::vector<drawn_token>(m.draws.size(), {token_id{65}, {}})};
         },
     };
   }
@@ -88,7 +88,7 @@ struct fake_prefetcher {
           return cast::group_ready{m.group, {}};
         },
         [](const cast::release_group&) {},
-        [](const cast::begin_step&) {},
+        [](const cast::announce_step&) {},
         [](const cast::abandon_step&) {},
         [](const cast::shrink_ring&) {},
     };

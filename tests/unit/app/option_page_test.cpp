@@ -1,6 +1,6 @@
 // docs/command-line.md and configs/example.toml against the options that are declared.
 #include "app/command.hpp"
-#include "app/option_table.hpp"
+#include "tests/unit/app/option_table.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

@@ -6,11 +6,13 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <unistd.h>
 
 using namespace tropilla;
 
 TEST_CASE("reads of a file are timed up to a limit, or until the file ends") {
-  const auto path = std::filesystem::temp_directory_path() / "tropilla-read-speed";
+  const auto path = std::filesystem::temp_directory_path() / ("tropilla-read-speed-" + std::to_string(::getpid()));
   std::ofstream(path) << std::string(40000, 'x'); // nine whole reads
   for (const io_mode mode : {io_mode::buffered, io_mode::direct}) {
     const reader_options how{.mode = mode};

@@ -50,7 +50,7 @@ struct holder {
 
 } // namespace
 
-TEST_CASE("under pressure the window goes first, then prefixes, then idle sequences, and no more than is short",
+TEST_CASE("under pressure ring slots go first, then prefixes, then idle sequences, and no more than is short",
           "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   std::array<holder, 3> holders;
@@ -80,10 +80,10 @@ TEST_CASE("under pressure the window goes first, then prefixes, then idle sequen
 
 TEST_CASE("what was promised and comes later is not asked for twice", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
-  std::vector<lease> window;
+  std::vector<lease> slots;
   for (int i = 0; i < 10; ++i)
-    window.push_back(take(*a, 10 * kib));
-  std::size_t promised = 0; // of the window, from its end
+    slots.push_back(take(*a, 10 * kib));
+  std::size_t promised = 0; // of the slots, from its end
   int beyond = 0;
   const auto first = a->add_reclaimer("host:0", reclaimable::ring_slots, [&](std::size_t bytes) {
     promised = std::max(promised, (bytes + 10 * kib - 1) / (10 * kib));
@@ -101,9 +101,9 @@ TEST_CASE("what was promised and comes later is not asked for twice", "[memory_a
   CHECK(promised == 3);
   CHECK(a->usage("host:0").shortage == 30 * kib);
   for (; promised > 0; --promised)
-    window.pop_back();
+    slots.pop_back();
   CHECK(got.size() == 2);
-  CHECK(window.size() == 7);
+  CHECK(slots.size() == 7);
   CHECK(beyond == 0);
 }
 

@@ -50,7 +50,7 @@ TEST_CASE("a plan's total is the sum of its parts, and a byte less does not fit"
   in.groups = {{"embedding", 1000}, {"layer 0", 5000}, {"layer 1", 5000}};
   in.kv_page_bytes = 4096;
   in.kv_page_tokens = 32;
-  in.context = 100; // 4 pages
+  in.kv_tokens = 100; // 4 pages
   in.activations = {{"a", 640, 0, 1}, {"b", 640, 2, 3}};
   in.workspace_bytes = 300;
   in.staging_bytes = 8192;

@@ -25,13 +25,13 @@ TEST_CASE("numbers are rounded to the multiples around them") {
 }
 
 TEST_CASE("the largest numbers are divided without overflow") {
-  constexpr auto most = std::numeric_limits<std::uint64_t>::max();
-  CHECK(divide_up(most, 1) == most);
-  CHECK(divide_up(most, most) == 1);
-  CHECK(divide_up(most, 4096) == std::uint64_t{1} << 52);
-  CHECK(divide_up(most - 1, most) == 1);
-  CHECK(round_down(most, 4096) == most - 4095);
-  CHECK(round_up(most - 4095, 4096) == most - 4095);
+  constexpr auto max = std::numeric_limits<std::uint64_t>::max();
+  CHECK(divide_up(max, 1) == max);
+  CHECK(divide_up(max, max) == 1);
+  CHECK(divide_up(max, 4096) == std::uint64_t{1} << 52);
+  CHECK(divide_up(max - 1, max) == 1);
+  CHECK(round_down(max, 4096) == max - 4095);
+  CHECK(round_up(max - 4095, 4096) == max - 4095);
 }
 
 TEST_CASE("a number's type decides in which the rounding is done") {

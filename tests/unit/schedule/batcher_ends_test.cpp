@@ -71,7 +71,7 @@ TEST_CASE("a request that takes too long fails, waiting or active, and the other
   CHECK_FALSE(t.batching.next_timeout());
 }
 
-TEST_CASE("a full batching refuses with the numbers, and takes more when it has room") {
+TEST_CASE("a full queue refuses with the numbers, and takes more when it has room") {
   table_top t(shape_of(64, 64, 1, 64), 2);
   t.submit(1, 4, tokens(1));
   t.submit(2, 4, tokens(1));
@@ -108,13 +108,13 @@ TEST_CASE("a step may be computed twice, and its logits be lost") {
   for (int i = 0; !sink->end; ++i) {
     REQUIRE(i < 20);
     REQUIRE(t.step() > 0);
-    if (t.jobs.empty())
+    if (t.draws.empty())
       continue;
     t.batching.logits_lost();
     const auto again = t.batching.step_in_flight();
     REQUIRE(again == t.in_flight);
     t.compute(*again);
-    t.jobs = t.batching.step_done({}, {1, 1}, t.now);
+    t.draws = t.batching.step_done({}, {1, 1}, t.now);
     t.draw();
   }
   CHECK(sink->ids() == expected(table_top::some_prompt(40), 4));
@@ -148,7 +148,7 @@ TEST_CASE("nobody holds what a reply that ended was for") {
   const std::weak_ptr<recording_sink> sink = t.submit(1, 5, o);
   while (t.step() > 0)
     t.draw();
-  t.jobs.clear();
+  t.draws.clear();
   CHECK(t.batching.idle());
   CHECK(sink.expired());
 }

@@ -15,11 +15,11 @@ TEST_CASE("a prompt goes in as steps of the chunk's size and asks for a token af
   table_top t;
   const auto sink = t.submit(1, 40);
   CHECK(t.step() == 16);
-  CHECK(t.jobs.empty());
+  CHECK(t.draws.empty());
   CHECK(t.step() == 16);
   CHECK(t.step() == 8);
   CHECK(t.in_flight->sequences.front().position == 32);
-  CHECK(t.jobs.size() == 1);
+  CHECK(t.draws.size() == 1);
   CHECK(t.batching.next_step(t.now) == nullptr); // not before the token is drawn
   t.draw(65);
   REQUIRE(sink->pieces.size() == 1);
@@ -167,7 +167,7 @@ TEST_CASE("sequences join and leave between steps, and share each with the promp
   const auto b = t.submit(2, table_top::some_prompt(30, 300), tokens(2));
   CHECK(t.step() == 1 + 8); // who decodes waits for no more than half of a step
   CHECK(t.in_flight->sequences.size() == 2);
-  CHECK(t.jobs.size() == 1);
+  CHECK(t.draws.size() == 1);
   t.draw();
   CHECK(t.step() == 1 + 8);
   t.draw();
@@ -175,7 +175,7 @@ TEST_CASE("sequences join and leave between steps, and share each with the promp
   CHECK(t.step() == 1 + 8);
   t.draw();
   CHECK(t.step() == 1 + 6 + 2); // the rest of b, and a beginning of c
-  CHECK(t.jobs.size() == 2);
+  CHECK(t.draws.size() == 2);
   t.draw();
   CHECK(t.step() == 1 + 1 + 1);
   t.draw();
@@ -229,7 +229,7 @@ TEST_CASE("outputs of one prompt share its pages and draw from seeds of their ow
   const auto prompt = table_top::some_prompt(50);
   const auto sink = t.submit(1, prompt, o);
   CHECK(t.step() == 50);
-  CHECK(t.jobs.size() == 3);
+  CHECK(t.draws.size() == 3);
   t.draw();
   CHECK(t.step() == 3);
   CHECK(t.in_flight->copies.size() == 2);

@@ -139,7 +139,7 @@ private:
     if (compute_.alive || compute_known_)
       return false;
     compute_known_ = true;
-    perform(rules_.compute_down("killed", progress_));
+    perform(rules_.compute_ended("killed", progress_));
     return true;
   }
 
@@ -151,7 +151,7 @@ private:
     if (m != state::ended)
       return false;
     m = state::known;
-    perform(rules_.pipeline_member_down("loader", "killed", progress_));
+    perform(rules_.pipeline_member_ended("loader", "killed", progress_));
     return true;
   }
 

@@ -14,9 +14,9 @@ namespace {
 /// Rules of a device with placement A, which are told what happens and say what is to be done.
 class rules_of_device {
 public:
-  list sampler_down() { return say(rules.member_down(0, "sampler", "killed", progress)); }
-  list down(const std::string& member) { return say(rules.pipeline_member_down(member, "killed", progress)); }
-  list compute_down() { return say(rules.compute_down("killed", progress)); }
+  list sampler_down() { return say(rules.member_ended(0, "sampler", "killed", progress)); }
+  list down(const std::string& member) { return say(rules.pipeline_member_ended(member, "killed", progress)); }
+  list compute_ended() { return say(rules.compute_ended("killed", progress)); }
   list change(const restart_rules::placement& next) { return say(rules.change(next)); }
   list suspended(const restart_rules::placement& next, std::size_t kept) {
     return say(rules.suspended(next, leases(kept)));
@@ -76,8 +76,8 @@ TEST_CASE("members, the weight pipeline and compute share one limit") {
     CHECK(d.rules.down() == list{"loader: killed"});
   }
   SECTION("compute") {
-    CHECK(d.compute_down() == list{"tell: compute is down: killed",
-                                   "close compute: the compute ended unexpectedly (killed); open the runtime again"});
+    CHECK(d.compute_ended() == list{"tell: compute is down: killed",
+                                    "close compute: the compute ended unexpectedly (killed); open the runtime again"});
   }
 }
 
@@ -105,7 +105,7 @@ TEST_CASE("members that end before compute stands still count once, and the pipe
 
 TEST_CASE("compute that ends is spawned behind a new pipeline, and nothing is kept") {
   rules_of_device d;
-  CHECK(d.compute_down() == list{"log restart 1 of compute of host:0: killed", "stop pipeline"});
+  CHECK(d.compute_ended() == list{"log restart 1 of compute of host:0: killed", "stop pipeline"});
   d.two_are_gone();
   CHECK(d.down("prefetcher") == list{"spawn pipeline for A, 0 kept"});
   CHECK(d.pipeline_spawned() == list{"spawn compute"});
@@ -117,7 +117,7 @@ TEST_CASE("compute may end in the middle of the pipeline's restart") {
   rules_of_device d;
   (void)d.down("loader");
   SECTION("before it stands still") {
-    CHECK(d.compute_down() == list{"log restart 2 of compute of host:0: killed", "stop pipeline"});
+    CHECK(d.compute_ended() == list{"log restart 2 of compute of host:0: killed", "stop pipeline"});
     CHECK(d.suspended(d.a, 2).empty()); // an answer that was in flight
     CHECK(d.rules.kept().empty());
     CHECK(d.down("memory manager").empty());
@@ -125,7 +125,7 @@ TEST_CASE("compute may end in the middle of the pipeline's restart") {
   SECTION("while the pipeline leaves: what it kept goes at once") {
     (void)d.suspended(d.a, 2);
     CHECK(d.down("memory manager").empty());
-    CHECK(d.compute_down() == list{"log restart 2 of compute of host:0: killed", "stop pipeline"});
+    CHECK(d.compute_ended() == list{"log restart 2 of compute of host:0: killed", "stop pipeline"});
     CHECK(d.rules.kept().empty());
   }
   CHECK(d.down("prefetcher") == list{"spawn pipeline for A, 0 kept"});
@@ -137,7 +137,7 @@ TEST_CASE("compute that ends when no member of the pipeline is left is replaced 
   rules_of_device d;
   for (const char* member : {"loader", "memory manager", "prefetcher"})
     (void)d.down(member);
-  CHECK(d.compute_down() ==
+  CHECK(d.compute_ended() ==
         list{"log restart 2 of compute of host:0: killed", "stop pipeline", "spawn pipeline for A, 0 kept"});
 }
 
@@ -240,10 +240,10 @@ TEST_CASE("a change waits while compute is replaced, and the new compute is susp
   rules_of_device d;
   SECTION("a change that was in flight") {
     CHECK(d.change(d.b) == list{"suspend for B"});
-    (void)d.compute_down();
+    (void)d.compute_ended();
   }
   SECTION("a change that comes meanwhile") {
-    (void)d.compute_down();
+    (void)d.compute_ended();
     CHECK(d.change(d.b).empty());
   }
   d.two_are_gone();
@@ -262,7 +262,7 @@ TEST_CASE(
   const std::string why = "the weight pipeline ended unexpectedly (no bytes); open the runtime again";
   const list expected{"tell: weight pipeline is down: no bytes", "close compute: " + why, "answer: " + why,
                       "answer: " + why};
-  (void)d.compute_down();
+  (void)d.compute_ended();
   (void)d.change(d.b);
   (void)d.change(d.c);
   d.two_are_gone();
@@ -275,7 +275,7 @@ TEST_CASE(
     CHECK(d.spawn_failed() == expected);
   }
   CHECK(d.change(d.b) == list{"answer: " + why});
-  CHECK(d.compute_down().empty());
+  CHECK(d.compute_ended().empty());
   CHECK(d.rules.down() == list{"weight pipeline: no bytes"});
 }
 
@@ -300,6 +300,6 @@ TEST_CASE("what ends after the pipeline was given up is not replaced") {
   ++d.progress;
   CHECK(d.down("memory manager").empty());
   CHECK(d.down("prefetcher").empty());
-  CHECK(d.compute_down().empty());
+  CHECK(d.compute_ended().empty());
   CHECK(d.sampler_down().size() == 3); // others are
 }

@@ -15,7 +15,7 @@ using testing::placement_named;
 
 namespace {
 
-constexpr std::size_t group_count = 8, first_output = 5;
+constexpr std::size_t group_count = 8, norm_group = 5;
 const std::array placements{placement_named("A"), placement_named("B"), placement_named("C")};
 
 /// What all episodes together came to, so that the test knows that it saw it.
@@ -93,7 +93,7 @@ private:
       streamed[g] = placement > 0 && g % (placement + 1) == 0;
     const bool on_disk = placement + 1 == placements.size();
     present[0] = on_disk; // it has no bytes then
-    return {streamed, present, 0, group_count, first_output, on_disk, placements[placement]};
+    return {streamed, present, 0, group_count, norm_group, on_disk, placements[placement]};
   }
 
   /// One thing that is in flight arrives; false when there is nothing of the kind that was chosen.
@@ -211,7 +211,7 @@ private:
     fresh_ = true;
   }
 
-  void act(const step_runner::start& a) {
+  void act(const step_runner::announce& a) {
     CHECK(std::exchange(fresh_, false)); // once where the step begins, and where compute goes on
     CHECK(runner_.in_step());
     CHECK(a.with_logits == steps_.front());
@@ -278,7 +278,7 @@ private:
     return true;
   }
 
-  [[nodiscard]] std::size_t end_of_step() const { return steps_.front() ? group_count : first_output; }
+  [[nodiscard]] std::size_t end_of_step() const { return steps_.front() ? group_count : norm_group; }
 
   std::mt19937 random_;
   sightings& seen_;

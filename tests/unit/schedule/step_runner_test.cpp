@@ -45,8 +45,8 @@ public:
     runner.suspension_wanted(next_placement);
     return go_on();
   }
-  list resume(step_groups with) {
-    runner.resume(std::move(with));
+  list resume(step_groups groups) {
+    runner.resume(std::move(groups));
     return go_on();
   }
   /// The job is done. `given_back`: what its streamed groups are.
@@ -75,9 +75,9 @@ private:
   std::string act(const r::tell_residents&) { return "residents are there"; }
   std::string act(const r::refuse_residents& s) { return std::string("no residents: ") + s.why.what(); }
   std::string act(const r::begin&) { return "begin"; }
-  std::string act(const r::start& s) {
+  std::string act(const r::announce& s) {
     lookup = s.lookup;
-    return std::string("start") + (s.with_logits ? "" : " without logits") + (lookup ? ", look up" : "");
+    return std::string("announce") + (s.with_logits ? "" : " without logits") + (lookup ? ", look up" : "");
   }
   std::string act(const r::ask& s) {
     std::string out = "ask";
@@ -122,7 +122,7 @@ TEST_CASE("a step of resident groups is one job") {
   d.bring_all();
   CHECK(d.runner.waits_for_predecessor());
   CHECK(d.begin().empty()); // the job of the compute before this one is in flight
-  CHECK(d.job_done() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.job_done() == list{"begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.go_on().empty()); // one job at a time
   CHECK(d.job_done() == list{"finish"});
   CHECK_FALSE(d.runner.in_step());
@@ -130,11 +130,11 @@ TEST_CASE("a step of resident groups is one job") {
 
 TEST_CASE("steps wait in line, and one follows the other") {
   auto d = ready();
-  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.begin(false).empty());
   CHECK(d.begin().empty());
-  CHECK(d.job_done() == list{"finish", "begin", "start without logits", "compute 0 to 5, the last"});
-  CHECK(d.job_done() == list{"finish", "begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.job_done() == list{"finish", "begin", "announce without logits", "compute 0 to 5, the last"});
+  CHECK(d.job_done() == list{"finish", "begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.job_done() == list{"finish"});
 }
 
@@ -142,15 +142,15 @@ TEST_CASE("a step without logits ends before the output, and does not ask for it
   compute_on_paper d(groups(some_streamed));
   CHECK(d.go_on() == list{"ask 0 2 5 6"});
   CHECK(d.job_done().empty());
-  CHECK(d.begin(false) == list{"begin", "start without logits", "ask 1 3 4"});
+  CHECK(d.begin(false) == list{"begin", "announce without logits", "ask 1 3 4"});
   CHECK(d.lose(1, "the disk") == list{"give up: the disk"});
   // Resident groups are in flight already; the streamed ones of the step that was given up are asked for anew.
-  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7"});
+  CHECK(d.begin() == list{"begin", "announce", "ask 1 3 4 7"});
 }
 
 TEST_CASE("a streamed group ends its job, and is given back when that is done") {
   auto d = ready(some_streamed);
-  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7", "compute 0 to 1"});
+  CHECK(d.begin() == list{"begin", "announce", "ask 1 3 4 7", "compute 0 to 1"});
   d.bring_all();
   CHECK(d.job_done() == list{"compute 1 to 2"});
   CHECK(d.job_done({1}) == list{"compute 2 to 4"});
@@ -166,7 +166,7 @@ TEST_CASE("rows of an embedding on disk are looked up, and the step waits for th
   g.embedding_on_disk = true;
   compute_on_paper d(g);
   CHECK(d.job_done().empty());
-  CHECK(d.begin() == list{"begin", "start, look up"});
+  CHECK(d.begin() == list{"begin", "announce, look up"});
   const auto lookup = d.lookup;
   REQUIRE(lookup);
   SECTION("they come") {
@@ -176,7 +176,7 @@ TEST_CASE("rows of an embedding on disk are looked up, and the step waits for th
     CHECK(d.go_on() == list{"compute 0 to 8, the last"});
     CHECK(d.suspend(a).empty());
     CHECK(d.job_done() == list{"suspend for A"});
-    CHECK(d.resume(g) == list{"start", "finish"}); // the rows have been used
+    CHECK(d.resume(g) == list{"announce", "finish"}); // the rows have been used
     CHECK_FALSE(d.runner.embedding_arrived(*lookup));
   }
   SECTION("they can't be had") {
@@ -189,9 +189,9 @@ TEST_CASE("rows of an embedding on disk are looked up, and the step waits for th
 TEST_CASE("a group that can't be had fails the step, and is asked for again by the next one") {
   compute_on_paper d(groups(all_resident));
   CHECK(d.job_done() == list{"ask 0 1 2 3 4 5 6 7"});
-  CHECK(d.begin() == list{"begin", "start"});
+  CHECK(d.begin() == list{"begin", "announce"});
   CHECK(d.lose(3, "the disk") == list{"give up: the disk"});
-  CHECK(d.begin() == list{"begin", "start", "ask 3"});
+  CHECK(d.begin() == list{"begin", "announce", "ask 3"});
 }
 
 TEST_CASE("a step that is given up drops the streamed groups that are there") {
@@ -243,7 +243,7 @@ TEST_CASE("those who wait for resident groups hear when all are there, or that o
   }
   SECTION("they are told before the step that waits for them goes on, or fails") {
     (void)d.job_done();
-    CHECK(d.begin(false) == list{"begin", "start without logits", "ask 1 3 4"});
+    CHECK(d.begin(false) == list{"begin", "announce without logits", "ask 1 3 4"});
     SECTION("it goes on") {
       d.bring_all();
       CHECK(d.go_on() == list{"residents are there", "compute 0 to 2"});
@@ -264,21 +264,21 @@ TEST_CASE("they wait while compute stands still") {
 
 TEST_CASE("compute stands still between jobs, and for another placement between steps") {
   auto d = ready();
-  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.suspend(b).empty());
   CHECK(d.suspend(a).empty());
   CHECK(d.begin().empty());
   CHECK(d.job_done() == list{"suspend for A"});
   CHECK(d.go_on().empty());
   // What a resumed step needs is brought first: all of this one's groups were computed before.
-  CHECK(d.resume(groups(all_resident)) == list{"start", "ask 0 1 2 3 4 5 6 7", "finish", "suspend for B"});
+  CHECK(d.resume(groups(all_resident)) == list{"announce", "ask 0 1 2 3 4 5 6 7", "finish", "suspend for B"});
   CHECK(d.begin().empty());
-  CHECK(d.resume(groups(all_resident, true, b)) == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.resume(groups(all_resident, true, b)) == list{"begin", "announce", "compute 0 to 8, the last"});
 }
 
 TEST_CASE("a step that waits for its groups does not keep compute from standing still, and goes on where it stood") {
   auto d = ready(some_streamed);
-  CHECK(d.begin() == list{"begin", "start", "ask 1 3 4 7", "compute 0 to 1"});
+  CHECK(d.begin() == list{"begin", "announce", "ask 1 3 4 7", "compute 0 to 1"});
   CHECK(d.runner.arrived(1, d.asked.front().tag));
   CHECK(d.job_done() == list{"compute 1 to 2"});
   CHECK(d.job_done({1}) == list{"compute 2 to 3"});
@@ -286,25 +286,25 @@ TEST_CASE("a step that waits for its groups does not keep compute from standing 
   CHECK(d.suspend(b).empty());
   CHECK(d.suspend(a) == list{"suspend for A"});
   d.asked.clear();
-  CHECK(d.resume(groups(some_streamed)) == list{"start", "ask 0 2 3 4 5 6 7"});
+  CHECK(d.resume(groups(some_streamed)) == list{"announce", "ask 0 2 3 4 5 6 7"});
   d.bring_all();
   CHECK(d.go_on() == list{"compute 3 to 4"});
 }
 
 TEST_CASE("the next suspension that is due follows as soon as compute was resumed") {
   auto d = ready();
-  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.suspend(b).empty());
   CHECK(d.suspend(c).empty());
   CHECK(d.begin().empty());
   CHECK(d.job_done() == list{"finish", "suspend for B"});
   CHECK(d.resume(groups(all_resident, false, b)) == list{"suspend for C"});
-  CHECK(d.resume(groups(all_resident, true, c)) == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.resume(groups(all_resident, true, c)) == list{"begin", "announce", "compute 0 to 8, the last"});
 }
 
 TEST_CASE("a device that is not the last hands the step on, once") {
   auto d = ready(all_resident, true);
-  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
   CHECK(d.job_done() == list{"hand on"});
   CHECK(d.go_on().empty());
   CHECK(d.suspend(b).empty());
@@ -326,7 +326,7 @@ TEST_CASE("what can't be done fails the step, and no job is waited for") {
   auto d = ready();
   const error why(errc::device_failed, "a copy");
   SECTION("a job can't be enqueued") {
-    CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+    CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
   }
   SECTION("the device broke, though all is computed") {
     (void)d.begin();
@@ -340,5 +340,5 @@ TEST_CASE("what can't be done fails the step, and no job is waited for") {
   }
   d.runner.fail(why);
   CHECK(d.go_on() == list{"give up: a copy"});
-  CHECK(d.begin() == list{"begin", "start", "compute 0 to 8, the last"});
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
 }

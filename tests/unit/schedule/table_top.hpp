@@ -126,17 +126,17 @@ struct table_top {
       return 0;
     compute(*in_flight);
     now += std::chrono::seconds(1);
-    jobs = batching.step_done({}, {0.75, 0.5}, now);
+    draws = batching.step_done({}, {0.75, 0.5}, now);
     return in_flight->ids.size();
   }
-  void draw(token_id token) { batching.drawn(std::vector<drawn_token>(jobs.size(), {token, {}}), now); }
+  void draw(token_id token) { batching.drawn(std::vector<drawn_token>(draws.size(), {token, {}}), now); }
   /// What the model says.
   void draw() {
-    if (jobs.empty())
+    if (draws.empty())
       return;
     std::vector<drawn_token> tokens;
-    for (const auto& job : jobs)
-      tokens.push_back({model_says(said.at(job.row), job.of->sampling.seed), {}});
+    for (const auto& d : draws)
+      tokens.push_back({model_says(said.at(d.row), d.of->sampling.seed), {}});
     batching.drawn(tokens, now);
   }
   /// Until nothing is left to do.
@@ -152,7 +152,7 @@ struct table_top {
   std::vector<std::array<token_id, kv_page_tokens>> pages;
   batcher::clock::time_point now{};
   std::shared_ptr<const tropilla::step> in_flight;
-  std::vector<draw_job> jobs;
+  std::vector<token_draw> draws;
   std::vector<std::vector<token_id>> said; ///< by row of logits, the tokens that it follows from
 };
 

@@ -15,7 +15,7 @@ namespace {
 weight_ring_setup resident_groups(std::size_t count) {
   weight_ring_setup setup;
   setup.groups.assign(count, group_kind::resident);
-  setup.first_output = count;
+  setup.norm_group = count;
   return setup;
 }
 
@@ -279,6 +279,23 @@ TEST_CASE("a slot that is refused fails those who have none, and is asked for ag
   r.lease_slot();
   CHECK(r.slots == 2);
   CHECK(r.loads == groups{0, 1});
+}
+
+TEST_CASE("a slot beyond two that is refused fails nobody, and is not asked for with each need") {
+  driven_ring r(streamed_groups(6, 0, 3));
+  r.lease_slot();
+  r.lease_slot();
+  need(r, {0, 1, 2});
+  r.refuse_slot();
+  CHECK(r.failures.empty());
+  for (std::size_t g = 0; g < 3; ++g) {
+    while (!r.holds(g))
+      r.load(r.loads.front());
+    r.release(g);
+  }
+  compute(r, 3, 6);
+  CHECK(r.delivered == groups{0, 1, 2, 3, 4, 5});
+  CHECK(r.slot_leases == 0);
 }
 
 TEST_CASE("a ring whose bytes others need gives up what is needed last, and keeps two slots") {

@@ -4,7 +4,7 @@
 #include "src/model/llama_config.hpp"
 #include "src/model/tokenizer.hpp"
 #include "tests/support/skipped.hpp"
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>

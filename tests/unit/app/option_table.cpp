@@ -1,5 +1,5 @@
 // Writes options as Markdown from what is bound.
-#include "app/option_table.hpp"
+#include "tests/unit/app/option_table.hpp"
 
 #include "tropilla/error.hpp"
 

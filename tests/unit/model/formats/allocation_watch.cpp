@@ -1,6 +1,6 @@
 // The global allocator of this test program, so that tests can see what a bad file makes the library ask for. In a file
 // of its own: inlined into other code, GCC takes its malloc and free for mismatches of new and delete.
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <algorithm>
 #include <cstdlib>

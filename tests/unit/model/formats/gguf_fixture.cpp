@@ -1,4 +1,4 @@
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

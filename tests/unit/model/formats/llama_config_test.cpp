@@ -1,7 +1,7 @@
 // Hyper-parameters: what a model may say, and what contradicts its tensors.
 #include "src/model/llama_config.hpp"
 
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>

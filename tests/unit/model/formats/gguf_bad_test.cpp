@@ -3,7 +3,7 @@
 #include "src/model/llama_config.hpp"
 
 #include "memory/bytes.hpp"
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <catch2/catch.hpp>
 #include <cstring>

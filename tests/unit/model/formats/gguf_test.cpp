@@ -1,7 +1,7 @@
 // Reading GGUF files that are as they should be: values, tensors, versions, alignments, split files.
 #include "src/model/gguf.hpp"
 
-#include "tests/unit/model/gguf_fixture.hpp"
+#include "tests/unit/model/formats/gguf_fixture.hpp"
 
 #include <catch2/catch.hpp>
 #include <cstring>
