@@ -86,13 +86,13 @@ packed_mapping::claim packed_mapping::claim_range(std::byte* begin, std::size_t 
   const auto [it, is_new] = own_.try_emplace(begin, content::none);
   if (it->second == content::whole)
     return claim::done;
-  if (it->second == content::on_its_way)
+  if (it->second == content::in_flight)
     return claim::others;
   if (is_new && !range_.replace(begin, bytes)) {
     own_.erase(it);
     return claim::refused;
   }
-  it->second = content::on_its_way;
+  it->second = content::in_flight;
   return claim::mine;
 }
 

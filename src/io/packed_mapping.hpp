@@ -60,7 +60,7 @@ private:
   packed_mapping(int descriptor, std::shared_ptr<const packed_format::file_header> header, std::byte* begin,
                  std::size_t bytes);
 
-  enum class content : std::uint8_t { none, on_its_way, whole };
+  enum class content : std::uint8_t { none, in_flight, whole };
   const int descriptor_;
   const std::shared_ptr<const packed_format::file_header> header_;
   std::byte* const begin_;

@@ -65,7 +65,7 @@ TEST_CASE("what failed to be read is not copied, and its buffer is free again") 
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{0xee}));
   CHECK(cached->has == none);
   CHECK(t.buffers.take(1, bytes, true) == cached);
-  CHECK(cached->has == on_its_way);
+  CHECK(cached->has == in_flight);
   CHECK(t.deliver(cached, false));
   CHECK(cached->has == complete);
   CHECK(t.target == std::vector<std::byte>(bytes, std::byte{8}));
