@@ -35,6 +35,7 @@ std::vector<placed_shard> shards_with(const std::vector<std::size_t>& budgets) {
     s.budget = budgets[i];
     s.has_budget = budgets[i] > 0;
     s.input = {llama_config::read(file), shape_of(), {}, s.dev.get(), file.files, {}, {}};
+    s.input.holds_requests = i == 0;
   }
   divide_layers(shards, shards.front().input.model.layers, context * sequences);
   return shards;
@@ -55,7 +56,6 @@ std::pair<std::size_t, std::size_t> extremes() {
 
 bool streams_with(std::size_t budget, std::size_t kv_tokens) {
   auto shards = shards_with({budget});
-  shards.front().input.holds_requests = true;
   auto shape = shape_of();
   shape.kv_tokens = kv_tokens;
   (void)placement_search(shards, {shape, {}, true}).find();
@@ -79,7 +79,6 @@ TEST_CASE("weights stay as long as pages can be spared, and no page more is give
   for (std::size_t budget = least; budget < whole + 4096; budget += (whole - least) / 40 + 1) {
     CAPTURE(budget, least, whole);
     auto shards = shards_with({budget});
-    shards.front().input.holds_requests = true;
     const auto found = placement_search(shards, {shape_of(), {}, false}).find();
     const auto& s = shards.front();
     CHECK(s.fits());
