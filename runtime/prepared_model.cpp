@@ -59,15 +59,18 @@ run_shape choose_shape(const runtime_config& config, const llama_config& model, 
   return s;
 }
 
-/// The shapes that a configuration allows on these devices.
-shape_choice choose_shapes(const runtime_config& config, const llama_config& model,
+/// The shapes that a configuration allows on these devices; `on_any` is the one for `default_batch_tokens`.
+shape_choice choose_shapes(const runtime_config& config, const llama_config& model, const run_shape& on_any,
                            const std::vector<placed_shard>& shards) {
   std::size_t useful = shards.front().dev->useful_batch_tokens();
   for (const auto& s : shards)
     useful = std::min(useful, s.dev->useful_batch_tokens());
-  shape_choice choice{choose_shape(config, model, useful), std::nullopt, config.kv_tokens > 0};
+  shape_choice choice{on_any, std::nullopt, config.kv_tokens > 0};
+  if (useful == default_batch_tokens)
+    return choice;
+  choice.first = choose_shape(config, model, useful);
   if (config.max_batch_tokens == 0 && choice.first.max_batch_tokens > default_batch_tokens)
-    choice.smaller_steps = choose_shape(config, model, default_batch_tokens);
+    choice.smaller_steps = on_any;
   return choice;
 }
 
@@ -166,10 +169,11 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   prepared_model m;
   m.file = gguf_file::open(config.model);
   m.model = llama_config::read(m.file);
-  (void)choose_shape(config, m.model, default_batch_tokens); // what is wrong with it is said before devices are opened
+  const auto on_any =
+      choose_shape(config, m.model, default_batch_tokens); // mistakes are told before devices are opened
   const auto devices = devices_of(config, m.model);
   m.shards = open_shards(m, devices, config, hooks);
-  const auto shapes = choose_shapes(config, m.model, m.shards);
+  const auto shapes = choose_shapes(config, m.model, on_any, m.shards);
   const auto now = hooks.read_memory(); // after the devices' threads were made
   m.needs = needs_of_runtime(m.model.vocabulary, now.thread_stack);
   const auto host_limit = limit_of_host(m, now);

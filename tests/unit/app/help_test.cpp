@@ -1,6 +1,8 @@
 // --help and what is bound.
 #include "app/command.hpp"
+
 #include "app/text.hpp"
+#include "tests/unit/app/lines.hpp"
 
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
@@ -8,16 +10,9 @@
 #include <sstream>
 
 using namespace tropilla::app;
+using tropilla::testing::lines_of;
 
 namespace {
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);)
-    lines.push_back(line);
-  return lines;
-}
 
 /// What the help says of an option: from its line to the next option's or an empty one, in one line.
 /// A flag and its opposite share a line: --[no-]context-shift.

@@ -1,5 +1,6 @@
 // docs/command-line.md and configs/example.toml against the options that are declared.
 #include "app/command.hpp"
+#include "tests/unit/app/lines.hpp"
 #include "tests/unit/app/option_table.hpp"
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 using namespace tropilla::app;
+using tropilla::testing::lines_of;
 
 namespace {
 
@@ -24,14 +26,6 @@ std::string read(const std::filesystem::path& path) {
   std::ostringstream text;
   text << in.rdbuf();
   return text.str();
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);)
-    lines.push_back(line);
-  return lines;
 }
 
 const command& named(const std::vector<command>& commands, const std::string& name) {

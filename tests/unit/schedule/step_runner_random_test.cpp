@@ -86,7 +86,7 @@ private:
   std::size_t pick(std::size_t n) { return random_() % n; }
   bool chance(std::size_t of) { return pick(of) == 0; }
 
-  /// Of placement 0 all groups stay; the others stream some, and the last has its embedding on disk.
+  /// Placement 0 keeps all groups; the others stream some, and the last has its embedding on disk.
   static step_groups groups(std::size_t placement) {
     std::vector<bool> streamed(group_count), present(group_count);
     for (std::size_t g = 1; g < group_count; ++g)
