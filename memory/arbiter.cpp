@@ -389,6 +389,18 @@ void memory_arbiter::press(const std::string& device) {
   impl_->press(*a);
 }
 
+std::shared_ptr<void> memory_arbiter::observe(const std::string& device,
+                                              std::function<void(const memory_change&)> hear) {
+  std::unique_lock lock(impl_->mutex);
+  auto& observers = impl_->find(device).observers;
+  const auto which = observers.insert(observers.end(), std::move(hear));
+  lock.unlock(); // when there is no memory for the result, it is given up at once
+  return {&*which, [self = shared_from_this(), &observers, which](void*) {
+            const std::lock_guard until_erased(self->impl_->mutex);
+            observers.erase(which);
+          }};
+}
+
 device_usage memory_arbiter::usage(const std::string& device) const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->find(device).describe();

@@ -58,10 +58,21 @@ struct device_setup {
   /// may be used, else the reason why the device has no memory for them ("the device has no memory left"). Called with
   /// the arbiter's lock held: it must not call the arbiter.
   std::function<std::optional<std::string>(std::size_t offset, std::size_t bytes)> commit = {};
-  /// Called when the free bytes [offset, offset + bytes) of the reservation need no pages: the budget was lowered, and
-  /// used bytes and free bytes with pages together would exceed it. May name bytes that have none. Called with the
+  /// Called when the free bytes [offset, offset + bytes) of the reservation must give their pages back, because bytes
+  /// in use and free bytes that still have pages together would exceed the budget: before `commit` for the block that
+  /// needs the room, and when a lease ends while a lowered budget is exceeded. Otherwise free bytes keep their pages,
+  /// and a block that is taken again needs no new ones. Also called for all free bytes when `commit` refuses, which is
+  /// then asked once more. May name bytes that have no pages. Called on whatever thread asks or gives back, with the
   /// arbiter's lock held, so that nobody gets the bytes meanwhile: it must not call the arbiter, and not throw.
   std::function<void(std::size_t offset, std::size_t bytes)> trim = {};
+};
+
+/// Bytes of a device that were granted or came back, for observers.
+struct memory_change {
+  purpose used_for{};
+  bool granted = false;                            ///< false: they came back
+  std::size_t bytes = 0;                           ///< rounded as the pool rounds them
+  std::array<std::size_t, purpose_count> in_use{}; ///< from now on, by purpose
 };
 
 /// A device's memory at one moment. Bytes, rounded as the pool rounds them.
@@ -83,7 +94,8 @@ struct device_usage {
 /// alive.
 ///
 /// Invariant: the bytes in use on a device never exceed its budget, except after `set_budget` below what is in use,
-/// when nothing is granted until enough came back.
+/// when nothing is granted until enough came back. With `device_setup::trim` that holds for these and the free bytes
+/// that have pages together, but for a page that free bytes share with others.
 ///
 /// Liveness: a queued request is answered as long as the holders of leases give them back. Callers that hold leases
 /// while they wait in `acquire` for more can wait for each other for ever, unless the budget has room for all that they
@@ -125,8 +137,9 @@ public:
   bool cancel(ticket t);
 
   /// Takes effect at once in both directions; leases that exist stay valid. Waiters that the new budget can never
-  /// serve are refused; reclaimers are asked for what is short; pages of free bytes go back to the system through
-  /// `device_setup::trim`. Throws `error` (invalid_argument) for an unknown device or above the reservation.
+  /// serve are refused; reclaimers are asked for what is short; pages that free bytes have beyond the new
+  /// budget go back to the system through `device_setup::trim`. Throws `error` (invalid_argument) for an unknown device
+  /// or above the reservation.
   void set_budget(const std::string& device, std::size_t budget);
 
   /// Registers a function that can give bytes of a device back. Among equals, the one registered first is asked first.
@@ -136,6 +149,12 @@ public:
   /// is idle from now on, a prefix that enters a cache): waiters may be there already. Otherwise cheap. Throws `error`
   /// (invalid_argument) for an unknown device.
   void press(const std::string& device);
+
+  /// Calls `hear` for every grant and return of a device's bytes until the last copy of the result is gone. Called on
+  /// whatever thread asks or gives back, with the arbiter's lock held: it must only take notes. It must not throw.
+  /// Throws `error` (invalid_argument) for an unknown device.
+  [[nodiscard]] std::shared_ptr<void> observe(const std::string& device,
+                                              std::function<void(const memory_change&)> hear);
 
   [[nodiscard]] device_usage usage(const std::string& device) const;
   [[nodiscard]] std::vector<device_usage> usage() const;

@@ -1,4 +1,5 @@
-// Counts the bytes of one device by purpose and, after its budget shrank, gives pages of free bytes back to the system.
+// Counts the bytes of one device by purpose, and gives pages of free bytes back to the system where the budget needs
+// it.
 #include "memory/arbiter_device.hpp"
 
 #include "memory/lease_block.hpp"
@@ -24,8 +25,7 @@ constexpr pool::end end_for(purpose p) noexcept {
 } // namespace
 
 arbiter_device::arbiter_device(const device_setup& setup)
-    : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), commit_(setup.commit), trim_(setup.trim),
-      max_budget_(setup.budget) {
+    : base(setup.base), blocks(setup.reservation_bytes, setup.alignment), commit_(setup.commit), trim_(setup.trim) {
   usage.device = setup.name;
   usage.budget = setup.budget;
   if (setup.host_memory && base && (assertions || poison_by_sanitizer))
@@ -51,22 +51,32 @@ arbiter_device::allocation arbiter_device::allocate(lease::block& b, const memor
   const auto found = blocks.allocate(r.bytes, end_for(r.used_for));
   if (!found)
     return allocation::no_block;
-  if (commit_ && !r.commits_later)
-    if (auto refused = commit_(found->offset, r.bytes)) {
-      blocks.free(*found);
+  allocated_ += rounded(r);
+  b.pool_block = *found;
+  trim_to_budget(); // first: the device may have no memory for both
+  if (commit_ && !r.commits_later) {
+    auto refused = commit_(found->offset, r.bytes);
+    if (refused && trim_ && blocks.touched() > 0) {
+      trim_all();
+      refused = commit_(found->offset, r.bytes);
+    }
+    if (refused) {
+      free(b);
       why = std::move(*refused);
       return allocation::no_memory;
     }
-  b.pool_block = *found;
+  }
   b.data = base ? base + found->offset : nullptr;
   return allocation::done;
 }
 
 void arbiter_device::free(const lease::block& b) noexcept {
-  if (!b.outside)
-    blocks.free(b.pool_block);
-  else
+  if (b.outside) {
     (void)is_last(b);
+    return;
+  }
+  allocated_ -= blocks.rounded(b.bytes);
+  blocks.free(b.pool_block);
 }
 
 bool arbiter_device::is_last(const lease::block& b) noexcept {
@@ -88,8 +98,11 @@ void arbiter_device::enter(const lease::block& b) {
   usage.high_water = std::max(usage.high_water, usage.in_use);
   usage.by_purpose[purpose] += bytes;
   usage.high_water_by_purpose[purpose] = std::max(usage.high_water_by_purpose[purpose], usage.by_purpose[purpose]);
-  if (trimming_ && usage.in_use + cached_ > usage.budget)
-    trim_all();
+  if (b.outside) {
+    outside_bytes_ += bytes;
+    trim_to_budget();
+  }
+  tell_observers(b, true);
 }
 
 void arbiter_device::leave(const lease::block& b) noexcept {
@@ -98,30 +111,52 @@ void arbiter_device::leave(const lease::block& b) noexcept {
   const std::size_t bytes = blocks.rounded(b.bytes);
   usage.in_use -= bytes;
   usage.by_purpose[static_cast<std::size_t>(b.used_for)] -= bytes;
-  if (b.outside)
+  tell_observers(b, false);
+  if (b.outside) {
+    outside_bytes_ -= bytes;
     return;
+  }
+  allocated_ -= bytes;
   const auto freed = blocks.free(b.pool_block);
-  if (!trimming_)
+  if (trim_ && with_pages() > usage.budget) // all other free bytes were trimmed when the budget was lowered
+    trim(freed);
+}
+
+void arbiter_device::tell_observers(const lease::block& b, bool granted) const noexcept {
+  if (observers.empty())
     return;
-  // The neighbours may have no pages any more; saying so twice is cheaper than remembering.
-  if (usage.in_use + cached_ + bytes > usage.budget)
-    trim_(freed.offset, freed.bytes);
-  else
-    cached_ += bytes;
+  const memory_change change{b.used_for, granted, blocks.rounded(b.bytes), usage.by_purpose};
+  for (const auto& hear : observers)
+    hear(change);
 }
 
 void arbiter_device::set_budget(std::size_t budget) {
-  const bool shrinks = budget < usage.budget;
   usage.budget = budget;
-  max_budget_ = std::max(max_budget_, budget);
-  trimming_ = trim_ && budget < max_budget_;
-  if (trimming_ && shrinks)
-    trim_all();
+  trim_to_budget();
+}
+
+void arbiter_device::trim_to_budget() noexcept {
+  if (!trim_ || with_pages() <= usage.budget)
+    return;
+  blocks.for_each_free([this](const pool::range& r) {
+    if (r.touched > 0)
+      trim(r);
+    return with_pages() > usage.budget;
+  });
 }
 
 void arbiter_device::trim_all() noexcept {
-  blocks.for_each_free([this](pool::range r) { trim_(r.offset, r.bytes); });
-  cached_ = 0;
+  blocks.for_each_free([this](const pool::range& r) {
+    if (r.touched > 0)
+      trim(r);
+    return true;
+  });
+}
+
+/// All of the stretch, not what is touched alone: a page at the border of two blocks goes back with the second.
+void arbiter_device::trim(const pool::range& r) noexcept {
+  trim_(r.offset, r.bytes);
+  blocks.forget_touched(r);
 }
 
 device_usage arbiter_device::describe() const {

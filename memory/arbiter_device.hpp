@@ -4,6 +4,7 @@
 #include "memory/arbiter.hpp"
 #include "memory/reclaim_entry.hpp"
 
+#include <list>
 #include <map>
 #include <memory>
 #include <span>
@@ -42,6 +43,7 @@ public:
   const std::string* name = nullptr; ///< the arbiter's key
   std::byte* base = nullptr;
   pool blocks;
+  std::list<std::function<void(const memory_change&)>> observers;
   device_usage usage; ///< waiters: counted where they are queued and answered
   std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
   std::size_t unallocated = 0;                                        ///< bytes that had room but no block
@@ -51,16 +53,22 @@ public:
   bool press_again = false;                                           ///< and should go on
 
 private:
+  void tell_observers(const lease::block& b, bool granted) const noexcept;
+  /// Bytes in use, those of blocks that are not counted yet, and free bytes that may have pages.
+  [[nodiscard]] std::size_t with_pages() const noexcept { return allocated_ + outside_bytes_ + blocks.touched(); }
+  /// Trims free blocks, each as a whole, until `with_pages` is within the budget. 300 MiB that change from one end of
+  /// the pool to the other cost about 1 ms (host, huge pages).
+  void trim_to_budget() noexcept;
   void trim_all() noexcept;
+  void trim(const pool::range& r) noexcept;
   /// A lease of memory outside ends; true when it was the last one of that memory.
   [[nodiscard]] bool is_last(const lease::block& b) noexcept;
 
   std::function<std::optional<std::string>(std::size_t, std::size_t)> commit_;
   std::function<void(std::size_t, std::size_t)> trim_;
   std::map<const std::byte*, std::size_t> outside_; ///< leases of each memory outside
-  std::size_t max_budget_ = 0;
-  bool trimming_ = false;  ///< the budget is lower than it was
-  std::size_t cached_ = 0; ///< while trimming, at least the free bytes that still have pages
+  std::size_t allocated_ = 0;                       ///< of the pool
+  std::size_t outside_bytes_ = 0;                   ///< of `usage.in_use`
 };
 
 } // namespace tropilla::detail

@@ -37,6 +37,7 @@ struct pool::impl {
   record_id spare = none;       ///< records that are not in use, linked by `next_free`
   std::vector<owned> owners{1}; ///< everybody, then the streams
   pool_statistics stats;
+  std::size_t touched = 0;       ///< granules of free blocks
   std::byte* poisoned = nullptr; ///< the reservation, when freed bytes are to be marked
 
   impl(std::size_t capacity, std::size_t alignment)
@@ -47,7 +48,7 @@ struct pool::impl {
       return;
     ensure_spare();
     const record_id whole = take_spare();
-    records[whole].size = stats.capacity >> shift;
+    records[whole].size = records[whole].untouched_size = stats.capacity >> shift;
     insert(whole, everybody);
   }
 
@@ -90,6 +91,7 @@ struct pool::impl {
     r.owner = owner;
     auto& o = owners[owner];
     o.free.insert(records, id);
+    touched += r.touched();
     if (owner == everybody)
       return;
     stats.pending += r.size << shift;
@@ -103,6 +105,7 @@ struct pool::impl {
     auto& r = records[id];
     auto& o = owners[r.owner];
     o.free.remove(records, id);
+    touched -= r.touched();
     if (r.owner != everybody) {
       stats.pending -= r.size << shift;
       (r.sooner == none ? o.soonest : records[r.sooner].later) = r.later;
@@ -154,13 +157,24 @@ struct pool::impl {
     const owner_id owner = records[id].owner;
     const record_id sooner = records[id].sooner;
     remove(id);
+    const std::size_t begin = records[id].untouched_begin, behind = begin + records[id].untouched_size;
+    records[id].untouched_size = 0;
     if (records[id].size == size)
       return id;
     const bool low = from == end::low;
     const record_id second = cut(id, low ? size : records[id].size - size);
     records[second].point = records[id].point;
+    auto& left = records[low ? second : id];
+    left.untouched_begin = std::max(begin, left.begin);
+    left.untouched_size =
+        std::max(std::min(behind, left.begin + left.size), left.untouched_begin) - left.untouched_begin;
     insert(low ? second : id, owner, sooner); // what is left waits for the same point
     return low ? id : second;
+  }
+
+  [[nodiscard]] range range_of(record_id id) const noexcept {
+    const auto& r = records[id];
+    return {r.begin << shift, r.size << shift, r.touched() << shift, id};
   }
 
   /// Throws when the bytes about to be taken were written to; makes them usable.
@@ -211,6 +225,10 @@ struct pool::impl {
     l.after = r.after;
     if (r.after != none)
       records[r.after].before = left;
+    if (r.untouched_size > l.untouched_size) {
+      l.untouched_begin = r.untouched_begin;
+      l.untouched_size = r.untouched_size;
+    }
     give_spare(right);
   }
 };
@@ -225,15 +243,25 @@ std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
 }
 
 pool::range pool::free(block b) noexcept {
-  auto& p = *impl_;
-  const auto& r = p.records[p.give(b, everybody, 0)];
-  return {r.begin << p.shift, r.size << p.shift};
+  return impl_->range_of(impl_->give(b, everybody, 0));
 }
 
-void pool::for_each_free(const std::function<void(range)>& visit) const {
-  for (const auto& r : impl_->records)
-    if (r.owner == everybody && r.size != 0)
-      visit({r.begin << impl_->shift, r.size << impl_->shift});
+void pool::for_each_free(const std::function<bool(const range&)>& visit) const {
+  for (record_id id = 0; id < impl_->records.size(); ++id)
+    if (const auto& r = impl_->records[id]; r.owner == everybody && r.size != 0 && !visit(impl_->range_of(id)))
+      return;
+}
+
+std::size_t pool::touched() const noexcept {
+  return impl_->touched << impl_->shift;
+}
+
+void pool::forget_touched(const range& of) noexcept {
+  auto& r = impl_->records[of.record];
+  assert(r.owner == everybody && r.begin << impl_->shift == of.offset);
+  impl_->touched -= r.touched();
+  r.untouched_begin = r.begin;
+  r.untouched_size = r.size;
 }
 
 void pool::poison(std::byte* base) noexcept {

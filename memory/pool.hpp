@@ -60,17 +60,26 @@ public:
   /// Throws `std::bad_alloc` when there is no memory for another record and, with `poison`, `error` (internal) when
   /// something wrote to the bytes since they were freed; the pool is then as before.
   [[nodiscard]] std::optional<block> allocate(std::size_t bytes, end from = end::low);
-  /// A stretch of the reservation.
+  /// A stretch of the reservation that is free. Valid until the pool changes.
   struct range {
     std::size_t offset = 0;
     std::size_t bytes = 0;
+    std::size_t touched = 0; ///< of these; see `touched`
+    std::uint32_t record = 0;
   };
 
   /// Returns the free bytes that the block is now part of. @pre `b` came from `allocate` and was not freed since
   /// (checked by assert).
   range free(block b) noexcept;
-  /// Calls `visit` for every stretch that is free for everybody, in no order. O(number of blocks).
-  void for_each_free(const std::function<void(range)>& visit) const;
+  /// Calls `visit` for stretches that are free for everybody, in no order, until it returns false. O(number of blocks).
+  void for_each_free(const std::function<bool(const range&)>& visit) const;
+
+  /// Free bytes that may have been written: they were in a block since the pool was made, or since `forget_touched`.
+  /// Never too few. Too many where a block joins two untouched stretches: the smaller one then counts as touched.
+  [[nodiscard]] std::size_t touched() const noexcept;
+  /// The pages of a free stretch went back: all of it counts as untouched. @pre the pool has not changed since `free`
+  /// or `for_each_free` named it
+  void forget_touched(const range& r) noexcept;
 
   /// Finds bugs: from now on freed bytes are filled with a pattern, which `allocate` checks, or, in a build with
   /// AddressSanitizer, any access to free bytes is reported. Bytes that a stream freed follow when it reached their

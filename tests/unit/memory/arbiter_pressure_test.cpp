@@ -176,62 +176,6 @@ TEST_CASE("a request that has room but no place has reclaimers asked, too", "[me
   CHECK(granted);
 }
 
-TEST_CASE("after the budget shrank, pages of free bytes go back, and never those of a lease", "[memory_arbiter]") {
-  constexpr std::size_t pages = 64, budget = 48 * kib;
-  std::vector<bool> resident(pages), leased(pages);
-  int calls = 0;
-  const auto a = memory_arbiter::make();
-  device_setup setup{"host:0", nullptr, pages * kib, budget, kib};
-  std::vector<std::byte> memory(pages * kib);
-  setup.base = memory.data();
-  setup.trim = [&](std::size_t offset, std::size_t bytes) {
-    ++calls;
-    for (std::size_t p = offset / kib; p < (offset + bytes) / kib; ++p) {
-      CHECK(!leased[p]);
-      resident[p] = false;
-    }
-  };
-  a->add_device(setup);
-  std::vector<lease> held;
-  const auto mark = [&](const lease& l, bool on) {
-    const auto first = static_cast<std::size_t>(l.data() - memory.data()) / kib;
-    for (std::size_t p = first; p < first + l.bytes() / kib; ++p) {
-      leased[p] = on;
-      resident[p] = resident[p] || on; // its holder writes to it
-    }
-  };
-  unsigned state = 1; // a small generator of its own: the sequence is the same everywhere
-  const auto random = [&] { return (state = state * 1664525 + 1013904223) >> 16; };
-  const auto churn = [&] {
-    for (int i = 0; i < 500; ++i) {
-      auto g = a->try_acquire({"host:0", (1 + random() % 8) * kib, random() % 2 ? purpose::kv : purpose::weights});
-      if (auto* l = std::get_if<lease>(&g)) {
-        mark(*l, true);
-        held.push_back(std::move(*l));
-        const auto u = a->usage("host:0");
-        if (u.budget < budget)
-          REQUIRE(static_cast<std::size_t>(std::count(resident.begin(), resident.end(), true)) * kib <= u.budget);
-      } else if (!held.empty()) {
-        std::swap(held[random() % held.size()], held.back());
-        mark(held.back(), false);
-        held.pop_back();
-      }
-    }
-  };
-  churn();
-  CHECK(calls == 0); // the budget never shrank
-  for (; !held.empty(); held.pop_back())
-    mark(held.back(), false);
-  a->set_budget("host:0", 20 * kib);
-  CHECK(std::count(resident.begin(), resident.end(), true) == 0);
-  churn();
-  a->set_budget("host:0", budget);
-  const int before = calls;
-  churn();
-  CHECK(calls == before);
-  held.clear();
-}
-
 TEST_CASE("memory that lies elsewhere counts against the budget and lives as long as its lease", "[memory_arbiter]") {
   const auto a = with_budget(10 * kib);
   std::array<std::byte, 16> mapped{};

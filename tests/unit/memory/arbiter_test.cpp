@@ -268,3 +268,52 @@ TEST_CASE("sizes are read and written as people do", "[bytes]") {
   for (const char* bad : {"", "MiB", "-1MiB", "1e400GiB", "99999999999GiB", "3 llamas", "nan"})
     CHECK_THROWS_AS(parse_bytes(bad), error);
 }
+
+TEST_CASE("an observer hears of every grant and return on its device, with what is in use by purpose",
+          "[memory_arbiter]") {
+  const auto a = memory_arbiter::make();
+  a->add_device("host:0", nullptr, 64 * kib, 32 * kib, 64);
+  a->add_device("host:1", nullptr, 64 * kib, 32 * kib, 64);
+  std::vector<memory_change> heard;
+  auto observation = a->observe("host:0", [&](const memory_change& c) { heard.push_back(c); });
+  const auto kv = static_cast<std::size_t>(purpose::kv), weights = static_cast<std::size_t>(purpose::weights);
+
+  lease first = std::get<lease>(a->try_acquire({"host:0", 20 * kib - 1, purpose::kv}));
+  const lease elsewhere = std::get<lease>(a->try_acquire({"host:1", kib, purpose::kv}));
+  CHECK(std::holds_alternative<refusal>(a->try_acquire({"host:0", 20 * kib, purpose::kv})));
+  REQUIRE(heard.size() == 1);
+  CHECK(heard[0].granted);
+  CHECK(heard[0].used_for == purpose::kv);
+  CHECK(heard[0].bytes == 20 * kib);
+  CHECK(heard[0].in_use[kv] == 20 * kib);
+
+  lease second;
+  a->acquire({"host:0", 16 * kib, purpose::weights},
+             [&](memory_arbiter::grant g) { second = std::get<lease>(std::move(g)); });
+  std::thread([&] { first.reset(); }).join(); // serves the second
+  REQUIRE(heard.size() == 3);
+  CHECK_FALSE(heard[1].granted);
+  CHECK(heard[1].used_for == purpose::kv);
+  CHECK(heard[1].in_use[kv] == 0);
+  CHECK(heard[2].granted);
+  CHECK(heard[2].in_use[weights] == 16 * kib);
+
+  const auto copy = observation;
+  observation.reset();
+  second.reset();
+  CHECK(heard.size() == 4);
+}
+
+TEST_CASE("an observer that is gone hears nothing, and an unknown device has none", "[memory_arbiter]") {
+  const auto a = memory_arbiter::make();
+  a->add_device("host:0", nullptr, 64 * kib, 32 * kib, 64);
+  int first = 0, second = 0;
+  auto one = a->observe("host:0", [&](const memory_change&) { ++first; });
+  const auto other = a->observe("host:0", [&](const memory_change&) { ++second; });
+  auto block = std::get<lease>(a->try_acquire({"host:0", kib, purpose::kv}));
+  one.reset();
+  block.reset();
+  CHECK(first == 1);
+  CHECK(second == 2);
+  CHECK_THROWS_AS(a->observe("host:7", [](const memory_change&) {}), error);
+}
