@@ -9,6 +9,7 @@
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 namespace tropilla {
@@ -22,6 +23,12 @@ struct entry {
   tracer::clock::time_point begin, end;
 };
 
+struct counter_entry {
+  std::string name;
+  std::vector<std::pair<std::string, std::int64_t>> values;
+  tracer::clock::time_point at;
+};
+
 } // namespace
 
 struct tracer::impl {
@@ -29,6 +36,7 @@ struct tracer::impl {
   clock::time_point origin = clock::now();
   std::vector<std::string> tracks;
   std::vector<entry> entries;
+  std::vector<counter_entry> counters;
 };
 
 tracer::tracer() : impl_(std::make_unique<impl>()) {}
@@ -50,9 +58,18 @@ void tracer::record(track on, std::string_view name, clock::time_point begin, cl
   impl_->entries.push_back(std::move(e));
 }
 
+void tracer::counter(std::string_view name, clock::time_point at, std::span<const series> values) {
+  counter_entry e{std::string(name), {}, at};
+  e.values.reserve(values.size());
+  for (const auto& s : values)
+    e.values.emplace_back(s.name, s.value);
+  const std::lock_guard lock(impl_->mutex);
+  impl_->counters.push_back(std::move(e));
+}
+
 std::size_t tracer::events() const {
   const std::lock_guard lock(impl_->mutex);
-  return impl_->entries.size();
+  return impl_->entries.size() + impl_->counters.size();
 }
 
 void tracer::write(const std::filesystem::path& path) const {
@@ -78,6 +95,12 @@ void tracer::write(const std::filesystem::path& path) const {
     if (!e.argument.empty())
       event["args"] = {{e.argument, e.value}};
     events.push_back(std::move(event));
+  }
+  for (const auto& c : impl_->counters) {
+    auto values = nlohmann::json::object();
+    for (const auto& [name, value] : c.values)
+      values[name] = value;
+    events.push_back({{"ph", "C"}, {"pid", 1}, {"name", c.name}, {"ts", micros(c.at)}, {"args", std::move(values)}});
   }
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out << nlohmann::json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() << '\n';

@@ -1,6 +1,7 @@
 /// Records what happened when, as a Chrome/Perfetto trace: one track per actor and stream.
 ///
-/// Format: the Trace Event Format's JSON object form, complete events ("ph": "X") in microseconds.
+/// Format: the Trace Event Format's JSON object form, complete events ("ph": "X") and counters ("ph": "C") in
+/// microseconds.
 #pragma once
 
 #include <chrono>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -30,6 +32,16 @@ public:
   void record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
               std::string_view argument = {}, std::int64_t value = 0);
 
+  /// One of the values that a counter has at a time.
+  struct series {
+    std::string_view name;
+    std::int64_t value = 0;
+  };
+  /// The values of a counter ("memory host:0") from `at` on: Perfetto draws a graph for each series of it. Counters
+  /// have no track.
+  void counter(std::string_view name, clock::time_point at, std::span<const series> values);
+
+  /// Recorded so far, counters included.
   [[nodiscard]] std::size_t events() const;
   /// Throws `error` (io_error).
   void write(const std::filesystem::path& path) const;

@@ -45,6 +45,28 @@ TEST_CASE("a trace has a named row per actor or stream and complete events in mi
   CHECK(first->at("args").at("rows") == 7);
 }
 
+TEST_CASE("a counter has its values at each time, by series") {
+  tracer t;
+  const auto at = tracer::clock::now();
+  const tracer::series first[] = {{"weights", 5}, {"KV pages", 7}}, second[] = {{"weights", 0}};
+  t.counter("memory \"a\"", at, first);
+  t.counter("memory \"a\"", at + std::chrono::microseconds(250), second);
+  CHECK(t.events() == 2);
+
+  const auto path = testing::scratch() / "counter-trace.json";
+  t.write(path);
+  const auto json = nlohmann::json::parse(std::ifstream(path));
+  std::vector<nlohmann::json> counters;
+  for (const auto& e : json.at("traceEvents"))
+    if (e.at("ph") == "C")
+      counters.push_back(e);
+  REQUIRE(counters.size() == 2);
+  CHECK(counters[0].at("name") == "memory \"a\"");
+  CHECK(counters[0].at("args") == nlohmann::json{{"weights", 5}, {"KV pages", 7}});
+  CHECK(counters[1].at("args") == nlohmann::json{{"weights", 0}});
+  CHECK(counters[1].at("ts").get<double>() - counters[0].at("ts").get<double>() == Approx(250));
+}
+
 TEST_CASE("a trace that can't be written says so") {
   tracer t;
   CHECK_THROWS_AS(t.write("/nonexistent-folder/trace.json"), error);
