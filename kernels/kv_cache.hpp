@@ -31,6 +31,8 @@ inline constexpr std::size_t kv_page_tokens = 32;
 
 /// A page of the KV cache; every device of a run has pages under the same numbers.
 using page_number = std::uint32_t;
+/// Consecutive pages whose memory comes and goes together: extent `e` has the pages from `e * extent_pages` on.
+using extent_number = std::uint32_t;
 
 /// Keys and values to copy before a step: `to` is about to be written behind what it shares with `from`.
 struct page_copy {

@@ -19,9 +19,15 @@ batcher::clock::time_point after(batcher::clock::time_point from, double wait) {
 
 } // namespace
 
-batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log, page_commit commit)
-    : tokenizer_(tok), shape_(shape), max_waiting_(max_waiting), log_(std::move(log)),
-      pages_(kv_pages_for(shape.kv_tokens), std::move(commit)) {}
+batcher::batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log, kv_memory memory)
+    : tokenizer_(tok), shape_(shape), max_waiting_(max_waiting), log_(std::move(log)), memory_(std::move(memory)),
+      pages_(kv_pages_for(shape.kv_tokens), memory_.extent_pages) {
+  if (memory_.page_bytes.empty())
+    return;
+  table_ = std::make_shared<kv_page_table>();
+  table_->extents.resize(pages_.extents());
+  table_->starts.assign(memory_.page_bytes.size(), std::vector<std::byte*>(pages_.size()));
+}
 
 batcher::~batcher() {
   for (const auto& [id, r] : requests_)
@@ -59,8 +65,10 @@ void batcher::cancel(request_id id, clock::time_point now) {
     return;
   const auto r = it->second;
   r->cancelled = true;
-  if (!busy_with(*r))
-    end_request(r, now);
+  if (busy_with(*r))
+    return;
+  end_request(r, now);
+  give_back_empty();
 }
 
 void batcher::fail_all(const error& why) {
@@ -81,8 +89,11 @@ void batcher::fail_all(const error& why) {
   computing_.reset();
   done_.reset();
   scored_unread_.reset();
+  drop_table(last_step_);
+  step_asked_ = loan_asked_ = waits_for_pages_ = false;
   pages_.clear(); // a step may have been half done
   void_loans();
+  give_back_empty();
 }
 
 /// Whether the request's pages or logits are in use.
@@ -140,15 +151,27 @@ std::optional<batcher::clock::time_point> batcher::next_timeout() const {
 
 // -- pages -----------------------------------------------------------------------------------------------------------
 
-/// Admits the sequences that go first, as long as there are pages for their tokens and one for each active sequence to
-/// grow on.
-void batcher::admit(clock::time_point now) {
-  while (!waiting_.empty() && active_.size() < shape_.sequences) {
+/// The tokens whose keys and values may be found when a sequence is admitted: the last token is always computed, since
+/// its logits are wanted.
+std::span<const token_id> batcher::findable(const sequence& s) {
+  return {s.tokens.data(), s.scored() ? 0 : s.tokens.size() - 1};
+}
+
+/// Whether there are pages for its tokens, and one for each active sequence to grow on. The first one is always
+/// admitted, unless others must leave.
+bool batcher::can_admit(const sequence& s, const kv_pages::beginning& found, std::size_t active,
+                        std::size_t available) const {
+  if (!within_page_limit() && (by_force_ || active > 0))
+    return false;
+  const std::size_t wanted = kv_pages_for(std::min(s.tokens.size() + 1, shape_.context)) - found.pages;
+  return active == 0 || wanted + found.idle_pages + active <= available;
+}
+
+/// Admits the sequences that go first, `count` at most.
+void batcher::admit(std::size_t count, clock::time_point now) {
+  for (; count > 0 && !waiting_.empty(); --count) {
     const auto s = *waiting_.begin();
-    const std::span<const token_id> known(s->tokens.data(), s->scored() ? 0 : s->tokens.size() - 1);
-    const auto found = pages_.matching(known);
-    const std::size_t wanted = kv_pages_for(std::min(s->tokens.size() + 1, shape_.context)) - found.pages;
-    if (!active_.empty() && wanted + found.idle_pages + active_.size() > pages_.available())
+    if (!can_admit(*s, pages_.matching(findable(*s)), active_.size(), pages_.available()))
       return;
     waiting_.erase(waiting_.begin());
     activate(s, now);
@@ -157,9 +180,9 @@ void batcher::admit(clock::time_point now) {
 
 void batcher::activate(const sequence_ptr& s, clock::time_point now) {
   auto& r = *s->shared;
-  if (!s->scored()) { // the last token is always computed: its logits are wanted
+  if (!s->scored()) {
     std::optional<page_copy> copy;
-    s->path = pages_.find({s->tokens.data(), s->tokens.size() - 1}, copy);
+    s->path = pages_.find(findable(*s), copy);
     if (copy)
       copies_.push_back(*copy);
   }
@@ -177,6 +200,7 @@ void batcher::deactivate(const sequence_ptr& s) {
     return;
   pages_.release(s->path);
   active_.erase(std::ranges::find(active_, s));
+  waits_for_pages_ = false;
 }
 
 /// Takes a sequence's pages away; what is on them is found again if they are not needed meanwhile.
@@ -187,10 +211,17 @@ void batcher::preempt(const sequence_ptr& s) {
   waiting_.insert(s);
 }
 
-/// As `preempt`, except for the only active sequence: where there is no memory for a page, it would wait for ever.
+/// As `preempt`, except for the only active sequence, which would come back and stand where it stands. It waits where
+/// the limit is against another page, or where memory was refused before others left; it fails where memory is refused
+/// to it alone.
 void batcher::preempt_or_fail(const sequence_ptr& s) {
-  if (active_.size() > 1 || !pages_.refusal())
+  const bool refused = pages_.refusal().has_value();
+  if (active_.size() > 1 || (!refused && pages_.limit() == pages_.extents()))
     return preempt(s);
+  if (!refused || !tried_again_) {
+    waits_for_pages_ = true;
+    return;
+  }
   s->shared->failure =
       error(errc::over_budget, fmt::format("there is no memory for another KV page: {}; end what holds "
                                            "the rest, or ask for less",
@@ -224,24 +255,41 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   settle_endings(now);
   if (computing_ || done_ || scored_unread_)
     return nullptr;
+  keep_page_limit();
   const auto failed = [](const auto& r) { return r.second->failure.has_value(); };
   for (;;) {
+    waits_for_pages_ = false;
+    if (!unanswered_.empty())
+      return nullptr;
     const bool short_of_memory = pages_.refusal().has_value();
-    if (active_.size() <= 1)
-      pages_.try_again();
-    if (active_.empty() || !short_of_memory) // a waiting sequence would take what the active one needs
-      admit(now);
-    while (!computing_ && !active_.empty()) {
+    if (!step_asked_) {
+      tried_again_ = active_.size() <= 1;
+      if (tried_again_)
+        pages_.try_again();
+    }
+    const bool admits = active_.empty() || !short_of_memory; // a waiting sequence would take what the active one needs
+    const auto needs = needs_of_next_step(admits);
+    step_asked_ = wait_for_extents(needs.pages);
+    if (step_asked_)
+      return nullptr;
+    admit(needs.admissions, now);
+    while (!computing_ && !active_.empty() && !waits_for_pages_) {
       computing_ = compose();
       if (!computing_ && !active_.empty()) // no prompt has a page for its next token
         preempt_or_fail(sequence_ptr(active_.back()));
     }
+    if (waits_for_pages_ && pages_.refusal()) // there may be memory for a single sequence
+      continue;
     if (computing_ || std::ranges::none_of(requests_, failed))
       break;
     settle_endings(now); // of those that found no memory
   }
-  if (computing_)
-    computing_->copies = copies_;
+  if (!computing_) {
+    give_back_empty();
+    return nullptr;
+  }
+  computing_->copies = copies_;
+  computing_->table = table_;
   return computing_;
 }
 
@@ -362,7 +410,9 @@ void batcher::end_step(clock::time_point now) {
   in_step_.clear();
   draws_.clear();
   done_.reset();
+  drop_table(last_step_);
   settle_endings(now);
+  give_back_empty();
 }
 
 void batcher::step_failed(const error& why, clock::time_point now) {
@@ -395,6 +445,7 @@ void batcher::logits_consumed(request_id id, clock::time_point now) {
   const auto it = requests_.find(id);
   if (it != requests_.end() && it->second->outputs.front()->uncomputed_tokens() == 0)
     finish(it->second->outputs.front(), {}, finish_reason::stop, now);
+  give_back_empty();
 }
 
 // -- tokens ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@
 /// steps of the others. A sequence is admitted when there are pages for its tokens; when pages run out, the sequence
 /// that would be served last gives up its own and is computed again later.
 ///
+/// The memory of KV pages comes and goes in extents: before it composes a step, the batcher asks for the extents that
+/// the step lacks, and composes when all are answered; those on which nothing is go back.
+///
 /// The batcher knows no actors and no devices: it is told what happened and says what to do. One thread at a time.
 #pragma once
 
@@ -18,6 +21,8 @@
 #include <map>
 #include <set>
 #include <span>
+#include <string>
+#include <utility>
 
 namespace tropilla {
 
@@ -34,19 +39,25 @@ struct drawn_token {
 
 /// KV pages that a client outside the batcher holds.
 struct page_loan {
-  std::vector<page_number> pages; ///< in order of position
-  std::size_t tokens = 0;         ///< that are, or will be, on them
+  std::vector<page_number> pages;               ///< in order of position
+  std::size_t tokens = 0;                       ///< that are, or will be, on them
+  std::shared_ptr<const kv_page_table> table{}; ///< where these pages lie; null in tests without memory
+};
+
+/// How the memory of KV pages is cut.
+struct kv_memory {
+  std::size_t extent_pages = 1;
+  /// By device: bytes from one page's start to the next one's. Empty in tests without memory.
+  std::vector<std::size_t> page_bytes{};
 };
 
 class batcher {
 public:
   using clock = sequence::clock;
 
-  /// `max_waiting`: requests in the queue, beyond which new ones are refused. `commit`: asked before a KV page is
-  /// written to for the first time. Where it refuses, the batcher goes on with the pages that were written to before,
-  /// as if there were no others; a request that needs more of them than that, alone, fails with over_budget.
+  /// `max_waiting`: requests in the queue, beyond which new ones are refused.
   batcher(const tokenizer& tok, const run_shape& shape, std::size_t max_waiting, logger log = {},
-          page_commit commit = {});
+          kv_memory memory = {});
   ~batcher();
 
   /// @pre checked by `check_request`. Throws `error` (busy) when the queue is full.
@@ -56,9 +67,9 @@ public:
   /// Fails all requests.
   void fail_all(const error& why);
 
-  /// The next step. Null when there is nothing to compute now, when a scored client has not read the logits of the last
-  /// step, or when a step is in flight: until `step_done` and, where there are tokens to draw, `drawn`, or until
-  /// `step_failed`. May be computed more than once: the same bits result.
+  /// The next step. Null when there is nothing to compute now, when extents are asked for and not answered, when a
+  /// scored client has not read the logits of the last step, or when a step is in flight: until `step_done` and, where
+  /// there are tokens to draw, `drawn`, or until `step_failed`. May be computed more than once: the same bits result.
   [[nodiscard]] std::shared_ptr<const step> next_step(clock::time_point now);
   /// The step that is in flight and not computed, for the scheduler that takes over from one that ended; or null.
   [[nodiscard]] std::shared_ptr<const step> step_in_flight() const noexcept { return computing_; }
@@ -77,14 +88,61 @@ public:
   /// of the loan's tokens stay as they are, and any thread may read them. Asked again by the same borrower, it answers
   /// the same.
   [[nodiscard]] page_loan lend(request_id borrower, std::span<const token_id> tokens);
-  /// Lends pages on which nothing is, for the borrower to fill. Throws `error`: context_full when there never can be so
-  /// many, busy when there are too few now, over_budget when there is no memory for them.
+  /// Asks for the extents that `lend_empty` of so many tokens lacks. True: some are not answered yet; it is to be
+  /// called again when they are. False: `lend_empty` can do no better than now.
+  [[nodiscard]] bool wait_for_loan(std::size_t tokens);
+  /// Lends pages on which nothing is, for the borrower to fill, of the extents that are held. Throws `error`:
+  /// context_full when there never can be so many, busy when there are too few now, over_budget when there is no memory
+  /// for them.
   [[nodiscard]] page_loan lend_empty(request_id borrower, std::size_t tokens);
   /// Takes the pages of `lend_empty` back with keys and values of `tokens`: prompts that begin with them find them from
   /// now on. Ends the loan. False: it was void, and nothing is to be found.
   [[nodiscard]] bool take_filled(request_id borrower, std::span<const token_id> tokens);
   /// Ends a loan. False: it was void (everything was forgotten meanwhile), and what was read is worth nothing.
   bool give_back(request_id borrower);
+
+  // -- memory of KV pages ----
+
+  /// Extents to ask memory for. Each is answered once, by `extent_granted` or `extent_refused`; an answer to what is
+  /// not asked for is ignored.
+  [[nodiscard]] std::vector<extent_number> take_wanted_extents() noexcept { return std::exchange(wanted_, {}); }
+  /// `memory`: by device. Tests without memory pass none.
+  void extent_granted(extent_number e, std::vector<lease> memory);
+  /// There is no memory for it: the batcher goes on with the extents that are held, as if there were no others, and
+  /// asks again when at most one sequence is active. A request that needs more, alone, fails with over_budget.
+  void extent_refused(extent_number e, std::string why);
+  /// Answers are lost, because a scheduler ended: what is asked for and not answered is wanted again.
+  void extents_lost();
+
+  /// Sets how many pages may have memory, in whole extents; all at first. Above a lower limit, the batcher hands out no
+  /// more extents, admits no sequence beside others, and gives up, between steps, what is cached. `by_force`: it also
+  /// preempts sequences, those that are served last first, until it is within the limit.
+  void set_page_limit(std::size_t pages, bool by_force = false);
+  /// Whether the extents that are held and asked for are within the limit.
+  [[nodiscard]] bool within_page_limit() const noexcept { return pages_.held() + pages_.asked() <= pages_.limit(); }
+  /// Whether the only active sequence waits for a higher limit: it has no page for its next token, and memory was not
+  /// refused.
+  [[nodiscard]] bool wants_pages() const noexcept { return waits_for_pages_; }
+  /// The limit can't rise: the sequence that waits for it fails with `why` at the next `next_step`.
+  void no_more_pages(const error& why);
+  /// Entry n-1: the pages that the first n sequences need to run for `horizon` more tokens each, the first of them for
+  /// `first_horizon`; those that are active, then those that wait, as many as a step may have. Pages that they share
+  /// count once.
+  [[nodiscard]] std::vector<std::size_t> page_demand(std::size_t first_horizon, std::size_t horizon) const;
+  /// Pages that can't be given up without taking some from a sequence or a loan.
+  [[nodiscard]] std::size_t pages_held_by_use() const noexcept {
+    return pages_.extents_in_use() * pages_.extent_pages();
+  }
+  /// Pages that there may be.
+  [[nodiscard]] std::size_t pages() const noexcept { return pages_.size(); }
+  [[nodiscard]] std::size_t pages_of_context() const noexcept { return kv_pages_for(shape_.context); }
+  /// The pages of an extent: the last one may have fewer.
+  [[nodiscard]] std::size_t pages_of(extent_number e) const noexcept { return pages_.pages_of(e); }
+  /// Pages by which the limit would have to rise for `lend_empty` of so many tokens; 0 also where it never can.
+  [[nodiscard]] std::size_t pages_missing_for_loan(std::size_t tokens) const noexcept;
+  /// Gives up cached extents until so many bytes are given back, of the device whose pages have most. Returns how many
+  /// are.
+  std::size_t give_back_cached(std::size_t bytes);
 
   /// When `next_step` should be called at the latest, for a request's timeout.
   [[nodiscard]] std::optional<clock::time_point> next_timeout() const;
@@ -103,15 +161,29 @@ private:
     std::size_t tokens = 0;
     bool is_void = false;
   };
+  /// What the next step could use.
+  struct step_needs {
+    std::size_t pages = 0;      ///< that are free now
+    std::size_t admissions = 0; ///< of sequences that wait
+  };
   void void_loans();
   void settle_endings(clock::time_point now);
   [[nodiscard]] static bool busy_with(const shared_request& r);
   void end_request(const std::shared_ptr<shared_request>& r, clock::time_point now);
-  void admit(clock::time_point now);
+  [[nodiscard]] bool can_admit(const sequence& s, const kv_pages::beginning& found, std::size_t active,
+                               std::size_t available) const;
+  void admit(std::size_t count, clock::time_point now);
   void activate(const sequence_ptr& s, clock::time_point now);
   void deactivate(const sequence_ptr& s);
   void preempt(const sequence_ptr& s);
   void preempt_or_fail(const sequence_ptr& s);
+  [[nodiscard]] step_needs needs_of_next_step(bool admits) const;
+  [[nodiscard]] static std::span<const token_id> findable(const sequence& s);
+  [[nodiscard]] bool wait_for_extents(std::size_t pages);
+  void keep_page_limit();
+  void give_back_empty();
+  void given_up(std::span<const extent_number> extents);
+  [[nodiscard]] std::shared_ptr<const kv_page_table> table_of(std::span<const page_number> pages) const;
   [[nodiscard]] std::shared_ptr<step> compose();
   [[nodiscard]] std::shared_ptr<step> compose_scored(const sequence_ptr& s);
   [[nodiscard]] bool ensure_page(const sequence_ptr& s);
@@ -128,7 +200,16 @@ private:
   run_shape shape_;
   std::size_t max_waiting_;
   request_log log_;
+  kv_memory memory_;
   kv_pages pages_;
+  std::shared_ptr<kv_page_table> table_; ///< null in tests without memory
+  std::vector<extent_number> wanted_;    ///< asked for, and not taken
+  std::set<extent_number> unanswered_;   ///< asked for
+  bool step_asked_ = false;              ///< extents for the next step, which has not been composed since
+  bool loan_asked_ = false;              ///< extents for a loan, which has not been asked for again since
+  bool by_force_ = false;                ///< the limit
+  bool tried_again_ = false;             ///< to get memory that was refused, for the next step
+  bool waits_for_pages_ = false;         ///< the only active sequence
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
   std::vector<sequence_ptr> active_;        ///< in order

@@ -1,6 +1,8 @@
 // Keeps the tree of pages, its hash, and the order in which unused pages go.
 #include "src/schedule/kv_pages.hpp"
 
+#include "memory/rounding.hpp"
+
 #include <algorithm>
 #include <cassert>
 #include <utility>
@@ -21,23 +23,24 @@ std::size_t common_beginning(std::span<const token_id> a, std::span<const token_
 
 } // namespace
 
-kv_pages::kv_pages(std::size_t pages, page_commit commit)
-    : nodes_(pages), tokens_(pages * kv_page_tokens), uncommitted_(pages), commit_(std::move(commit)),
-      full_(pages, none) {
-  static_assert(sizeof(node) + kv_page_tokens * sizeof(token_id) + sizeof free_[0] + sizeof full_[0] <= bytes_per_page);
-  free_.reserve(pages);
+kv_pages::kv_pages(std::size_t pages, std::size_t extent_pages)
+    : extent_pages_(extent_pages), nodes_(pages), tokens_(pages * kv_page_tokens),
+      extents_(divide_up(pages, extent_pages)), limit_(extents_.size()), full_(pages, none) {
+  static_assert(sizeof(node) + kv_page_tokens * sizeof(token_id) + sizeof(extent) + sizeof full_[0] <= bytes_per_page);
   clear();
 }
 
 void kv_pages::clear() noexcept {
   std::ranges::fill(nodes_, node{});
   std::ranges::fill(full_, none);
-  free_.clear();
+  for (auto& e : extents_) {
+    e.used = e.idle = 0;
+    e.first_free = none;
+  }
   for (std::size_t n = nodes_.size(); n-- > 0;)
-    free_.push_back(static_cast<std::uint32_t>(n));
+    add_free(static_cast<std::uint32_t>(n));
   root_child_ = oldest_ = newest_ = none;
-  idle_count_ = 0;
-  uncommitted_ = nodes_.size(); // what is committed again is only looked at
+  used_count_ = idle_count_ = 0;
   refusal_.reset();
 }
 
@@ -126,9 +129,10 @@ void kv_pages::occupy(const path& p) {
     if (nodes_[n].uses++ > 0)
       continue;
     assert(nodes_[n].count == 0);
-    const auto place = std::ranges::find(free_, n);
-    uncommitted_ -= static_cast<std::size_t>(place - free_.begin()) < uncommitted_ ? 1 : 0;
-    free_.erase(place);
+    assert(extent_of(n).state == extent_state::held);
+    remove_free(n);
+    ++extent_of(n).used;
+    ++used_count_;
     link(n, none);
   }
 }
@@ -151,6 +155,9 @@ kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<pa
     unuse(close);
     return p;
   }
+  // Pages behind one that is unused may go with it, so the pages before the source are used, too.
+  for (auto before = parent; before != none; before = nodes_[before].parent)
+    use(before);
   link(fresh, parent);
   add_tokens(fresh, tokens_of(close).first(common));
   p.pages.push_back(fresh);
@@ -160,6 +167,14 @@ kv_pages::path kv_pages::find(std::span<const token_id> tokens, std::optional<pa
 }
 
 kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens) const {
+  return matching(tokens, nullptr);
+}
+
+kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens, std::vector<page_number>& found) const {
+  return matching(tokens, &found);
+}
+
+kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens, std::vector<page_number>* found) const {
   beginning out;
   std::uint32_t parent = none;
   while (tokens.size() - out.tokens >= kv_page_tokens) {
@@ -167,6 +182,8 @@ kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens) const {
     if (n == none)
       break;
     parent = n;
+    if (found != nullptr)
+      found->push_back(n);
     out.tokens += kv_page_tokens;
     ++out.pages;
     out.idle_pages += nodes_[n].uses == 0;
@@ -176,10 +193,10 @@ kv_pages::beginning kv_pages::matching(std::span<const token_id> tokens) const {
 }
 
 void kv_pages::copied(const page_copy& c) {
-  unuse(c.from);
-  for (auto p = nodes_[c.from].parent; p != none && nodes_[p].uses == 0; p = nodes_[p].parent) {
-    remove_idle(p); // parents go after their children
-    add_idle(p);
+  for (auto n = c.from; n != none;) {
+    const auto before = nodes_[n].parent; // the page may be forgotten here
+    unuse(n);
+    n = before;
   }
 }
 
@@ -235,38 +252,19 @@ void kv_pages::release(path& p) {
 }
 
 void kv_pages::spoil(page_number n) {
-  assert(nodes_[n].count < kv_page_tokens);
-  nodes_[n].count = 0;
-}
-
-/// Commits the free page that goes next, where nothing was written to it yet.
-bool kv_pages::commit_next() {
-  if (free_.size() > uncommitted_)
-    return true;
-  if (free_.empty() || refusal_)
-    return false;
-  if (commit_)
-    refusal_ = commit_(free_.back());
-  if (refusal_)
-    return false;
-  --uncommitted_;
-  return true;
-}
-
-std::uint32_t kv_pages::take() {
-  if (!commit_next() && oldest_ != none)
-    forget(oldest_);
-  if (free_.size() == uncommitted_)
-    return none;
-  const auto n = free_.back();
-  free_.pop_back();
-  nodes_[n].uses = 1;
-  return n;
+  auto& here = nodes_[n];
+  if (here.uses == 0 && here.count > 0)
+    return forget_all_behind(n);
+  assert(here.count < kv_page_tokens);
+  here.count = 0;
 }
 
 void kv_pages::use(std::uint32_t n) {
-  if (nodes_[n].uses++ == 0)
-    remove_idle(n);
+  if (nodes_[n].uses++ > 0)
+    return;
+  remove_idle(n);
+  ++extent_of(n).used;
+  ++used_count_;
 }
 
 void kv_pages::unuse(std::uint32_t n) {
@@ -274,6 +272,8 @@ void kv_pages::unuse(std::uint32_t n) {
   assert(here.uses > 0);
   if (--here.uses > 0)
     return;
+  --extent_of(n).used;
+  --used_count_;
   add_idle(n);
   if (here.count == 0)
     forget(n); // nothing to be found on it
@@ -304,7 +304,7 @@ void kv_pages::forget(std::uint32_t n) {
     nodes_[here.next_sibling].previous_sibling = here.previous_sibling;
   here.parent = here.next_sibling = here.previous_sibling = none;
   here.count = 0;
-  free_.push_back(n);
+  add_free(n);
 }
 
 void kv_pages::add_idle(std::uint32_t n) {
@@ -312,6 +312,7 @@ void kv_pages::add_idle(std::uint32_t n) {
   nodes_[n].newer = none;
   (newest_ == none ? oldest_ : nodes_[newest_].newer) = n;
   newest_ = n;
+  ++extent_of(n).idle;
   ++idle_count_;
 }
 
@@ -320,6 +321,7 @@ void kv_pages::remove_idle(std::uint32_t n) {
   (here.older == none ? oldest_ : nodes_[here.older].newer) = here.newer;
   (here.newer == none ? newest_ : nodes_[here.newer].older) = here.older;
   here.older = here.newer = none;
+  --extent_of(n).idle;
   --idle_count_;
 }
 

@@ -18,35 +18,57 @@ page_loan batcher::lend(request_id borrower, std::span<const token_id> tokens) {
       pages_.shorten(loan.path);
     loan.tokens = loan.path.tokens;
   }
-  return {loan.path.pages, loan.tokens};
+  return {loan.path.pages, loan.tokens, table_of(loan.path.pages)};
+}
+
+bool batcher::wait_for_loan(std::size_t tokens) {
+  if (!unanswered_.empty())
+    return true;
+  if (tokens > shape_.context) // never: `lend_empty` says so
+    return false;
+  if (!loan_asked_)
+    pages_.try_again();
+  // `lend_empty` refuses what is beyond `available`.
+  const bool possible = kv_pages_for(tokens) + active_.size() <= pages_.available();
+  loan_asked_ = possible && wait_for_extents(kv_pages_for(tokens));
+  return loan_asked_;
+}
+
+std::size_t batcher::pages_missing_for_loan(std::size_t tokens) const noexcept {
+  const std::size_t wanted = kv_pages_for(tokens) + active_.size();
+  const std::size_t available = pages_.free_held() + pages_.cached() + pages_.obtainable();
+  return tokens > shape_.context || kv_pages_for(tokens) > pages_.size() ? 0 : wanted - std::min(wanted, available);
 }
 
 page_loan batcher::lend_empty(request_id borrower, std::size_t tokens) {
   if (const auto it = loans_.find(borrower); it != loans_.end())
-    return {it->second.path.pages, it->second.tokens};
+    return {it->second.path.pages, it->second.tokens, table_of(it->second.path.pages)};
   const std::size_t wanted = kv_pages_for(tokens);
   if (tokens > shape_.context || wanted > pages_.size())
     throw error(
         errc::context_full,
         fmt::format("{} tokens do not fit the context of {}; open the model with a longer one", tokens, shape_.context),
         remedy::context);
-  pages_.try_again();
   // One page more for each active sequence to grow on, as when a sequence is admitted.
-  if (wanted + active_.size() > pages_.available())
+  if (wanted + active_.size() > pages_.free_held() + pages_.cached() + pages_.obtainable()) {
+    give_back_empty(); // that came for the loan
     throw error(errc::busy,
                 fmt::format("{} tokens need {} KV pages, and {} of {} are in use; end a reply, or open the "
                             "model with more",
                             tokens, wanted, pages_.in_use(), pages_.size()),
                 remedy::kv_tokens);
+  }
   open_loan loan;
   loan.tokens = tokens;
   while (loan.path.pages.size() < wanted)
     if (!pages_.extend(loan.path)) {
       pages_.release(loan.path);
+      give_back_empty();
       throw error(errc::over_budget, fmt::format("there is no memory for the KV pages of {} tokens: {}", tokens,
                                                  pages_.refusal().value_or("all are in use")));
     }
-  return {loans_.emplace(borrower, std::move(loan)).first->second.path.pages, tokens};
+  const auto& lent = loans_.emplace(borrower, std::move(loan)).first->second.path.pages;
+  return {lent, tokens, table_of(lent)};
 }
 
 bool batcher::take_filled(request_id borrower, std::span<const token_id> tokens) {
@@ -66,6 +88,7 @@ bool batcher::give_back(request_id borrower) {
   const bool valid = !it->second.is_void;
   pages_.release(it->second.path);
   loans_.erase(it);
+  give_back_empty();
   return valid;
 }
 

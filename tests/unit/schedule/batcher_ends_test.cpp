@@ -12,7 +12,7 @@ TEST_CASE("cancelling ends a queued request at once and an active one after its 
   table_top t;
   const auto active = t.submit(1, 40);
   const auto queued = t.submit(2, 4);
-  REQUIRE(t.batching.next_step(t.now));
+  REQUIRE(t.next_step());
   t.batching.cancel(2, t.now);
   REQUIRE(queued->end);
   CHECK(queued->end->finish == finish_reason::cancelled);
@@ -90,7 +90,7 @@ TEST_CASE("a failed step fails its requests, and what follows starts from pages 
   table_top t;
   const auto bad = t.submit(1, 10);
   const auto good = t.submit(2, 10);
-  REQUIRE(t.batching.next_step(t.now));
+  REQUIRE(t.next_step());
   t.batching.step_failed(error(errc::io_error, "the disk is gone"), t.now);
   REQUIRE(bad->failure);
   CHECK(bad->failure->code() == errc::io_error);
@@ -157,7 +157,7 @@ TEST_CASE("when all fails, everybody is told") {
   table_top t;
   const auto a = t.submit(1, 10);
   const auto b = t.submit(2, 10);
-  REQUIRE(t.batching.next_step(t.now));
+  REQUIRE(t.next_step());
   t.batching.fail_all(error(errc::device_failed, "compute ended"));
   CHECK(a->failure);
   CHECK(b->failure);

@@ -16,6 +16,14 @@ std::vector<token_id> numbers(std::size_t n, token_id first = 0) {
   return out;
 }
 
+/// Pages whose extents are all held.
+kv_pages all_held(std::size_t pages, std::size_t extent_pages = 1) {
+  kv_pages out(pages, extent_pages);
+  for (const auto e : out.choose_extents(pages))
+    out.extent_granted(e);
+  return out;
+}
+
 kv_pages::path computed(kv_pages& pages, const std::vector<token_id>& tokens) {
   std::optional<page_copy> copy;
   auto p = pages.find(tokens, copy);
@@ -30,7 +38,7 @@ kv_pages::path computed(kv_pages& pages, const std::vector<token_id>& tokens) {
 } // namespace
 
 TEST_CASE("sequences that begin alike share their full pages, and a copy of the partial one") {
-  kv_pages pages(8);
+  auto pages = all_held(8);
   auto a = computed(pages, numbers(80)); // 32 + 32 + 16
   CHECK(pages.in_use() == 3);
   auto longer = numbers(76);
@@ -52,7 +60,7 @@ TEST_CASE("sequences that begin alike share their full pages, and a copy of the 
 }
 
 TEST_CASE("a partial page that nobody uses is taken over and goes on") {
-  kv_pages pages(4);
+  auto pages = all_held(4);
   auto a = computed(pages, numbers(40));
   const auto last = a.pages[1];
   pages.release(a);
@@ -68,7 +76,7 @@ TEST_CASE("a partial page that nobody uses is taken over and goes on") {
 }
 
 TEST_CASE("pages that are computed twice at the same time become one") {
-  kv_pages pages(8);
+  auto pages = all_held(8);
   std::optional<page_copy> none;
   auto a = pages.find(numbers(100), none), b = pages.find(numbers(100), none);
   for (int i = 0; i < 4; ++i) {
@@ -89,7 +97,7 @@ TEST_CASE("pages that are computed twice at the same time become one") {
 }
 
 TEST_CASE("the longest unused page goes first, and never one in use or one with children") {
-  kv_pages pages(4);
+  auto pages = all_held(4);
   auto a = computed(pages, numbers(64));
   pages.release(a);
   auto b = computed(pages, numbers(64, 1000));
@@ -110,7 +118,7 @@ TEST_CASE("the longest unused page goes first, and never one in use or one with 
 TEST_CASE("whatever sequences do, what is found is what was appended, and every use comes back") {
   // The model: what each page would hold, written as a device would write it.
   std::mt19937 random(11);
-  kv_pages pages(24);
+  auto pages = all_held(24);
   std::vector<std::vector<token_id>> contents(24);
   struct user {
     std::vector<token_id> tokens;

@@ -47,8 +47,23 @@ struct table_top {
     batching->submit(std::move(r));
     return sink;
   }
+  bool answer() {
+    const auto wanted = batching->take_wanted_extents();
+    for (const auto e : wanted)
+      batching->extent_granted(e, {});
+    return !wanted.empty();
+  }
+  std::shared_ptr<const tropilla::step> next_step() {
+    auto next = batching->next_step(now);
+    return next || !answer() ? next : next_step();
+  }
+  page_loan lend_empty(request_id borrower, std::size_t tokens) {
+    while (batching->wait_for_loan(tokens))
+      REQUIRE(answer());
+    return batching->lend_empty(borrower, tokens);
+  }
   bool step() {
-    if (!batching->next_step(now))
+    if (!next_step())
       return false;
     const auto& jobs = batching->step_done({}, {}, now);
     const std::vector<drawn_token> drawn(jobs.size(), drawn_token{65, {}});
@@ -71,7 +86,9 @@ struct table_top {
 } // namespace
 
 TEST_CASE("a path that is looked up shares partial pages without a copy, and is given back whole") {
-  kv_pages pages(4);
+  kv_pages pages(4, 4);
+  for (const auto e : pages.choose_extents(4))
+    pages.extent_granted(e);
   std::optional<page_copy> copy;
   auto writer = pages.find(numbers(50), copy);
   REQUIRE((pages.extend(writer) && pages.extend(writer)));
@@ -122,7 +139,7 @@ TEST_CASE("a page that a step has yet to copy is not lent") {
   two.push_back(301);
   t.submit(2, one, 5);
   t.submit(3, two, 5);
-  const auto step = t.batching->next_step(t.now);
+  const auto step = t.next_step();
   REQUIRE(step);
   REQUIRE_FALSE(step->copies.empty());
   const auto loan = t.batching->lend(100, numbers(40));
@@ -133,13 +150,13 @@ TEST_CASE("a page that a step has yet to copy is not lent") {
 
 TEST_CASE("filled pages are found by sequences that begin alike") {
   table_top t;
-  const auto loan = t.batching->lend_empty(100, 70);
+  const auto loan = t.lend_empty(100, 70);
   CHECK(loan.pages.size() == 3);
-  CHECK(t.batching->lend_empty(100, 70).pages == loan.pages);
+  CHECK(t.lend_empty(100, 70).pages == loan.pages);
   CHECK(t.batching->take_filled(100, numbers(70)));
   CHECK(t.batching->usage().pages_in_use == 0);
   const auto sink = t.submit(1, numbers(90));
-  const auto step = t.batching->next_step(t.now);
+  const auto step = t.next_step();
   REQUIRE(step);
   CHECK(step->ids.size() == 20);
   CHECK(std::vector(step->pages.begin(), step->pages.end()) == loan.pages);
@@ -149,7 +166,7 @@ TEST_CASE("pages that are restored where they are already become one with them")
   table_top t;
   t.submit(1, numbers(70));
   t.run();
-  (void)t.batching->lend_empty(100, 70);
+  (void)t.lend_empty(100, 70);
   CHECK(t.batching->take_filled(100, numbers(70)));
   CHECK(t.batching->lend(101, numbers(70)).tokens == 70);
   CHECK(t.batching->give_back(101));
@@ -158,10 +175,10 @@ TEST_CASE("pages that are restored where they are already become one with them")
 
 TEST_CASE("a loan that is too large is refused, and one that is not filled leaves nothing to be found") {
   table_top t;
-  CHECK_THROWS_WITH(t.batching->lend_empty(100, 129), Catch::Contains("context of 128"));
-  (void)t.batching->lend_empty(100, 128);
-  (void)t.batching->lend_empty(101, 96);
-  CHECK_THROWS_WITH(t.batching->lend_empty(102, 64), Catch::Contains("7 of 8 are in use"));
+  CHECK_THROWS_WITH(t.lend_empty(100, 129), Catch::Contains("context of 128"));
+  (void)t.lend_empty(100, 128);
+  (void)t.lend_empty(101, 96);
+  CHECK_THROWS_WITH(t.lend_empty(102, 64), Catch::Contains("7 of 8 are in use"));
   CHECK_FALSE(t.batching->take_filled(101, numbers(3)));
   CHECK(t.batching->give_back(100));
   CHECK(t.batching->usage().pages_in_use == 0);
@@ -171,8 +188,8 @@ TEST_CASE("a loan that is too large is refused, and one that is not filled leave
 
 TEST_CASE("requests wait while everything is lent, and go on afterwards") {
   table_top t;
-  (void)t.batching->lend_empty(100, 128);
-  (void)t.batching->lend_empty(101, 128);
+  (void)t.lend_empty(100, 128);
+  (void)t.lend_empty(101, 128);
   const auto sink = t.submit(1, numbers(40), 3);
   t.run();
   CHECK_FALSE(sink->end);
@@ -186,12 +203,12 @@ TEST_CASE("when everything fails, loans are void, and nobody gets their pages be
   t.submit(1, numbers(40));
   t.run();
   const auto read = t.batching->lend(100, numbers(40)), read_too = t.batching->lend(102, numbers(40));
-  const auto filled = t.batching->lend_empty(101, 64);
+  const auto filled = t.lend_empty(101, 64);
   t.batching->fail_all(error(errc::device_failed, "a test fails everything"));
   CHECK(t.batching->usage().pages_in_use == 4);
   for (request_id id = 2; id < 6; ++id) {
     const auto sink = t.submit(id, numbers(60, static_cast<token_id>(id)), 20);
-    while (const auto step = t.batching->next_step(t.now)) {
+    while (const auto step = t.next_step()) {
       for (const auto page : step->pages)
         for (const auto* loan : {&read, &filled})
           CHECK(std::ranges::find(loan->pages, page) == loan->pages.end());
@@ -206,5 +223,5 @@ TEST_CASE("when everything fails, loans are void, and nobody gets their pages be
   CHECK(t.batching->usage().pages_in_use == 0);
   CHECK(t.batching->lend(103, numbers(64)).tokens == 0);
   CHECK(t.batching->give_back(103));
-  CHECK_NOTHROW(t.batching->lend_empty(104, 128));
+  CHECK_NOTHROW(t.lend_empty(104, 128));
 }

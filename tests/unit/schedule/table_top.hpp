@@ -1,12 +1,16 @@
 /// A batcher that is driven by hand: no device, no actors, and a clock that a test moves.
 #pragma once
 
+#include "memory/arbiter.hpp"
 #include "src/schedule/batcher.hpp"
 #include "tests/support/tiny_model.hpp"
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <catch2/catch.hpp>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -64,11 +68,33 @@ inline run_shape shape_of(std::size_t context, std::size_t max_batch_tokens, std
   return s;
 }
 
+/// A device that has memory for so many KV pages, and nothing behind its addresses.
+struct page_memory {
+  static constexpr std::size_t page_bytes = 64;
+
+  explicit page_memory(std::size_t pages) : most(pages * page_bytes) {
+    arbiter->add_device("host:0", std::bit_cast<std::byte*>(std::uintptr_t{1} << 20), most, most, page_bytes);
+  }
+  [[nodiscard]] lease take(std::size_t pages) {
+    return std::get<lease>(arbiter->try_acquire({"host:0", pages * page_bytes, purpose::kv}));
+  }
+  /// Pages whose memory has a holder.
+  [[nodiscard]] std::size_t taken() const { return arbiter->usage("host:0").in_use / page_bytes; }
+
+  std::size_t most;
+  std::shared_ptr<memory_arbiter> arbiter = memory_arbiter::make();
+};
+
+/// Why an extent has no memory; empty: it has.
+using extent_refusal = std::function<std::optional<std::string>(extent_number)>;
+
 /// A batcher with a device made of vectors, and a clock that it moves by hand.
 struct table_top {
   explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t max_waiting = 1000,
-                     page_commit commit = {})
-      : shape(s), batching(tok, shape, max_waiting, {}, std::move(commit)), pages(s.kv_tokens / kv_page_tokens) {}
+                     extent_refusal refuses = {}, std::size_t pages_of_extent = 1)
+      : shape(s), extent_pages(pages_of_extent), refuse(std::move(refuses)), memory(s.kv_tokens / kv_page_tokens),
+        batching(tok, shape, max_waiting, {}, {extent_pages, {page_memory::page_bytes}}),
+        pages(s.kv_tokens / kv_page_tokens) {}
 
   std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
                                          bool score = false) {
@@ -96,8 +122,14 @@ struct table_top {
 
   /// Computes a step as a device does: copies, then tokens, then what the model says behind those that want logits.
   void compute(const tropilla::step& one) {
-    for (const auto& c : one.copies)
+    REQUIRE(one.table);
+    for (const auto page : one.pages)
+      REQUIRE(one.table->starts.front().at(page) != nullptr);
+    for (const auto& c : one.copies) {
+      REQUIRE(one.table->starts.front().at(c.from) != nullptr);
+      REQUIRE(one.table->starts.front().at(c.to) != nullptr);
       pages[c.to] = pages[c.from];
+    }
     said.clear();
     auto page = one.pages.begin();
     for (const auto& rows : one.sequences) {
@@ -119,9 +151,43 @@ struct table_top {
     CHECK(one.logit_rows.size() <= shape.logit_rows);
   }
 
+  void answer(extent_number e) {
+    const auto first = e * extent_pages;
+    if (auto why = refuse ? refuse(e) : std::nullopt)
+      batching.extent_refused(e, std::move(*why));
+    else
+      batching.extent_granted(e, {memory.take(std::min(extent_pages, pages.size() - first))});
+  }
+  /// Answers what is wanted. False: nothing was.
+  bool answer_all() {
+    const auto wanted = batching.take_wanted_extents();
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      CHECK(batching.next_step(now) == nullptr); // nothing is computed before the last answer
+      CHECK(batching.take_wanted_extents().empty());
+      answer(wanted[i]);
+    }
+    return !wanted.empty();
+  }
+  /// The next step, after all answers that it waits for.
+  std::shared_ptr<const tropilla::step> next_step() {
+    for (int rounds = 0; rounds < 1000; ++rounds) {
+      auto next = batching.next_step(now);
+      if (next || !answer_all())
+        return next;
+    }
+    FAIL("the batcher asks and never goes on");
+    return nullptr;
+  }
+  page_loan lend_empty(request_id borrower, std::size_t count) {
+    while (batching.wait_for_loan(count))
+      REQUIRE(answer_all());
+    return batching.lend_empty(borrower, count);
+  }
+
   /// One step: its tokens, 0 when there is none. The clock moves by a second. Tokens are still to be drawn.
   std::size_t step() {
-    in_flight = batching.next_step(now);
+    in_flight.reset(); // it may hold the memory of extents that went back
+    in_flight = next_step();
     if (!in_flight)
       return 0;
     compute(*in_flight);
@@ -148,6 +214,9 @@ struct table_top {
   gguf_file file = gguf_file::open(testing::tiny_model());
   tokenizer tok{file};
   run_shape shape;
+  std::size_t extent_pages;
+  extent_refusal refuse;
+  page_memory memory;
   batcher batching;
   std::vector<std::array<token_id, kv_page_tokens>> pages;
   batcher::clock::time_point now{};
