@@ -263,6 +263,10 @@ std::size_t kv_page_bytes(const llama_layout& layout, kv_type type) {
   return (layout.range.last - layout.range.first) * kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
 }
 
+std::size_t kv_page_stride(const llama_layout& layout, kv_type type) {
+  return to_group_alignment(kv_page_bytes(layout, type));
+}
+
 plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                            std::size_t staging_bytes) {
   plan_input in;

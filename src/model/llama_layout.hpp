@@ -139,8 +139,11 @@ struct activation_kinds_of_model {
 
 /// Bytes of one KV page, all of the device's layers.
 [[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout, kv_type type);
+/// Bytes from the beginning of a page to that of the next.
+[[nodiscard]] std::size_t kv_page_stride(const llama_layout& layout, kv_type type);
 
-/// Everything that `make_plan` needs for a run on one device, except its budget. `staging_bytes` is the loader's.
+/// Everything that `make_plan` needs for a run on one device, except its budget, with all KV pages that the shape may
+/// have. `staging_bytes` is the loader's.
 /// Layers and tiles of the head may be streamed; the rest stays. Blocks begin at multiples of `group_alignment`.
 [[nodiscard]] plan_input make_plan_input(const llama_layout& layout, const run_shape& shape, const device& dev,
                                          std::size_t staging_bytes);

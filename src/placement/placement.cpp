@@ -25,7 +25,8 @@ io_mode mode_for(const std::string& io, bool again_and_again) {
   throw error(errc::invalid_argument, fmt::format("weights are read by mmap, direct or buffered, not \"{}\"", io));
 }
 
-std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget) {
+std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget,
+                                           std::size_t kv_pages) {
   auto placement = std::make_shared<weight_placement>();
   placement->layout = llama_layout::make(input.model, form, 0, input.layers);
   // The processor packs for a GPU, too.
@@ -34,7 +35,8 @@ std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_
   placement->loading.model_mode = mode_for(input.io, false);
   auto plan =
       make_plan_input(placement->layout, input.shape, *input.dev, placement->loading.staging_bytes_on(*input.dev));
-  plan.request_bytes = input.request_bytes(plan.kv_tokens);
+  plan.request_bytes = input.request_bytes(plan.kv_tokens); // the tables of all pages that may exist
+  plan.kv_tokens = kv_pages * kv_page_tokens;
   plan.budget = budget;
   placement->plan = make_plan(plan);
   placement->budget = budget > 0 ? budget : placement->plan.total;
@@ -55,31 +57,40 @@ void map_packed(weight_placement& placement, const placement_input& input) {
     placement.mapped.push_back(placement.mapping->data() + found->offset(g.section) + g.section_offset);
 }
 
-std::size_t streamed_bytes(const weight_placement& placement) {
-  std::size_t bytes = 0;
-  for (std::size_t g = 0; g < placement.layout.groups.size(); ++g)
-    bytes += placement.streams(g) ? placement.layout.groups[g].bytes : 0;
-  return bytes;
-}
-
 /// Which of two placements for a budget costs less.
 bool is_better(const weight_placement& a, const weight_placement& b, std::size_t budget) {
   if (a.plan.total > budget || b.plan.total > budget)
     return a.plan.total < b.plan.total;
-  return streamed_bytes(a) < streamed_bytes(b);
+  return a.streamed_bytes() < b.streamed_bytes();
 }
 
 } // namespace
+
+std::size_t weight_placement::streamed_bytes() const {
+  std::size_t bytes = 0;
+  for (std::size_t g = 0; g < layout.groups.size(); ++g)
+    bytes += streams(g) ? layout.groups[g].bytes : 0;
+  return bytes;
+}
 
 std::size_t placement_input::request_bytes(std::size_t kv_tokens) const {
   return holds_requests ? shape.request_bytes + kv_pages_for(kv_tokens) * kv_pages::bytes_per_page : 0;
 }
 
+std::size_t placement_input::max_kv_pages() const {
+  return kv_pages_for(std::max(shape.context, shape.kv_tokens));
+}
+
 std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget) {
-  auto placement = try_form(input, weight_form::whole, budget);
+  return place(input, budget, input.max_kv_pages());
+}
+
+std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget, std::size_t kv_pages) {
+  kv_pages = std::clamp<std::size_t>(kv_pages, 1, input.max_kv_pages());
+  auto placement = try_form(input, weight_form::whole, budget, kv_pages);
   // Few groups may be too much for a budget and nothing that a ring could help with: the embedding and a layer.
   if (placement->plan.ring_slots > 0 || placement->plan.total > placement->budget) {
-    auto tiled = try_form(input, weight_form::tiled, budget);
+    auto tiled = try_form(input, weight_form::tiled, budget, kv_pages);
     if (is_better(*tiled, *placement, budget))
       placement = std::move(tiled);
   }
@@ -88,6 +99,12 @@ std::shared_ptr<const weight_placement> place(const placement_input& input, std:
   if (!input.packed_folder.empty() && input.io == mapped_io && input.dev->host_memory())
     map_packed(*placement, input);
   return placement;
+}
+
+std::size_t extent_pages_of(std::size_t max_kv_pages, std::size_t page_stride) {
+  constexpr std::size_t wanted_bytes = std::size_t{2} << 20, min_extents = 16;
+  return std::clamp<std::size_t>(wanted_bytes / std::max<std::size_t>(page_stride, 1), 1,
+                                 std::max<std::size_t>(max_kv_pages / min_extents, 1));
 }
 
 } // namespace tropilla

@@ -22,7 +22,7 @@ struct weight_placement {
   memory_plan plan;
   loader_shape loading;
   std::size_t budget = 0;      ///< that it was made for, or the plan's total
-  std::size_t spare_bytes = 0; ///< of the budget, beyond the plan: the ring may grow by them
+  std::size_t spare_bytes = 0; ///< of the budget, beyond the plan: the ring may grow by them, until pages want them
   /// The packed weights, when all groups stay and are looked at where they lie; else null.
   std::shared_ptr<packed_mapping> mapping;
   std::vector<std::byte*> mapped; ///< by group; empty without a mapping
@@ -32,6 +32,7 @@ struct weight_placement {
     return plan.ring_slots == 0 && layout.tile_rows == 0 && !layout.embedding_on_disk();
   }
   [[nodiscard]] bool streams(std::size_t group) const { return plan.streamed[group]; }
+  [[nodiscard]] std::size_t streamed_bytes() const; ///< by every step
   /// True for a group that need not be loaded: it has no bytes, or its lease is one of `kept`, which are by group.
   [[nodiscard]] bool is_present(std::size_t group, const std::vector<lease>& kept) const {
     return layout.groups[group].bytes == 0 || (group < kept.size() && kept[group]);
@@ -52,7 +53,7 @@ struct weight_placement {
 /// What placements are made from.
 struct placement_input {
   llama_config model;
-  run_shape shape;
+  run_shape shape;    ///< `kv_tokens`: those that may have pages at once
   layer_range layers; ///< of this device
   const device* dev = nullptr;
   std::vector<std::filesystem::path> files;
@@ -64,11 +65,22 @@ struct placement_input {
 
   /// Bytes for requests and for the tables of this many tokens' KV pages.
   [[nodiscard]] std::size_t request_bytes(std::size_t kv_tokens) const;
+  /// KV pages that may exist at once.
+  [[nodiscard]] std::size_t max_kv_pages() const;
 };
 
 /// Everything stays if the budget (0: none) holds it. Else what does not fit is streamed, in the form of the layout in
-/// which that is less. When nothing fits it is the smallest placement, which exceeds the budget. Throws as
-/// `make_plan`, and `error` (invalid_argument) for an unknown way to read.
+/// which that is less. When nothing fits it is the smallest placement, which exceeds the budget. Its plan has room for
+/// `kv_pages` pages (at least 1, at most what the shape may have); activations, workspace and requests' tables are
+/// those of the shape. Throws as `make_plan`, and `error` (invalid_argument) for an unknown way to read.
+[[nodiscard]] std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget,
+                                                            std::size_t kv_pages);
+/// As above, with room for all pages that the shape may have.
 [[nodiscard]] std::shared_ptr<const weight_placement> place(const placement_input& input, std::size_t budget);
+
+/// Pages of an extent: about 2 MiB of them, because the system is asked for host memory in so many bytes at a time, but
+/// no more than a sixteenth of the pages that may exist, so that pages come and go in steps that are small beside them.
+/// `page_stride`: of the device with the largest pages, for all devices have the same page numbers.
+[[nodiscard]] std::size_t extent_pages_of(std::size_t max_kv_pages, std::size_t page_stride);
 
 } // namespace tropilla

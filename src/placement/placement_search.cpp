@@ -1,4 +1,4 @@
-// Tries shapes from the largest to the smallest until weights stay, or no page can be spared.
+// Tries shapes from the largest to the smallest until all of their pages fit.
 #include "src/placement/placement_search.hpp"
 
 #include "tropilla/error.hpp"
@@ -18,13 +18,21 @@ placement_search::placement_search(std::vector<placed_shard>& shards, shape_choi
     : shards_(shards), choice_(std::move(choice)), shape_(choice_.first) {}
 
 run_shape placement_search::find() {
-  give_pages_for_weights();
+  give_up_pages();
   if (choice_.smaller_steps && shape_.max_batch_tokens > choice_.smaller_steps->max_batch_tokens && !fits()) {
     shape_ = *choice_.smaller_steps;
-    give_pages_for_weights();
+    give_up_pages();
   }
-  if (!choice_.kv_tokens_fixed && !streams())
+  if (!choice_.kv_tokens_fixed && fits() && !streams())
     use_spare_bytes();
+  if (!fits())
+    return shape_;
+  std::vector<balanced_device> devices;
+  for (const auto& s : shards_)
+    devices.push_back({s.input, s.budget});
+  balance_ = std::make_shared<memory_balance>(std::move(devices), extent_pages_of(shards_));
+  for (std::size_t i = 0; i < shards_.size(); ++i)
+    shards_[i].placement = balance_->current().placements[i];
   return shape_;
 }
 
@@ -38,23 +46,24 @@ void placement_search::place_with(std::size_t kv_tokens) {
       s.budget = std::max<std::size_t>(s.input.limit.bytes, 1);
       s.placement = place(s.input, s.budget);
     }
+    s.full_plan = s.placement->plan;
   }
 }
 
-void placement_search::give_pages_for_weights() {
+void placement_search::give_up_pages() {
   place_with(shape_.kv_tokens);
-  while (!choice_.kv_tokens_fixed && shape_.kv_tokens > shape_.context && streams()) {
+  while (!choice_.kv_tokens_fixed && shape_.kv_tokens > shape_.context && !fits()) {
     shape_.max_batch_tokens = std::min(shape_.max_batch_tokens, shape_.kv_tokens - shape_.context);
     place_with(shape_.kv_tokens - shape_.context);
   }
 }
 
+/// @pre everything fits
 void placement_search::use_spare_bytes() {
   std::size_t pages = choice_.first.kv_tokens / kv_page_tokens;
   for (const auto& s : shards_) {
-    const std::size_t page_bytes =
-        to_group_alignment(kv_page_bytes(s.placement->layout, shape_.kv)) + kv_pages::bytes_per_page;
-    pages = std::min(pages, s.placement->plan.kv_pages + s.placement->spare_bytes / page_bytes);
+    const std::size_t page_bytes = kv_page_stride(s.placement->layout, shape_.kv) + kv_pages::bytes_per_page;
+    pages = std::min(pages, s.full_plan.kv_pages + (s.bound().first - s.full_plan.total) / page_bytes);
   }
   if (pages > shape_.kv_tokens / kv_page_tokens)
     place_with(pages * kv_page_tokens);
@@ -66,6 +75,13 @@ bool placement_search::streams() const {
 
 bool placement_search::fits() const {
   return std::ranges::all_of(shards_, [](const placed_shard& s) { return s.fits(); });
+}
+
+std::size_t extent_pages_of(const std::vector<placed_shard>& shards) {
+  std::size_t stride = 0;
+  for (const auto& s : shards)
+    stride = std::max(stride, kv_page_stride(s.placement->layout, s.input.shape.kv));
+  return extent_pages_of(shards.front().input.max_kv_pages(), stride);
 }
 
 void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens) {

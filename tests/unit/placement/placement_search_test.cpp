@@ -1,4 +1,4 @@
-// The search for a run's shape: pages go first, weights stay, what is left becomes pages again.
+// The search for a run's shape: as many pages as fit while weights are streamed.
 #include "src/placement/placement_search.hpp"
 
 #include "tests/support/tiny_model.hpp"
@@ -54,12 +54,13 @@ std::pair<std::size_t, std::size_t> extremes() {
   return {total(least), total(whole)};
 }
 
-bool streams_with(std::size_t budget, std::size_t kv_tokens) {
+/// Whether so many tokens with pages fit a budget, with streamed weights or without.
+bool fits_with(std::size_t budget, std::size_t kv_tokens, bool streamed) {
   auto shards = shards_with({budget});
   auto shape = shape_of();
   shape.kv_tokens = kv_tokens;
   (void)placement_search(shards, {shape, {}, true}).find();
-  return shards.front().streams() || !shards.front().fits();
+  return shards.front().fits() && (streamed || shards.front().full_plan.ring_slots == 0);
 }
 
 } // namespace
@@ -73,9 +74,9 @@ TEST_CASE("without a budget and a limit everything stays, with the pages of the 
   CHECK(shards.front().everything == total(shards));
 }
 
-TEST_CASE("weights stay as long as pages can be spared, and no page more is given up than they need") {
+TEST_CASE("the most contexts are found that fit while weights are streamed, and pages that fit without streaming") {
   const auto [least, whole] = extremes();
-  bool streamed = false, spared = false;
+  bool streamed = false, fewer = false;
   for (std::size_t budget = least; budget < whole + 4096; budget += (whole - least) / 40 + 1) {
     CAPTURE(budget, least, whole);
     auto shards = shards_with({budget});
@@ -84,18 +85,61 @@ TEST_CASE("weights stay as long as pages can be spared, and no page more is give
     CHECK(s.fits());
     CHECK(found.kv_tokens >= context);
     CHECK(found.kv_tokens <= context * sequences);
-    CHECK(s.placement->plan.kv_pages * kv_page_tokens >= found.kv_tokens);
+    CHECK(s.full_plan.kv_pages == kv_pages_for(found.kv_tokens));
     CHECK(s.input.shape.kv_tokens == found.kv_tokens);
-    if (s.streams()) {
-      streamed = true;
-      CHECK(found.kv_tokens == context); // all that could be spared was
-    } else if (found.kv_tokens < context * sequences) {
-      spared = true;
-      CHECK(streams_with(budget, found.kv_tokens + kv_page_tokens));
+    const std::size_t contexts = found.kv_tokens / context;
+    if (contexts < sequences) {
+      fewer = true;
+      CHECK(!fits_with(budget, (contexts + 1) * context, true));
     }
+    streamed = streamed || s.full_plan.ring_slots > 0;
+    if (found.kv_tokens % context != 0)
+      CHECK(fits_with(budget, found.kv_tokens, false));
   }
   CHECK(streamed);
-  CHECK(spared);
+  CHECK(fewer);
+}
+
+TEST_CASE("where another context is more than streaming makes room for, spare bytes become pages") {
+  auto shape = shape_of();
+  shape.context = 2048;
+  shape.kv_tokens = 4 * shape.context;
+  auto shards = shards_with({0});
+  shards.front().input.shape = shape;
+  const std::size_t pages = 66; // a context has 64
+  shards.front().budget = place(shards.front().input, 0, pages)->plan.total;
+  shards.front().has_budget = true;
+  const auto found = placement_search(shards, {shape, {}, false}).find();
+  CHECK(found.kv_tokens > shape.context);
+  CHECK(found.kv_tokens < 2 * shape.context);
+  CHECK(found.kv_tokens / kv_page_tokens >= pages);
+  CHECK(shards.front().full_plan.ring_slots == 0);
+}
+
+TEST_CASE("a search leaves the division for an ordinary request, which streams least") {
+  auto whole = shards_with({0});
+  (void)placement_search(whole, {shape_of(), {}, true}).find();
+  const std::size_t half = place(whole.front().input, 0, sequences)->plan.total; // a page for each
+  auto shards = shards_with({half});
+  placement_search search(shards, {shape_of(), {}, true});
+  (void)search.find();
+  const auto& s = shards.front();
+  REQUIRE(s.full_plan.ring_slots > 0);
+  REQUIRE(search.balance());
+  CHECK(s.placement == search.balance()->current().placements.front());
+  CHECK(s.placement->plan.kv_pages >= context / kv_page_tokens);
+  CHECK(s.placement->plan.kv_pages < s.full_plan.kv_pages);
+  CHECK(s.placement->plan.total <= s.budget);
+  CHECK(!s.streams());
+}
+
+TEST_CASE("what fits no budget has the smallest plan of the smallest shape, and nothing divides it") {
+  auto shards = shards_with({1});
+  placement_search search(shards, {shape_of(), {}, false});
+  CHECK(search.find().kv_tokens == context);
+  CHECK(!search.balance());
+  CHECK(!shards.front().fits());
+  CHECK(shards.front().placement->plan.total == shards.front().full_plan.total);
 }
 
 TEST_CASE("tokens with KV pages that were asked for are kept, whatever streams") {
@@ -103,7 +147,10 @@ TEST_CASE("tokens with KV pages that were asked for are kept, whatever streams")
   auto shards = shards_with({(least + whole) / 2});
   const auto found = placement_search(shards, {shape_of(), {}, true}).find();
   CHECK(found.kv_tokens == context * sequences);
-  CHECK(shards.front().streams());
+  CHECK(shards.front().full_plan.ring_slots > 0);
+  auto too_small = shards_with({least});
+  CHECK(placement_search(too_small, {shape_of(), {}, true}).find().kv_tokens == context * sequences);
+  CHECK(!too_small.front().fits());
 }
 
 TEST_CASE("smaller steps are tried where larger ones exceed a budget, and only there") {
@@ -144,6 +191,19 @@ TEST_CASE("a budget of more than the machine has is bounded by the machine") {
   (void)placement_search(shards, {shape_of(), {}, false}).find();
   CHECK(shards.front().bound() == std::pair{std::size_t{2000}, std::string("all memory that the machine has")});
   CHECK(!shards.front().fits());
+}
+
+TEST_CASE("pages are given up for what the machine has, and spare bytes of a larger budget bring none back") {
+  auto whole = shards_with({0}), least = shards_with({0});
+  (void)placement_search(whole, {shape_of(), {}, true}).find();
+  auto shape = shape_of();
+  shape.kv_tokens = 2 * context;
+  (void)placement_search(least, {shape, {}, true}).find();
+  auto shards = shards_with({std::size_t{1} << 30});
+  shards.front().input.limit = {.bytes = 1000, .set_by = "a test", .machine = total(least)};
+  REQUIRE(total(least) < total(whole));
+  CHECK(placement_search(shards, {shape_of(), {}, false}).find().kv_tokens == 2 * context);
+  CHECK(shards.front().fits());
 }
 
 TEST_CASE("layers are divided as budgets are, each once and at least one a device") {
