@@ -15,7 +15,7 @@ struct compute_state {
 
   compute_state(compute_actor::pointer s, compute_setup given)
       : self(s), setup(std::move(given)), track(setup.trace ? setup.trace->make_track("actor compute") : 0),
-        jobs({setup.space, setup.dev, std::exchange(setup.pages, {}), setup.copies, setup.trace, setup.next_device}),
+        jobs({setup.space, setup.dev, setup.number, setup.copies, setup.trace, setup.next_device}),
         executor(std::make_shared<inline_executor>(s->system())),
         runner(jobs.follow(setup.placement, std::exchange(setup.kept, {})), setup.next_compute != nullptr) {}
 

@@ -18,7 +18,7 @@ struct compute_setup {
   tracer* trace = nullptr;
   std::shared_ptr<std::atomic<std::uint64_t>> progress{}; ///< counts its jobs
   std::vector<lease> kept{};                              ///< groups that are there already, by index
-  std::vector<std::byte*> pages{};                        ///< KV page starts of this device
+  std::size_t number = 0;                                 ///< of the device, in the order of the layers
   std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
   /// Of the device that has the layers after these; null: this one gives the logits.
   std::shared_ptr<const role<compute_actor>> next_compute{};

@@ -4,7 +4,9 @@
 #include "kernels/threads.hpp"
 
 #include <chrono>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 
 namespace tropilla::cast {
@@ -18,7 +20,7 @@ struct loader_state {
   };
   struct pending_rows {
     pending_response<embedding_ready> promise;
-    std::shared_ptr<const tropilla::step> step;
+    look_up_embedding what;
   };
 
   loader_state(loader_actor::pointer s, loader_setup given) : self(s), setup(std::move(given)) {
@@ -30,45 +32,87 @@ struct loader_state {
     setup.kept.clear();
     setup.loader.layout = &setup.placement->layout;
     setup.loader.shape = setup.placement->loading;
-    setup.loader.read_buffers = setup.staging.data();
     setup.loader.mapping = setup.placement->mapping;
     setup.loader.is_streamed = [w = setup.placement](std::size_t group) { return w->streams(group); };
     if (setup.loader.trace)
       track = setup.loader.trace->make_track("actor loader");
-    loader.emplace(setup.loader);
+    if (setup.staging_bytes == 0)
+      loader.emplace(setup.loader);
   }
 
   loader_actor::behavior_type behaviour() {
+    if (!loader)
+      ask_for_staging();
     return {
-        [this](const load_group& m) -> caf::result<group_loaded> { return load(m); },
-        [this](const look_up_embedding& m) -> caf::result<embedding_ready> { return look_up(m); },
+        [this](const load_group& m) -> caf::result<group_loaded> {
+          const trace_span span(setup.loader.trace, track, "load_group", "group", static_cast<std::int64_t>(m.group));
+          return accept<pending_group, group_loaded>(m);
+        },
+        [this](const look_up_embedding& m) -> caf::result<embedding_ready> {
+          const trace_span span(setup.loader.trace, track, "look_up_embedding", "rows",
+                                static_cast<std::int64_t>(m.step->ids.size()));
+          return accept<pending_rows, embedding_ready>(m);
+        },
         [this](const transfer_done& m) { finish(m); },
     };
   }
 
-  caf::typed_response_promise<group_loaded> load(const load_group& m) {
-    const trace_span span(setup.loader.trace, track, "load_group", "group", static_cast<std::int64_t>(m.group));
-    pending_response<group_loaded> promise(self);
+  // -- staging --------------------------------------------------------------------------------------------------------
+
+  void ask_for_staging() {
+    asking = true;
+    ask(self, setup.memory,
+        acquire_memory{
+            {std::string(setup.loader.dev->name()), setup.staging_bytes, purpose::staging, priority::urgent}})
+        .then([this](const memory_granted& m) { begin(m.bytes); },
+              [this](const caf::error& e) {
+                if (!is_gone(e)) // else its supervisor replaces it, and this one, too
+                  refuse(from_caf(e));
+              });
+  }
+
+  void begin(const lease& granted) {
+    staging = granted;
+    setup.loader.read_buffers = staging.data();
+    loader.emplace(setup.loader);
+    for (const auto id : std::exchange(waiting, {}))
+      start(id);
+  }
+
+  void refuse(const error& why) {
+    asking = false;
+    for (const auto id : std::exchange(waiting, {}))
+      answer(id, &why);
+  }
+
+  // -- requests -------------------------------------------------------------------------------------------------------
+
+  template <class Pending, class Answer, class Request>
+  caf::typed_response_promise<Answer> accept(const Request& m) {
+    pending_response<Answer> promise(self);
     auto later = promise.promise();
     const auto id = next_id++;
-    pending.emplace(id, pending_group{std::move(promise), m});
+    pending.emplace(id, Pending{std::move(promise), m});
+    if (loader) {
+      start(id);
+    } else {
+      waiting.push_back(id);
+      if (!asking)
+        ask_for_staging();
+    }
+    return later;
+  }
+
+  void start(std::uint64_t id) {
+    std::visit([&](const auto& p) { start(id, p.what); }, pending.at(id));
+  }
+  void start(std::uint64_t id, const load_group& m) {
     if (setup.placement->mapping)
       loader->verify_mapped(m.group, m.destination.data(), answer_to(id));
     else
       loader->load(m.group, m.destination.data(), answer_to(id));
-    return later;
   }
-
-  caf::typed_response_promise<embedding_ready> look_up(const look_up_embedding& m) {
-    const trace_span span(setup.loader.trace, track, "look_up_embedding", "rows",
-                          static_cast<std::int64_t>(m.step->ids.size()));
-    pending_response<embedding_ready> promise(self);
-    auto later = promise.promise();
-    const auto id = next_id++;
-    pending.emplace(id, pending_rows{std::move(promise), m.step});
-    loader->look_up(m.step->ids, m.rows, answer_to(id));
-    return later;
-  }
+  void start(std::uint64_t id, const look_up_embedding& m) { loader->look_up(m.step->ids, m.rows, answer_to(id)); }
 
   [[nodiscard]] weight_loader::done_callback answer_to(std::uint64_t id) const {
     const loader_actor me = self;
@@ -81,16 +125,18 @@ struct loader_state {
     return setup.placement->streams(group) ? 0 : setup.placement->layout.groups[group].file_bytes;
   }
 
-  void finish(const transfer_done& m) {
-    const auto it = pending.find(m.id);
+  void finish(const transfer_done& m) { answer(m.id, m.failure.get()); }
+
+  void answer(std::uint64_t id, const error* failure) {
+    const auto it = pending.find(id);
     if (it == pending.end())
       return;
     auto done = std::move(it->second);
     pending.erase(it);
     std::visit(
         [&](auto& p) {
-          if (m.failure)
-            fail(p, *m.failure);
+          if (failure)
+            fail(p, *failure);
           else
             succeed(p);
         },
@@ -123,6 +169,9 @@ struct loader_state {
   tracer::track track = 0;
   std::unordered_map<std::uint64_t, std::variant<pending_group, pending_rows>> pending;
   std::uint64_t next_id = 0;
+  std::vector<std::uint64_t> waiting; ///< requests for which there is no staging yet, in order
+  bool asking = false;                ///< the memory manager
+  lease staging;
   std::optional<weight_loader> loader; ///< last: its threads finish before what they write to is given back
 };
 

@@ -1,8 +1,11 @@
 // Requests to the arbiter; its answers may come later, from the thread that gave bytes back.
 #include "actors/memory_manager.hpp"
 
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <new>
 #include <unordered_map>
 
 namespace tropilla::cast {
@@ -17,8 +20,12 @@ struct memory_manager_state {
     clock::time_point waits_since{}; ///< where the log wants to know
   };
 
-  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> a, logger to)
-      : self(s), arbiter(std::move(a)), log(std::move(to)) {}
+  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> a, logger to,
+                       const memory_trace& trace)
+      : self(s), arbiter(std::move(a)), log(std::move(to)) {
+    if (trace.to)
+      observation = arbiter->observe(trace.device, recorder(trace));
+  }
 
   /// What nobody waits for any more must not stand before others in the arbiter's queue.
   ~memory_manager_state() {
@@ -28,9 +35,39 @@ struct memory_manager_state {
 
   memory_manager_actor::behavior_type behaviour() {
     return {
-        [this](const acquire_memory& m) -> caf::result<memory_granted> { return acquire(m.request); },
+        [this](const acquire_memory& m) -> caf::result<memory_granted> {
+          if (!m.waits)
+            return try_acquire(m.request);
+          return acquire(m.request);
+        },
         [this](const grant_settled& m) { settle(m); },
     };
+  }
+
+  /// Leases end on any thread, so the arbiter is what hears of it.
+  static std::function<void(const memory_change&)> recorder(const memory_trace& trace) {
+    return [to = trace.to, track = trace.to->make_track("actor memory_manager " + trace.device),
+            counter = "memory " + trace.device](const memory_change& change) noexcept {
+      std::array<tracer::series, purpose_count> in_use;
+      for (std::size_t p = 0; p < purpose_count; ++p)
+        in_use[p] = {to_string(static_cast<purpose>(p)), static_cast<std::int64_t>(change.in_use[p])};
+      const auto now = tracer::clock::now();
+      try {
+        to->record(track, to_string(change.used_for), now, now, change.granted ? "granted_bytes" : "returned_bytes",
+                   static_cast<std::int64_t>(change.bytes));
+        to->counter(counter, now, in_use);
+      } catch (const std::bad_alloc&) { // the trace lacks an event, and the lease is none the worse
+      }
+    };
+  }
+
+  caf::result<memory_granted> try_acquire(const memory_request& request) const {
+    auto answer = arbiter->try_acquire(request);
+    if (auto* granted = std::get_if<lease>(&answer))
+      return memory_granted{std::move(*granted)};
+    const auto& why = std::get<refusal>(answer).message;
+    log.debug("{}", why);
+    return to_caf(error(errc::over_budget, why));
   }
 
   /// The arbiter may answer on any thread, so its answer comes back as a message: a promise belongs to its actor.
@@ -84,11 +121,12 @@ struct memory_manager_state {
   logger log;
   std::unordered_map<std::uint64_t, pending_request> pending;
   std::uint64_t next_id = 0;
+  std::shared_ptr<void> observation; ///< null without a trace
 };
 
 memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<memory_arbiter> arbiter,
-                                          logger log) {
-  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(arbiter), std::move(log));
+                                          logger log, const memory_trace& trace) {
+  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(arbiter), std::move(log), trace);
 }
 
 } // namespace tropilla::cast

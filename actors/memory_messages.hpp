@@ -10,10 +10,12 @@
 
 namespace tropilla::cast {
 
-/// Anyone -> memory_manager. Answered with `memory_granted`, at once or when bytes came back;
-/// fails with over_budget when it can never fit.
+/// Anyone -> memory_manager. Answered with `memory_granted`, at once or when bytes came back; fails with over_budget
+/// when it can never fit, when the device has no memory for it, and, unless it `waits`, where it would have to wait.
 struct acquire_memory {
   memory_request request;
+  bool waits =
+      true; ///< false: answered at once, as by `memory_arbiter::try_acquire`. A refusal is nothing unusual then
 };
 struct memory_granted {
   lease bytes;

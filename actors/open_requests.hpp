@@ -18,6 +18,7 @@ public:
   caf::typed_response_promise<Answer> add(Self* self, const Request& m) {
     return open_.emplace_back(entry{m, pending_response<Answer>(self)}).promise.promise();
   }
+  [[nodiscard]] bool empty() const noexcept { return open_.empty(); }
   /// @pre there is one
   [[nodiscard]] const Request& first() const { return open_.front().request; }
   /// Answers the first with an `Answer` or a `caf::error`. The request is gone before. @pre there is one

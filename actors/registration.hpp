@@ -53,7 +53,13 @@
   X(pages_lent)                                                                                                        \
   X(fill_pages)                                                                                                        \
   X(return_pages)                                                                                                      \
-  X(pages_returned)
+  X(pages_returned)                                                                                                    \
+  X(change_budget)                                                                                                     \
+  X(budget_changed)                                                                                                    \
+  X(keep_placement)                                                                                                    \
+  X(placement_kept)                                                                                                    \
+  X(ask_again)                                                                                                         \
+  X(change_again)
 
 namespace tropilla::cast {
 #define TROPILLA_DECLARE(T) struct T;

@@ -3,6 +3,7 @@
 
 #include "actors/caf_seam.hpp"
 #include "actors/registration.hpp"
+#include "src/placement/memory_flow.hpp"
 #include "src/schedule/batcher.hpp"
 
 #include <cstddef>
@@ -63,6 +64,8 @@ struct pages_returned {
 struct query_batch {};
 struct batch_state {
   batch_usage usage;
+  std::size_t page_limit = 0;                  ///< KV pages that there are bytes for
+  std::vector<memory_flow::past_move> moves{}; ///< the newest first
 };
 
 /// Supervisor -> scheduler: another member holds a role; what failed with the one before is asked for again.
@@ -80,15 +83,41 @@ struct supervisors_spawned {};
 /// The scheduler to itself: a request's time may be over.
 struct look_at_clock {};
 
+/// A client -> scheduler: another budget of a device, by its number in the order of the layers. Answered with
+/// `budget_changed` once it counts; fails with over_budget, io_error, or invalid_argument while replicas use the
+/// weights.
+struct change_budget {
+  std::size_t device = 0;
+  std::size_t bytes = 0;
+};
+struct budget_changed {};
+
+/// A replica -> scheduler: weights stay as they are while it lives. Answered with `placement_kept` when a sequence of
+/// the whole context has pages beside them.
+struct keep_placement {};
+struct placement_kept {};
+
+/// The scheduler to itself: ask for the memory of extents again.
+struct ask_again {
+  extent_number extent = 0;
+  std::size_t attempt = 0;
+};
+
+/// The scheduler to itself: ask a device's supervisor again.
+struct change_again {
+  std::size_t device = 0;
+};
+
 /// The scheduler to itself: whether anything has happened since the last look.
 struct look_at_progress {};
 
-using scheduler_actor = typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
-                                    caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
-                                    caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
-                                    caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
-                                    caf::result<void>(member_replaced), caf::result<void>(member_down),
-                                    caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock),
-                                    caf::result<void>(look_at_progress)>;
+using scheduler_actor = typed_actor<
+    caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
+    caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
+    caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
+    caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
+    caf::result<void>(member_replaced), caf::result<void>(member_down), caf::result<void>(supervisors_spawned),
+    caf::result<void>(look_at_clock), caf::result<void>(look_at_progress), caf::result<budget_changed>(change_budget),
+    caf::result<placement_kept>(keep_placement), caf::result<void>(ask_again), caf::result<void>(change_again)>;
 
 } // namespace tropilla::cast

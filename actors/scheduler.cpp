@@ -1,17 +1,26 @@
 // A shell around batcher: the batcher says what to compute, the actor sends it.
 #include "actors/scheduler.hpp"
 
+#include "actors/open_requests.hpp"
 #include "src/schedule/stall_watch.hpp"
 
+#include <deque>
 #include <fmt/format.h>
+#include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace tropilla::cast {
 namespace {
 
 /// Looks in a row that find an answer still missing and no progress, after which the wait is given up.
 constexpr std::size_t patience = 6;
+
+/// Requests for an extent's memory that are refused before the batcher hears of it: bytes of what has just ended may
+/// still be in flight.
+constexpr std::size_t max_attempts = 5;
+constexpr std::chrono::milliseconds between_attempts{10};
 
 /// What the scheduler waits for: an answer of compute or of the sampler; `successor`: compute or the sampler ended
 /// without an answer, and its supervisor has yet to replace it.
@@ -37,6 +46,9 @@ struct scheduler_state {
   scheduler_actor::behavior_type behaviour() {
     watch_supervisors();
     batching.logits_lost(); // a scheduler that ended may have had them
+    batching.extents_lost();
+    if (setup.flow)
+      perform(setup.flow->taken_over());
     resume();
     return {
         [this](const submit_request& m) -> caf::result<request_accepted> { return submit(m.request); },
@@ -49,11 +61,11 @@ struct scheduler_state {
           proceed();
           return request_accepted{m.id};
         },
-        [this](const query_batch&) -> caf::result<batch_state> { return batch_state{batching.usage()}; },
+        [this](const query_batch&) -> caf::result<batch_state> { return state(); },
         [this](const borrow_pages& m) -> caf::result<pages_lent> {
           return pages_lent{batching.lend(m.borrower, m.tokens)};
         },
-        [this](const borrow_empty_pages& m) { return lend_empty(m); },
+        [this](const borrow_empty_pages& m) -> caf::result<pages_lent> { return lend_empty(m); },
         [this](const fill_pages& m) -> caf::result<pages_returned> {
           return taken_back(batching.take_filled(m.borrower, m.tokens));
         },
@@ -78,6 +90,10 @@ struct scheduler_state {
           proceed();
         },
         [this](const look_at_progress&) { look(); },
+        [this](const change_budget& m) -> caf::result<budget_changed> { return change(m); },
+        [this](const keep_placement&) -> caf::result<placement_kept> { return keep(); },
+        [this](const ask_again& m) { ask_for(m.extent, m.attempt); },
+        [this](const change_again& m) { perform(setup.flow->again(m.device)); },
     };
   }
 
@@ -95,12 +111,22 @@ struct scheduler_state {
   void watch(const scheduler_setup::watched_supervisor& s, const caf::actor& supervisor) {
     if (!watched.insert(supervisor.address()).second)
       return; // it was there before the news of it
-    others.watch(self, supervisor, [this, s](const caf::error& reason) {
-      if (const auto next = s.replace()) { // else the runtime is being closed
+    others.watch(self, supervisor, [this, s, ended = supervisor.address()](const caf::error& reason) {
+      if (const auto next = s.replace(ended)) { // else the runtime is being closed
         setup.supervisor_log.warning("a supervisor ended unexpectedly ({}) and is replaced", render(reason));
         watch(s, next);
       }
     });
+  }
+
+  [[nodiscard]] batch_state state() const {
+    batch_state out{batching.usage(), batching.pages()};
+    if (setup.flow) {
+      out.page_limit = setup.flow->page_limit();
+      const auto& moves = setup.flow->past_moves();
+      out.moves.assign(moves.begin(), moves.end());
+    }
+    return out;
   }
 
   caf::result<request_accepted> submit(const sequence_request& request) {
@@ -117,11 +143,27 @@ struct scheduler_state {
     return request_accepted{request.id};
   }
 
-  caf::result<pages_lent> lend_empty(const borrow_empty_pages& m) {
-    try {
-      return pages_lent{batching.lend_empty(m.borrower, m.tokens)};
-    } catch (const error& e) {
-      return to_caf(e);
+  /// Answers when there is memory for the pages, or when there is not.
+  caf::typed_response_promise<pages_lent> lend_empty(const borrow_empty_pages& m) {
+    auto answer = borrowing.add(self, m);
+    const std::size_t missing = batching.pages_missing_for_loan(m.tokens);
+    if (setup.flow && missing > 0) {
+      setup.flow->want_pages(setup.flow->page_limit() + missing);
+      wishes.emplace_back([](const std::optional<error>&) {}); // those who borrow are looked at whenever memory came
+    }
+    proceed();
+    return answer;
+  }
+
+  /// Lends to those who have waited for memory.
+  void lend_waiting() {
+    while (!borrowing.empty() && wishes.empty() && !batching.wait_for_loan(borrowing.first().tokens)) {
+      const auto [borrower, tokens] = borrowing.first();
+      try {
+        borrowing.answer_first(pages_lent{batching.lend_empty(borrower, tokens)});
+      } catch (const error& e) {
+        borrowing.answer_first(to_caf(e));
+      }
     }
   }
 
@@ -140,16 +182,22 @@ struct scheduler_state {
       proceed();
   }
 
-  /// Sends the next step, if there is one.
+  /// Sends the next step, if there is one, and asks for the memory that is wanted.
   void proceed() {
+    look_at_memory();
     if (const auto next = batching.next_step(clock::now()))
       send(next);
+    look_at_memory(); // pages beyond a limit have gone
+    lend_waiting();
+    for (const auto extent : batching.take_wanted_extents())
+      ask_for(extent, 0);
     set_alarm();
   }
 
   void send(const std::shared_ptr<const step>& current) {
     const std::size_t logits = current->logit_rows.size() * setup.vocabulary;
     const auto number = begin_wait(awaited::compute);
+    sent = clock::now();
     ask(self, setup.compute->get(), run_step{current})
         .then(
             [this, logits, number](const step_computed& m) {
@@ -164,6 +212,7 @@ struct scheduler_state {
 
   void computed(const step_computed& m, std::size_t logits) {
     const trace_span span(setup.trace, track, "step_computed");
+    measure(m.times);
     const auto& draws =
         batching.step_done({m.output.logits, m.output.logits != nullptr ? logits : 0}, m.times, clock::now());
     if (draws.empty())
@@ -198,6 +247,129 @@ struct scheduler_state {
     if (replacements != known_replacements)
       return resume();
     begin_wait(awaited::successor);
+  }
+
+  // -- memory ----
+
+  void look_at_memory() {
+    if (setup.flow)
+      perform(setup.flow->look(clock::now()));
+  }
+
+  void measure(const step_times& times) {
+    const auto step = batching.step_in_flight();
+    if (!setup.flow || !step)
+      return;
+    const bool decodes = step->ids.size() == step->sequences.size() && step->logit_rows.size() == step->ids.size();
+    const auto now = setup.totals();
+    setup.flow->step_computed(decodes ? step->sequences.size() : 0, {times.compute, in_seconds(clock::now() - sent)},
+                              now.bytes - read.bytes, now.seconds - read.seconds);
+    read = now;
+  }
+
+  void perform(const memory_flow::actions& todo) {
+    for (const auto& each : todo)
+      std::visit([this](const auto& a) { act(a); }, each);
+  }
+
+  void act(const memory_flow::change& a) {
+    const auto retry = [this, a](const caf::error& e) {
+      if (is_gone(e)) // its successor, if there is one, is asked
+        return tell_later(self, between_attempts, change_again{a.device});
+      perform(setup.flow->not_changed(a.device, from_caf(e), clock::now()));
+      proceed();
+    };
+    ask(self, setup.devices[a.device].supervisor(), change_placement{a.next_placement})
+        .then(
+            [this, device = a.device](const placement_changed&) {
+              perform(setup.flow->changed(device, clock::now()));
+              proceed();
+            },
+            retry);
+  }
+
+  void act(const memory_flow::answer_wish& a) {
+    const auto answer = std::move(wishes.front());
+    wishes.pop_front();
+    answer(a.failure);
+  }
+
+  caf::typed_response_promise<budget_changed> change(const change_budget& m) {
+    auto answer = budgets.add(self, m);
+    setup.flow->want_budget(m.device, m.bytes);
+    wishes.emplace_back([this](const std::optional<error>& failure) {
+      if (failure)
+        budgets.answer_first(to_caf(*failure));
+      else
+        budgets.answer_first(budget_changed{});
+    });
+    proceed();
+    return answer;
+  }
+
+  caf::typed_response_promise<placement_kept> keep() {
+    auto answer = keeping.add(self, keep_placement{});
+    setup.flow->want_pages(batching.pages_of_context(), true);
+    wishes.emplace_back([this](const std::optional<error>& failure) {
+      if (failure)
+        keeping.answer_first(to_caf(*failure));
+      else
+        keeping.answer_first(placement_kept{});
+    });
+    proceed();
+    return answer;
+  }
+
+  /// Memory for one extent, as far as devices have answered.
+  struct extent_request {
+    std::vector<lease> memory; ///< by device
+    std::size_t unanswered = 0;
+    std::optional<std::string> refused;
+    bool gone = false; ///< a memory manager is to be replaced
+  };
+
+  void ask_for(extent_number extent, std::size_t attempt) {
+    const auto request = std::make_shared<extent_request>();
+    request->memory.resize(setup.devices.size());
+    request->unanswered = setup.devices.size();
+    for (std::size_t i = 0; i < setup.devices.size(); ++i) {
+      const auto& d = setup.devices[i];
+      const memory_request bytes{d.name,       batching.pages_of(extent) * d.page_bytes,
+                                 purpose::kv,  priority::normal,
+                                 std::nullopt, d.commits_later};
+      ask(self, d.memory_manager(), acquire_memory{bytes, false})
+          .then(
+              [this, request, i, extent, attempt](const memory_granted& m) {
+                request->memory[i] = m.bytes;
+                answered(extent, attempt, *request);
+              },
+              [this, request, extent, attempt](const caf::error& e) {
+                request->gone = request->gone || is_gone(e);
+                request->refused = from_caf(e).what();
+                answered(extent, attempt, *request);
+              });
+    }
+    if (setup.devices.empty()) { // no page has memory
+      batching.extent_granted(extent, {});
+      tell(self, scheduler_actor(self), look_at_clock{});
+    }
+  }
+
+  void answered(extent_number extent, std::size_t attempt, extent_request& r) {
+    if (--r.unanswered > 0)
+      return;
+    const bool again = r.gone ? !batching.idle() : attempt + 1 < max_attempts;
+    if (r.refused && again) {
+      r.memory.clear();
+      return tell_later(self, between_attempts, ask_again{extent, r.gone ? attempt : attempt + 1});
+    }
+    for (std::size_t i = 0; i < r.memory.size() && !r.refused; ++i)
+      r.refused = setup.devices[i].commit(r.memory[i]);
+    if (r.refused)
+      batching.extent_refused(extent, *r.refused);
+    else
+      batching.extent_granted(extent, std::move(r.memory));
+    proceed();
   }
 
   // -- what is waited for ----
@@ -242,7 +414,9 @@ struct scheduler_state {
   }
 
   void set_alarm() {
-    const auto next = batching.next_timeout();
+    auto next = batching.next_timeout();
+    if (const auto look = setup.flow ? setup.flow->next_look() : std::nullopt)
+      next = std::min(next.value_or(*look), *look);
     if (!next || (alarm && *alarm <= *next))
       return;
     alarm = next;
@@ -261,7 +435,13 @@ struct scheduler_state {
   bool looks = false;            ///< will look at the progress
   stall_watch stall{patience};
   std::size_t replacements = 0;
-  std::optional<clock::time_point> alarm; ///< when this looks at the clock
+  read_totals read;         ///< when the last step was computed
+  clock::time_point sent{}; ///< the step in flight
+  open_requests<borrow_empty_pages, pages_lent> borrowing;
+  open_requests<change_budget, budget_changed> budgets;
+  open_requests<keep_placement, placement_kept> keeping;
+  std::deque<std::function<void(const std::optional<error>&)>> wishes; ///< answers those that the flow has, in order
+  std::optional<clock::time_point> alarm;                              ///< when this looks at the clock
   tracer::track track = 0;
 };
 

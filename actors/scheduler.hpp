@@ -4,15 +4,36 @@
 #include "actors/request_messages.hpp"
 #include "actors/role.hpp"
 #include "actors/step_messages.hpp"
+#include "actors/supervision_messages.hpp"
 #include "src/log/log.hpp"
+#include "src/placement/memory_flow.hpp"
 #include "src/trace/trace.hpp"
 
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace tropilla::cast {
+
+/// A device that has memory for KV pages.
+struct page_device {
+  std::string name;           ///< "host:0"
+  std::size_t page_bytes = 0; ///< from one page to the next
+  std::function<memory_manager_actor()> memory_manager;
+  std::function<supervisor_actor()> supervisor;
+  bool commits_later = false; ///< as `memory_request`
+  /// Called before an extent is written to: empty, or why there is no memory for it.
+  std::function<std::optional<std::string>(const lease&)> commit;
+};
+
+/// What was read from disk so far, by all devices.
+struct read_totals {
+  std::uint64_t bytes = 0;
+  double seconds = 0; ///< in which something was being read
+};
 
 struct scheduler_setup {
   std::shared_ptr<batcher> batching; ///< survives the actor: its successor goes on where it stood
@@ -20,10 +41,15 @@ struct scheduler_setup {
   std::shared_ptr<const role<compute_actor>> compute; ///< of the device with the first layers
   std::shared_ptr<const role<sampler_actor>> sampler;
   tracer* trace = nullptr;
-  /// The scheduler watches the supervisors. `get`: the supervisor, or none yet. `replace` spawns another; it gives none
-  /// when the runtime closes.
+  std::vector<page_device> devices{}; ///< in the order of the layers
+  /// Moves memory between weights and pages; survives the actor, as the batcher does. Null: all pages have bytes.
+  std::shared_ptr<memory_flow> flow{};
+  std::function<read_totals()> totals = [] { return read_totals{}; };
+  /// The scheduler watches the supervisors. `get`: the supervisor, or none yet. `replace` spawns a successor of the one
+  /// that ended, unless that has one, and gives the successor; none when the runtime closes.
   struct watched_supervisor {
-    std::function<caf::actor()> get, replace;
+    std::function<caf::actor()> get;
+    std::function<caf::actor(const caf::actor_addr& ended)> replace;
   };
   std::vector<watched_supervisor> supervisors{};
   /// Counts up while anything is read or computed, whatever it is.

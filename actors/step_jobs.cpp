@@ -15,9 +15,7 @@ struct step_jobs::job {
   std::chrono::steady_clock::time_point began{}; ///< written by worker 0 at the job's start, and read after its end
 };
 
-step_jobs::step_jobs(step_jobs_setup setup)
-    : setup_(std::move(setup)),
-      pages_(std::make_shared<const std::vector<std::byte*>>(std::exchange(setup_.pages, {}))) {
+step_jobs::step_jobs(step_jobs_setup setup) : setup_(std::move(setup)) {
   if (setup_.trace)
     track_ = setup_.trace->make_track("stream " + std::string(setup_.dev->name()) + " compute");
 }
@@ -75,12 +73,25 @@ std::vector<lease> step_jobs::leave_for(const weight_placement& next_placement) 
 }
 
 void step_jobs::begin(const step& next_step, const hidden_input& from) {
-  // Keys and values lie in pages of this device, which are numbered as the scheduler's are.
   const auto bound = blank_step(last_bound_);
   *bound = next_step;
-  bind_pages(*bound, *pages_);
   current_ = bound;
+  bind_pages(*bound, page_starts());
   from_ = from;
+}
+
+/// The pages of this device, which are numbered as the scheduler's are.
+std::span<std::byte* const> step_jobs::page_starts() const {
+  return current_->table->starts[setup_.number];
+}
+
+/// The memory of the step's pages goes back when nobody else works with them.
+void step_jobs::end() noexcept {
+  current_.reset();
+  if (last_bound_ && last_bound_.use_count() == 1)
+    last_bound_->table.reset();
+  else
+    last_bound_.reset();
 }
 
 void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done) {
@@ -94,13 +105,13 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
   std::iota(rows.begin(), rows.end(), std::size_t{0});
   setup_.dev->enqueue([held, first, last, from, rows = std::move(rows),
                        finds_top_k = is_last && !setup_.next_device && top_k() > 0,
-                       page_starts = begins ? pages_ : nullptr,
+                       page_starts = begins ? page_starts() : std::span<std::byte* const>(),
                        page_bytes = to_group_alignment(kv_page_bytes(layout, setup_.space->shape().kv))](ops& o) {
     const auto& [space, step, weights, _] = *held;
     if (o.worker() == 0)
       held->began = std::chrono::steady_clock::now();
-    if (page_starts)
-      copy_pages(o, *step, *page_starts, page_bytes);
+    if (!page_starts.empty())
+      copy_pages(o, *step, page_starts, page_bytes);
     if (from)
       o.gather_rows(from, weights->placement->layout.config.width, rows, space->floats(buffer::hidden));
     forward_groups(o, weights->placement->layout, *space, *step, weights->memory, first, last);

@@ -28,7 +28,7 @@ struct host_copies {
 struct step_jobs_setup {
   const llama_workspace* space = nullptr;
   device* dev = nullptr;
-  std::vector<std::byte*> pages; ///< KV page starts of the device
+  std::size_t number = 0; ///< of the device, in the order of the layers
   std::shared_ptr<host_copies> copies;
   tracer* trace = nullptr;
   const device* next_device = nullptr; ///< that has the layers behind these; null: this one gives the logits
@@ -60,7 +60,7 @@ public:
   /// A step begins: binds it to the device's pages.
   void begin(const step& next_step, const hidden_input& from);
   [[nodiscard]] const step& current() const noexcept { return *current_; }
-  void end() noexcept { current_.reset(); }
+  void end() noexcept;
   /// Where the hidden states of the step's tokens are, [ids, width]; a lookup writes the embedding's rows there.
   [[nodiscard]] float* hidden() const { return setup_.space->floats(buffer::hidden); }
   [[nodiscard]] std::shared_ptr<const step> shared_step() const noexcept { return current_; }
@@ -86,12 +86,12 @@ private:
   struct job;
 
   [[nodiscard]] std::size_t top_k() const;
+  [[nodiscard]] std::span<std::byte* const> page_starts() const;
   template <class T = float>
   [[nodiscard]] const T* on_host(buffer b, std::size_t count, std::size_t max_count, std::shared_ptr<std::byte>& copy);
   [[nodiscard]] const float* bring_hidden();
 
   step_jobs_setup setup_;
-  std::shared_ptr<const std::vector<std::byte*>> pages_;
   tracer::track track_ = 0;
   std::shared_ptr<loaded_weights> weights_;
   bool watches_mapping_ = false; ///< some of the weights may be lost

@@ -15,8 +15,8 @@
 namespace tropilla::cast {
 
 /// A prefetcher -> loader. Answered with `group_loaded` when the group is packed in `destination`;
-/// fails with io_error, malformed_file, over_budget (of the processor's memory), device_failed, or cancelled when the
-/// loader ends. The loader takes them in the order in which they come.
+/// fails with io_error, malformed_file, over_budget (of the processor's memory, or for staging), device_failed, or
+/// cancelled when the loader ends. The loader takes them in the order in which they come.
 struct load_group {
   std::size_t group = 0;
   lease destination; ///< the resident group's block, the ring slot, or the mapped range
@@ -26,7 +26,7 @@ struct group_loaded {
 };
 
 /// Compute -> loader, where the embedding is not in memory: the rows of a step's tokens.
-/// Answered with `embedding_ready`; fails with io_error or malformed_file.
+/// Answered with `embedding_ready`; fails with io_error, malformed_file, or over_budget (for staging).
 struct look_up_embedding {
   std::shared_ptr<const tropilla::step> step;
   float* rows = nullptr; ///< [ids, width]; stays valid until the answer

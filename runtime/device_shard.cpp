@@ -12,9 +12,7 @@
 #include "src/schedule/request_room.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <fmt/format.h>
-#include <future>
 #include <new>
 #include <optional>
 
@@ -26,29 +24,31 @@ std::size_t reservation_for(std::size_t budget) {
   return budget + budget / 4 + (std::size_t{64} << 20);
 }
 
-lease take(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose used_for,
-           bool commits_later = false, std::optional<outside_memory> outside = {}) {
-  auto answer =
-      arbiter.try_acquire({std::string(device), bytes, used_for, priority::urgent, std::move(outside), commits_later});
-  if (auto* refused = std::get_if<refusal>(&answer))
-    throw error(errc::over_budget, refused->message);
-  return std::get<lease>(std::move(answer));
-}
+/// The memory manager while a runtime opens. The weight pipeline brings another, which its supervisor watches.
+class opening_memory {
+public:
+  opening_memory(caf::actor_system& system, cast::memory_manager_actor manager)
+      : system_(system), manager_(std::move(manager)) {}
+  ~opening_memory() {
+    cast::end_and_wait(system_, manager_); // no copy of a lease is on its way any more
+  }
+  opening_memory(const opening_memory&) = delete;
+  opening_memory& operator=(const opening_memory&) = delete;
 
-/// As `take`, where bytes that others let go of may still be on their way back: they come within moments.
-lease take_soon(memory_arbiter& arbiter, std::string_view device, std::size_t bytes, purpose used_for) {
-  constexpr std::chrono::seconds long_enough{10};
-  const auto answer = std::make_shared<std::promise<memory_arbiter::grant>>();
-  auto granted = answer->get_future();
-  const auto ticket = arbiter.acquire({std::string(device), bytes, used_for, priority::urgent},
-                                      [answer](memory_arbiter::grant g) { answer->set_value(std::move(g)); });
-  if (granted.wait_for(long_enough) != std::future_status::ready)
-    (void)arbiter.cancel(ticket); // answers, if it is not answered at this moment
-  auto g = granted.get();
-  if (auto* refused = std::get_if<refusal>(&g))
-    throw error(errc::over_budget, refused->message);
-  return std::get<lease>(std::move(g));
-}
+  /// Throws `error` (over_budget) where it would have to wait, or as `ask_and_wait` when the memory manager has ended.
+  [[nodiscard]] lease take(std::string_view device, std::size_t bytes, purpose used_for,
+                           std::optional<outside_memory> outside = {}) const {
+    return cast::ask_and_wait<cast::memory_granted>(
+               system_, manager_,
+               cast::acquire_memory{{std::string(device), bytes, used_for, priority::urgent, std::move(outside)},
+                                    false})
+        .bytes;
+  }
+
+private:
+  caf::actor_system& system_;
+  cast::memory_manager_actor manager_;
+};
 
 /// As `committed_bytes::commit`; what it allocates for its question may be refused, too.
 std::optional<std::string> try_commit(committed_bytes& of, std::size_t offset, std::size_t bytes, bool planned) {
@@ -75,8 +75,7 @@ device_shard::device_shard(placement_input in, std::shared_ptr<device> d, std::s
 device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t context, shard_context shared)
     : dev(from->dev), input(from->input), arbiter(from->arbiter), original_(std::move(from)),
       committed_(original_->committed_), base_(original_->base_), shared_(std::move(shared)),
-      replicas_(original_->replicas_) {
-  const std::lock_guard lock(original_->changing_); // the budget stays as it is from now on
+      replicas_(original_->replicas_), pledges_(original_->pledges_) {
   if (context > 0)
     input.shape.kv_tokens = input.shape.context = choose_context(context, input.model);
   input.shape.max_batch_tokens = std::min(input.shape.max_batch_tokens, input.shape.context);
@@ -91,15 +90,36 @@ device_shard::device_shard(std::shared_ptr<device_shard> from, std::size_t conte
   mine->spare_bytes = 0;
   placement = std::move(mine);
   kept_ = std::move(theirs.leases);
+  require_room();
+  pledge_pages(placement->plan.kv_pages);
   take_leases();
   log_plan();
 }
 
-device_shard::~device_shard() = default;
+device_shard::~device_shard() {
+  pledges_->end(this);
+}
+
+std::size_t device_shard::unpledged_bytes() const {
+  const auto usage = arbiter->usage(name());
+  const std::size_t taken = usage.in_use - usage.by_purpose[static_cast<std::size_t>(purpose::kv)] + pledges_->total();
+  return usage.budget - std::min(usage.budget, taken);
+}
+
+void device_shard::require_room() const {
+  if (const auto left = unpledged_bytes(); placement->plan.total > left)
+    throw error(
+        errc::over_budget,
+        fmt::format("a replica needs {} on {}, and {} of the budget of {} are left beside the weights and the KV "
+                    "pages of others; give it a smaller context, or a larger budget",
+                    format_bytes(placement->plan.total), name(), format_bytes(left),
+                    format_bytes(arbiter->usage(name()).budget)));
+}
 
 std::size_t device_shard::reservation(const placement_input& input, const weight_placement& placement) {
   // A budget that grows while it runs takes no more than everything: there is address space for that from the start.
-  const std::size_t everything = placement.is_whole() ? placement.plan.total : place(input, 0)->plan.total;
+  const bool has_all = placement.is_whole() && placement.plan.kv_pages == input.max_kv_pages();
+  const std::size_t everything = has_all ? placement.plan.total : place(input, 0)->plan.total;
   const std::size_t wanted = reservation_for(std::max(placement.budget, everything));
   return std::min(wanted, std::max(min_reservation(placement.budget), input.limit.addresses));
 }
@@ -134,19 +154,16 @@ void device_shard::add_device() {
 
 void device_shard::take_leases() {
   const auto& plan = placement->plan;
+  const opening_memory memory(*shared_.system, cast::spawn_memory_manager(*shared_.system, arbiter,
+                                                                          shared_.log_of(log_component::memory),
+                                                                          {shared_.trace, name()}));
   if (const auto bytes = plan.by_purpose[static_cast<std::size_t>(purpose::requests)]; bytes > 0) // the allocator's
-    requests_ = take(*arbiter, dev->name(), bytes, purpose::requests, false, outside_memory{});
-  kv = take(*arbiter, dev->name(), plan.by_purpose[static_cast<std::size_t>(purpose::kv)], purpose::kv,
-            committed_ != nullptr);
-  activations_ = take(*arbiter, dev->name(), plan.activations.bytes, purpose::activations);
-  workspace_ = take(*arbiter, dev->name(), workspace_bytes(placement->layout, input.shape, *dev), purpose::workspace);
+    requests_ = memory.take(dev->name(), bytes, purpose::requests, outside_memory{});
+  activations_ = memory.take(dev->name(), plan.activations.bytes, purpose::activations);
+  workspace_ = memory.take(dev->name(), workspace_bytes(placement->layout, input.shape, *dev), purpose::workspace);
   // The device has one scratch for all runtimes that compute on it: a replica's jobs take turns with the original's.
   space_ = std::make_unique<llama_workspace>(placement->layout, input.shape, *dev, activations_.data(),
                                              plan.activations.offsets, workspace_.data(), !original_);
-  const std::size_t stride = to_group_alignment(kv_page_bytes(placement->layout, input.shape.kv));
-  pages.reserve(plan.kv_pages);
-  for (std::size_t i = 0; i < plan.kv_pages; ++i)
-    pages.push_back(kv.data() + i * stride);
 }
 
 /// All that is written whatever is asked: a run that lacks it fails before it reads weights, and the system is asked
@@ -163,11 +180,14 @@ void device_shard::promise_plan() {
                 fmt::format("the plan of {}: {}; end what holds the rest, or give a budget of less", name(), *refused));
 }
 
-std::optional<std::string> device_shard::commit_page(page_number page) {
+std::optional<std::string> device_shard::commit_pages(const lease& extent) {
   if (!committed_)
     return std::nullopt;
-  return try_commit(*committed_, static_cast<std::size_t>(pages[page] - base_),
-                    kv_page_bytes(placement->layout, input.shape.kv), false);
+  return try_commit(*committed_, static_cast<std::size_t>(extent.data() - base_), extent.bytes(), false);
+}
+
+std::size_t device_shard::page_bytes() const {
+  return kv_page_stride(placement->layout, input.shape.kv);
 }
 
 void device_shard::log_plan() const {
@@ -195,7 +215,8 @@ void device_shard::log_plan() const {
         .info("{}: packed weights are mapped, {}", name(), human_bytes{placement->mapping->bytes().size()});
 }
 
-void device_shard::start(const device_shard* next_shard) {
+void device_shard::start(std::size_t number, const device_shard* next_shard) {
+  number_ = number;
   next_shard_ = next_shard;
   auto kept = std::exchange(kept_, {});
   pipeline->set(spawn_pipeline(placement, kept), placement);
@@ -212,7 +233,7 @@ void device_shard::spawn_compute(std::vector<lease> kept) {
       .trace = shared_.trace,
       .progress = progress_,
       .kept = std::move(kept),
-      .pages = pages,
+      .number = number_,
       .copies = copies_,
       .next_compute = next_shard_ ? next_shard_->compute : nullptr,
       .next_device = next_shard_ ? next_shard_->dev.get() : nullptr,
@@ -259,10 +280,8 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out,
   // Not before the step in flight is done: what it waits for may not fit the new budget.
   if (!original_ && arbiter->usage(std::string(dev->name())).budget != next_placement->budget)
     arbiter->set_budget(std::string(dev->name()), next_placement->budget);
-  lease staging;
-  if (const auto bytes = next_placement->loading.staging_bytes_on(*dev); bytes > 0)
-    staging = take_soon(*arbiter, dev->name(), bytes, purpose::staging);
-  out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory));
+  out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory),
+                                                  {shared_.trace, name()});
   weight_loader_setup loading;
   loading.dev = dev.get();
   loading.trace = shared_.trace;
@@ -277,7 +296,8 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out,
   loading.log = shared_.log_of(log_component::loader);
   loading.cache_log = shared_.log_of(log_component::cache);
   out.loader = cast::spawn_loader(*shared_.system, {.placement = next_placement,
-                                                    .staging = std::move(staging),
+                                                    .memory = out.memory_manager,
+                                                    .staging_bytes = next_placement->loading.staging_bytes_on(*dev),
                                                     .loader = std::move(loading),
                                                     .on_progress = shared_.on_progress,
                                                     .kept = kept});
@@ -302,28 +322,19 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out,
       });
 }
 
-void device_shard::set_budget(std::size_t bytes) {
+void device_shard::check_budget(std::size_t bytes) const {
   if (original_)
     throw error(errc::invalid_argument, "a replica has the budget of the runtime that it was made from: change that");
-  const std::lock_guard lock(changing_);
-  if (const auto others = replicas_.use_count() - 1; others > 0)
+  if (const auto others = replicas(); others > 0)
     throw error(errc::invalid_argument, fmt::format("{} replicas use the weights that are in memory: the budget can "
                                                     "change when they are closed",
                                                     others));
-  const auto next_placement = place(input, bytes);
-  require_fits(next_placement->plan, bytes);
   if (bytes > reserved_)
     throw error(errc::invalid_argument,
                 fmt::format("the budget of {} can grow to {}, what it has addresses for, not {}", dev->name(),
                             format_bytes(reserved_), format_bytes(bytes)));
   if (bytes > input.limit.bytes)
     shared_.on_notice(above_limit(bytes, input.limit));
-  const auto log = shared_.log_of(log_component::memory);
-  log.info("{}: the budget changes to {}, of which {} are planned; {} of {} weight groups are streamed then", name(),
-           human_bytes{bytes}, human_bytes{next_placement->plan.total},
-           std::ranges::count(next_placement->plan.streamed, true), next_placement->plan.streamed.size());
-  (void)cast::ask_role<cast::placement_changed>(*shared_.system, *supervisor, cast::change_placement{next_placement});
-  log.info("{}: the budget is {} now", name(), human_bytes{bytes});
 }
 
 plan_report device_shard::report() const {

@@ -3,6 +3,7 @@
 
 #include "actors/compute.hpp"
 #include "actors/messages.hpp"
+#include "actors/scheduler.hpp"
 #include "actors/supervisor.hpp"
 #include "memory/commitment.hpp"
 #include "runtime/runtime_hooks.hpp"
@@ -10,6 +11,7 @@
 #include "src/trace/trace.hpp"
 #include "tropilla/runtime.hpp"
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -32,6 +34,31 @@ struct shard_context {
   [[nodiscard]] logger log_of(log_component c) const { return log->of(c); }
 };
 
+/// KV pages that runtimes over the same device may still ask for: no other may take their bytes. Any thread.
+class kv_pledges {
+public:
+  /// Pledges bytes to an owner, in place of what it had.
+  void set(const void* owner, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    bytes_[owner] = bytes;
+  }
+  void end(const void* owner) noexcept {
+    const std::lock_guard lock(mutex_);
+    bytes_.erase(owner);
+  }
+  [[nodiscard]] std::size_t total() const {
+    const std::lock_guard lock(mutex_);
+    std::size_t sum = 0;
+    for (const auto& [owner, bytes] : bytes_)
+      sum += bytes;
+    return sum;
+  }
+
+private:
+  mutable std::mutex mutex_;
+  std::map<const void*, std::size_t> bytes_;
+};
+
 class device_shard {
 public:
   /// Adds the device to the arbiter and takes its leases, but for weights. Throws `error`.
@@ -46,18 +73,33 @@ public:
 
   /// Spawns the pipeline and compute; weights are being read from here on. `next_shard` has the following layers and
   /// outlives this one's actors; null for the last.
-  void start(const device_shard* next_shard);
+  /// `number`: of the shard, in the order of the layers.
+  void start(std::size_t number, const device_shard* next_shard);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
 
-  /// The page is about to be written to for the first time: empty, or why there is no memory for it. Any thread.
-  [[nodiscard]] std::optional<std::string> commit_page(page_number page);
+  /// KV pages are about to be written to: empty, or why there is no memory for them. Any thread.
+  [[nodiscard]] std::optional<std::string> commit_pages(const lease& extent);
+  /// So many KV pages may be asked for from now on. Any thread.
+  void pledge_pages(std::size_t pages) { pledges_->set(this, pages * page_bytes()); }
+  /// Bytes of the budget that are neither leased nor pledged. Any thread.
+  [[nodiscard]] std::size_t unpledged_bytes() const;
+  /// From one KV page to the next, in bytes.
+  [[nodiscard]] std::size_t page_bytes() const;
+  /// Whether the first writer of a lease has to ask for its memory with `commit_pages`.
+  [[nodiscard]] bool commits_later() const noexcept { return committed_ != nullptr; }
 
-  /// As `runtime::set_budget`.
-  void set_budget(std::size_t bytes);
+  /// Weights stay as they are while somebody has it.
+  [[nodiscard]] std::shared_ptr<const void> keep_placement() const { return replicas_; }
+  /// Runtimes that use the weights, besides the first one.
+  [[nodiscard]] std::size_t replicas() const noexcept { return static_cast<std::size_t>(replicas_.use_count() - 1); }
+  /// Throws `error` (invalid_argument), as `runtime::set_budget`, where the budget can't be this one whatever fits.
+  void check_budget(std::size_t bytes) const;
   [[nodiscard]] plan_report report() const;
   [[nodiscard]] std::string name() const { return std::string(dev->name()); }
+  /// What was read so far.
+  [[nodiscard]] cast::read_totals read() const { return {meter_->bytes, static_cast<double>(meter_->busy_ns) * 1e-9}; }
   /// Counts up while weights come or something is computed. Any thread.
   [[nodiscard]] std::uint64_t progress() const { return *progress_ + meter_->bytes + dev->beats(); }
 
@@ -70,8 +112,6 @@ public:
   placement_input input;
   std::shared_ptr<const weight_placement> placement; ///< that it opened with
   std::shared_ptr<memory_arbiter> arbiter;
-  lease kv;
-  std::vector<std::byte*> pages; ///< starts, in `kv`
   std::shared_ptr<cast::current_pipeline> pipeline = std::make_shared<cast::current_pipeline>();
   std::shared_ptr<cast::role<cast::compute_actor>> compute = std::make_shared<cast::role<cast::compute_actor>>();
   std::shared_ptr<cast::role<cast::supervisor_actor>> supervisor =
@@ -79,6 +119,9 @@ public:
 
 private:
   void add_device();
+  /// Throws `error` (over_budget) where a replica's plan has no room beside all others, with the pages that they may
+  /// still ask for.
+  void require_room() const;
   void promise_plan();
   void take_leases();
   [[nodiscard]] cast::weight_pipeline spawn_pipeline(const std::shared_ptr<const weight_placement>& next_placement,
@@ -100,12 +143,13 @@ private:
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);
+  std::size_t number_ = 0;                   ///< in the order of the layers
   const device_shard* next_shard_ = nullptr; ///< has the following layers
   std::vector<lease> kept_;                  ///< of the original, until the first pipeline is spawned
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas
-  std::mutex changing_;                                                   ///< one change of the budget at a time
+  std::shared_ptr<kv_pledges> pledges_ = std::make_shared<kv_pledges>();
 };
 
 } // namespace tropilla

@@ -23,6 +23,9 @@ plan_report describe(const weight_placement& placement, const run_shape& shape, 
   out.sequences = shape.sequences;
   out.kv_pages = plan.kv_pages;
   out.kv_tokens = plan.kv_pages * kv_page_tokens;
+  out.max_kv_pages = kv_pages_for(std::max(shape.context, shape.kv_tokens));
+  out.max_kv_tokens = out.max_kv_pages * kv_page_tokens;
+  out.extent_tokens = extent_pages_of(out.max_kv_pages, kv_page_stride(placement.layout, shape.kv)) * kv_page_tokens;
   out.kv_page_tokens = kv_page_tokens;
   out.kv_type = to_string(shape.kv);
   out.max_batch_tokens = shape.max_batch_tokens;
@@ -37,6 +40,17 @@ plan_report describe(const weight_placement& placement, const run_shape& shape, 
   return out;
 }
 
+std::vector<division_report> describe(const std::vector<division_figures>& kinds) {
+  constexpr std::size_t max_divisions = 16;
+  const std::size_t count = std::min(kinds.size(), max_divisions);
+  std::vector<division_report> out;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto& k = kinds[count > 1 ? i * (kinds.size() - 1) / (count - 1) : 0];
+    out.push_back({k.kv_pages * kv_page_tokens, k.streamed_bytes, k.total_bytes, k.ring_slots});
+  }
+  return out;
+}
+
 plan_report add_up(const std::vector<plan_report>& shards) {
   plan_report out = shards.front();
   for (std::size_t i = 1; i < shards.size(); ++i) {
@@ -47,6 +61,7 @@ plan_report add_up(const std::vector<plan_report>& shards) {
     out.weight_bytes += p.weight_bytes;
     out.residency += " " + p.residency;
     out.streamed_bytes += p.streamed_bytes;
+    out.extent_tokens = std::min(out.extent_tokens, p.extent_tokens); // as the largest pages want it
     out.ring_slots += p.ring_slots;
     out.slot_bytes = std::max(out.slot_bytes, p.slot_bytes);
     out.devices.insert(out.devices.end(), p.devices.begin(), p.devices.end());
@@ -70,13 +85,14 @@ std::vector<std::string> notices_of_limits(const std::vector<placed_shard>& shar
       given += p.placement->budget;
     if (p.has_budget || p.everything <= limit.bytes || !p.fits())
       continue;
-    std::size_t streamed = 0;
-    for (std::size_t g = 0; g < p.placement->layout.groups.size(); ++g)
-      streamed += plan.streamed[g] ? p.placement->layout.groups[g].bytes : 0;
+    std::string change = fmt::format("{} tokens have KV pages", plan.kv_pages * kv_page_tokens);
+    if (const auto streamed = p.placement->streamed_bytes(); streamed > 0)
+      change = format_bytes(streamed) + " of weights are streamed for every step";
+    else if (p.full_plan.ring_slots > 0)
+      change += fmt::format(" beside all weights, and up to {} while weights are streamed",
+                            p.full_plan.kv_pages * kv_page_tokens);
     out.push_back(fmt::format("{} may use {}, set by {}, and everything would take {}: {}", plan.device,
-                              format_bytes(limit.bytes), limit.set_by, format_bytes(p.everything),
-                              streamed > 0 ? format_bytes(streamed) + " of weights are streamed for every step"
-                                           : fmt::format("{} tokens have KV pages", plan.kv_pages * kv_page_tokens)));
+                              format_bytes(limit.bytes), limit.set_by, format_bytes(p.everything), change));
   }
   const auto host = std::ranges::find_if(shards, [](const auto& p) { return p.dev->host_memory(); });
   if (host != shards.end() && given > host->input.limit.bytes)

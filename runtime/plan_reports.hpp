@@ -13,6 +13,9 @@ namespace tropilla {
 /// The plan of one device under a budget.
 [[nodiscard]] plan_report describe(const weight_placement& placement, const run_shape& shape, std::size_t budget);
 
+/// At most 16 of the kinds of division, spread evenly, with the first and the last.
+[[nodiscard]] std::vector<division_report> describe(const std::vector<division_figures>& kinds);
+
 /// One report of several devices'. @pre not empty
 [[nodiscard]] plan_report add_up(const std::vector<plan_report>& shards);
 

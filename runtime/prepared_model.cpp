@@ -141,6 +141,8 @@ plan_report report_of(const prepared_model& m) {
   for (const auto& s : m.shards)
     reports.push_back(describe(*s.placement, m.shape, s.placement->budget));
   auto out = add_up(reports);
+  if (m.balance)
+    out.divisions = describe(m.balance->kinds());
   out.outside_bytes = outside_bytes(m.model.vocabulary);
   for (std::size_t i = 0; i < m.shards.size(); ++i) {
     out.devices[i].limit_bytes = m.shards[i].input.limit.bytes;
@@ -159,7 +161,7 @@ plan_report report_of(const prepared_model& m) {
 void prepared_model::require_fits() const {
   for (const auto& s : shards) {
     const auto [bytes, set_by] = s.bound();
-    tropilla::require_fits(s.placement->plan, bytes, set_by);
+    tropilla::require_fits(s.full_plan, bytes, set_by);
   }
 }
 
@@ -185,7 +187,10 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   resolve_percents(m.shards, devices);
   divide_layers(m.shards, m.model.layers, shapes.first.kv_tokens);
   divide_pinned(m.shards, config.pinned_bytes);
-  m.shape = placement_search(m.shards, shapes).find();
+  placement_search search(m.shards, shapes);
+  m.shape = search.find();
+  m.balance = search.balance();
+  m.extent_pages = extent_pages_of(m.shards);
   m.report = report_of(m);
   m.notices = notices_of_limits(m.shards);
   return m;

@@ -8,6 +8,7 @@
 #include "tropilla/runtime.hpp"
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,9 @@ struct prepared_model {
   gguf_file file;
   llama_config model;
   run_shape shape;
-  std::vector<placed_shard> shards; ///< in the order of the layers
+  std::vector<placed_shard> shards;        ///< in the order of the layers
+  std::shared_ptr<memory_balance> balance; ///< between pages and weights of all shards; null when the plan does not fit
+  std::size_t extent_pages = 1;
   plan_report report;
   std::vector<std::string> notices; ///< what a limit changed, and budgets that are above it
   program_needs needs;              ///< besides the arbiter
@@ -25,7 +28,8 @@ struct prepared_model {
   /// Opens the devices and plans; reads nothing but the file's header. Throws `error` as `runtime`'s constructor, but
   /// not over_budget.
   [[nodiscard]] static prepared_model open(const runtime_config& config, const runtime_hooks& hooks = {});
-  /// Throws `error` (over_budget) for the first device whose plan does not fit.
+  /// Throws `error` (over_budget) for the first device whose plan does not fit with all KV pages that may exist at
+  /// once.
   void require_fits() const;
 };
 

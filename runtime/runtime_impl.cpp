@@ -66,6 +66,7 @@ runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtim
   promises = std::make_shared<memory_promises>(hooks_.read_memory, prepared.needs);
   facts = facts_of(prepared.file, prepared.model);
   vocabulary = prepared.model.vocabulary;
+  balance_ = std::move(prepared.balance);
   log_opening();
   if (external) {
     system = external;
@@ -89,6 +90,10 @@ runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t conte
   own_system.emplace();
   system = &own_system->get(); // NOLINT(cppcoreguidelines-prefer-member-initializer): own_system is made first
   std::vector<plan_report> reports;
+  std::vector<std::shared_ptr<const void>> kept; // until the shards keep it
+  for (const auto& shard : original->shards)
+    kept.push_back(shard->keep_placement());
+  (void)cast::ask_role<cast::placement_kept>(*original->system, *original->scheduler, cast::keep_placement{});
   for (const auto& shard : original->shards) {
     shards.push_back(std::make_shared<device_shard>(shard, context, shard_context_of(shards.size())));
     reports.push_back(shards.back()->report());
@@ -105,10 +110,11 @@ void runtime_impl::log_opening() const {
   else
     to.info("{} opens: {}, {}, {:.1f} M parameters, {} layers, {}", config.model.string(), facts.name, facts.type,
             static_cast<double>(facts.parameters) * 1e-6, facts.layers, human_bytes{facts.file_bytes});
-  to.info(
-      "a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} of {} tokens in {}",
-      report.context, report.max_batch_tokens, report.sequences, report.kv_pages, report.kv_page_tokens,
-      report.kv_type);
+  to.info("a context has {} tokens, a step up to {} of a prompt; sequences at once: {}; KV pages: {} at first, up to "
+          "{} of {} "
+          "tokens in {}",
+          report.context, report.max_batch_tokens, report.sequences, report.kv_pages, report.max_kv_pages,
+          report.kv_page_tokens, report.kv_type);
 }
 
 void runtime_impl::log_closing() const {
@@ -168,35 +174,54 @@ void runtime_impl::notify(std::span<const std::string> sentences) const {
 
 void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
   for (std::size_t i = shards.size(); i-- > 0;)
-    shards[i]->start(i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
+    shards[i]->start(i, i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
   meanwhile();
 
+  make_batcher();
   make_request_room();
-  batching = std::make_shared<batcher>(*tok, shards.front()->input.shape, config.queue_length,
-                                       log->of(log_component::scheduler), [this](page_number page) {
-                                         std::optional<std::string> refused;
-                                         for (const auto& shard : shards)
-                                           if (!refused)
-                                             refused = shard->commit_page(page);
-                                         return refused;
-                                       });
   last_resort_ = std::make_shared<last_resort>(this);
   spawn_sampler();
   spawn_scheduler();
   for (std::size_t i = 0; i < shards.size(); ++i)
-    (void)supervise(i);
+    (void)supervise(i, {});
   cast::tell_from_outside(scheduler->get(), cast::supervisors_spawned{});
 } catch (...) {
   shut_down();
   throw;
 }
 
+void runtime_impl::make_batcher() {
+  const auto& shape = shards.front()->input.shape;
+  kv_memory memory;
+  for (const auto& shard : shards)
+    memory.page_bytes.push_back(shard->page_bytes());
+  memory.extent_pages = extent_pages_of(shards.front()->input.max_kv_pages(), std::ranges::max(memory.page_bytes));
+  batching =
+      std::make_shared<batcher>(*tok, shape, config.queue_length, log->of(log_component::scheduler), std::move(memory));
+  if (original) // it has all of its pages' bytes
+    return;
+  flow = std::make_shared<memory_flow>(
+      memory_flow_setup{.balance = balance_,
+                        .batching = batching,
+                        .pinned = [shard = shards.front()] { return shard->replicas() > 0; },
+                        .pledge =
+                            [this](std::size_t pages) {
+                              for (const auto& shard : shards)
+                                shard->pledge_pages(pages);
+                            },
+                        .trace = trace.get(),
+                        .log = log->of(log_component::memory)});
+}
+
 void runtime_impl::make_request_room() {
   request_room::more_source more;
   for (const auto& shard : shards)
     if (shard->input.holds_requests)
-      more = [to = arbiter, device = shard->name()](std::size_t bytes) -> std::optional<lease> {
-        auto answer = to->try_acquire({device, bytes, purpose::requests, priority::background, outside_memory{}});
+      more = [to = arbiter, weak = std::weak_ptr(shard)](std::size_t bytes) -> std::optional<lease> {
+        const auto on = weak.lock();
+        if (!on || bytes > on->unpledged_bytes()) // KV pages may want the rest
+          return std::nullopt;
+        auto answer = to->try_acquire({on->name(), bytes, purpose::requests, priority::background, outside_memory{}});
         if (auto* granted = std::get_if<lease>(&answer))
           return std::move(*granted);
         return std::nullopt;
@@ -237,7 +262,7 @@ private:
       if (!restarts_.allows_another(of_->shards.front()->progress()))
         throw error(errc::device_failed, "scheduler and supervisor ended again and again; open the runtime again");
       of_->log->of(log_component::supervisor).warning("scheduler and supervisor ended at once, and are replaced");
-      (void)of_->supervise(0);
+      (void)of_->supervise(0, supervisor.address());
     } catch (...) {
       const error why = error_of(std::current_exception());
       of_->scheduler->close(why);
@@ -259,8 +284,26 @@ void runtime_impl::spawn_scheduler() {
   cast::scheduler_setup setup{batching, vocabulary, shards.front()->compute, sampler, trace.get()};
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const auto get = [shard = shards[i]] { return caf::actor_cast<caf::actor>(shard->supervisor->get()); };
-    setup.supervisors.push_back({get, [this, i, get] { return supervise(i) ? get() : caf::actor{}; }});
+    setup.supervisors.push_back(
+        {get, [this, i, get](const caf::actor_addr& ended) { return supervise(i, ended) ? get() : caf::actor{}; }});
   }
+  for (const auto& shard : shards)
+    setup.devices.push_back({.name = shard->name(),
+                             .page_bytes = shard->page_bytes(),
+                             .memory_manager = [shard] { return shard->pipeline->get().memory_manager; },
+                             .supervisor = [shard] { return shard->supervisor->get(); },
+                             .commits_later = shard->commits_later(),
+                             .commit = [shard](const lease& extent) { return shard->commit_pages(extent); }});
+  setup.flow = flow;
+  setup.totals = [this] {
+    cast::read_totals all;
+    for (const auto& shard : shards) {
+      const auto read = shard->read();
+      all.bytes += read.bytes;
+      all.seconds += read.seconds;
+    }
+    return all;
+  };
   setup.progress = [this] {
     std::uint64_t all = 0;
     for (const auto& shard : shards)
@@ -280,10 +323,14 @@ void runtime_impl::spawn_scheduler() {
   last_resort_->watch(scheduler->get());
 }
 
-bool runtime_impl::supervise(std::size_t shard) {
+bool runtime_impl::supervise(std::size_t shard, const caf::actor_addr& ended) {
   const auto locked = last_resort_->lock();
   if (closed)
     return false;
+  // A scheduler that a new supervisor spawned may begin before the role has that supervisor, and hear of the end of the
+  // one before. Two supervisors would spawn two schedulers over one batcher.
+  if (const auto holder = shards[shard]->supervisor->get(); holder && holder.address() != ended)
+    return true;
   std::vector<cast::supervised_member> others;
   if (shard == 0) {
     const auto get_sampler = [this] { return caf::actor_cast<caf::actor>(sampler->get()); };
@@ -402,10 +449,15 @@ void runtime_impl::set_budget(std::size_t bytes, std::string_view name) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
   std::string names;
-  for (const auto& shard : shards) {
-    if (name == shard->name() || (name.empty() && shards.size() == 1))
-      return shard->set_budget(bytes);
-    names += (names.empty() ? "" : ", ") + shard->name();
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const auto& shard = *shards[i];
+    if (name == shard.name() || (name.empty() && shards.size() == 1)) {
+      shard.check_budget(bytes);
+      (void)cast::ask_role<cast::budget_changed>(*system, *scheduler, cast::change_budget{i, bytes});
+      log->of(log_component::memory).info("{}: the budget is {} now", shard.name(), human_bytes{bytes});
+      return;
+    }
+    names += (names.empty() ? "" : ", ") + shard.name();
   }
   throw error(errc::invalid_argument, name.empty() ? fmt::format("say whose budget changes; the devices are {}", names)
                                                    : fmt::format("there is no device {}, only {}", name, names));
@@ -440,8 +492,15 @@ request_id runtime_impl::submit(sequence_request request) {
 }
 
 load_report runtime_impl::load() const {
-  const auto usage = cast::ask_role<cast::batch_state>(*system, *scheduler, cast::query_batch{}).usage;
-  load_report out{usage.active, usage.waiting, usage.pages_in_use, usage.pages_cached, usage.preemptions, 0};
+  const auto state = cast::ask_role<cast::batch_state>(*system, *scheduler, cast::query_batch{});
+  const auto& usage = state.usage;
+  load_report out{usage.active,    usage.waiting, usage.pages_in_use, usage.pages_cached, usage.preemptions, 0,
+                  state.page_limit};
+  const auto seconds = [](std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); };
+  const auto now = std::chrono::steady_clock::now();
+  for (const auto& m : state.moves)
+    out.moves.push_back(
+        {seconds(now - m.ended), seconds(m.ended - m.began), m.kv_pages * kv_page_tokens, m.streamed_bytes, m.reason});
   for (const auto& shard : shards)
     out.restarts += cast::ask_role<cast::cast_health>(*system, *shard->supervisor, cast::query_health{}).restarts;
   return out;

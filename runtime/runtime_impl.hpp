@@ -81,6 +81,7 @@ struct TROPILLA_HIDDEN runtime_impl {
 
   std::shared_ptr<request_room> room; ///< for what requests hold
   std::shared_ptr<batcher> batching;
+  std::shared_ptr<memory_flow> flow; ///< of an original
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
 
@@ -101,15 +102,17 @@ private:
   /// are read.
   void spawn_cast(const std::function<void()>& meanwhile);
   void make_request_room();
+  void make_batcher();
   void spawn_sampler();
   void spawn_scheduler();
-  /// Spawns a supervisor for a shard; the first shard's watches sampler and scheduler, too. False: the runtime is
-  /// closed.
-  bool supervise(std::size_t shard);
+  /// Spawns a supervisor for a shard, the first one or a successor of the one that ended, unless that has one; the
+  /// first shard's watches sampler and scheduler, too. False: the runtime is closed.
+  bool supervise(std::size_t shard, const caf::actor_addr& ended);
 
   /// Given back first when it closes: what ends actors and fails requests takes a little memory.
   std::unique_ptr<std::byte[]> reserve_ = std::make_unique<std::byte[]>(std::size_t{64} << 10);
   runtime_hooks hooks_;
+  std::shared_ptr<memory_balance> balance_; ///< of an original
   std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   mutable std::once_flag told_of_template_, told_of_bos_;
   class last_resort;

@@ -58,14 +58,16 @@ session_shape shape_of(const runtime_impl& rt) {
           number(attention.value_size)};
 }
 
-/// Each layer of a page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
+/// Each layer of a loan's page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
 template <class Function>
-void for_each_layer(const runtime_impl& rt, const session_shape& shape, page_number page, const Function& layer) {
+void for_each_layer(const runtime_impl& rt, const session_shape& shape, const page_loan& loan, std::size_t page,
+                    const Function& layer) {
   const std::size_t bytes = shape.layer_bytes();
-  for (const auto& shard : rt.shards) {
-    const auto& range = shard->placement->layout.range;
+  for (std::size_t i = 0; i < rt.shards.size(); ++i) {
+    const auto& range = rt.shards[i]->placement->layout.range;
+    std::byte* const start = loan.table->starts[i][loan.pages[page]];
     for (std::size_t l = range.first; l < range.last; ++l)
-      layer(*shard->dev, shard->pages[page] + (l - range.first) * bytes, l * bytes);
+      layer(*rt.shards[i]->dev, start + (l - range.first) * bytes, l * bytes);
   }
 }
 
@@ -96,7 +98,7 @@ std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::s
   std::vector<std::byte> buffer(shape.page_bytes()), copy(shape.layer_bytes());
   for (std::size_t i = 0; i < loan.pages.size(); ++i) {
     const std::size_t tokens = std::min(loan.tokens - i * kv_page_tokens, kv_page_tokens);
-    for_each_layer(*this, shape, loan.pages[i], [&](device& dev, const std::byte* from, std::size_t to) {
+    for_each_layer(*this, shape, loan, i, [&](device& dev, const std::byte* from, std::size_t to) {
       if (!dev.host_memory()) {
         dev.download(from, copy.data(), copy.size());
         from = copy.data();
@@ -126,7 +128,7 @@ std::vector<token_id> runtime_impl::load_session(const std::filesystem::path& pa
     borrowed_pages pages(*this, cast::borrow_empty_pages{borrower, tokens.size()});
     for (std::size_t i = 0; i < file.facts().pages(); ++i) {
       file.read_page(i, buffer);
-      for_each_layer(*this, shape, pages.loan().pages[i], [&](device& dev, std::byte* to, std::size_t from) {
+      for_each_layer(*this, shape, pages.loan(), i, [&](device& dev, std::byte* to, std::size_t from) {
         dev.upload(buffer.data() + from, to, shape.layer_bytes());
       });
     }

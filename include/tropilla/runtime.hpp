@@ -56,8 +56,9 @@ struct runtime_config {
   std::size_t max_batch_tokens = 0;
   std::size_t logit_rows = 1; ///< rows per step that may ask for logits: `score` is faster with more
   std::size_t sequences = 16; ///< replies that are computed together, at most; others wait in a queue
-  /// Tokens with KV pages, of all sequences together, at least `context`. 0: four contexts (as many as there are
-  /// sequences, if those are fewer), or as many of them as a budget leaves room for beside weights that stay.
+  /// Tokens that may have KV pages at once, of all sequences together, at least `context`. 0: four contexts (as many as
+  /// there are sequences, if those are fewer), or as many of them as a budget has room for. Where a budget does not
+  /// hold their pages beside all weights, the weights make room while the pages are used.
   std::size_t kv_tokens = 0;
   std::size_t queue_length = 4096; ///< requests that may wait; more are refused with `busy`
   /// Bytes of the processor's memory that are planned for requests: prompts, those of requests that wait included, and

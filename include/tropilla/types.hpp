@@ -147,6 +147,15 @@ struct device_plan {
   std::string limit_set_by; ///< "the memory limit of 200.0 MiB of the control group /sys/fs/cgroup/a"; empty: unknown
 };
 
+/// A way to divide the budgets between KV pages and weights that stay. While it runs, a runtime goes from one to
+/// another.
+struct division_report {
+  std::size_t kv_tokens = 0;      ///< that there are KV pages for, of all sequences
+  std::size_t streamed_bytes = 0; ///< of weights, packed, that every step reads then
+  std::size_t total_bytes = 0;    ///< of all devices
+  std::size_t ring_slots = 0;     ///< that streamed groups pass through
+};
+
 /// Every byte that a runtime will hold, before anything is read.
 struct plan_report {
   std::vector<plan_line> lines;
@@ -154,8 +163,11 @@ struct plan_report {
   std::size_t budget_bytes = 0;
   std::size_t context = 0;          ///< tokens of a sequence, at most
   std::size_t sequences = 0;        ///< computed together, at most
-  std::size_t kv_tokens = 0;        ///< that have KV pages, of all sequences
+  std::size_t kv_tokens = 0;        ///< that there are KV pages for, of all sequences, when a runtime opens
   std::size_t kv_pages = 0;         ///< for them
+  std::size_t max_kv_tokens = 0;    ///< that may have KV pages at once: more of them take the place of weights
+  std::size_t max_kv_pages = 0;     ///< for them
+  std::size_t extent_tokens = 0;    ///< KV pages for so many tokens come and go together
   std::size_t kv_page_tokens = 0;   ///< of each page
   std::string kv_type;              ///< what they hold: "f16", "bf16", "q8_0"
   std::size_t max_batch_tokens = 0; ///< of a step, of all sequences together, at most
@@ -171,7 +183,10 @@ struct plan_report {
   /// Bytes of the processor's memory that no budget counts, roughly: code, stacks, vocabulary.
   std::size_t outside_bytes = 0;
   std::vector<device_plan> devices; ///< in the order of the layers
-  std::string refusal;              ///< what opening a runtime would say (over_budget); empty: the plan fits
+  /// From the one with the fewest pages to the one with the most: one for each number of streamed bytes, at most 16 of
+  /// them, spread evenly. One where nothing has to be streamed for more pages; none when the plan does not fit.
+  std::vector<division_report> divisions;
+  std::string refusal; ///< what opening a runtime would say (over_budget); empty: the plan fits
 };
 
 /// The bytes that may be leased on a device.
@@ -200,14 +215,25 @@ struct memory_report {
   double fragmentation = 0; ///< share of the pool's free bytes that its largest free block can't serve, 0 to 1
 };
 
+/// A move of memory between weights that stay and KV pages.
+struct memory_move_report {
+  double seconds_ago = 0;
+  double seconds = 0;             ///< that it took
+  std::size_t kv_tokens = 0;      ///< that there are bytes for since
+  std::size_t streamed_bytes = 0; ///< of weights, by every step since
+  std::string reason;             ///< "16 sequences want 96 pages: ..."
+};
+
 /// How busy a runtime is.
 struct load_report {
-  std::size_t active = 0;       ///< sequences that are computed together
-  std::size_t waiting = 0;      ///< sequences that have no pages yet
-  std::size_t pages_in_use = 0; ///< KV pages
-  std::size_t pages_cached = 0; ///< KV pages of no sequence, which prompts that begin alike use again
-  std::size_t preemptions = 0;  ///< how often a sequence gave up its pages to another, so far
-  std::size_t restarts = 0;     ///< how often a member of the cast was replaced, so far
+  std::size_t active = 0;                  ///< sequences that are computed together
+  std::size_t waiting = 0;                 ///< sequences that have no pages yet
+  std::size_t pages_in_use = 0;            ///< KV pages
+  std::size_t pages_cached = 0;            ///< KV pages of no sequence, which prompts that begin alike use again
+  std::size_t preemptions = 0;             ///< how often a sequence gave up its pages to another, so far
+  std::size_t restarts = 0;                ///< how often a member of the cast was replaced, so far
+  std::size_t page_limit = 0;              ///< KV pages that there are bytes for at this moment
+  std::vector<memory_move_report> moves{}; ///< of memory, the newest first, the last sixteen
 };
 
 /// How far the weights have come. Bytes as stored in the file.

@@ -20,7 +20,7 @@ runtime_config tiny() {
 
 } // namespace
 
-TEST_CASE("the memory manager grants, queues until bytes come back, and refuses") {
+TEST_CASE("the memory manager grants, queues until bytes come back or not, and refuses") {
   cast::system system;
   const auto arbiter = memory_arbiter::make();
   arbiter->add_device("host:0", nullptr, 4096, 1024, 64);
@@ -34,6 +34,17 @@ TEST_CASE("the memory manager grants, queues until bytes come back, and refuses"
   } catch (const error& e) {
     CHECK(e.code() == errc::over_budget);
   }
+
+  try { // 256 bytes are left
+    (void)cast::ask_and_wait<cast::memory_granted>(system.get(), manager, cast::acquire_memory{want(512), false});
+    FAIL("it waited");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::over_budget);
+    CHECK_THAT(e.what(), Catch::Contains("too much"));
+  }
+  CHECK(arbiter->usage("host:0").waiters == 0);
+  CHECK(cast::ask_and_wait<cast::memory_granted>(system.get(), manager, cast::acquire_memory{want(256), false})
+            .bytes.bytes() == 256);
 
   caf::scoped_actor self(system.get());
   bool granted = false;

@@ -46,7 +46,6 @@ struct small_device {
     setup.meter = std::make_shared<transfer_meter>();
     setup.progress = std::make_shared<std::atomic<std::uint64_t>>();
     setup.copies = std::make_shared<host_copies>();
-    setup.pages.assign(1, nullptr);
     return cast::spawn_compute(system, std::move(setup));
   }
 
@@ -72,6 +71,7 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   step->ids = {1};
   step->sequences = {{0, 1, 0}};
   step->pages = {0};
+  step->table = std::make_shared<kv_page_table>(kv_page_table{{}, {{nullptr}}});
   step->logit_rows = {0};
   caf::scoped_actor self(system.get());
   (void)cast::ask(self.ptr(), compute, cast::run_step{step});

@@ -1,7 +1,7 @@
 // When an actor counts as ended: not before its state is destroyed, and with it whatever still reads and writes.
-#include "actors/loader.hpp"
 #include "runtime/runtime_impl.hpp"
 #include "tests/support/faulty_reader.hpp"
+#include "tests/support/lone_loader.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
@@ -84,56 +84,6 @@ runtime_hooks spoiled(testing::fault_script& script) {
   return hooks;
 }
 
-/// A loader over a device and an arbiter that nobody else uses.
-class lone_loader {
-public:
-  explicit lone_loader(const runtime_hooks& hooks = {}) {
-    auto prepared = prepared_model::open(testing::tiny_config());
-    dev_ = std::move(prepared.shards.front().dev);
-    weights_ = std::move(prepared.shards.front().placement);
-    constexpr std::size_t everything = std::size_t{64} << 20;
-    device_setup setup;
-    setup.name = "host:0";
-    setup.base = dev_->reserve(everything);
-    setup.reservation_bytes = setup.budget = everything;
-    setup.alignment = group_alignment;
-    setup.host_memory = true;
-    arbiter_->add_device(setup);
-    weight_loader_setup loading;
-    loading.dev = dev_.get();
-    loading.files = prepared.shards.front().input.files;
-    loading.make_reader = hooks.make_reader;
-    loader_ = cast::spawn_loader(
-        system_.get(),
-        {weights_, take(weights_->loading.staging_bytes(), purpose::staging), std::move(loading), {}, {}});
-  }
-
-  /// Nobody but the loader holds the bytes that it writes to.
-  void load(std::size_t group) {
-    (void)cast::ask(client_.ptr(), loader_,
-                    cast::load_group{group, take(weights_->block_bytes(group), purpose::weights)});
-  }
-  /// Ends the loader; the bytes that are in use at that moment.
-  [[nodiscard]] std::size_t end() {
-    cast::end_and_wait(system_.get(), loader_);
-    return in_use();
-  }
-  [[nodiscard]] std::size_t in_use() const { return arbiter_->usage("host:0").in_use; }
-  [[nodiscard]] std::size_t groups() const { return weights_->layout.groups.size(); }
-
-private:
-  [[nodiscard]] lease take(std::size_t bytes, purpose used_for) {
-    return std::get<lease>(arbiter_->try_acquire({"host:0", bytes, used_for}));
-  }
-
-  std::shared_ptr<device> dev_;
-  std::shared_ptr<const weight_placement> weights_;
-  std::shared_ptr<memory_arbiter> arbiter_ = memory_arbiter::make();
-  cast::system system_;
-  caf::scoped_actor client_{system_.get()};
-  cast::loader_actor loader_;
-};
-
 } // namespace
 
 TEST_CASE("an actor counts as ended when its state is destroyed, for everybody who waits for it") {
@@ -162,8 +112,9 @@ TEST_CASE("an actor counts as ended when its state is destroyed, for everybody w
 TEST_CASE("a loader that ends holds its bytes until no read writes to them") {
   testing::fault_script script;
   script.at(0, testing::read_fault::hang);
-  lone_loader loader(spoiled(script));
-  loader.load(1);
+  testing::lone_loader loader(spoiled(script));
+  loader.spawn();
+  (void)loader.load(1);
   script.wait_until_hanging();
   const auto taken = loader.in_use();
   auto left = std::async(std::launch::async, [&] { return loader.end(); });
@@ -176,9 +127,10 @@ TEST_CASE("a loader that ends holds its bytes until no read writes to them") {
 TEST_CASE("a loader that ended has given every byte back, whatever it was about") {
   for (int round = 0; round < 20; ++round) {
     INFO("round " << round);
-    lone_loader loader;
+    testing::lone_loader loader;
+    loader.spawn();
     for (std::size_t g = 0; g < loader.groups(); ++g)
-      loader.load(g);
+      (void)loader.load(g);
     CHECK(loader.end() == 0);
   }
 }

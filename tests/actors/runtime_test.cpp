@@ -129,7 +129,7 @@ TEST_CASE("what a plan says is what a run holds, and a byte less is refused with
     (void)ids_of(rt.generate("x", options(4)));
     const auto memory = rt.memory().front();
     CHECK(memory.peak_bytes <= memory.budget_bytes);
-    CHECK(static_cast<double>(memory.peak_bytes) == Approx(static_cast<double>(plan.total_bytes)).epsilon(0.01));
+    CHECK(testing::peak_without_pages(memory) == testing::planned_without_pages(plan));
   }
   config.budget_bytes = plan.total_bytes;
   CHECK(ids_of(runtime(config).generate("x", options(4))).size() == 4);
@@ -315,13 +315,21 @@ TEST_CASE("a trace names the cast and its streams") {
     (void)ids_of(rt.generate("x", options(3)));
   }
   const auto json = nlohmann::json::parse(std::ifstream(c.trace));
-  std::set<std::string> rows;
+  std::set<std::string> rows, counted;
+  std::int64_t max_weights = 0;
   for (const auto& e : json.at("traceEvents"))
-    if (e.at("ph") == "M" && e.at("name") == "thread_name")
+    if (e.at("ph") == "M" && e.at("name") == "thread_name") {
       rows.insert(e.at("args").at("name").get<std::string>());
-  for (const char* row : {"actor scheduler", "actor compute", "actor loader", "actor sampler", "stream host:0 compute",
-                          "stream host:0 read", "stream host:0 pack 0"})
+    } else if (e.at("ph") == "C") {
+      counted.insert(e.at("name").get<std::string>());
+      max_weights = std::max(max_weights, e.at("args").at("weights").get<std::int64_t>());
+    }
+  for (const char* row :
+       {"actor scheduler", "actor compute", "actor loader", "actor sampler", "actor memory_manager host:0",
+        "stream host:0 compute", "stream host:0 read", "stream host:0 pack 0"})
     CHECK(rows.count(row) == 1);
+  CHECK(counted == std::set<std::string>{"memory host:0"});
+  CHECK(max_weights > 0);
 }
 
 TEST_CASE("a model that is larger than its budget streams, and answers alike") {
@@ -370,8 +378,6 @@ TEST_CASE("a model that is larger than its budget streams, and answers alike") {
       CHECK(ids_of(rt.generate(long_prompt, options(5))) == long_reply); // steps without logits leave the head out
       rt.wait_until_loaded();
       CHECK(rt.memory().front().peak_bytes <= budget);
-      CHECK(static_cast<double>(rt.memory().front().peak_bytes) ==
-            Approx(static_cast<double>(rt.plan().total_bytes)).epsilon(0.01));
     }
   }
   CHECK(looked_up);

@@ -1,5 +1,6 @@
 // Members of the cast are killed while many replies stream: each ends with its text or with an error that says why.
 #include "runtime/runtime_impl.hpp"
+#include "tests/support/log_keeper.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
 #include <catch2/catch.hpp>
@@ -48,7 +49,41 @@ std::vector<stream_of_replies> streams(std::size_t count) {
   return out;
 }
 
+/// A supervisor that replaces nobody.
+struct idle_supervisor {
+  static constexpr const char* actor_name = "supervisor";
+  explicit idle_supervisor(cast::supervisor_actor::pointer) {}
+  cast::supervisor_actor::behavior_type behaviour() {
+    return {
+        [](const cast::query_health&) -> caf::result<cast::cast_health> { return cast::cast_health{}; },
+        [](const cast::change_placement&) -> caf::result<cast::placement_changed> { return cast::placement_changed{}; },
+    };
+  }
+};
+
 } // namespace
+
+TEST_CASE("a scheduler that hears late of a supervisor's end leaves its successor alone") {
+  const std::size_t devices = GENERATE(1, 2);
+  testing::log_keeper kept;
+  auto config = testing::tiny_config();
+  config.log.sink = kept.sink();
+  if (devices > 1) {
+    const auto each = runtime::plan(config).total_bytes;
+    config.devices = {{"host:0", each}, {"host:1", each}};
+  }
+  runtime_impl rt(config, nullptr);
+  auto& role = *rt.shards.back()->supervisor;
+  const auto ended = role.get();
+  const auto successor = cast::spawn<cast::supervisor_actor, idle_supervisor>(*rt.system);
+  (void)rt.load(); // the scheduler has begun to watch it
+  role.set(successor);
+  caf::anon_send_exit(ended, caf::exit_reason::kill);
+  REQUIRE(kept.wait_for("supervisor", "a supervisor ended unexpectedly"));
+  REQUIRE(role.get() == successor);
+  caf::anon_send_exit(successor, caf::exit_reason::kill);
+  CHECK(role.wait_for_another(successor)); // it is watched, too
+}
 
 TEST_CASE("a scheduler and a supervisor that are killed at once are replaced, and replies go on") {
   const std::size_t devices = GENERATE(1, 2);

@@ -44,4 +44,20 @@ inline std::size_t planned_bytes(const plan_report& plan, const std::string& dev
   return bytes;
 }
 
+/// Bytes of a plan but for KV pages, which are leased when tokens come to lie on them.
+inline std::size_t planned_without_pages(const plan_report& plan) {
+  std::size_t bytes = 0;
+  for (const auto& line : plan.lines)
+    bytes += line.purpose == "KV pages" ? 0 : line.bytes;
+  return bytes;
+}
+
+/// The peaks of a device's purposes but KV pages, together.
+inline std::size_t peak_without_pages(const memory_report& device) {
+  std::size_t bytes = 0;
+  for (const auto& p : device.purposes)
+    bytes += p.purpose == "KV pages" ? 0 : p.peak_bytes;
+  return bytes;
+}
+
 } // namespace tropilla::testing
