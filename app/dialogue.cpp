@@ -203,9 +203,7 @@ std::string dialogue::figures(const chat_input& input) {
       change_budget(rt, input.text);
     return budget_lines(rt.memory());
   }
-  std::string text = memory_table(rt.memory()).aligned();
-  text.pop_back(); // `tell` ends the line
-  return text;
+  return memory_table(rt.memory()).aligned() + flow_lines(rt.load()); // `tell` ends the line
 }
 
 void dialogue::answer() {

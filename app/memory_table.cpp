@@ -28,6 +28,15 @@ table memory_table(std::span<const memory_report> devices) {
   return t;
 }
 
+std::string flow_lines(const load_report& load) {
+  std::string text = fmt::format("KV pages: {} in use and {} cached, of {} that there are bytes for", load.pages_in_use,
+                                 load.pages_cached, load.page_limit);
+  for (const memory_move_report& m : load.moves)
+    text += fmt::format("\n{:.1f} s ago, in {:.3f} s: pages for {} tokens, {} streamed per step: {}", m.seconds_ago,
+                        m.seconds, m.kv_tokens, format_bytes(m.streamed_bytes), m.reason);
+  return text;
+}
+
 std::string budget_lines(std::span<const memory_report> devices) {
   std::string text;
   for (const memory_report& m : devices)

@@ -3,6 +3,7 @@
 
 #include "app/figures.hpp"
 #include "app/machine_speed.hpp"
+#include "app/memory_flow.hpp"
 #include "app/table.hpp"
 #include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"
@@ -59,6 +60,7 @@ struct forecast {
   step_cost cost;
   machine_speed speed;
   prediction predicted;
+  flow_prediction flow;
 };
 
 /// Predicts a plan's speed; empty for a plan that can't run.
@@ -71,6 +73,7 @@ std::optional<forecast> look_ahead(const plan_options& options, const runtime_co
   f.cost = cost_of(config, plan);
   f.speed = measure_machine(config, plan);
   f.predicted = predict(f.cost, f.speed);
+  f.flow = predict_flow(plan, f.cost, f.speed);
   return f;
 }
 
@@ -90,6 +93,25 @@ json as_json(const forecast& f) {
   };
   set("decode", f.predicted.decode);
   set("prefill", f.predicted.prefill);
+  out["more_pages_from"] = json::array();
+  for (const auto& c : f.flow.crossings)
+    out["more_pages_from"].push_back({{"tokens", c.tokens}, {"sequences", c.sequences ? json(*c.sequences) : json()}});
+  return out;
+}
+
+json divisions_as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
+  json out = json::array();
+  for (std::size_t i = 0; i < plan.divisions.size(); ++i) {
+    const auto& d = plan.divisions[i];
+    json rate;
+    if (ahead && ahead->flow.one_sequence[i])
+      rate = *ahead->flow.one_sequence[i];
+    out.push_back({{"kv_tokens", d.kv_tokens},
+                   {"streamed_bytes", d.streamed_bytes},
+                   {"total_bytes", d.total_bytes},
+                   {"ring_slots", d.ring_slots},
+                   {"decode_tok_s", std::move(rate)}});
+  }
   return out;
 }
 
@@ -112,7 +134,10 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
               {"sequences", plan.sequences},
               {"kv_tokens", plan.kv_tokens},
               {"kv_pages", plan.kv_pages},
+              {"max_kv_tokens", plan.max_kv_tokens},
+              {"max_kv_pages", plan.max_kv_pages},
               {"kv_page_tokens", plan.kv_page_tokens},
+              {"extent_tokens", plan.extent_tokens},
               {"kv_type", plan.kv_type},
               {"weight_bytes", plan.weight_bytes},
               {"residency", plan.residency},
@@ -124,6 +149,7 @@ json as_json(const plan_report& plan, const std::optional<forecast>& ahead) {
   out["devices"] = json::array();
   for (const device_plan& d : plan.devices)
     out["devices"].push_back(as_json(d));
+  out["divisions"] = divisions_as_json(plan, ahead);
   out["purposes"] = json::array();
   for (const purpose_sum& s : sums_of(plan))
     out["purposes"].push_back({{"device", s.device}, {"purpose", s.purpose}, {"parts", s.parts}, {"bytes", s.bytes}});
@@ -169,14 +195,17 @@ std::string limits_of(const plan_report& plan) {
 std::string as_text(const plan_report& plan, bool limits) {
   std::string out = fmt::format("\nContext of {} tokens", plan.context);
   if (plan.sequences > 1)
-    out += fmt::format(", {} together in up to {} sequences at once", plan.kv_tokens, plan.sequences);
-  out += fmt::format(": {} KV pages of {} in {}. A decode step reads {} of weights.\n", plan.kv_pages,
-                     plan.kv_page_tokens, plan.kv_type, format_bytes(plan.weight_bytes));
+    out += fmt::format(", {} together in up to {} sequences at once", plan.max_kv_tokens, plan.sequences);
+  out += fmt::format(": {} KV pages of {} in {}", plan.kv_pages, plan.kv_page_tokens, plan.kv_type);
+  if (plan.kv_pages < plan.max_kv_pages)
+    out += fmt::format(" at first, up to {} later", plan.max_kv_pages);
+  out += fmt::format(". A decode step reads {} of weights.\n", format_bytes(plan.weight_bytes));
   if (plan.ring_slots > 0)
     out += fmt::format("Embedding, layers, output: {} ({}R stays, S is streamed, {} per step,\n"
                        "through a ring of {} slots of {}).\n",
                        plan.residency, plan.residency.front() == 'G' ? "G: rows gathered, " : "",
                        format_bytes(plan.streamed_bytes), plan.ring_slots, format_bytes(plan.slot_bytes));
+  out += describe_ends(plan);
   out += fmt::format("Outside of the plan: about {} for the program, its stacks and the vocabulary.\n",
                      format_bytes(plan.outside_bytes));
   if (limits)
@@ -200,7 +229,7 @@ void execute(const plan_options& options, command_context& env) {
         as_table(plan, options.all).aligned(terminal.colour ? "\x1b[1m" : "", terminal.colour ? "\x1b[0m" : ""));
     env.out.write(as_text(plan, !options.no_measure));
     if (const auto ahead = look_ahead(options, config, plan)) // after the table, which needs no measuring
-      env.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed));
+      env.out.write("\n" + describe(ahead->predicted, ahead->cost, ahead->speed) + describe(ahead->flow, plan));
   }
   if (!plan.refusal.empty())
     throw error(errc::over_budget, plan.refusal); // as a run does

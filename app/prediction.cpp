@@ -39,10 +39,6 @@ double as_double(std::size_t n) {
   return static_cast<double>(n);
 }
 
-std::string rate(double tokens_per_second) {
-  return fmt::format("{:.{}f} tok/s", tokens_per_second, tokens_per_second < 1 ? 2 : tokens_per_second < 10 ? 1 : 0);
-}
-
 /// "the disk binds (310.0 MiB per token at 1.6 GB/s)".
 std::string reason(limit binds, const step_cost& cost, std::size_t parameters, std::string_view pass,
                    const machine_speed& speed) {
@@ -86,24 +82,33 @@ std::string_view to_string(limit l) noexcept {
   return "compute";
 }
 
-prediction predict(const step_cost& cost, const machine_speed& speed) {
-  const double streamed = as_double(cost.streamed_bytes);
+std::string describe_rate(double tokens_per_second) {
+  return fmt::format("{:.{}f} tok/s", tokens_per_second, tokens_per_second < 1 ? 2 : tokens_per_second < 10 ? 1 : 0);
+}
+
+std::optional<pass_prediction> predict_decode(const step_cost& cost, const machine_speed& speed,
+                                              std::size_t sequences) {
   const double weights = as_double(cost.weight_bytes);
-  const double rows = as_double(cost.max_batch_tokens);
-  const double operations = 2 * as_double(cost.decode_parameters);
-  auto decode = slowest(streamed, weights, operations, speed, 1);
+  const double operations = 2 * as_double(cost.decode_parameters) * as_double(sequences);
+  auto decode = slowest(as_double(cost.streamed_bytes), weights, operations, speed, as_double(sequences));
   // The speed of memory was measured with a token's arithmetic beside it. Where that alone takes most of the time
   // (plain C++ does), it isn't memory that is slow.
   if (decode && decode->binds == limit::memory && 2 * operations / speed.operations > weights / speed.memory_bytes)
     decode->binds = limit::compute;
-  return {decode, slowest(streamed, weights, 2 * as_double(cost.layer_parameters) * rows, speed, rows)};
+  return decode;
+}
+
+prediction predict(const step_cost& cost, const machine_speed& speed) {
+  const double rows = as_double(cost.max_batch_tokens);
+  return {predict_decode(cost, speed, 1), slowest(as_double(cost.streamed_bytes), as_double(cost.weight_bytes),
+                                                  2 * as_double(cost.layer_parameters) * rows, speed, rows)};
 }
 
 std::string describe(const prediction& p, const step_cost& cost, const machine_speed& speed) {
   const std::string prompt = fmt::format("prefill of {}", cost.max_batch_tokens);
   std::string decode, prefill;
   if (p.decode) {
-    decode = fmt::format("decode {}: {}", rate(p.decode->tokens_per_second),
+    decode = fmt::format("decode {}: {}", describe_rate(p.decode->tokens_per_second),
                          reason(p.decode->binds, cost, cost.decode_parameters, "token", speed));
     if (p.decode->binds == limit::disk)
       decode += "; more tokens per pass\n           (batches) or fewer bytes (a larger budget, smaller types) raise it";
@@ -111,7 +116,7 @@ std::string describe(const prediction& p, const step_cost& cost, const machine_s
     decode = unknown("decode", cost, speed);
   }
   if (p.prefill)
-    prefill = fmt::format("{}: {}: {}", prompt, rate(p.prefill->tokens_per_second),
+    prefill = fmt::format("{}: {}: {}", prompt, describe_rate(p.prefill->tokens_per_second),
                           reason(p.prefill->binds, cost, cost.layer_parameters, "pass", speed));
   else
     prefill = unknown(prompt, cost, speed);

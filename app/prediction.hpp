@@ -46,6 +46,12 @@ struct prediction {
 };
 
 [[nodiscard]] prediction predict(const step_cost& cost, const machine_speed& speed);
+/// A pass with one token of each of `sequences` sequences, which read the weights once together. @pre sequences > 0
+[[nodiscard]] std::optional<pass_prediction> predict_decode(const step_cost& cost, const machine_speed& speed,
+                                                            std::size_t sequences);
+
+/// "63 tok/s".
+[[nodiscard]] std::string describe_rate(double tokens_per_second);
 
 /// The lines that `tropilla plan` prints; each ends with a line end.
 [[nodiscard]] std::string describe(const prediction& p, const step_cost& cost, const machine_speed& speed);

@@ -33,7 +33,7 @@ void model_options::bind(option_binder& b) {
       config.devices);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
           config.sequences, {.min = 1, .max = max_sequences});
-  b.count({"--kv", "TOKENS", "tokens that have KV pages, of all sequences together",
+  b.count({"--kv", "TOKENS", "tokens that may have KV pages at once, of all sequences",
            "a context for each sequence, at most four"},
           config.kv_tokens, {.min = 1, .max = max_tokens});
   b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16",

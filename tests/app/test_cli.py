@@ -176,7 +176,8 @@ class Output(Program):
         self.assertEqual(reply["generated_tokens"], 5)
         self.assertEqual(len(reply["ids"]), 5)
         self.assertGreater(reply["rss_bytes"], reply["plan_bytes"] // 4)
-        self.assertEqual(reply["plan_bytes"], reply["peak_bytes"])
+        self.assertLessEqual(reply["peak_bytes"], reply["plan_bytes"])  # KV pages come when tokens lie on them
+        self.assertGreater(reply["peak_bytes"], reply["plan_bytes"] // 2)
         self.assertGreater(reply["ttft_s"], 0)
 
     def test_run_streams_text_and_ends_with_one_line_of_figures(self):
@@ -345,6 +346,38 @@ class Output(Program):
         for sentence in (r"Context of 100 tokens: 4 KV pages of 32 in f16\.", rf"{tight['residency']} \(.*R stays, S is streamed",
                          r"ring of \d slots of .*B\)\.", r"\nBudget .*, of which .* are left\.\n\Z"):
             self.assertRegex(text[0], sentence)
+
+    def test_plan_shows_the_ends_that_memory_flows_between(self):
+        arguments = ("plan", "-m", self.model, "--ctx", 2048, "--parallel", 4)
+        def plan(budget, *more):
+            return self.as_json(*arguments, "--kv", 4096, "--budget", budget, "--json", *more)
+        whole = plan("1GiB", "--no-measure")
+        self.assertEqual(len(whole["divisions"]), 1)
+        self.assertEqual((whole["kv_tokens"], whole["max_kv_tokens"], whole["max_kv_pages"]), (4096, 4096, 128))
+        self.assertNotIn("Memory flows", self.succeed(*arguments, "--no-measure"))
+        budget = f"{whole['total_bytes'] - 400_000}B"
+        tight = plan(budget)
+        divisions = tight["divisions"]
+        self.assertGreater(len(divisions), 1)
+        self.assertLessEqual(len(divisions), 16)
+        self.assertEqual(divisions[-1]["kv_tokens"], tight["max_kv_tokens"])
+        self.assertLess(tight["kv_tokens"], tight["max_kv_tokens"])
+        self.assertEqual(tight["kv_tokens"] % tight["extent_tokens"], 0)
+        self.assertIn((tight["kv_tokens"], tight["streamed_bytes"], tight["total_bytes"]),
+                      [(d["kv_tokens"], d["streamed_bytes"], d["total_bytes"]) for d in divisions])
+        for one, more in zip(divisions, divisions[1:]):
+            self.assertLess(one["kv_tokens"], more["kv_tokens"])
+            self.assertNotEqual(one["streamed_bytes"], more["streamed_bytes"])
+        self.assertTrue(all(d["total_bytes"] <= tight["budget_bytes"] for d in divisions))
+        self.assertEqual([c["tokens"] for c in tight["predicted"]["more_pages_from"]], [2048, 512])
+        self.assertTrue(all(d["decode_tok_s"] is None for d in plan(budget, "--no-measure")["divisions"]))
+        text = self.succeed(*arguments, "--kv", 4096, "--budget", budget)
+        self.assertRegex(text, r"\d+ KV pages of 32 in f16 at first, up to 128 later\.")
+        self.assertRegex(text, r"\nMemory flows between two ends: \d+ tokens with KV pages and [^\n]+,\n"
+                               r"or 4096 tokens and [\d.]+ [KM]iB streamed per step\.\n")
+        if divisions[-1]["decode_tok_s"]:  # reads of the file could be measured
+            self.assertRegex(text, r"\n +one sequence: \S+ tok/s with pages for \d+ tokens, \S+ tok/s with pages for 4096;\n"
+                                   r" +[^\n]+ tok/s\n\Z")
 
     def test_plan_predicts_from_measured_speeds(self):
         predicted = self.as_json("plan", "-m", self.model, "--json")["predicted"]

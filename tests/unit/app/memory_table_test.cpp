@@ -36,6 +36,19 @@ cuda:0      300.0 MiB  200.0 MiB  250.0 MiB           0.0%              0
 )");
 }
 
+TEST_CASE("the pages that there are bytes for are a line, and each move of memory is one") {
+  load_report load;
+  load.pages_in_use = 12;
+  load.pages_cached = 30;
+  load.page_limit = 128;
+  CHECK(flow_lines(load) == "KV pages: 12 in use and 30 cached, of 128 that there are bytes for");
+  load.moves = {{3.25, 0.051, 4096, 32 << 20, "16 sequences want 96 pages"}, {60, 0.002, 256, 0, "they ended"}};
+  CHECK(flow_lines(load) == "KV pages: 12 in use and 30 cached, of 128 that there are bytes for\n"
+                            "3.2 s ago, in 0.051 s: pages for 4096 tokens, 32.0 MiB streamed per step: 16 sequences "
+                            "want 96 pages\n"
+                            "60.0 s ago, in 0.002 s: pages for 256 tokens, 0 B streamed per step: they ended");
+}
+
 TEST_CASE("budgets are a line for each device") {
   const std::vector<memory_report> devices{report("host:0"), report("cuda:0")};
   CHECK(budget_lines(devices) ==

@@ -47,6 +47,16 @@ TEST_CASE("a plan that streams nothing does not depend on the disk") {
   CHECK(p.decode->tokens_per_second == Approx(10));
 }
 
+TEST_CASE("sequences of a step share its weights, and not its arithmetic") {
+  const machine_speed slow_disk{1e9, 40e9, 1e12}; // 2 s to read, 0.016 s of arithmetic for each
+  CHECK(predict_decode(cost, slow_disk, 1)->tokens_per_second == Approx(0.5));
+  CHECK(predict_decode(cost, slow_disk, 8)->tokens_per_second == Approx(4));
+  const auto many = predict_decode(cost, slow_disk, 250); // 4 s of arithmetic
+  CHECK(many->tokens_per_second == Approx(62.5));
+  CHECK(many->binds == limit::compute);
+  CHECK(!predict_decode(cost, {0, 40e9, 1e12}, 8));
+}
+
 TEST_CASE("what depends on a speed that could not be measured is not predicted, and says so") {
   for (const machine_speed speed : {machine_speed{0, 40e9, 1e12}, machine_speed{20e9, 0, 1e12}, machine_speed{}}) {
     const auto p = predict(cost, speed);
