@@ -6,6 +6,7 @@
 //   bench_throughput prefix MODEL [--prefix 1024]                        first token with and without a shared prefix
 //   bench_throughput streams MODEL [--count 1000] [--sample 20]          many streams, little memory
 //   bench_throughput soak MODEL --seconds 600                            full load with cancels and clients that leave
+//   bench_throughput flow MODEL [--phases 1,16] [--seconds 10] [--prompt 32] [--tokens 128]  memory that flows
 //   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
 //        [--isa NAME] [--device cuda:0]
 //
@@ -43,16 +44,20 @@ namespace {
 
 throughput_options parse(int count, char** arguments) {
   throughput_options o;
-  const std::map<std::string_view, std::string*> texts = {
-      {"--packed", &o.packed}, {"--isa", &o.isa}, {"--requests", &o.requests}, {"--device", &o.device}};
-  const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads}, {"--sequences", &o.sequences},
-                                                            {"--context", &o.context}, {"--kv-tokens", &o.kv_tokens},
-                                                            {"--count", &o.count},     {"--tokens", &o.tokens},
-                                                            {"--prefix", &o.prefix},   {"--sample", &o.sample},
-                                                            {"--seed", &o.seed},       {"--budget-mib", &o.budget_mib}};
+  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},
+                                                          {"--isa", &o.isa},
+                                                          {"--phases", &o.phases},
+                                                          {"--requests", &o.requests},
+                                                          {"--device", &o.device}};
+  const std::map<std::string_view, std::size_t*> numbers = {
+      {"--threads", &o.threads},     {"--sequences", &o.sequences},  {"--context", &o.context},
+      {"--kv-tokens", &o.kv_tokens}, {"--count", &o.count},          {"--tokens", &o.tokens},
+      {"--prefix", &o.prefix},       {"--sample", &o.sample},        {"--seed", &o.seed},
+      {"--prompt", &o.prompt},       {"--budget-mib", &o.budget_mib}};
   const std::map<std::string_view, double*> fractions = {{"--rate", &o.rate}, {"--seconds", &o.seconds}};
   if (count < 3)
-    throw error(errc::invalid_argument, "expected: bench_throughput requests|load|batch|prefix|streams|soak MODEL ...");
+    throw error(errc::invalid_argument,
+                "expected: bench_throughput requests|load|batch|prefix|streams|flow|soak MODEL ...");
   o.mode = arguments[1];
   o.model = arguments[2];
   for (int i = 3; i < count; i += 2) {
@@ -185,8 +190,8 @@ int main(int count, char** arguments) try {
   using namespace tropilla::bench;
   const auto o = parse(count, arguments);
   const std::map<std::string, json (*)(const throughput_options&)> modes = {
-      {"requests", run_requests}, {"load", run_load},       {"batch", run_batch},
-      {"prefix", run_prefix},     {"streams", run_streams}, {"soak", run_soak}};
+      {"requests", run_requests}, {"load", run_load}, {"batch", run_batch}, {"prefix", run_prefix},
+      {"streams", run_streams},   {"flow", run_flow}, {"soak", run_soak}};
   const auto mode = modes.find(o.mode);
   if (mode == modes.end())
     throw tropilla::error(tropilla::errc::invalid_argument, fmt::format("there is no mode {}", o.mode));

@@ -13,10 +13,11 @@ struct throughput_options {
   std::size_t budget_mib = 0; ///< 0: everything stays
   std::string mode, model, packed, isa, requests, device;
   std::size_t threads = 0, sequences = 16, context = 0, kv_tokens = 0;
-  std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20;
+  std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20, prompt = 32;
+  std::string phases = "1,16"; ///< streams of each phase
   std::uint64_t seed = 1;
   double rate = 0;    ///< of arrivals, per second; 0: all at once
-  double seconds = 0; ///< of the soak
+  double seconds = 0; ///< of the soak, of a phase
 };
 
 /// Opens a runtime; what the options don't say is as given. The weights are there when it returns.
@@ -26,6 +27,10 @@ struct throughput_options {
 /// A thousand streams at once with keys and values for fifty: whether all end, the sampled ones have the text that they
 /// have alone, and memory stays inside the plan. `failed` in the report counts what is wrong.
 [[nodiscard]] json run_streams(const throughput_options& o);
+
+/// Phases of so many streams at once, each stream followed by another when it ends: tokens per second of each phase,
+/// the longest time between two tokens of a reply, moves of memory, and bytes by purpose over time.
+[[nodiscard]] json run_flow(const throughput_options& o);
 
 /// Full load for `seconds`, with cancels, clients that leave and clients that do not read, at random. `failed` counts
 /// what is wrong: replies without an ending or with two, growth of memory, descriptors or threads.
