@@ -91,7 +91,11 @@ struct scheduler_state {
         },
         [this](const look_at_progress&) { look(); },
         [this](const change_budget& m) -> caf::result<budget_changed> { return change(m); },
-        [this](const keep_placement&) -> caf::result<placement_kept> { return keep(); },
+        [this](const keep_placement&) -> caf::result<placement_kept> {
+          if (!setup.flow) // a replica's: nothing moves
+            return placement_kept{};
+          return keep();
+        },
         [this](const ask_again& m) { ask_for(m.extent, m.attempt); },
         [this](const change_again& m) { perform(setup.flow->again(m.device)); },
     };

@@ -461,6 +461,11 @@ TEST_CASE("replicas share the weights: the arbiter counts one copy, and each ans
   CHECK(code_of([&] { replicas.front().set_budget(2 * all); }) == errc::invalid_argument);
   CHECK(code_of([&] { (void)rt->replicate(1); }) == errc::invalid_argument);
   replicas.pop_back();
+  {
+    auto of_replica = replicas.front().replicate(64);
+    CHECK(ids_of(of_replica.generate(prompt, options(30))) == expected);
+    CHECK(weights(of_replica) == before);
+  }
   rt.reset(); // the replicas that are left have all that they need
   CHECK(ids_of(replicas.front().generate(prompt, options(30))) == expected);
   CHECK(weights(replicas.front()) == before);
