@@ -14,14 +14,14 @@ namespace {
 
 /// A table top whose device has memory for fewer pages than there are.
 struct scarce_table_top : table_top {
-  scarce_table_top(const run_shape& s, std::size_t most_pages)
+  scarce_table_top(const run_shape& s, std::size_t max_pages)
       : table_top(s, 1000,
                   [this](extent_number) -> std::optional<std::string> {
                     if (memory.taken() < most)
                       return std::nullopt;
                     return "the test has no more";
                   }),
-        most(most_pages) {}
+        most(max_pages) {}
   std::size_t most;
 };
 
