@@ -39,7 +39,8 @@ std::uint32_t kv_pages::take() {
     if (e.state == extent_state::held && e.first_free != none &&
         (fullest == nullptr || e.used + e.idle > fullest->used + fullest->idle))
       fullest = &e;
-  assert(fullest != nullptr);
+  if (fullest == nullptr) // there is a free page, so there is one
+    return none;
   const auto n = fullest->first_free;
   remove_free(n);
   nodes_[n].uses = 1;

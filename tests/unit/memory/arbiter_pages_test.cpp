@@ -23,8 +23,8 @@ constexpr std::size_t kib = 1024;
 /// A device of pages of 1 KiB that knows which ones it gave. Blocks are written when they are granted.
 struct paged_device {
   explicit paged_device(std::size_t budget, std::size_t page_count = 64)
-      : has_page(page_count), leased(page_count), memory(page_count * kib) {
-    device_setup setup{"host:0", memory.data(), page_count * kib, budget, kib};
+      : has_page(page_count), leased(page_count), memory_(page_count * kib) {
+    device_setup setup{"host:0", memory_.data(), page_count * kib, budget, kib};
     setup.commit = [this](std::size_t offset, std::size_t bytes) -> std::optional<std::string> {
       std::size_t missing = 0;
       for (std::size_t p = offset / kib; p * kib < offset + bytes; ++p)
@@ -54,7 +54,10 @@ struct paged_device {
     mark(*l, true);
     return std::move(*l);
   }
-  void give_back(lease l) { mark(l, false); }
+  void give_back(lease& l) {
+    mark(l, false);
+    l.reset();
+  }
   [[nodiscard]] std::size_t pages() const {
     return static_cast<std::size_t>(std::count(has_page.begin(), has_page.end(), true));
   }
@@ -67,11 +70,11 @@ struct paged_device {
 
 private:
   void mark(const lease& l, bool on) {
-    const auto first = static_cast<std::size_t>(l.data() - memory.data()) / kib;
+    const auto first = static_cast<std::size_t>(l.data() - memory_.data()) / kib;
     std::fill_n(leased.begin() + static_cast<std::ptrdiff_t>(first), (l.bytes() + kib - 1) / kib, on);
   }
 
-  std::vector<std::byte> memory;
+  std::vector<std::byte> memory_;
 };
 
 } // namespace
@@ -87,7 +90,7 @@ TEST_CASE("two purposes that take turns at both ends of the pool never have more
       const std::size_t of_pages = round % 2 ? blocks : 6 - blocks;
       for (auto* all : {&pages, &weights})
         while (all->size() > (all == &pages ? of_pages : 6 - of_pages)) {
-          device.give_back(std::move(all->back()));
+          device.give_back(all->back());
           all->pop_back();
         }
       for (auto* all : {&pages, &weights})
@@ -109,10 +112,10 @@ TEST_CASE("blocks that are taken again keep their pages while the budget has roo
   for (int i = 0; i < 100; ++i) {
     auto first = device.take(5 * kib, purpose::ring), second = device.take(5 * kib, purpose::ring);
     if (i % 2)
-      device.give_back(std::move(first));
-    device.give_back(std::move(second));
+      device.give_back(first);
+    device.give_back(second);
     if (first)
-      device.give_back(std::move(first));
+      device.give_back(first);
   }
   CHECK(device.trims == 0);
   CHECK(device.pages() == 18);
@@ -122,8 +125,8 @@ TEST_CASE("blocks that are taken again keep their pages while the budget has roo
     for (int i = 0; i < 100; ++i) {
       auto first = device.take(5 * kib, purpose::ring), second = device.take(5 * kib, purpose::ring);
       REQUIRE((first && second));
-      device.give_back(std::move(first));
-      device.give_back(std::move(second));
+      device.give_back(first);
+      device.give_back(second);
     }
     CHECK(device.trims == 0);
   }
@@ -137,7 +140,8 @@ TEST_CASE("blocks that are taken again keep their pages while the budget has roo
 
 TEST_CASE("memory that lies elsewhere takes the pages of free bytes, too", "[memory_arbiter]") {
   paged_device device(24 * kib);
-  device.give_back(device.take(20 * kib, purpose::weights));
+  auto block = device.take(20 * kib, purpose::weights);
+  device.give_back(block);
   CHECK(device.pages() == 20);
   const auto elsewhere =
       device.arbiter->try_acquire({"host:0", 6 * kib, purpose::requests, priority::normal, outside_memory{}});
@@ -150,7 +154,7 @@ TEST_CASE("a device that has less memory than its budget gets the pages of free 
   paged_device device(32 * kib);
   device.max_pages = 16;
   auto weights = device.take(10 * kib, purpose::weights);
-  device.give_back(std::move(weights));
+  device.give_back(weights);
   const auto kv = device.take(12 * kib, purpose::kv); // at the other end: 22 pages would be within the budget
   CHECK(kv);
   CHECK(device.refusals == 1);
@@ -175,10 +179,10 @@ TEST_CASE("bytes with pages stay within a budget that changes while blocks come 
       } else if (auto l = device.take((1 + random() % 8) * kib, purposes[random() % 3]); l && random() % 2) {
         held.push_back(std::move(l));
       } else if (l) {
-        device.give_back(std::move(l));
+        device.give_back(l);
       } else if (!held.empty()) {
         std::swap(held[random() % held.size()], held.back());
-        device.give_back(std::move(held.back()));
+        device.give_back(held.back());
         held.pop_back();
       }
       const auto now = device.arbiter->usage("host:0");
@@ -188,7 +192,7 @@ TEST_CASE("bytes with pages stay within a budget that changes while blocks come 
           FAIL("a lease lost page " << p);
     }
     for (; !held.empty(); held.pop_back())
-      device.give_back(std::move(held.back()));
+      device.give_back(held.back());
   }
 }
 

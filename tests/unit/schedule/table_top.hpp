@@ -161,10 +161,10 @@ struct table_top {
   /// Answers what is wanted. False: nothing was.
   bool answer_all() {
     const auto wanted = batching.take_wanted_extents();
-    for (std::size_t i = 0; i < wanted.size(); ++i) {
+    for (const auto e : wanted) {
       CHECK(batching.next_step(now) == nullptr); // nothing is computed before the last answer
       CHECK(batching.take_wanted_extents().empty());
-      answer(wanted[i]);
+      answer(e);
     }
     return !wanted.empty();
   }
