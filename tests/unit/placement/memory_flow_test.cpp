@@ -14,7 +14,8 @@ namespace {
 using flow_clock = memory_flow::clock;
 
 flow_clock::time_point at(double seconds) {
-  return flow_clock::time_point(std::chrono::duration_cast<flow_clock::duration>(std::chrono::duration<double>(seconds)));
+  return flow_clock::time_point(
+      std::chrono::duration_cast<flow_clock::duration>(std::chrono::duration<double>(seconds)));
 }
 
 /// A batcher driven by hand, with a flow over one device that holds 16 of its pages beside all weights.
