@@ -24,8 +24,6 @@ struct flow_fixture {
     auto shape = testing::shape_of(model.inputs.front().shape.context, 16, 4, 0);
     shape.kv_tokens = testing::balance_fixture::max_pages * kv_page_tokens;
     table.emplace(shape, 1000, testing::extent_refusal{}, testing::balance_fixture::extent_pages);
-    balance = std::make_shared<memory_balance>(model.balance_with(18));
-    pages = balance->current().kv_pages;
     memory_flow_setup setup{.balance = balance,
                             .batching = std::shared_ptr<batcher>(&table->batching, [](batcher*) {}),
                             .pinned = [this] { return pinned; },
@@ -35,10 +33,10 @@ struct flow_fixture {
 
   testing::balance_fixture model;
   std::optional<table_top> table;
-  std::shared_ptr<memory_balance> balance;
+  std::shared_ptr<memory_balance> balance = std::make_shared<memory_balance>(model.balance_with(18));
   bool pinned = false;
   std::size_t pledged = 0;
-  std::size_t pages = 0; ///< beside all weights
+  std::size_t pages = balance->current().kv_pages; ///< beside all weights
   std::optional<memory_flow> flow;
 };
 
