@@ -1,9 +1,9 @@
 // `tropilla plan`: shows every byte of a run before anything loads.
 #include "app/command.hpp"
 
+#include "app/division_forecast.hpp"
 #include "app/figures.hpp"
 #include "app/machine_speed.hpp"
-#include "app/memory_flow.hpp"
 #include "app/table.hpp"
 #include "memory/arbiter.hpp"
 #include "memory/bytes.hpp"

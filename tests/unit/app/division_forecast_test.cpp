@@ -1,5 +1,5 @@
 // The ends that a plan's memory flows between, and from how many sequences on pages are worth more than weights.
-#include "app/memory_flow.hpp"
+#include "app/division_forecast.hpp"
 
 #include <catch2/catch.hpp>
 

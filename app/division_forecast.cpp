@@ -1,5 +1,5 @@
 // Predicts each division's decode, and words the ends of what a plan's memory flows between.
-#include "app/memory_flow.hpp"
+#include "app/division_forecast.hpp"
 
 #include "memory/bytes.hpp"
 #include "memory/rounding.hpp"
