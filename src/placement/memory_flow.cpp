@@ -63,6 +63,7 @@ void memory_flow::decide(clock::time_point now) {
   if (!starved && next_look_ && now < *next_look_)
     return;
   next_look_ = now + between_looks;
+  settled_ = batching.idle() && now >= setup_.balance->rests_until().value_or(now);
   std::optional<memory_move> move;
   if (!setup_.pinned())
     move = setup_.balance->decide(batching.page_demand(first_horizon, horizon), batching.pages_held_by_use(), now);
@@ -79,8 +80,9 @@ void memory_flow::decide(clock::time_point now) {
 }
 
 std::optional<memory_flow::clock::time_point> memory_flow::next_look() const noexcept {
-  const auto rests = setup_.balance->rests_until();
-  return phase_ == phase::none && setup_.batching->idle() && next_look_ && rests > next_look_ ? rests : std::nullopt;
+  if (phase_ != phase::none || settled_ || !next_look_ || !setup_.batching->idle())
+    return std::nullopt;
+  return std::max(*next_look_, setup_.balance->rests_until().value_or(*next_look_));
 }
 
 // -- wishes ----
@@ -127,6 +129,7 @@ void memory_flow::begin(memory_move move, bool by_force, clock::time_point now) 
   setup_.log.info("memory moves: {}", move.reason);
   move_ = std::move(move);
   began_ = now;
+  settled_ = false;
   refusal_.reset();
   phase_ = phase::lowering;
   set_limit(std::min(move_.to.kv_pages, page_limit()), by_force);

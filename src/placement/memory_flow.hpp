@@ -129,6 +129,7 @@ private:
   clock::time_point began_{};
   std::deque<past_move> past_;
   std::optional<clock::time_point> next_look_;
+  bool settled_ = false; ///< nothing was there to move for at the last look, nor will be while no request comes
   actions todo_;
 };
 

@@ -100,6 +100,25 @@ TEST_CASE("for fewer pages the limit falls first, and the weights change when th
   CHECK(f.flow->page_limit() == f.pages);
 }
 
+TEST_CASE("while nothing is asked for, a flow wants to look until weights have come back, however looks fall") {
+  flow_fixture f;
+  CHECK_FALSE(f.flow->next_look());
+  f.flow->want_pages(f.pages + 1);
+  (void)f.flow->look(at(0));
+  CHECK_FALSE(f.flow->next_look()); // the devices will tell
+  (void)f.flow->changed(0, at(2));
+  CHECK(f.flow->look(at(2.5)).empty());
+  CHECK(f.flow->next_look() == at(3)); // when the rest after a move is over
+  CHECK(f.flow->look(at(2.99)).empty());
+  REQUIRE(f.flow->next_look());
+  CHECK(*f.flow->next_look() > at(3)); // not at once after another look, but later
+  CHECK(count<memory_flow::change>(f.flow->look(*f.flow->next_look())) == 1);
+  (void)f.flow->changed(0, at(3.1));
+  CHECK(f.flow->page_limit() == f.pages);
+  CHECK(f.flow->look(at(5)).empty());
+  CHECK_FALSE(f.flow->next_look()); // there is nothing left to do
+}
+
 TEST_CASE("a placement that can't be had leaves the division as it was, and fails the wish") {
   flow_fixture f;
   f.flow->want_pages(f.pages + 1);
