@@ -25,10 +25,10 @@ TEST_CASE("requests wait for a loader's staging bytes, and are served in their o
   auto of_first = loader.load(1, std::move(first));
   CHECK(loader.arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::staging)] == 0);
   rest.reset();
-  const auto failure = lone_loader::failure_of(std::move(of_second)); // it had the first read
+  const auto failure = lone_loader::failure_of(of_second); // it had the first read
   REQUIRE(failure);
   CHECK(cast::from_caf(*failure).code() == errc::io_error);
-  CHECK_FALSE(lone_loader::failure_of(std::move(of_first)));
+  CHECK_FALSE(lone_loader::failure_of(of_first));
   CHECK(loader.end() == 0);
 }
 
@@ -39,7 +39,7 @@ TEST_CASE("a loader whose staging bytes are refused says so to all that wait, an
   loader.spawn();
   auto of_first = loader.load(0, std::move(first)), of_second = loader.load(1, std::move(second));
   for (auto* pending : {&of_first, &of_second}) {
-    const auto failure = lone_loader::failure_of(std::move(*pending));
+    const auto failure = lone_loader::failure_of(*pending);
     REQUIRE(failure);
     const auto why = cast::from_caf(*failure);
     CHECK(why.code() == errc::over_budget);
@@ -57,7 +57,7 @@ TEST_CASE("requests to a loader whose memory manager has ended wait until it is 
   loader.spawn();
   auto pending = loader.load(0);
   CHECK(loader.end() == 0);
-  const auto failure = lone_loader::failure_of(std::move(pending));
+  const auto failure = lone_loader::failure_of(pending);
   REQUIRE(failure);
   CHECK(cast::is_gone(*failure));
 }

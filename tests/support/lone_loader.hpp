@@ -7,6 +7,7 @@
 #include "tests/support/tiny_runtime.hpp"
 
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -56,12 +57,13 @@ public:
     return cast::ask(client_.ptr(), loader_, cast::load_group{group, std::move(destination)});
   }
   auto load(std::size_t group) { return load(group, block(group)); }
-  /// Waits for the answer; empty when the group was loaded.
+  /// Waits for the answer, once; empty when the group was loaded.
   template <class Pending>
-  [[nodiscard]] static std::optional<caf::error> failure_of(Pending pending) {
+  [[nodiscard]] static std::optional<caf::error> failure_of(Pending&& pending) {
     std::optional<caf::error> out;
-    // NOLINTNEXTLINE(performance-move-const-arg): CAF 1.x receives from a handle that is moved
-    std::move(pending).receive([](cast::group_loaded&) {}, [&](caf::error& e) { out = e; });
+    // CAF 1.x receives from a handle that is moved.
+    static_cast<std::remove_reference_t<Pending>&&>(pending).receive([](cast::group_loaded&) {},
+                                                                     [&](caf::error& e) { out = e; });
     return out;
   }
 
