@@ -102,7 +102,7 @@ json run_flow(const throughput_options& o) {
   out["wall_s"] = clients.now();
   std::size_t all = 0;
   for (std::size_t i = 0; i < phases.size(); ++i) {
-    const auto [begin, end] = windows[i];
+    const double begin = windows[i].first, end = windows[i].second;
     std::size_t inside = 0;
     for (const auto& r : records)
       inside +=
