@@ -6,7 +6,6 @@
 
 #include <deque>
 #include <fmt/format.h>
-#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -91,10 +90,10 @@ struct scheduler_state {
         },
         [this](const look_at_progress&) { look(); },
         [this](const change_budget& m) -> caf::result<budget_changed> { return change(m); },
-        [this](const keep_placement&) -> caf::result<placement_kept> {
+        [this](const keep_placement& m) -> caf::result<placement_kept> {
           if (!setup.flow) // a replica's: nothing moves
             return placement_kept{};
-          return keep();
+          return keep(m);
         },
         [this](const ask_again& m) { ask_for(m.extent, m.attempt); },
         [this](const change_again& m) { perform(setup.flow->again(m.device)); },
@@ -299,26 +298,24 @@ struct scheduler_state {
   }
 
   caf::typed_response_promise<budget_changed> change(const change_budget& m) {
-    auto answer = budgets.add(self, m);
     setup.flow->want_budget(m.device, m.bytes);
-    wishes.emplace_back([this](const std::optional<error>& failure) {
-      if (failure)
-        budgets.answer_first(to_caf(*failure));
-      else
-        budgets.answer_first(budget_changed{});
-    });
-    proceed();
-    return answer;
+    return answer_with_wish(budgets, m);
   }
 
-  caf::typed_response_promise<placement_kept> keep() {
-    auto answer = keeping.add(self, keep_placement{});
+  caf::typed_response_promise<placement_kept> keep(const keep_placement& m) {
     setup.flow->want_pages(batching.pages_of_context(), true);
-    wishes.emplace_back([this](const std::optional<error>& failure) {
+    return answer_with_wish(keeping, m);
+  }
+
+  /// Keeps a request until the flow answers the wish that was made for it last.
+  template <class Request, class Answer>
+  caf::typed_response_promise<Answer> answer_with_wish(open_requests<Request, Answer>& open, const Request& m) {
+    auto answer = open.add(self, m);
+    wishes.emplace_back([&open](const std::optional<error>& failure) {
       if (failure)
-        keeping.answer_first(to_caf(*failure));
+        open.answer_first(to_caf(*failure));
       else
-        keeping.answer_first(placement_kept{});
+        open.answer_first(Answer{});
     });
     proceed();
     return answer;

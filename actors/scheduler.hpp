@@ -29,7 +29,7 @@ struct page_device {
   std::function<std::optional<std::string>(const lease&)> commit;
 };
 
-/// What was read from disk so far, by all devices.
+/// Reads of all devices so far.
 struct read_totals {
   std::uint64_t bytes = 0;
   double seconds = 0; ///< in which something was being read

@@ -88,10 +88,7 @@ std::span<std::byte* const> step_jobs::page_starts() const {
 /// The memory of the step's pages goes back when nobody else works with them.
 void step_jobs::end() noexcept {
   current_.reset();
-  if (last_bound_ && last_bound_.use_count() == 1)
-    last_bound_->table.reset();
-  else
-    last_bound_.reset();
+  drop_table(last_bound_);
 }
 
 void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done) {

@@ -20,7 +20,7 @@ std::optional<double> rate_of(const division_report& d, std::size_t sequences, s
 flow_prediction::crossing find_crossing(std::size_t tokens, const plan_report& plan, const step_cost& cost,
                                         const machine_speed& speed) {
   const std::size_t tokens_on_pages = round_up(tokens, plan.kv_page_tokens);
-  // Of `wanted` sequences those are computed that have pages.
+  // Only sequences that have pages are computed.
   const auto rate = [&](const division_report& d, std::size_t wanted) {
     const std::size_t sequences = std::min(wanted, d.kv_tokens / tokens_on_pages);
     return sequences > 0 ? rate_of(d, sequences, cost, speed).value_or(0) : 0;

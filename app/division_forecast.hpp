@@ -11,7 +11,7 @@
 
 namespace tropilla::app {
 
-/// What is predicted of a plan's divisions.
+/// Predictions for a plan's divisions.
 struct flow_prediction {
   /// The least number of sequences, each of so many tokens, of which another division decodes more tokens per second,
   /// because more of them have pages, than the first one that has pages for one of them.

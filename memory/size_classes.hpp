@@ -59,7 +59,7 @@ struct record {
   owner_id owner = nobody;
   std::uint64_t point = 0;               ///< of the stream that owns it: when the stream gets there, it is everybody's
   record_id sooner = none, later = none; ///< the stream's blocks in the order of their points
-  /// Of a free block: granules that are known to be untouched. One stretch, because blocks are cut from the ends.
+  /// Granules of a free block that are known to be untouched. One stretch, because blocks are cut from the ends.
   std::size_t untouched_begin = 0, untouched_size = 0;
 
   [[nodiscard]] std::size_t touched() const noexcept { return size - untouched_size; }

@@ -98,7 +98,7 @@ public:
   void check_budget(std::size_t bytes) const;
   [[nodiscard]] plan_report report() const;
   [[nodiscard]] std::string name() const { return std::string(dev->name()); }
-  /// What was read so far.
+  /// Its reads so far.
   [[nodiscard]] cast::read_totals read() const { return {meter_->bytes, static_cast<double>(meter_->busy_ns) * 1e-9}; }
   /// Counts up while weights come or something is computed. Any thread.
   [[nodiscard]] std::uint64_t progress() const { return *progress_ + meter_->bytes + dev->beats(); }

@@ -190,7 +190,6 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   placement_search search(m.shards, shapes);
   m.shape = search.find();
   m.balance = search.balance();
-  m.extent_pages = extent_pages_of(m.shards);
   m.report = report_of(m);
   m.notices = notices_of_limits(m.shards);
   return m;

@@ -20,7 +20,6 @@ struct prepared_model {
   run_shape shape;
   std::vector<placed_shard> shards;        ///< in the order of the layers
   std::shared_ptr<memory_balance> balance; ///< between pages and weights of all shards; null when the plan does not fit
-  std::size_t extent_pages = 1;
   plan_report report;
   std::vector<std::string> notices; ///< what a limit changed, and budgets that are above it
   program_needs needs;              ///< besides the arbiter

@@ -74,11 +74,8 @@ memory_division memory_balance::divide(std::size_t pages) const {
   return d;
 }
 
-bool memory_balance::fits(const memory_division& d) const {
-  for (std::size_t i = 0; i < devices_.size(); ++i)
-    if (d.placements[i]->plan.total > devices_[i].budget)
-      return false;
-  return true;
+bool memory_division::fits() const {
+  return std::ranges::all_of(placements, [](const auto& p) { return p->plan.total <= p->budget; });
 }
 
 std::size_t memory_balance::pages_with_spare(const memory_division& d) const {
@@ -103,7 +100,7 @@ const memory_balance::kind& memory_balance::kind_with(std::size_t pages) {
   if (known != kinds_.end() && known->second.first_pages <= pages)
     return known->second;
   const auto d = divide(pages);
-  kind k{pages, figures_of(d), fits(d)};
+  kind k{pages, figures_of(d), d.fits()};
   if (k.fits) {
     // Pages in bytes that nothing uses change nothing else: what was too much for weights before still is.
     k.figures.kv_pages = pages_with_spare(d);

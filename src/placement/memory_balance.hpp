@@ -28,6 +28,9 @@ struct memory_division {
   std::size_t kv_pages = 0;                                        ///< that there are bytes for
   std::vector<std::shared_ptr<const weight_placement>> placements; ///< by device
   std::size_t streamed_bytes = 0;                                  ///< by a step, on all devices together
+
+  /// Whether every plan is within the budget that it was made for.
+  [[nodiscard]] bool fits() const;
 };
 
 /// A device whose budget is divided.
@@ -112,7 +115,6 @@ private:
 
   [[nodiscard]] std::size_t in_extents(std::size_t pages) const noexcept;
   [[nodiscard]] memory_division divide(std::size_t pages) const;
-  [[nodiscard]] bool fits(const memory_division& d) const;
   [[nodiscard]] std::size_t pages_with_spare(const memory_division& d) const;
   [[nodiscard]] bool has_budgets(const memory_division& d) const;
   const kind& kind_with(std::size_t pages);

@@ -22,10 +22,6 @@ bool is_same(const weight_placement& a, const weight_placement& b) {
          a.layout.tile_rows == b.layout.tile_rows && a.layout.embedding_on_disk() == b.layout.embedding_on_disk();
 }
 
-bool fits(const memory_division& d) {
-  return std::ranges::all_of(d.placements, [](const auto& p) { return p->plan.total <= p->budget; });
-}
-
 } // namespace
 
 memory_flow::memory_flow(memory_flow_setup setup) : setup_(std::move(setup)) {
@@ -69,7 +65,7 @@ void memory_flow::decide(clock::time_point now) {
     move = setup_.balance->decide(batching.page_demand(first_horizon, horizon), batching.pages_held_by_use(), now);
   if (!move && starved && !setup_.pinned()) {
     auto more = setup_.balance->with_pages(page_limit() + 1);
-    if (more.kv_pages > page_limit() && fits(more))
+    if (more.kv_pages > page_limit() && more.fits())
       move = memory_move{std::move(more), "the only reply needs another page"};
   }
   if (move)
@@ -112,7 +108,7 @@ std::optional<memory_move> memory_flow::move_for(const pages_wish& w) {
   if (w.pages <= page_limit() || (setup_.pinned() && !w.for_replica))
     return std::nullopt;
   auto more = setup_.balance->with_pages(w.pages);
-  if (!fits(more))
+  if (!more.fits())
     return std::nullopt;
   return memory_move{std::move(more), w.for_replica ? "a replica begins" : "a session is restored"};
 }

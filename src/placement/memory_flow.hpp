@@ -78,9 +78,10 @@ public:
   [[nodiscard]] actions changed(std::size_t device, clock::time_point now);
   /// The device goes on with the placement that it had.
   [[nodiscard]] actions not_changed(std::size_t device, const error& why, clock::time_point now);
-  /// Who was to have the device follow the placement is gone.
+  /// The supervisor that was to have the device follow the placement is gone.
   [[nodiscard]] actions again(std::size_t device);
-  /// Who performed the actions is gone, and those who had wishes ask again: what is not done is to be done again.
+  /// The scheduler that performed the actions is gone, and clients ask for their wishes again: a move in flight is
+  /// asked for again, wishes are forgotten.
   [[nodiscard]] actions taken_over();
   /// A step was computed: `decoding` of its sequences, or 0 where it had tokens of prompts, too. `read` bytes came in
   /// `read_seconds` since the last step.

@@ -128,7 +128,7 @@ std::vector<extent_number> kv_pages::give_up_empty(std::size_t keep) {
 std::vector<extent_number> kv_pages::give_up_cached(std::size_t count) {
   std::vector<extent_number> out;
   while (out.size() < count) {
-    // What was forgotten last may have emptied others.
+    // The pages that were forgotten last may have emptied other extents.
     const auto empty =
         static_cast<std::size_t>(std::ranges::count_if(extents_, [this](const extent& e) { return is_empty(e); }));
     const auto gone = give_up_empty(empty - std::min(empty, count - out.size()));

@@ -1,6 +1,7 @@
 // Budgets that change at random on one of several devices while many replies are computed.
 #include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
+#include "tests/support/varied_replies.hpp"
 
 #include <catch2/catch.hpp>
 #include <random>
@@ -19,17 +20,7 @@ std::size_t changes() {
 }
 
 std::shared_ptr<reply_channel> ask(runtime_impl& rt, std::size_t i) {
-  std::vector<token_id> prompt;
-  for (std::size_t n = 0; n < 3 + i; ++n)
-    prompt.push_back(static_cast<token_id>(1 + (n * 7 + i * 13) % 900));
-  generation_options o;
-  o.max_tokens = 10 + i;
-  o.ignore_eos = true;
-  o.sampling.temperature = i % 2 ? 0.7 : 0;
-  o.sampling.seed = i;
-  auto channel = std::make_shared<reply_channel>();
-  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
-  return channel;
+  return testing::ask_varied(rt, i, 3 + i, 10 + i);
 }
 
 std::vector<std::size_t> planned_bytes(const runtime_config& config) {

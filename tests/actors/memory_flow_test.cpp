@@ -1,6 +1,7 @@
 // Memory that moves between weights and KV pages while replies are computed.
 #include "runtime/runtime_impl.hpp"
 #include "tests/support/tiny_runtime.hpp"
+#include "tests/support/varied_replies.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -38,17 +39,7 @@ runtime_config tight_config(std::size_t sequences = 1) {
 }
 
 std::shared_ptr<reply_channel> ask(runtime_impl& rt, std::size_t i, std::size_t tokens) {
-  std::vector<token_id> prompt;
-  for (std::size_t n = 0; n < 3 + i % 20; ++n)
-    prompt.push_back(static_cast<token_id>(1 + (n * 7 + i * 13) % 900));
-  generation_options o;
-  o.max_tokens = tokens;
-  o.ignore_eos = true;
-  o.sampling.temperature = i % 2 ? 0.7 : 0;
-  o.sampling.seed = i;
-  auto channel = std::make_shared<reply_channel>();
-  (void)rt.submit(rt.make_request(std::move(prompt), o, false, channel));
-  return channel;
+  return testing::ask_varied(rt, i, 3 + i % 20, tokens);
 }
 
 std::size_t weights_in_use(const runtime_impl& rt) {

@@ -144,7 +144,7 @@ TEST_CASE("sequences get pages where their tokens are predicted to be more by a 
 
 TEST_CASE("the number of sequences that streaming pays for is chosen") {
   const fixture f;
-  // What is streamed grows with pages: three sequences hide it, and with the fourth it takes longer.
+  // More pages stream more weights: three sequences hide that, and with the fourth it takes longer.
   auto b = measured(f, 18, 0.02, 1000);
   const auto three = b.with_pages(36).streamed_bytes, four = b.with_pages(48).streamed_bytes;
   REQUIRE(three < four);

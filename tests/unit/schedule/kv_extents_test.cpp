@@ -1,11 +1,14 @@
 // Extents of KV pages: which are asked for, which give their pages first, and which are given up.
 #include "src/schedule/kv_pages.hpp"
 
+#include "tests/unit/schedule/computed_path.hpp"
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
 
 using namespace tropilla;
+using testing::computed;
 
 namespace {
 
@@ -20,17 +23,6 @@ std::vector<token_id> numbers(std::size_t n, token_id first = 0) {
 void hold(kv_pages& pages, std::size_t count) {
   for (const auto e : pages.choose_extents(count))
     pages.extent_granted(e);
-}
-
-kv_pages::path computed(kv_pages& pages, const std::vector<token_id>& tokens) {
-  std::optional<page_copy> copy;
-  auto p = pages.find(tokens, copy);
-  if (copy)
-    pages.copied(*copy);
-  while (p.pages.size() * kv_page_tokens < tokens.size())
-    REQUIRE(pages.extend(p));
-  pages.append(p, {tokens.data() + p.tokens, tokens.size() - p.tokens});
-  return p;
 }
 
 } // namespace

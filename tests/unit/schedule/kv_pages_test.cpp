@@ -1,12 +1,15 @@
 // Who has which page, and what is found again.
 #include "src/schedule/kv_pages.hpp"
 
+#include "tests/unit/schedule/computed_path.hpp"
+
 #include <catch2/catch.hpp>
 #include <map>
 #include <numeric>
 #include <random>
 
 using namespace tropilla;
+using testing::computed;
 
 namespace {
 
@@ -22,17 +25,6 @@ kv_pages all_held(std::size_t pages, std::size_t extent_pages = 1) {
   for (const auto e : out.choose_extents(pages))
     out.extent_granted(e);
   return out;
-}
-
-kv_pages::path computed(kv_pages& pages, const std::vector<token_id>& tokens) {
-  std::optional<page_copy> copy;
-  auto p = pages.find(tokens, copy);
-  if (copy)
-    pages.copied(*copy);
-  while (p.pages.size() * kv_page_tokens < tokens.size())
-    REQUIRE(pages.extend(p));
-  pages.append(p, {tokens.data() + p.tokens, tokens.size() - p.tokens});
-  return p;
 }
 
 } // namespace
