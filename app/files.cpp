@@ -51,7 +51,7 @@ std::string read_all(int fd, std::string_view name, std::size_t max_bytes) {
   }
 }
 
-void write_all(int fd, std::string_view bytes, const std::string& name) {
+void write_or_throw(int fd, std::string_view bytes, const std::string& name) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR)
@@ -91,7 +91,7 @@ void write_file(const std::filesystem::path& path, std::string_view bytes) {
     const descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
     if (file.get() < 0)
       throw_system_error("write", path.string(), errno);
-    write_all(file.get(), bytes, path.string());
+    write_or_throw(file.get(), bytes, path.string());
     return;
   }
   file_in_place file(path, file_in_place::usual);

@@ -36,7 +36,7 @@ struct split_stem {
   std::size_t number = 1, count = 1;
 };
 
-split_stem split(const std::string& stem) {
+split_stem stem_of(const std::string& stem) {
   constexpr std::size_t tail = std::string_view("-00001-of-00003").size();
   split_stem s{stem, 1, 1};
   if (stem.size() <= tail || stem[stem.size() - tail] != '-' || stem.substr(stem.size() - 9, 4) != "-of-")
@@ -110,7 +110,7 @@ private:
         else
           folder(owner, path, depth + 1);
       } else if (path.extension() == ".gguf") {
-        const split_stem stem = split(path.stem().string());
+        const split_stem stem = stem_of(path.stem().string());
         if (stem.number == 1)
           add({stem.name, owner, path, stem.count});
       }

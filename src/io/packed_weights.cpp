@@ -11,7 +11,7 @@ namespace {
 
 /// To be raised when packing writes other bytes for the same tensors.
 constexpr std::uint64_t packing_version = 1;
-constexpr std::chrono::seconds between_looks{1};
+constexpr std::chrono::seconds between_looks_at_cache{1};
 
 } // namespace
 
@@ -98,7 +98,7 @@ void packed_weights::found(packed_file entry) {
 
 std::shared_ptr<const packed_file> packed_weights::file() {
   const std::lock_guard lock(mutex_);
-  if (!file_ && busy_ && std::chrono::steady_clock::now() - looked_ > between_looks) {
+  if (!file_ && busy_ && std::chrono::steady_clock::now() - looked_ > between_looks_at_cache) {
     looked_ = std::chrono::steady_clock::now();
     if (auto entry = packed_cache::open(folder_, key_, sections_)) {
       found(std::move(*entry));

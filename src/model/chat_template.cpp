@@ -96,9 +96,9 @@ void require_tokens(const tokenizer& tok, std::span<const std::string_view> text
 }
 
 // Appends to the ids of a conversation. All that is not a special token goes through `encode` as plain text.
-class writer {
+class template_writer {
 public:
-  explicit writer(const tokenizer& tok) : tok_(tok) {}
+  explicit template_writer(const tokenizer& tok) : tok_(tok) {}
 
   void special(std::string_view text) { ids_.push_back(tok_.find_special(text).value()); }
   void id(token_id id) { ids_.push_back(id); }
@@ -156,7 +156,7 @@ std::vector<token_id> chat_template::encode(const tokenizer& tok, std::span<cons
     if (m.role != "system" && m.role != "user" && m.role != "assistant")
       throw error(errc::invalid_argument,
                   fmt::format("{} is no role of a conversation: use system, user or assistant", utf8::quoted(m.role)));
-  writer out(tok);
+  template_writer out(tok);
   if (bos_)
     out.id(tok.bos());
   const bool has_system = !messages.empty() && messages.front().role == "system";
