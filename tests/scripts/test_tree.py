@@ -39,7 +39,7 @@ FOLDERS = {
     "src/sampling": ("include/tropilla",),
     # No devices: of kernels and models the plain data that a step is made of.
     "src/schedule": ("include/tropilla", "memory", "kernels/kv_cache.hpp", "src/log", "src/model/step.hpp",
-                     "src/model/tokenizer.hpp", "src/sampling"),
+                     "src/model/page_store.hpp", "src/model/tokenizer.hpp", "src/sampling"),
     "src/placement": BELOW_MODELS + ("src/io", "src/log", "src/model", "src/schedule", "src/trace"),
     "src/batch": ("include/tropilla",),
     "actors": BELOW_ACTORS,
