@@ -3,13 +3,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <xxhash.h>
 
 namespace tropilla {
 
 void add_page_keys(page_key root, std::span<const token_id> tokens, std::vector<page_key>& keys) {
-  assert(keys.size() <= tokens.size() / kv_page_tokens);
   while (keys.size() < tokens.size() / kv_page_tokens) {
     struct {
       page_key before;

@@ -1,8 +1,8 @@
 /// Names KV pages by what is on them, and describes their moves between devices and a store outside of these.
 ///
 /// A sequence that gives up its pages, and a cached prefix that has to go, are written to the store first and read back
-/// when they are wanted again: that is faster than computing them. Only full pages are moved, and what is on a full page
-/// never changes, so a page is stored once, under a name that says all of it.
+/// when they are wanted again: that is faster than computing them. Only full pages are moved, and what is on a full
+/// page never changes, so a page is stored once, under a name that says all of it.
 #pragma once
 
 #include "src/model/step.hpp"
@@ -26,19 +26,23 @@ struct page_key {
   friend auto operator<=>(const page_key&, const page_key&) = default;
 };
 
-/// Appends the keys of the full pages of `tokens` that `keys` lacks. @pre `keys` are those of the first pages, behind
-/// `root`
+/// Appends to `keys` those of the full pages of `tokens` that it lacks. @pre `keys` are those of the first pages,
+/// behind `root`
 void add_page_keys(page_key root, std::span<const token_id> tokens, std::vector<page_key>& keys);
 
 /// Pages that are written to the store, or filled from it, on a thread that is neither the scheduler's nor compute's.
-/// The batcher makes it, a mover carries it out, and the batcher looks when it is over.
+/// The batcher makes it, a mover carries it out, and the batcher looks whether it is over.
 struct page_move {
-  enum class direction : std::uint8_t { save, restore };
+  enum class direction : std::uint8_t {
+    save,
+    restore,
+    prefetch, ///< within the store, to where restoring is fast; no pages
+  };
 
   direction way = direction::save;
   std::vector<token_id> tokens;               ///< of the sequence, up to the end of the last page
   std::vector<page_key> keys;                 ///< of its pages, from the first of the sequence on
-  std::vector<page_number> pages;             ///< as many
+  std::vector<page_number> pages;             ///< as many; in use until it is over
   std::size_t first = 0;                      ///< the pages before this one stay where they are
   std::shared_ptr<const kv_page_table> table; ///< where `pages` lie; null in tests without memory
 

@@ -93,6 +93,7 @@ void batcher::fail_all(const error& why) {
   step_asked_ = loan_asked_ = waits_for_pages_ = false;
   pages_.clear(); // a step may have been half done
   void_loans();
+  void_moves();
   give_back_empty();
 }
 
@@ -108,6 +109,9 @@ void batcher::end_request(const std::shared_ptr<shared_request>& r, clock::time_
     scored_unread_.reset();
   const auto outputs = std::exchange(r->outputs, {}); // they refer to each other
   for (const auto& s : outputs) {
+    for (auto& m : moves_)
+      if (m.of == s)
+        m.of = nullptr;
     waiting_.erase(s);
     deactivate(s);
   }
@@ -167,20 +171,36 @@ bool batcher::can_admit(const sequence& s, const kv_pages::beginning& found, std
   return active == 0 || wanted + found.idle_pages + active <= available;
 }
 
-/// Admits the sequences that go first, `count` at most.
+/// Admits the sequences that go first, `count` at most, or begins to restore them.
 void batcher::admit(std::size_t count, clock::time_point now) {
-  for (; count > 0 && !waiting_.empty(); --count) {
-    const auto s = *waiting_.begin();
-    if (!can_admit(*s, pages_.matching(findable(*s)), active_.size(), pages_.available()))
-      return;
-    waiting_.erase(waiting_.begin());
+  auto next = waiting_.begin();
+  while (count > 0 && next != waiting_.end()) {
+    const auto s = *next;
+    if (is_restoring(s)) {
+      ++next;
+      continue;
+    }
+    const auto found = pages_.matching(findable(*s));
+    if (!can_admit(*s, found, active_.size() + restoring(), pages_.available()))
+      break;
+    --count;
+    ++next;
+    const std::size_t stored = restorable(*s, found.pages);
+    if (stored > 0 && (is_restoring(s->page_keys[found.pages]) || start_restore(s, found.pages + stored)))
+      continue; // also where another sequence restores the same beginning
+    waiting_.erase(s);
     activate(s, now);
   }
+  prefetch(next);
 }
 
-void batcher::activate(const sequence_ptr& s, clock::time_point now) {
+/// `restored`: the pages of its beginning; else they are looked for.
+void batcher::activate(const sequence_ptr& s, clock::time_point now, std::optional<kv_pages::path> restored) {
   auto& r = *s->shared;
-  if (!s->scored()) {
+  s->prefetched = false;
+  if (restored) {
+    s->path = *std::move(restored);
+  } else if (!s->scored()) {
     std::optional<page_copy> copy;
     s->path = pages_.find(findable(*s), copy);
     if (copy)
@@ -198,6 +218,7 @@ void batcher::activate(const sequence_ptr& s, clock::time_point now) {
 void batcher::deactivate(const sequence_ptr& s) {
   if (!std::exchange(s->active, false))
     return;
+  save(s);
   pages_.release(s->path);
   active_.erase(std::ranges::find(active_, s));
   waits_for_pages_ = false;
@@ -211,12 +232,12 @@ void batcher::preempt(const sequence_ptr& s) {
   waiting_.insert(s);
 }
 
-/// As `preempt`, except for the only active sequence, which would come back and stand where it stands. It waits where
-/// the limit is against another page, or where memory was refused before others left; it fails where memory is refused
-/// to it alone.
+/// As `preempt`, except for the only sequence that has pages, which would come back and stand where it stands. It waits
+/// where the limit is against another page, or where memory was refused before others left; it fails where memory is
+/// refused to it alone.
 void batcher::preempt_or_fail(const sequence_ptr& s) {
   const bool refused = pages_.refusal().has_value();
-  if (active_.size() > 1 || (!refused && pages_.limit() == pages_.extents()))
+  if (active_.size() + restoring() > 1 || (!refused && pages_.limit() == pages_.extents()))
     return preempt(s);
   if (!refused || !tried_again_) {
     waits_for_pages_ = true;
@@ -230,9 +251,11 @@ void batcher::preempt_or_fail(const sequence_ptr& s) {
 }
 
 /// Ensures that the next token has a KV page, if need be by preempting the sequences that are served last. False: that
-/// was the sequence itself.
+/// was the sequence itself, or there will be pages when what is on them is saved.
 bool batcher::ensure_page(const sequence_ptr& s) {
   while (s->path.tokens == s->path.pages.size() * kv_page_tokens && !pages_.extend(s->path)) {
+    if (saving())
+      return false;
     const auto last = active_.back();
     preempt_or_fail(last);
     if (last == s)
@@ -255,6 +278,8 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
   settle_endings(now);
   if (computing_ || done_ || scored_unread_)
     return nullptr;
+  now_ = now;
+  settle_moves(now);
   keep_page_limit();
   const auto failed = [](const auto& r) { return r.second->failure.has_value(); };
   for (;;) {
@@ -275,8 +300,9 @@ std::shared_ptr<const step> batcher::next_step(clock::time_point now) {
     admit(needs.admissions, now);
     while (!computing_ && !active_.empty() && !waits_for_pages_) {
       computing_ = compose();
-      if (!computing_ && !active_.empty()) // no prompt has a page for its next token
-        preempt_or_fail(sequence_ptr(active_.back()));
+      if (computing_ || active_.empty() || saving())
+        break;
+      preempt_or_fail(sequence_ptr(active_.back())); // no prompt has a page for its next token
     }
     if (waits_for_pages_ && pages_.refusal()) // there may be memory for a single sequence
       continue;
@@ -367,6 +393,8 @@ const std::vector<token_draw>& batcher::step_done(std::span<const float> logits,
   done_ = std::exchange(computing_, nullptr);
   for (const auto& c : std::exchange(copies_, {}))
     pages_.copied(c);
+  if (done_->ids.size() > done_->sequences.size()) // not one token each
+    costs_.computed(done_->ids.size(), times.compute + times.load);
   std::size_t logit_row = 0;
   for (std::size_t i = 0; i < in_step_.size(); ++i) {
     const auto& s = in_step_[i];
@@ -504,9 +532,10 @@ void batcher::accept(const sequence_ptr& s, const drawn_token& drawn, clock::tim
 void batcher::shift_context(const sequence_ptr& s) {
   const auto keep = static_cast<std::ptrdiff_t>(s->shared->request.options.context_keep);
   const auto dropped = (std::ssize(s->tokens) - keep) / 2;
+  deactivate(s); // while its tokens are those of its pages
   s->tokens.erase(s->tokens.begin() + keep, s->tokens.begin() + keep + dropped);
+  s->page_keys.clear();
   log_.context_shifted(*s, static_cast<std::size_t>(dropped));
-  deactivate(s);
 }
 
 void batcher::send(const sequence_ptr& s, piece p) {

@@ -10,14 +10,20 @@
 /// The memory of KV pages comes and goes in extents: before it composes a step, the batcher asks for the extents that
 /// the step lacks, and composes when all are answered; those on which nothing is go back.
 ///
+/// Where there is a store, the full pages that a sequence gives up are saved to it before others have them, and a
+/// sequence whose beginning is there is admitted when it is restored. Steps of the others go on meanwhile.
+///
 /// The batcher knows no actors and no devices: it is told what happened and says what to do. One thread at a time.
 #pragma once
 
+#include "src/model/page_store.hpp"
 #include "src/model/step.hpp"
+#include "src/schedule/move_costs.hpp"
 #include "src/schedule/request_log.hpp"
 #include "src/schedule/sequence.hpp"
 #include "src/schedule/step_times.hpp"
 
+#include <deque>
 #include <map>
 #include <set>
 #include <span>
@@ -44,11 +50,12 @@ struct page_loan {
   std::shared_ptr<const kv_page_table> table{}; ///< where these pages lie; null in tests without memory
 };
 
-/// How the memory of KV pages is cut.
+/// How the memory of KV pages is cut, and where pages go that have to leave it.
 struct kv_memory {
   std::size_t extent_pages = 1;
   /// By device: bytes from one page's start to the next one's. Empty in tests without memory.
   std::vector<std::size_t> page_bytes{};
+  std::shared_ptr<const page_index> store{}; ///< null: what leaves is computed again
 };
 
 class batcher {
@@ -144,6 +151,17 @@ public:
   /// are.
   std::size_t give_back_cached(std::size_t bytes);
 
+  // -- moves between pages and the store ----
+
+  /// The next move to carry out, until `move_started`; null: none. `next_step` is to be called when one is over.
+  [[nodiscard]] std::shared_ptr<page_move> wanted_move() const noexcept {
+    return wanted_moves_.empty() ? nullptr : wanted_moves_.front();
+  }
+  /// The mover has the wanted move, which will be over some time.
+  void move_started() noexcept { wanted_moves_.pop_front(); }
+  /// Whether there is something to compute, but only when pages are saved or restored.
+  [[nodiscard]] bool waits_for_moves() const noexcept { return !moves_.empty() && !computing_ && !done_ && !idle(); }
+
   /// When `next_step` should be called at the latest, for a request's timeout.
   [[nodiscard]] std::optional<clock::time_point> next_timeout() const;
   [[nodiscard]] bool idle() const noexcept { return requests_.empty(); }
@@ -161,6 +179,13 @@ private:
     std::size_t tokens = 0;
     bool is_void = false;
   };
+  /// A move that is not over, or was not yet when it was looked at. Its path keeps the pages in use.
+  struct open_move {
+    std::shared_ptr<page_move> move;
+    kv_pages::path path{};
+    sequence_ptr of{}; ///< waits for what is restored; null: nobody does
+    bool is_void = false;
+  };
   /// What the next step could use.
   struct step_needs {
     std::size_t pages = 0;      ///< that are free now
@@ -173,8 +198,22 @@ private:
   [[nodiscard]] bool can_admit(const sequence& s, const kv_pages::beginning& found, std::size_t active,
                                std::size_t available) const;
   void admit(std::size_t count, clock::time_point now);
-  void activate(const sequence_ptr& s, clock::time_point now);
+  void activate(const sequence_ptr& s, clock::time_point now, std::optional<kv_pages::path> restored = {});
   void deactivate(const sequence_ptr& s);
+  [[nodiscard]] std::span<const page_key> keys_of(sequence& s, std::size_t tokens) const;
+  void start_move(page_move::direction way, open_move m, const sequence& s, std::span<const page_key> keys,
+                  std::size_t first);
+  void save(const sequence_ptr& s);
+  [[nodiscard]] std::size_t restorable(sequence& s, std::size_t pages) const;
+  [[nodiscard]] bool is_restoring(page_key key) const;
+  [[nodiscard]] bool is_restoring(const sequence_ptr& s) const;
+  [[nodiscard]] bool start_restore(const sequence_ptr& s, std::size_t pages);
+  void prefetch(std::set<sequence_ptr, before>::const_iterator first);
+  void settle_moves(clock::time_point now);
+  void end_move(open_move& m, clock::time_point now);
+  void void_moves();
+  [[nodiscard]] bool saving() const;
+  [[nodiscard]] std::size_t restoring() const;
   void preempt(const sequence_ptr& s);
   void preempt_or_fail(const sequence_ptr& s);
   [[nodiscard]] step_needs needs_of_next_step(bool admits) const;
@@ -210,6 +249,10 @@ private:
   bool by_force_ = false;                ///< the limit
   bool tried_again_ = false;             ///< to get memory that was refused, for the next step
   bool waits_for_pages_ = false;         ///< the only active sequence
+  std::vector<open_move> moves_;
+  std::deque<std::shared_ptr<page_move>> wanted_moves_; ///< of these, not started
+  move_costs costs_;
+  clock::time_point now_{}; ///< of the last look
   std::map<request_id, std::shared_ptr<shared_request>> requests_;
   std::set<sequence_ptr, before> waiting_;
   std::vector<sequence_ptr> active_;        ///< in order

@@ -34,7 +34,9 @@ batcher::step_needs batcher::needs_of_next_step(bool admits) const {
       add_chunk(*s, s->path.tokens, s->path.pages.size(), 0);
   std::size_t available = pages_.available();
   for (auto next = waiting_.begin(); admits && next != waiting_.end(); ++next) {
-    const std::size_t active = active_.size() + needs.admissions;
+    if (is_restoring(*next))
+      continue;
+    const std::size_t active = active_.size() + restoring() + needs.admissions;
     if (active >= shape_.sequences)
       break;
     const auto found = pages_.matching(findable(**next));
@@ -42,7 +44,10 @@ batcher::step_needs batcher::needs_of_next_step(bool admits) const {
       break;
     available -= std::min(available, found.idle_pages);
     ++needs.admissions;
-    add_chunk(**next, found.tokens, found.pages, 1); // the first may be a copy
+    if (const auto stored = restorable(**next, found.pages); stored > 0)
+      needs.pages += stored;
+    else
+      add_chunk(**next, found.tokens, found.pages, 1); // the first may be a copy
   }
   return needs;
 }
@@ -162,12 +167,12 @@ void batcher::set_page_limit(std::size_t pages, bool by_force) {
   waits_for_pages_ = false; // until the next step shows it
 }
 
-/// Gives up what exceeds the limit, as far as it may. @pre no step is in flight
+/// Gives up what exceeds the limit, as far as it may: pages that are being saved go later. @pre no step is in flight
 void batcher::keep_page_limit() {
   assert(copies_.empty()); // to a page that may be given up here
   const auto excess = [this] { return pages_.held() - std::min(pages_.held(), pages_.limit()); };
   given_up(pages_.give_up_cached(excess()));
-  while (by_force_ && excess() > 0 && !active_.empty()) {
+  while (by_force_ && excess() > 0 && !active_.empty() && !saving()) {
     preempt(sequence_ptr(active_.back()));
     given_up(pages_.give_up_cached(excess()));
   }

@@ -118,6 +118,21 @@ kv_pages::path kv_pages::look_up(std::span<const token_id> tokens) {
   return p;
 }
 
+kv_pages::path kv_pages::find_full(std::span<const token_id> tokens) {
+  path p;
+  (void)use_full_pages(p, tokens);
+  return p;
+}
+
+kv_pages::path kv_pages::hold(const path& p, std::size_t pages) {
+  path out;
+  out.pages.assign(p.pages.begin(), p.pages.begin() + static_cast<std::ptrdiff_t>(pages));
+  out.tokens = pages * kv_page_tokens;
+  for (const auto n : out.pages)
+    use(n);
+  return out;
+}
+
 void kv_pages::shorten(path& p) {
   unuse(p.pages.back());
   p.pages.pop_back();

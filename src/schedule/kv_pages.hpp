@@ -55,6 +55,10 @@ public:
   [[nodiscard]] path look_up(std::span<const token_id> tokens);
   /// Removes the last page from a path that was looked up.
   void shorten(path& p);
+  /// The longest path of full pages whose tokens are the beginning of `tokens`. Its pages are used from now on.
+  [[nodiscard]] path find_full(std::span<const token_id> tokens);
+  /// Uses the first `pages` pages of a path once more. @pre they are full
+  [[nodiscard]] path hold(const path& p, std::size_t pages);
   /// Marks the pages of a path as used, as if they had been taken from where they were: their holder does not know that
   /// everything else was forgotten.
   /// @pre these pages are unused and nothing is on them, as after `clear`; their extents are held

@@ -1,6 +1,7 @@
 /// The state that the scheduler keeps for a request and for each sequence that it generates.
 #pragma once
 
+#include "src/model/page_store.hpp"
 #include "src/model/tokenizer.hpp"
 #include "src/sampling/stop_matcher.hpp"
 #include "src/sampling/token_history.hpp"
@@ -74,9 +75,11 @@ struct sequence {
   std::vector<token_id> tokens; ///< the prompt and what was generated
   token_history history;
   std::size_t generated = 0;
-  kv_pages::path path;     ///< where keys and values of the first tokens are
-  std::size_t in_step = 0; ///< its tokens in the step in flight
+  kv_pages::path path;             ///< where keys and values of the first tokens are
+  std::vector<page_key> page_keys; ///< of the first full pages of `tokens`, where a store knows pages by them
+  std::size_t in_step = 0;         ///< its tokens in the step in flight
   bool active = false;
+  bool prefetched = false; ///< since it waits: what a store has of it
   utf8_stream text;
   stop_matcher stop;
 };

@@ -91,9 +91,10 @@ using extent_refusal = std::function<std::optional<std::string>(extent_number)>;
 /// A batcher with a device made of vectors, and a clock that it moves by hand.
 struct table_top {
   explicit table_top(const run_shape& s = shape_of(64, 16, 1, 64), std::size_t max_waiting = 1000,
-                     extent_refusal refuses = {}, std::size_t pages_of_extent = 1)
+                     extent_refusal refuses = {}, std::size_t pages_of_extent = 1,
+                     std::shared_ptr<const page_index> store = {})
       : shape(s), extent_pages(pages_of_extent), refuse(std::move(refuses)), memory(s.kv_tokens / kv_page_tokens),
-        batching(tok, shape, max_waiting, {}, {extent_pages, {page_memory::page_bytes}}),
+        batching(tok, shape, max_waiting, {}, {extent_pages, {page_memory::page_bytes}, std::move(store)}),
         pages(s.kv_tokens / kv_page_tokens) {}
 
   std::shared_ptr<recording_sink> submit(request_id id, std::vector<token_id> prompt, generation_options options = {},
