@@ -7,8 +7,11 @@
 //   bench_throughput streams MODEL [--count 1000] [--sample 20]          many streams, little memory
 //   bench_throughput soak MODEL --seconds 600                            full load with cancels and clients that leave
 //   bench_throughput flow MODEL [--phases 1,16] [--seconds 10] [--prompt 32] [--tokens 128]  memory that flows
+//   bench_throughput turns MODEL [--conversations 64] [--turns 3] [--parallel 8] [--prompt 2000] [--tokens 32]
+//                                                                        conversations that come back after others
+//   bench_throughput restart MODEL [--pairs 5] [--prompt 4000] [--tokens 32]  one that comes back to another runtime
 //   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
-//        [--isa NAME] [--device cuda:0]
+//        [--isa NAME] [--device cuda:0] [--kv-host-mib N] [--kv-disk-mib N] [--kv-folder DIR]
 //
 // Prints a JSON object. Status 1 when a mode that checks found something wrong. bench/throughput.py runs it beside
 // llama.cpp's server and makes the tables of docs/benchmarks.md.
@@ -32,6 +35,9 @@ runtime open_runtime(const throughput_options& o, std::size_t sequences, std::si
   if (!o.device.empty())
     c.devices = {{o.device, c.budget_bytes}};
   c.sequences = sequences;
+  c.kv_host_bytes = o.kv_host_mib << 20;
+  c.kv_disk_bytes = o.kv_disk_mib << 20;
+  c.kv_folder = o.kv_folder;
   c.unread_pieces = unread_pieces;
   c.context = o.context > 0 ? o.context : context;
   c.kv_tokens = o.kv_tokens > 0 ? o.kv_tokens : kv_tokens;
@@ -44,20 +50,30 @@ namespace {
 
 throughput_options parse(int count, char** arguments) {
   throughput_options o;
-  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},
-                                                          {"--isa", &o.isa},
-                                                          {"--phases", &o.phases},
-                                                          {"--requests", &o.requests},
-                                                          {"--device", &o.device}};
-  const std::map<std::string_view, std::size_t*> numbers = {
-      {"--threads", &o.threads},     {"--sequences", &o.sequences},  {"--context", &o.context},
-      {"--kv-tokens", &o.kv_tokens}, {"--count", &o.count},          {"--tokens", &o.tokens},
-      {"--prefix", &o.prefix},       {"--sample", &o.sample},        {"--seed", &o.seed},
-      {"--prompt", &o.prompt},       {"--budget-mib", &o.budget_mib}};
+  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},       {"--isa", &o.isa},
+                                                          {"--phases", &o.phases},       {"--requests", &o.requests},
+                                                          {"--kv-folder", &o.kv_folder}, {"--device", &o.device}};
+  const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads},
+                                                            {"--sequences", &o.sequences},
+                                                            {"--context", &o.context},
+                                                            {"--kv-tokens", &o.kv_tokens},
+                                                            {"--count", &o.count},
+                                                            {"--tokens", &o.tokens},
+                                                            {"--prefix", &o.prefix},
+                                                            {"--sample", &o.sample},
+                                                            {"--seed", &o.seed},
+                                                            {"--prompt", &o.prompt},
+                                                            {"--budget-mib", &o.budget_mib},
+                                                            {"--conversations", &o.conversations},
+                                                            {"--turns", &o.turns},
+                                                            {"--parallel", &o.parallel},
+                                                            {"--pairs", &o.pairs},
+                                                            {"--kv-host-mib", &o.kv_host_mib},
+                                                            {"--kv-disk-mib", &o.kv_disk_mib}};
   const std::map<std::string_view, double*> fractions = {{"--rate", &o.rate}, {"--seconds", &o.seconds}};
   if (count < 3)
     throw error(errc::invalid_argument,
-                "expected: bench_throughput requests|load|batch|prefix|streams|flow|soak MODEL ...");
+                "expected: bench_throughput requests|load|batch|prefix|streams|flow|turns|restart|soak MODEL ...");
   o.mode = arguments[1];
   o.model = arguments[2];
   for (int i = 3; i < count; i += 2) {
@@ -190,8 +206,9 @@ int main(int count, char** arguments) try {
   using namespace tropilla::bench;
   const auto o = parse(count, arguments);
   const std::map<std::string, json (*)(const throughput_options&)> modes = {
-      {"requests", run_requests}, {"load", run_load}, {"batch", run_batch}, {"prefix", run_prefix},
-      {"streams", run_streams},   {"flow", run_flow}, {"soak", run_soak}};
+      {"requests", run_requests}, {"load", run_load},       {"batch", run_batch},
+      {"prefix", run_prefix},     {"streams", run_streams}, {"flow", run_flow},
+      {"turns", run_turns},       {"restart", run_restart}, {"soak", run_soak}};
   const auto mode = modes.find(o.mode);
   if (mode == modes.end())
     throw tropilla::error(tropilla::errc::invalid_argument, fmt::format("there is no mode {}", o.mode));

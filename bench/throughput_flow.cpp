@@ -80,6 +80,7 @@ std::vector<std::size_t> numbers_of(std::string_view list) {
 
 json run_flow(const throughput_options& o) {
   const auto phases = numbers_of(o.phases);
+  const std::size_t prompt = o.prompt > 0 ? o.prompt : 32;
   const std::size_t tokens = o.tokens > 0 ? o.tokens : 128;
   const double seconds = o.seconds > 0 ? o.seconds : 10;
   auto rt = open_runtime(o, o.sequences, 512, 0);
@@ -93,7 +94,7 @@ json run_flow(const throughput_options& o) {
     while (clients.now() < end) {
       // A stream that ends is followed by another at once.
       records.push_back(
-          clients.submit({random_ids(o.prompt, o.seed + records.size(), rt.model().vocabulary), tokens, 0, {}}));
+          clients.submit({random_ids(prompt, o.seed + records.size(), rt.model().vocabulary), tokens, 0, {}}));
       clients.wait(streams - 1);
     }
     windows.emplace_back(begin, clients.now());

@@ -13,7 +13,10 @@ struct throughput_options {
   std::size_t budget_mib = 0; ///< 0: everything stays
   std::string mode, model, packed, isa, requests, device;
   std::size_t threads = 0, sequences = 16, context = 0, kv_tokens = 0;
-  std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20, prompt = 32;
+  std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20, prompt = 0;
+  std::size_t conversations = 64, turns = 3, parallel = 8, pairs = 5;
+  std::size_t kv_host_mib = 0, kv_disk_mib = 0; ///< of the store of KV pages
+  std::string kv_folder;
   std::string phases = "1,16"; ///< streams of each phase
   std::uint64_t seed = 1;
   double rate = 0;    ///< of arrivals, per second; 0: all at once
@@ -31,6 +34,15 @@ struct throughput_options {
 /// Phases of so many streams at once, each stream followed by another when it ends: tokens per second of each phase,
 /// the longest time between two tokens of a reply, moves of memory, and bytes by purpose over time.
 [[nodiscard]] json run_flow(const throughput_options& o);
+
+/// Conversations that take turns, a few at a time, so that each finds its pages gone when it comes back: tokens per
+/// second, the time to the first token, and what of the prompts was reused, of the first round and of the returns.
+/// `ids` is a hash of all generated ids. `failed` counts devices whose peak is above their budget.
+[[nodiscard]] json run_turns(const throughput_options& o);
+
+/// A conversation that goes on with a runtime opened since, with and without pages on the disk: the time to the first
+/// token of each pair. `failed` counts pairs whose texts differ.
+[[nodiscard]] json run_restart(const throughput_options& o);
 
 /// Full load for `seconds`, with cancels, clients that leave and clients that do not read, at random. `failed` counts
 /// what is wrong: replies without an ending or with two, growth of memory, descriptors or threads.
