@@ -97,6 +97,31 @@ class Throughput(benchmarks.Benchmark):
         self.assertEqual((soak["wrong"], soak["first_failure"], soak["comes_to_rest"]), (0, "", True))
         self.assertEqual(soak["endings"], soak["submitted"])
 
+    def test_conversations_that_come_back_get_the_same_text_wherever_their_pages_were(self):
+        small = ("--conversations", "6", "--prompt", "100", "--tokens", "8")
+        kept, gone = (self.bench("turns", *small, "--parallel", n) for n in ("6", "1"))
+        for report in kept, gone, self.bench("turns", *small, "--parallel", "2", "--kv-host-mib", "8"):
+            self.assertEqual((report["ids"], report["failed"]), (kept["ids"], 0))
+            first, returns = report["first"], report["returns"]
+            self.assertEqual((first["replies"], first["prompt_tokens"], first["reused_tokens"]), (6, 600, 0))
+            self.assertEqual((returns["replies"], returns["prompt_tokens"]), (12, 6 * (100 + 24 + 100 + 48)))
+            self.assertTrue(0 < returns["first_token_s"]["median"] <= returns["first_token_s"]["p95"])
+        # A token that was the last of its reply, and a message of 16: the rest is there, where all have pages.
+        self.assertEqual(kept["returns"]["computed_tokens"], 12 * 17)
+        self.assertGreater(gone["returns"]["computed_tokens"], kept["returns"]["computed_tokens"])
+
+    def test_a_seed_decides_the_text_of_conversations(self):
+        small = ("--conversations", "2", "--prompt", "40", "--tokens", "4", "--turns", "2")
+        self.assertNotEqual(*(self.bench("turns", *small, "--seed", seed)["ids"] for seed in ("1", "2")))
+
+    def test_a_conversation_goes_on_after_a_restart(self):
+        report = self.bench("restart", "--prompt", "100", "--tokens", "8", "--pairs", "2", "--kv-disk-mib", "8",
+                            "--kv-folder", self.home / "pages")
+        self.assertEqual([p["prompt_tokens"] for p in report["pairs"]], [124, 124])
+        self.assertEqual(report["different"], 0)
+        for key in ("without_s", "with_s", "ratio"):
+            self.assertGreater(report[key], 0, key)
+
     def test_the_table_is_put_into_the_page(self):
         text = self.page.read_text()
         self.assertIn("| at once | 1 | tropilla |", text)
