@@ -1,0 +1,347 @@
+// Opens, grows and writes a file of KV pages, and mistrusts what it finds in it.
+#include "src/io/kv_page_file.hpp"
+
+#include "memory/bytes.hpp"
+#include "src/io/kv_folder.hpp"
+#include "src/io/scattered_reader.hpp"
+#include "tropilla/error.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <new>
+#include <random>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <utility>
+
+namespace tropilla {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t growth_bytes = std::size_t{16} << 20; ///< at once, if a page is not larger
+constexpr std::size_t read_depth = 8;
+constexpr std::size_t scan_batch = 1024; ///< headers in memory at once
+constexpr unsigned max_failures = 3;
+
+std::string reason(int number) {
+  return std::generic_category().message(number);
+}
+
+/// Where the kernel gives no queue of this depth, threads read.
+std::unique_ptr<file_reader> reader_of(const fs::path& path, const reader_options& o) {
+  const std::array files{path};
+  try {
+    return make_file_reader(files, o);
+  } catch (const error&) {
+    auto other = o;
+    other.method = io_method::pread;
+    return make_file_reader(files, other);
+  }
+}
+
+/// An errno, or 0.
+int write_all(int fd, std::span<const std::byte> a, std::span<const std::byte> b, std::uint64_t offset) noexcept {
+  while (!a.empty() || !b.empty()) {
+    const std::array<iovec, 2> parts{iovec{const_cast<std::byte*>(a.data()), a.size()},
+                                     iovec{const_cast<std::byte*>(b.data()), b.size()}};
+    const ssize_t n = ::pwritev(fd, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n < 0 ? errno : EIO;
+    const auto written = static_cast<std::size_t>(n), of_a = std::min(written, a.size());
+    a = a.subspan(of_a);
+    b = b.subspan(written - of_a);
+    offset += written;
+  }
+  return 0;
+}
+
+/// False also where the file ends before.
+bool read_all(int fd, std::span<std::byte> into, std::uint64_t offset) noexcept {
+  while (!into.empty()) {
+    const ssize_t n = ::pread(fd, into.data(), into.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    into = into.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return true;
+}
+
+template <class T>
+bool read_value(int fd, T& value, std::uint64_t offset) noexcept {
+  return read_all(fd, std::as_writable_bytes(std::span(&value, 1)), offset);
+}
+
+std::uint64_t random_seed() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+/// Each folder that lacks, for its owner alone. An empty string, or the system's reason.
+std::string make_folder(const fs::path& folder) {
+  if (folder.empty() || ::mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST)
+    return "";
+  if (errno == ENOENT && folder.has_parent_path() && folder.parent_path() != folder) {
+    if (auto why = make_folder(folder.parent_path()); !why.empty())
+      return why;
+    if (::mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST)
+      return "";
+  }
+  return reason(errno);
+}
+
+} // namespace
+
+kv_page_file::kv_page_file(const options& o)
+    : options_(o), path_(o.folder / (o.identity.text() + std::string(kv_file_suffix))),
+      slot_bytes_(kv_slot_bytes(o.page_bytes)) {}
+
+kv_page_file::~kv_page_file() {
+  reader_.reset();
+  if (descriptor_ >= 0)
+    ::close(descriptor_);
+}
+
+void kv_page_file::say(const std::string& sentence) const {
+  if (options_.notice)
+    options_.notice(sentence);
+}
+
+std::unique_ptr<kv_page_file> kv_page_file::open(const options& o) {
+  std::unique_ptr<kv_page_file> file(new kv_page_file(o));
+  const auto refuse = [&](const std::string& why) {
+    file->say(fmt::format("no KV pages of {} are kept in {}: {}", o.model_name, o.folder.string(), why));
+    return nullptr;
+  };
+  const auto least = kv_slot_offset(1, file->slot_bytes_);
+  if (o.max_bytes < least)
+    return refuse(
+        fmt::format("the budget is {}, and a file with one page has {}", format_bytes(o.max_bytes), format_bytes_up(least)));
+  try {
+    if (auto why = make_folder(o.folder); !why.empty())
+      return refuse(why);
+    const kv_folder_lock lock(o.folder);
+    if (auto why = file->open_locked(); !why.empty())
+      return refuse(why);
+  } catch (const error& e) {
+    return refuse(e.what());
+  } catch (const std::exception& e) { // no memory for the list of pages, or no randomness
+    return refuse(e.what());
+  }
+  return file;
+}
+
+std::string kv_page_file::open_locked() {
+  descriptor_ = open_kv_file(path_, O_RDWR | O_CREAT);
+  if (descriptor_ < 0 && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+    const int cause = errno;
+    writable_ = grows_ = false;
+    descriptor_ = open_kv_file(path_, O_RDONLY);
+    if (descriptor_ < 0 && errno == ENOENT)
+      errno = cause;
+  }
+  if (descriptor_ < 0)
+    return errno == EWOULDBLOCK ? "another process has the file for this model" : reason(errno);
+  struct stat facts {};
+  if (::fstat(descriptor_, &facts) != 0)
+    return reason(errno);
+  if (auto why = take_over(static_cast<std::uint64_t>(facts.st_size)); !why.empty())
+    return why;
+  if (writable_)
+    (void)::futimens(descriptor_, nullptr); // the time of its last use
+  else
+    say(fmt::format("KV pages of {} are read from {}, and none are added: the file can't be written", options_.model_name,
+                    path_.string()));
+  if (auto why = scan(); !why.empty())
+    return why;
+  reader_ = reader_of(path_, {.depth = read_depth, .mode = io_mode::automatic});
+  return "";
+}
+
+/// Takes over a file that is what it should be; starts any other anew.
+std::string kv_page_file::take_over(std::uint64_t length) {
+  if (length == 0 && writable_)
+    return start_anew();
+  kv_file_header h{};
+  std::string why = "it ends within its header";
+  if (length >= kv_file_header_bytes)
+    why = read_value(descriptor_, h, 0) ? mismatch(h, options_.identity, options_.page_bytes) : reason(EIO);
+  if (why.empty()) {
+    seed_ = h.seed;
+    slots_ = (length - kv_file_header_bytes) / slot_bytes_; // part of a slot at the end is none
+    return writable_ ? fit_budget() : "";
+  }
+  if (!writable_)
+    return fmt::format("{} can't be used, nor written: {}", path_.string(), why);
+  say(fmt::format("the KV pages of {} in {} are dropped: {}", options_.model_name, path_.string(), why));
+  return start_anew();
+}
+
+std::string kv_page_file::start_anew() {
+  seed_ = random_seed();
+  slots_ = 0;
+  std::array<std::byte, kv_file_header_bytes> block{};
+  const auto h = make_kv_file_header(options_.identity, options_.page_bytes, seed_);
+  std::memcpy(block.data(), &h, sizeof h);
+  if (::ftruncate(descriptor_, 0) != 0)
+    return reason(errno);
+  if (auto why = fit_budget(); !why.empty())
+    return why;
+  const int cause = write_all(descriptor_, block, {}, 0);
+  if (cause == 0)
+    return "";
+  ::unlink(path_.c_str());
+  return reason(cause);
+}
+
+/// Removes other files, then pages of this one, until the folder is within its budget.
+std::string kv_page_file::fit_budget() {
+  const auto others = remove_kv_files(path_, options_.max_bytes - std::min(bytes(), options_.max_bytes));
+  if (others + kv_slot_offset(1, slot_bytes_) > options_.max_bytes) {
+    ::unlink(path_.c_str());
+    return fmt::format("other models' files in use have {} of the budget of {}", format_bytes(others),
+                       format_bytes(options_.max_bytes));
+  }
+  const auto fitting = (options_.max_bytes - others - kv_file_header_bytes) / slot_bytes_;
+  if (slots() > fitting)
+    say(fmt::format("the file {} is shortened to {} of its {} pages: all files together may have {}", path_.string(),
+                    fitting, slots(), format_bytes(options_.max_bytes)));
+  shrink(std::min(slots(), fitting)); // in any case: the file's length may be anything
+  return "";
+}
+
+std::string kv_page_file::scan() {
+  const auto reader = reader_of(path_, {.depth = best_row_depth, .mode = io_mode::buffered, .scattered = true});
+  std::vector<std::byte> scratch(scattered_reader::scratch_bytes(*reader, sizeof(kv_slot_header)));
+  scattered_reader rows(*reader, sizeof(kv_slot_header), scratch);
+  std::vector<kv_slot_header> headers(std::min<std::uint64_t>(slots(), scan_batch));
+  std::vector<row_read> reads;
+  for (std::uint64_t first = 0; first < slots(); first += headers.size()) {
+    const auto count = std::min<std::uint64_t>(headers.size(), slots() - first);
+    reads.clear();
+    for (std::size_t i = 0; i < count; ++i)
+      reads.push_back({0, kv_slot_offset(first + i, slot_bytes_), sizeof(kv_slot_header),
+                       reinterpret_cast<std::byte*>(&headers[i])});
+    if (!rows.read(reads).empty()) // a place that the disk can't read is no reason to lose the others
+      for (std::size_t i = 0; i < count; ++i)
+        if (!read_value(descriptor_, headers[i], reads[i].offset))
+          headers[i] = {};
+    for (std::size_t i = 0; i < count; ++i)
+      if (const auto& h = headers[i]; is_sound(h, seed_))
+        pages_.push_back({first + i, h.key(), h.before(), h.used, h.depth});
+  }
+  return "";
+}
+
+bool kv_page_file::extend_to(std::uint64_t slots) noexcept {
+  const auto from = static_cast<off_t>(bytes()), to = static_cast<off_t>(kv_slot_offset(slots, slot_bytes_));
+  int rc = 0;
+  do
+    rc = ::fallocate(descriptor_, 0, from, to - from); // a full disk shows here, and not with the first page
+  while (rc != 0 && errno == EINTR);
+  if (rc != 0 && errno == EOPNOTSUPP)
+    rc = ::ftruncate(descriptor_, to);
+  if (rc != 0) {
+    const int cause = errno;
+    (void)!::ftruncate(descriptor_, from); // what it got before it failed
+    errno = cause;
+    return false;
+  }
+  slots_ = slots;
+  return true;
+}
+
+std::optional<kv_page_file::slot_range> kv_page_file::grow() {
+  if (!writable_ || !grows_)
+    return std::nullopt;
+  const kv_folder_lock lock(options_.folder);
+  const auto fitting_beside = [&](std::uint64_t others) {
+    const auto used = others + bytes();
+    return used < options_.max_bytes ? (options_.max_bytes - used) / slot_bytes_ : 0;
+  };
+  if (bytes() + slot_bytes_ > options_.max_bytes)
+    return std::nullopt;
+  const auto others = remove_kv_files(path_, options_.max_bytes - bytes() - slot_bytes_);
+  const auto count = std::min<std::uint64_t>(fitting_beside(others), std::max<std::uint64_t>(growth_bytes / slot_bytes_, 1));
+  if (count == 0)
+    return std::nullopt;
+  const auto first = slots();
+  // Where the disk has no room for many, it may have room for one.
+  for (const auto wanted : {count, std::uint64_t{1}})
+    if (extend_to(first + wanted))
+      return slot_range{first, wanted};
+  fail_write(errno);
+  failures_ = 0; // what is there can be written all the same
+  return std::nullopt;
+}
+
+void kv_page_file::fail_write(int cause) {
+  ++failures_;
+  if (std::exchange(grows_, false))
+    say(fmt::format("{} with KV pages of {} does not grow any more: {}", path_.string(), options_.model_name,
+                    reason(cause)));
+  if (failures_ >= max_failures && std::exchange(writable_, false))
+    say(fmt::format("no more KV pages of {} are written to {}: {}", options_.model_name, path_.string(), reason(cause)));
+}
+
+bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page) {
+  assert(slot < slots() && page.size() == options_.page_bytes);
+  if (!writable_)
+    return false;
+  header.page_checksum = kv_page_checksum(page);
+  seal(header, seed_);
+  const int cause = write_all(descriptor_, std::as_bytes(std::span(&header, 1)), page, kv_slot_offset(slot, slot_bytes_));
+  if (cause == 0) {
+    failures_ = 0;
+    return true;
+  }
+  erase(slot); // the page before may be half there
+  fail_write(cause);
+  return false;
+}
+
+void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) noexcept {
+  kv_slot_header h{};
+  const auto offset = kv_slot_offset(slot, slot_bytes_);
+  // A damaged header must not get a checksum that is right.
+  if (!writable_ || !read_value(descriptor_, h, offset) || !is_sound(h, seed_) || h.key() != key)
+    return;
+  h.used = used;
+  seal(h, seed_);
+  (void)write_all(descriptor_, std::as_bytes(std::span(&h, 1)), {}, offset);
+}
+
+void kv_page_file::shrink(std::uint64_t slots) noexcept {
+  if (writable_ && ::ftruncate(descriptor_, static_cast<off_t>(kv_slot_offset(slots, slot_bytes_))) == 0)
+    slots_ = slots;
+}
+
+void kv_page_file::erase(std::uint64_t slot) noexcept {
+  const kv_slot_header nothing{};
+  (void)write_all(descriptor_, std::as_bytes(std::span(&nothing, 1)), {}, kv_slot_offset(slot, slot_bytes_));
+}
+
+read_request kv_page_file::request(std::uint64_t slot, std::byte* image, std::uint64_t tag) const noexcept {
+  return {0, kv_slot_offset(slot, slot_bytes_), image, slot_bytes_, tag,
+          sizeof(kv_slot_header) + options_.page_bytes};
+}
+
+bool kv_page_file::is_intact(const std::byte* image, const page_key& before, const page_key& key,
+                             std::span<const token_id> tokens) const noexcept {
+  kv_slot_header h{};
+  std::memcpy(&h, image, sizeof h);
+  return is_sound(h, seed_) && is_page(h, before, key, tokens) &&
+         h.page_checksum == kv_page_checksum({image + sizeof h, options_.page_bytes});
+}
+
+} // namespace tropilla

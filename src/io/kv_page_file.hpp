@@ -1,0 +1,106 @@
+/// Keeps KV pages of one model in a file, from one run to the next: src/io/kv_page_format.hpp says how.
+///
+/// It reads, writes, grows and shares the folder; which page lies in which slot, and which one has to go, is its
+/// owner's to know.
+#pragma once
+
+#include "src/io/file_reader.hpp"
+#include "src/io/kv_page_format.hpp"
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tropilla {
+
+class kv_page_file {
+public:
+  struct options {
+    std::size_t page_bytes = 0;
+    std::uint64_t max_bytes = 0; ///< of all files of the folder
+    std::filesystem::path folder;
+    packed_key identity;
+    std::string model_name;
+    std::function<void(std::string_view)> notice; ///< may be empty; called by the thread that meets the reason
+  };
+  /// A slot that is in use.
+  struct kept_page {
+    std::uint64_t slot = 0;
+    page_key key, before;
+    std::uint64_t used = 0;
+    std::uint32_t depth = 0;
+  };
+  struct slot_range {
+    std::uint64_t first = 0, count = 0;
+  };
+
+  /// Makes or opens the file, locks it until the end, and reads the headers of its slots. Null after a notice.
+  [[nodiscard]] static std::unique_ptr<kv_page_file> open(const options& o);
+  ~kv_page_file();
+  kv_page_file(const kv_page_file&) = delete;
+  kv_page_file& operator=(const kv_page_file&) = delete;
+
+  [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
+  /// What the file held when it was opened; a second call has nothing.
+  [[nodiscard]] std::vector<kept_page> take_pages() noexcept { return std::move(pages_); }
+  [[nodiscard]] std::uint64_t slots() const noexcept { return slots_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return kv_slot_offset(slots(), slot_bytes_); }
+
+  // One thread at a time.
+
+  /// False where the file can only be read, and after writes have failed time and again.
+  [[nodiscard]] bool is_writable() const noexcept { return writable_; }
+  /// Makes the file longer by some slots, for which other models' files may have to go. None when the budget or the
+  /// disk has no room.
+  [[nodiscard]] std::optional<slot_range> grow();
+  /// Writes a page to a slot. False, after a notice if it is the first failure, when it could not: the slot is free.
+  [[nodiscard]] bool write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page);
+  /// Changes the count of a page's last use.
+  void set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) noexcept;
+  /// Shortens the file to its first slots.
+  void shrink(std::uint64_t slots) noexcept;
+
+  // Any thread that has the slot for itself.
+
+  /// Marks a slot as free.
+  void erase(std::uint64_t slot) noexcept;
+
+  // The thread that reads.
+
+  [[nodiscard]] file_reader& reader() noexcept { return *reader_; }
+  /// The request for a slot's image. @pre `image` has `kv_slot_bytes` and is aligned as direct reads need it
+  [[nodiscard]] read_request request(std::uint64_t slot, std::byte* image, std::uint64_t tag) const noexcept;
+  /// Whether what was read is what was written, and the page that is wanted.
+  [[nodiscard]] bool is_intact(const std::byte* image, const page_key& before, const page_key& key,
+                               std::span<const token_id> tokens) const noexcept;
+
+private:
+  explicit kv_page_file(const options& o);
+  [[nodiscard]] std::string open_locked();
+  [[nodiscard]] std::string take_over(std::uint64_t length);
+  [[nodiscard]] std::string start_anew();
+  [[nodiscard]] std::string fit_budget();
+  [[nodiscard]] std::string scan();
+  [[nodiscard]] bool extend_to(std::uint64_t slots) noexcept;
+  void fail_write(int cause);
+  void say(const std::string& sentence) const;
+
+  options options_;
+  std::filesystem::path path_;
+  std::size_t slot_bytes_;
+  int descriptor_ = -1;
+  std::uint64_t seed_ = 0;
+  std::atomic<std::uint64_t> slots_ = 0;
+  std::vector<kept_page> pages_;
+  bool writable_ = true;
+  bool grows_ = true;
+  unsigned failures_ = 0; ///< writes in a row
+  std::unique_ptr<file_reader> reader_;
+};
+
+} // namespace tropilla
