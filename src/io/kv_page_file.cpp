@@ -113,8 +113,11 @@ kv_page_file::~kv_page_file() {
 }
 
 void kv_page_file::say(const std::string& sentence) const {
-  if (options_.notice)
-    options_.notice(sentence);
+  try {
+    if (options_.notice)
+      options_.notice(sentence);
+  } catch (const std::exception&) { // what could not be said must not stop what is being done
+  }
 }
 
 std::unique_ptr<kv_page_file> kv_page_file::open(const options& o) {

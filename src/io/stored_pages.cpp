@@ -28,9 +28,11 @@ stored_page stored_pages::candidate(const page_key& before, const page_key& key,
 }
 
 stored_page& stored_pages::add(const stored_page& candidate) {
-  const auto [it, added] = pages_.try_emplace(candidate.key, candidate);
-  assert(added);
-  return it->second;
+  auto& page = pages_.try_emplace(candidate.key, candidate).first->second;
+  assert(!page.is_in_host() && !page.is_on_disk());
+  page.used = candidate.used; // of one that was dropped while it is pinned
+  page.depth = candidate.depth;
+  return page;
 }
 
 /// A later use has a place near the end of both orders; the search for it begins there.
@@ -60,14 +62,14 @@ void stored_pages::touch(stored_page& page, std::uint64_t used) {
 
 void stored_pages::put_in_host(stored_page& page, std::byte* image) {
   assert(!page.is_in_host());
-  page.image = image;
   page.in_host = host_.insert(&page).first;
+  page.image = image;
 }
 
 void stored_pages::put_on_disk(stored_page& page, std::uint64_t slot) {
   assert(!page.is_on_disk());
-  page.slot = slot;
   page.on_disk = disk_.insert(&page).first;
+  page.slot = slot;
 }
 
 void stored_pages::drop_from_host(stored_page& page) {
