@@ -29,6 +29,7 @@
   X(member_down)                                                                                                       \
   X(supervisors_spawned)                                                                                               \
   X(look_at_clock)                                                                                                     \
+  X(pages_moved)                                                                                                       \
   X(look_at_progress)                                                                                                  \
   X(query_health)                                                                                                      \
   X(cast_health)                                                                                                       \

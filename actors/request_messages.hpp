@@ -82,6 +82,8 @@ struct supervisors_spawned {};
 
 /// The scheduler to itself: a request's time may be over.
 struct look_at_clock {};
+/// The mover of pages -> scheduler: a move is over.
+struct pages_moved {};
 
 /// A client -> scheduler: another budget of a device, by its number in the order of the layers. Answered with
 /// `budget_changed` once it counts; fails with over_budget, io_error, or invalid_argument while replicas use the
@@ -111,13 +113,15 @@ struct change_again {
 /// The scheduler to itself: whether anything has happened since the last look.
 struct look_at_progress {};
 
-using scheduler_actor = typed_actor<
-    caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
-    caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
-    caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
-    caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
-    caf::result<void>(member_replaced), caf::result<void>(member_down), caf::result<void>(supervisors_spawned),
-    caf::result<void>(look_at_clock), caf::result<void>(look_at_progress), caf::result<budget_changed>(change_budget),
-    caf::result<placement_kept>(keep_placement), caf::result<void>(ask_again), caf::result<void>(change_again)>;
+using scheduler_actor =
+    typed_actor<caf::result<request_accepted>(submit_request), caf::result<void>(cancel_request),
+                caf::result<request_accepted>(logits_read), caf::result<batch_state>(query_batch),
+                caf::result<pages_lent>(borrow_pages), caf::result<pages_lent>(borrow_empty_pages),
+                caf::result<pages_returned>(fill_pages), caf::result<pages_returned>(return_pages),
+                caf::result<void>(member_replaced), caf::result<void>(member_down),
+                caf::result<void>(supervisors_spawned), caf::result<void>(look_at_clock),
+                caf::result<void>(pages_moved), caf::result<void>(look_at_progress),
+                caf::result<budget_changed>(change_budget), caf::result<placement_kept>(keep_placement),
+                caf::result<void>(ask_again), caf::result<void>(change_again)>;
 
 } // namespace tropilla::cast

@@ -22,11 +22,13 @@ constexpr std::size_t max_attempts = 5;
 constexpr std::chrono::milliseconds between_attempts{10};
 
 /// What the scheduler waits for: an answer of compute or of the sampler; `successor`: compute or the sampler ended
-/// without an answer, and its supervisor has yet to replace it.
-enum class awaited : std::uint8_t { nobody, compute, sampler, successor };
+/// without an answer, and its supervisor has yet to replace it; `moves`: nothing can be computed before pages are
+/// moved.
+enum class awaited : std::uint8_t { nobody, compute, sampler, successor, moves };
 
 std::string_view name_of(awaited whom) {
-  constexpr std::string_view names[] = {"nobody", "compute", "the sampler", "a member that ended to be replaced"};
+  constexpr std::string_view names[] = {"nobody", "compute", "the sampler", "a member that ended to be replaced",
+                                        "pages to be saved or restored"};
   return names[static_cast<std::size_t>(whom)];
 }
 
@@ -88,6 +90,7 @@ struct scheduler_state {
           alarm.reset();
           proceed();
         },
+        [this](const pages_moved&) { moved(); },
         [this](const look_at_progress&) { look(); },
         [this](const change_budget& m) -> caf::result<budget_changed> { return change(m); },
         [this](const keep_placement& m) -> caf::result<placement_kept> {
@@ -191,10 +194,23 @@ struct scheduler_state {
     if (const auto next = batching.next_step(clock::now()))
       send(next);
     look_at_memory(); // pages beyond a limit have gone
+    while (const auto move = batching.wanted_move()) {
+      setup.move(move);
+      batching.move_started();
+    }
+    if (waits_for == awaited::nobody && batching.waits_for_moves())
+      begin_wait(awaited::moves);
     lend_waiting();
     for (const auto extent : batching.take_wanted_extents())
       ask_for(extent, 0);
     set_alarm();
+  }
+
+  /// A page came or went: a sequence may have waited for it.
+  void moved() {
+    if (waits_for == awaited::moves)
+      waits_for = awaited::nobody;
+    proceed();
   }
 
   void send(const std::shared_ptr<const step>& current) {

@@ -44,6 +44,8 @@ struct scheduler_setup {
   std::vector<page_device> devices{}; ///< in the order of the layers
   /// Moves memory between weights and pages; survives the actor, as the batcher does. Null: all pages have bytes.
   std::shared_ptr<memory_flow> flow{};
+  /// Starts a move that the batcher wants; `pages_moved` says when one is over.
+  std::function<void(std::shared_ptr<page_move>)> move = [](const std::shared_ptr<page_move>&) {};
   std::function<read_totals()> totals = [] { return read_totals{}; };
   /// The scheduler watches the supervisors. `get`: the supervisor, or none yet. `replace` spawns a successor of the one
   /// that ended, unless that has one, and gives the successor; none when the runtime closes.

@@ -120,4 +120,9 @@ std::filesystem::path packed_cache_directory() {
   return caches.empty() ? caches : caches / "tropilla" / "packed";
 }
 
+std::filesystem::path kv_directory() {
+  const auto caches = user_directory("XDG_CACHE_HOME", ".cache");
+  return caches.empty() ? caches : caches / "tropilla" / "kv";
+}
+
 } // namespace tropilla::app

@@ -32,6 +32,9 @@ void write_file(const std::filesystem::path& path, std::string_view bytes);
 /// The folder of packed weights: `${XDG_CACHE_HOME:-~/.cache}/tropilla/packed`; empty when there is no home either.
 [[nodiscard]] std::filesystem::path packed_cache_directory();
 
+/// The folder of keys and values: `${XDG_CACHE_HOME:-~/.cache}/tropilla/kv`; empty when there is no home either.
+[[nodiscard]] std::filesystem::path kv_directory();
+
 /// Throws an `error` (io_error) with the system's reason: "can't `verb` `path`: No such file or directory".
 [[noreturn]] void throw_system_error(std::string_view verb, std::string_view path, int number);
 

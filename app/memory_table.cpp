@@ -31,6 +31,10 @@ table memory_table(std::span<const memory_report> devices) {
 std::string flow_lines(const load_report& load) {
   std::string text = fmt::format("KV pages: {} in use and {} cached, of {} that there are bytes for", load.pages_in_use,
                                  load.pages_cached, load.page_limit);
+  if (const auto& s = load.store; s.disk_pages > 0 || s.saved > 0)
+    text += fmt::format("\nKV store: {} pages in {} of memory, {} in {} on the disk; {} saved and {} restored so far",
+                        s.host_pages, format_bytes(s.host_bytes), s.disk_pages, format_bytes(s.disk_bytes), s.saved,
+                        s.restored);
   for (const memory_move_report& m : load.moves)
     text += fmt::format("\n{:.1f} s ago, in {:.3f} s: pages for {} tokens, {} streamed per step: {}", m.seconds_ago,
                         m.seconds, m.kv_tokens, format_bytes(m.streamed_bytes), m.reason);

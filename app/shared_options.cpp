@@ -36,6 +36,14 @@ void model_options::bind(option_binder& b) {
   b.count({"--kv", "TOKENS", "tokens that may have KV pages at once, of all sequences",
            "a context for each sequence, at most four"},
           config.kv_tokens, {.min = 1, .max = max_tokens});
+  b.bytes({"--kv-host", "BYTES", "memory besides the budget for keys and values that leave it: read back, not computed",
+           "none", ". [Memory](memory.md#keys-and-values-that-leave) says when it pays"},
+          config.kv_host_bytes);
+  b.bytes({"--kv-disk", "BYTES", "the same on the disk, where a conversation finds its own after a restart", "none"},
+          config.kv_disk_bytes);
+  b.path({"--kv-folder", "FOLDER", "where --kv-disk has its files", "~/.cache/tropilla/kv",
+          "; `$XDG_CACHE_HOME/tropilla/kv` where that is set"},
+         config.kv_folder);
   b.choice({"--kv-type", "TYPE", "how keys and values are stored", "f16",
             "; `q8_0` takes [half the bytes](benchmarks.md#kv-types)"},
            config.kv_type, {"f16", "bf16", "q8_0"});
@@ -73,6 +81,7 @@ runtime_config model_options::to_config(const command_context& env, std::size_t 
     resolved.sequences = sequences;
   if (!no_cache)
     resolved.packed_cache = packed_cache_directory();
+  resolved.kv_folder = resolved.kv_folder.empty() ? kv_directory() : expand_home(resolved.kv_folder.string());
   return resolved;
 }
 

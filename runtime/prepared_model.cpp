@@ -178,6 +178,7 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   const auto shapes = choose_shapes(config, m.model, on_any, m.shards);
   const auto now = hooks.read_memory(); // after the devices' threads were made
   m.needs = needs_of_runtime(m.model.vocabulary, now.thread_stack);
+  m.needs.written += config.kv_host_bytes;
   const auto host_limit = limit_of_host(m, now);
   for (auto& s : m.shards) {
     s.input.shape = shapes.first;

@@ -177,6 +177,7 @@ void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
     shards[i]->start(i, i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
   meanwhile();
 
+  make_store();
   make_batcher();
   make_request_room();
   last_resort_ = std::make_shared<last_resort>(this);
@@ -190,11 +191,53 @@ void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
   throw;
 }
 
+/// Keys and values that other instructions or devices computed are not the same to the last bit, so they are others.
+void runtime_impl::make_store() {
+  if (original || (config.kv_host_bytes == 0 && config.kv_disk_bytes == 0))
+    return;
+  if (config.kv_disk_bytes > 0 && config.kv_folder.empty())
+    throw error(errc::invalid_argument, "keys and values on the disk need a folder; name one");
+  if (const auto refused = promises->promise(config.kv_host_bytes))
+    throw error(errc::over_budget,
+                fmt::format("there is no memory for {} of keys and values beside the devices: {}; ask for less",
+                            format_bytes(config.kv_host_bytes), *refused));
+  const auto shape = page_shape();
+  packed_key_hash identity;
+  for (const std::uint64_t number :
+       {shape.model.high, shape.model.low, std::uint64_t{static_cast<std::uint8_t>(shape.type)},
+        std::uint64_t{shape.precise}, std::uint64_t{shape.page_bytes()}, std::uint64_t{kv_page_tokens}})
+    identity.add(number);
+  std::vector<page_mover::part> parts;
+  device* pins = nullptr; ///< makes memory from which it copies fast
+  for (const auto& shard : shards) {
+    const auto& range = shard->placement->layout.range;
+    parts.push_back({shard->dev, (range.last - range.first) * shape.layer_bytes()});
+    identity.add(shard->dev->isa());
+    if (!shard->dev->host_memory())
+      pins = shard->dev.get();
+  }
+  kv_store_options options{.page_bytes = shape.page_bytes(),
+                           .host_bytes = config.kv_host_bytes,
+                           .disk_bytes = config.kv_disk_bytes,
+                           .folder = config.kv_folder,
+                           .identity = identity.key(),
+                           .model_name = facts.name,
+                           .notice = config.on_notice,
+                           .make_buffer = {}};
+  if (pins)
+    options.make_buffer = [pins](std::size_t bytes) { return pins->make_host_buffer(bytes); };
+  store = std::make_shared<kv_store>(std::move(options));
+  mover = std::make_unique<page_mover>(
+      store, std::move(parts), [to = scheduler] { cast::tell_from_outside(to->get(), cast::pages_moved{}); },
+      trace.get());
+}
+
 void runtime_impl::make_batcher() {
   const auto& shape = shards.front()->input.shape;
   kv_memory memory;
   for (const auto& shard : shards)
     memory.page_bytes.push_back(shard->page_bytes());
+  memory.store = store;
   memory.extent_pages = extent_pages_of(shards.front()->input.max_kv_pages(), std::ranges::max(memory.page_bytes));
   batching =
       std::make_shared<batcher>(*tok, shape, config.queue_length, log->of(log_component::scheduler), std::move(memory));
@@ -295,6 +338,8 @@ void runtime_impl::spawn_scheduler() {
                              .commits_later = shard->commits_later(),
                              .commit = [shard](const lease& extent) { return shard->commit_pages(extent); }});
   setup.flow = flow;
+  if (mover)
+    setup.move = [this](std::shared_ptr<page_move> m) { mover->start(std::move(m)); };
   setup.totals = [this] {
     cast::read_totals all;
     for (const auto& shard : shards) {
@@ -308,7 +353,8 @@ void runtime_impl::spawn_scheduler() {
     std::uint64_t all = 0;
     for (const auto& shard : shards)
       all += shard->progress();
-    return all;
+    const auto moved = store ? store->usage() : kv_store_usage{};
+    return all + moved.saved + moved.restored;
   };
   setup.end_members = [this] {
     for (const auto& shard : shards)
@@ -370,6 +416,7 @@ void runtime_impl::shut_down() noexcept {
   log->of(log_component::supervisor).debug("scheduler and sampler are ended");
   if (batching)
     batching->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
+  mover.reset(); // what was given up is saved first
   for (const auto& shard : shards)
     shard->end_compute();
   for (const auto& shard : shards)
@@ -501,6 +548,10 @@ load_report runtime_impl::load() const {
   for (const auto& m : state.moves)
     out.moves.push_back(
         {seconds(now - m.ended), seconds(m.ended - m.began), m.kv_pages * kv_page_tokens, m.streamed_bytes, m.reason});
+  if (store) {
+    const auto u = store->usage();
+    out.store = {u.host_pages, u.host_bytes, u.disk_pages, u.disk_bytes, u.saved, u.restored, u.damaged};
+  }
   for (const auto& shard : shards)
     out.restarts += cast::ask_role<cast::cast_health>(*system, *shard->supervisor, cast::query_health{}).restarts;
   return out;

@@ -5,8 +5,10 @@
 #include "actors/messages.hpp"
 #include "runtime/callback_threads.hpp"
 #include "runtime/device_shard.hpp"
+#include "runtime/page_mover.hpp"
 #include "runtime/prepared_model.hpp"
 #include "runtime/reply_channel.hpp"
+#include "src/io/session_file.hpp"
 #include "src/io/weight_loader.hpp"
 #include "src/log/log.hpp"
 #include "src/model/chat_template.hpp"
@@ -59,6 +61,8 @@ struct TROPILLA_HIDDEN runtime_impl {
   [[nodiscard]] std::size_t save_session(const std::filesystem::path& path, std::span<const token_id> ids,
                                          std::string_view note);
   [[nodiscard]] std::vector<token_id> load_session(const std::filesystem::path& path, std::string* note);
+  /// The pages of all layers, as they leave the runtime.
+  [[nodiscard]] session_shape page_shape() const;
   void cancel(request_id id) noexcept { cast::tell_from_outside(scheduler->get(), cast::cancel_request{id}); }
 
   runtime_config config;
@@ -82,6 +86,8 @@ struct TROPILLA_HIDDEN runtime_impl {
   std::shared_ptr<request_room> room; ///< for what requests hold
   std::shared_ptr<batcher> batching;
   std::shared_ptr<memory_flow> flow; ///< of an original
+  std::shared_ptr<kv_store> store;   ///< for pages that leave; null where none is asked for, and in a replica
+  std::unique_ptr<page_mover> mover; ///< as long as there is a store and the runtime is open
   std::shared_ptr<cast::role<cast::sampler_actor>> sampler = std::make_shared<cast::role<cast::sampler_actor>>();
   std::shared_ptr<cast::role<cast::scheduler_actor>> scheduler = std::make_shared<cast::role<cast::scheduler_actor>>();
 
@@ -102,6 +108,7 @@ private:
   /// are read.
   void spawn_cast(const std::function<void()>& meanwhile);
   void make_request_room();
+  void make_store();
   void make_batcher();
   void spawn_sampler();
   void spawn_scheduler();

@@ -45,19 +45,6 @@ private:
   bool over_ = false;
 };
 
-session_shape shape_of(const runtime_impl& rt) {
-  const auto& input = rt.shards.front()->input;
-  const auto& attention = input.model.attention;
-  const auto number = [](std::size_t n) { return static_cast<std::uint32_t>(n); };
-  return {fingerprint_of(input.model, input.files),
-          input.shape.kv,
-          rt.config.precise,
-          number(input.model.layers),
-          number(attention.kv_heads),
-          number(attention.key_size),
-          number(attention.value_size)};
-}
-
 /// Each layer of a loan's page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
 template <class Function>
 void for_each_layer(const runtime_impl& rt, const session_shape& shape, const page_loan& loan, std::size_t page,
@@ -84,13 +71,26 @@ void check_ids(std::span<const token_id> ids, std::size_t vocabulary, errc code,
 
 } // namespace
 
+session_shape runtime_impl::page_shape() const {
+  const auto& input = shards.front()->input;
+  const auto& attention = input.model.attention;
+  const auto number = [](std::size_t n) { return static_cast<std::uint32_t>(n); };
+  return {fingerprint_of(input.model, input.files),
+          input.shape.kv,
+          config.precise,
+          number(input.model.layers),
+          number(attention.kv_heads),
+          number(attention.key_size),
+          number(attention.value_size)};
+}
+
 std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::span<const token_id> ids,
                                        std::string_view note) {
   if (closed)
     throw error(errc::cancelled, "the runtime is closed");
   require_path(path);
   check_ids(ids, vocabulary, errc::invalid_argument, "the tokens to save");
-  const auto shape = shape_of(*this);
+  const auto shape = page_shape();
   const auto borrower = next_request.fetch_add(1);
   borrowed_pages pages(*this, cast::borrow_pages{borrower, {ids.begin(), ids.end()}});
   const auto& loan = pages.loan();
@@ -116,7 +116,7 @@ std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::s
 std::vector<token_id> runtime_impl::load_session(const std::filesystem::path& path, std::string* note) {
   require_path(path);
   const session_reader file(path);
-  const auto shape = shape_of(*this);
+  const auto shape = page_shape();
   file.require(shape, facts.name);
   const auto& tokens = file.tokens();
   check_ids(tokens, vocabulary, errc::malformed_file, file.name());

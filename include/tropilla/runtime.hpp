@@ -60,12 +60,13 @@ struct runtime_config {
   /// there are sequences, if those are fewer), or as many of them as a budget has room for. Where a budget does not
   /// hold their pages beside all weights, the weights make room while the pages are used.
   std::size_t kv_tokens = 0;
-  /// Bytes of host memory, beyond the devices' budgets, for keys and values that have to leave these: read back they
-  /// come sooner than computed again. 0: none.
+  /// Bytes of the processor's memory, besides the budgets, for keys and values that leave a device: they are read back
+  /// instead of computed again. Page-locked where there are GPUs. 0: none.
   std::size_t kv_host_bytes = 0;
-  /// The same on the disk, in `kv_folder`, where they survive the runtime. 0: none.
+  /// Bytes on the disk for the same, of all files for keys and values in `kv_folder`: they are found after a restart.
+  /// 0: none. One process at a time has a model's file; another goes on without, with a notice.
   std::size_t kv_disk_bytes = 0;
-  std::filesystem::path kv_folder{}; ///< "": $XDG_CACHE_HOME/tropilla/kv
+  std::filesystem::path kv_folder{}; ///< needed where `kv_disk_bytes` are given
   std::size_t queue_length = 4096;   ///< requests that may wait; more are refused with `busy`
   /// Bytes of the processor's memory that are planned for requests: prompts, those of requests that wait included, and
   /// the state of replies. A request that needs more takes it from what the budget has left, or is refused. Less than

@@ -224,6 +224,17 @@ struct memory_move_report {
   std::string reason;             ///< "16 sequences want 96 pages: ..."
 };
 
+/// The keys and values that left the devices and are kept (`runtime_config::kv_host_bytes`, `kv_disk_bytes`).
+struct kv_store_report {
+  std::size_t host_pages = 0; ///< in memory
+  std::size_t host_bytes = 0; ///< of memory, for these and for what is on its way
+  std::size_t disk_pages = 0; ///< on the disk; some are in memory, too
+  std::size_t disk_bytes = 0; ///< of the model's file
+  std::size_t saved = 0;      ///< pages, so far
+  std::size_t restored = 0;   ///< pages, so far
+  std::size_t damaged = 0;    ///< pages that the disk gave back otherwise than written, and that were dropped, so far
+};
+
 /// How busy a runtime is.
 struct load_report {
   std::size_t active = 0;                  ///< sequences that are computed together
@@ -234,6 +245,7 @@ struct load_report {
   std::size_t restarts = 0;                ///< how often a member of the cast was replaced, so far
   std::size_t page_limit = 0;              ///< KV pages that there are bytes for at this moment
   std::vector<memory_move_report> moves{}; ///< of memory, the newest first, the last sixteen
+  kv_store_report store{};
 };
 
 /// How far the weights have come. Bytes as stored in the file.

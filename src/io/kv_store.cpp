@@ -333,7 +333,7 @@ bool kv_store::save(const page_key& before, const page_key& key, std::span<const
   return true;
 }
 
-void kv_store::flush() {
+void kv_store::flush(const std::function<bool()>& interrupted) {
   file_full_ = false; // other files may have gone
   locked lock(mutex_);
   std::vector<page_key> missing;
@@ -341,7 +341,7 @@ void kv_store::flush() {
     for (const auto* page : pages_.host())
       if (!page->is_on_disk())
         missing.push_back(page->key);
-  for (; !missing.empty(); missing.pop_back()) {
+  for (; !missing.empty() && !(interrupted && interrupted()); missing.pop_back()) {
     auto* const page = pages_.find(missing.back());
     if (!page || !page->is_in_host() || page->is_on_disk())
       continue;

@@ -162,13 +162,13 @@ std::span<const token_id> batcher::findable(const sequence& s) {
 }
 
 /// Whether there are pages for its tokens, and one for each active sequence to grow on. The first one is always
-/// admitted, unless others must leave.
+/// admitted, unless others must leave, or pages will be free when they are saved.
 bool batcher::can_admit(const sequence& s, const kv_pages::beginning& found, std::size_t active,
                         std::size_t available) const {
   if (!within_page_limit() && (by_force_ || active > 0))
     return false;
   const std::size_t wanted = kv_pages_for(std::min(s.tokens.size() + 1, shape_.context)) - found.pages;
-  return active == 0 || wanted + found.idle_pages + active <= available;
+  return (active == 0 && !saving()) || wanted + found.idle_pages + active <= available;
 }
 
 /// Admits the sequences that go first, `count` at most, or begins to restore them.

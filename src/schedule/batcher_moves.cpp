@@ -113,8 +113,7 @@ void batcher::end_move(open_move& m, clock::time_point now) {
   move.table.reset(); // the mover may keep the move a moment longer, and should keep no memory
   if (move.way == page_move::direction::restore && !m.is_void) {
     costs_.restored(move.moved, move.seconds, now);
-    pages_.append(m.path,
-                  std::span(move.tokens).subspan(move.first * kv_page_tokens, move.moved * kv_page_tokens));
+    pages_.append(m.path, std::span(move.tokens).subspan(move.first * kv_page_tokens, move.moved * kv_page_tokens));
     if (m.of) {
       waiting_.erase(m.of);
       return activate(m.of, now, std::move(m.path));
@@ -125,7 +124,8 @@ void batcher::end_move(open_move& m, clock::time_point now) {
 
 /// Voids the moves after the pages were forgotten: those that have started may still read and write theirs.
 void batcher::void_moves() {
-  std::erase_if(moves_, [this](const open_move& m) { return std::ranges::find(wanted_moves_, m.move) != wanted_moves_.end(); });
+  std::erase_if(moves_,
+                [this](const open_move& m) { return std::ranges::find(wanted_moves_, m.move) != wanted_moves_.end(); });
   wanted_moves_.clear();
   for (auto& m : moves_) {
     m.is_void = true;

@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <thread>
@@ -44,6 +45,14 @@ std::shared_ptr<reply_channel> ask(runtime_impl& rt, std::size_t i, std::size_t 
 
 std::size_t weights_in_use(const runtime_impl& rt) {
   return rt.arbiter->usage("host:0").by_purpose[static_cast<std::size_t>(purpose::weights)];
+}
+
+/// What leaves the pages is kept, most of it on the disk.
+void add_store(runtime_config& config) {
+  config.kv_host_bytes = std::size_t{1} << 20;
+  config.kv_disk_bytes = std::size_t{16} << 20;
+  config.kv_folder = testing::scratch() / "kv that moves";
+  std::filesystem::remove_all(config.kv_folder);
 }
 
 /// Waits, for a long time if need be, until something holds.
@@ -176,6 +185,7 @@ TEST_CASE("memory that moves at random under 32 streams changes no text, also wh
   config.budget_bytes = 1;
   const auto least = runtime::plan(config).total_bytes;
   config.budget_bytes = most;
+  add_store(config);
   runtime_impl rt(config, nullptr);
   std::vector<std::vector<token_id>> expected;
   for (std::size_t i = 0; i < streams; ++i)
@@ -207,10 +217,13 @@ TEST_CASE("memory that moves at random under 32 streams changes no text, also wh
   for (std::size_t i = 0; i < streams; ++i)
     CHECK(testing::ids_of(*running[i]) == expected[i]);
   CHECK(weights_in_use(rt) > 0);
+  CHECK(rt.load().store.saved > 0);
+  CHECK(rt.load().store.host_bytes <= config.kv_host_bytes);
 }
 
 TEST_CASE("any acquisition may be refused while memory moves: a reply has its text, or an error that says why") {
-  const auto config = tight_config();
+  auto config = tight_config();
+  add_store(config);
   constexpr std::size_t tokens = context - 10;
   std::vector<token_id> expected;
   {

@@ -45,6 +45,7 @@ struct fake_scheduler {
         },
         [](const cast::supervisors_spawned&) {},
         [](const cast::look_at_clock&) {},
+        [](const cast::pages_moved&) {},
         [](const cast::look_at_progress&) {},
         [](const cast::change_budget&) -> caf::result<cast::budget_changed> { return cast::budget_changed{}; },
         [](const cast::keep_placement&) -> caf::result<cast::placement_kept> { return cast::placement_kept{}; },

@@ -100,7 +100,8 @@ class Throughput(benchmarks.Benchmark):
     def test_conversations_that_come_back_get_the_same_text_wherever_their_pages_were(self):
         small = ("--conversations", "6", "--prompt", "100", "--tokens", "8")
         kept, gone = (self.bench("turns", *small, "--parallel", n) for n in ("6", "1"))
-        for report in kept, gone, self.bench("turns", *small, "--parallel", "2", "--kv-host-mib", "8"):
+        stored = self.bench("turns", *small, "--parallel", "1", "--kv-host-mib", "8")
+        for report in kept, gone, stored:
             self.assertEqual((report["ids"], report["failed"]), (kept["ids"], 0))
             first, returns = report["first"], report["returns"]
             self.assertEqual((first["replies"], first["prompt_tokens"], first["reused_tokens"]), (6, 600, 0))
@@ -109,6 +110,9 @@ class Throughput(benchmarks.Benchmark):
         # A token that was the last of its reply, and a message of 16: the rest is there, where all have pages.
         self.assertEqual(kept["returns"]["computed_tokens"], 12 * 17)
         self.assertGreater(gone["returns"]["computed_tokens"], kept["returns"]["computed_tokens"])
+        # What is no full page is computed, too.
+        self.assertLessEqual(stored["returns"]["computed_tokens"], 12 * (17 + 31))
+        self.assertGreater(stored["returns"]["store"]["restored"], 0)
 
     def test_a_seed_decides_the_text_of_conversations(self):
         small = ("--conversations", "2", "--prompt", "40", "--tokens", "4", "--turns", "2")
@@ -119,6 +123,8 @@ class Throughput(benchmarks.Benchmark):
                             "--kv-folder", self.home / "pages")
         self.assertEqual([p["prompt_tokens"] for p in report["pairs"]], [124, 124])
         self.assertEqual(report["different"], 0)
+        for pair in report["pairs"]:
+            self.assertGreaterEqual(pair["reused_tokens"], 96)
         for key in ("without_s", "with_s", "ratio"):
             self.assertGreater(report[key], 0, key)
 

@@ -49,6 +49,19 @@ TEST_CASE("the pages that there are bytes for are a line, and each move of memor
                             "60.0 s ago, in 0.002 s: pages for 256 tokens, 0 B streamed per step: they ended");
 }
 
+TEST_CASE("what left the devices is a line, where anything has") {
+  load_report load;
+  load.store.host_pages = 40;
+  load.store.disk_pages = 120;
+  load.store.host_bytes = 32 << 20;
+  load.store.disk_bytes = 80 << 20;
+  load.store.saved = 140;
+  load.store.restored = 60;
+  CHECK(flow_lines(load) == "KV pages: 0 in use and 0 cached, of 0 that there are bytes for\n"
+                            "KV store: 40 pages in 32.0 MiB of memory, 120 in 80.0 MiB on the disk; 140 saved and 60 "
+                            "restored so far");
+}
+
 TEST_CASE("budgets are a line for each device") {
   const std::vector<memory_report> devices{report("host:0"), report("cuda:0")};
   CHECK(budget_lines(devices) ==

@@ -100,6 +100,23 @@ TEST_CASE("a restore that ends half way leaves the rest to be computed") {
   CHECK(back->ids() == expected(prompt, 20));
 }
 
+TEST_CASE("a sequence waits for pages that are being saved, and then has all of its beginning restored") {
+  stored_table_top t(shape_of(256, 64, 2, 256));
+  const auto prompt = table_top::some_prompt(150);
+  (void)t.table.submit(1, prompt, tokens(1));
+  t.run();
+  const auto other = t.table.submit(2, table_top::some_prompt(250, 30), tokens(1));
+  t.table.run();
+  REQUIRE(other->end);
+  const auto back = t.table.submit(3, prompt, tokens(20));
+  CHECK(t.table.step() == 0);
+  REQUIRE(t.mover.take() == 2); // a save, and what waits is brought near
+  CHECK(t.mover.started.front()->way == page_move::direction::save);
+  t.run();
+  CHECK(back->end->reused_tokens == 128);
+  CHECK(back->ids() == expected(prompt, 20));
+}
+
 TEST_CASE("steps of the others go on while a sequence is restored") {
   stored_table_top t(shape_of(256, 64, 2, 512));
   const auto prompt = table_top::some_prompt(150);
