@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <functional>
 #include <new>
 #include <unordered_map>
 
@@ -20,12 +19,8 @@ struct memory_manager_state {
     clock::time_point waits_since{}; ///< where the log wants to know
   };
 
-  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> a, logger to,
-                       const memory_trace& trace)
-      : self(s), arbiter(std::move(a)), log(std::move(to)) {
-    if (trace.to)
-      observation = arbiter->observe(trace.device, recorder(trace));
-  }
+  memory_manager_state(memory_manager_actor::pointer s, std::shared_ptr<memory_arbiter> a, logger to)
+      : self(s), arbiter(std::move(a)), log(std::move(to)) {}
 
   /// What nobody waits for any more must not stand before others in the arbiter's queue.
   ~memory_manager_state() {
@@ -41,23 +36,6 @@ struct memory_manager_state {
           return acquire(m.request);
         },
         [this](const grant_settled& m) { settle(m); },
-    };
-  }
-
-  /// Leases end on any thread, so the arbiter is what hears of it.
-  static std::function<void(const memory_change&)> recorder(const memory_trace& trace) {
-    return [to = trace.to, track = trace.to->make_track("actor memory_manager " + trace.device),
-            counter = "memory " + trace.device](const memory_change& change) noexcept {
-      std::array<tracer::series, purpose_count> in_use;
-      for (std::size_t p = 0; p < purpose_count; ++p)
-        in_use[p] = {to_string(static_cast<purpose>(p)), static_cast<std::int64_t>(change.in_use[p])};
-      const auto now = tracer::clock::now();
-      try {
-        to->record(track, to_string(change.used_for), now, now, change.granted ? "granted_bytes" : "returned_bytes",
-                   static_cast<std::int64_t>(change.bytes));
-        to->counter(counter, now, in_use);
-      } catch (const std::bad_alloc&) { // the trace lacks an event, and the lease is none the worse
-      }
     };
   }
 
@@ -121,12 +99,33 @@ struct memory_manager_state {
   logger log;
   std::unordered_map<std::uint64_t, pending_request> pending;
   std::uint64_t next_id = 0;
-  std::shared_ptr<void> observation; ///< null without a trace
 };
 
 memory_manager_actor spawn_memory_manager(caf::actor_system& system, std::shared_ptr<memory_arbiter> arbiter,
-                                          logger log, const memory_trace& trace) {
-  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(arbiter), std::move(log), trace);
+                                          logger log) {
+  return spawn<memory_manager_actor, memory_manager_state>(system, std::move(arbiter), std::move(log));
+}
+
+std::shared_ptr<void> record_memory(memory_arbiter& arbiter, const std::string& device, tracer& to) {
+  // Leases end on any thread, so the arbiter is what hears of it.
+  return arbiter.observe(device, [&to, track = to.make_track("actor memory_manager " + device),
+                                  counter = "memory " + device](const memory_change& change) noexcept {
+    std::array<tracer::series, purpose_count> in_use;
+    for (std::size_t p = 0; p < purpose_count; ++p)
+      in_use[p] = {to_string(static_cast<purpose>(p)), static_cast<std::int64_t>(change.in_use[p])};
+    const tracer::series bytes{change.granted ? "granted_bytes" : "returned_bytes",
+                               static_cast<std::int64_t>(change.bytes)};
+    const auto now = tracer::clock::now();
+    try {
+      if (change.offset)
+        to.record(track, to_string(change.used_for), now, now, bytes,
+                  {"offset", static_cast<std::int64_t>(*change.offset)});
+      else
+        to.record(track, to_string(change.used_for), now, now, bytes.name, bytes.value);
+      to.counter(counter, now, in_use);
+    } catch (const std::bad_alloc&) { // the trace lacks an event, and the lease is none the worse
+    }
+  });
 }
 
 } // namespace tropilla::cast

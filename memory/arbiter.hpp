@@ -72,6 +72,7 @@ struct memory_change {
   purpose used_for{};
   bool granted = false;                            ///< false: they came back
   std::size_t bytes = 0;                           ///< rounded as the pool rounds them
+  std::optional<std::size_t> offset{};             ///< of the block in the reservation; none for memory outside of it
   std::array<std::size_t, purpose_count> in_use{}; ///< from now on, by purpose
 };
 

@@ -125,7 +125,8 @@ void arbiter_device::leave(const lease::block& b) noexcept {
 void arbiter_device::tell_observers(const lease::block& b, bool granted) const noexcept {
   if (observers.empty())
     return;
-  const memory_change change{b.used_for, granted, blocks.rounded(b.bytes), usage.by_purpose};
+  const auto offset = b.outside ? std::nullopt : std::optional(b.pool_block.offset);
+  const memory_change change{b.used_for, granted, blocks.rounded(b.bytes), offset, usage.by_purpose};
   for (const auto& hear : observers)
     hear(change);
 }

@@ -154,9 +154,10 @@ void device_shard::add_device() {
 
 void device_shard::take_leases() {
   const auto& plan = placement->plan;
-  const opening_memory memory(*shared_.system, cast::spawn_memory_manager(*shared_.system, arbiter,
-                                                                          shared_.log_of(log_component::memory),
-                                                                          {shared_.trace, name()}));
+  if (shared_.trace)
+    memory_record_ = cast::record_memory(*arbiter, name(), *shared_.trace);
+  const opening_memory memory(
+      *shared_.system, cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory)));
   if (const auto bytes = plan.by_purpose[static_cast<std::size_t>(purpose::requests)]; bytes > 0) // the allocator's
     requests_ = memory.take(dev->name(), bytes, purpose::requests, outside_memory{});
   activations_ = memory.take(dev->name(), plan.activations.bytes, purpose::activations);
@@ -280,8 +281,7 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out,
   // Not before the step in flight is done: what it waits for may not fit the new budget.
   if (!original_ && arbiter->usage(std::string(dev->name())).budget != next_placement->budget)
     arbiter->set_budget(std::string(dev->name()), next_placement->budget);
-  out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory),
-                                                  {shared_.trace, name()});
+  out.memory_manager = cast::spawn_memory_manager(*shared_.system, arbiter, shared_.log_of(log_component::memory));
   weight_loader_setup loading;
   loading.dev = dev.get();
   loading.trace = shared_.trace;
@@ -362,6 +362,7 @@ void device_shard::end(const cast::weight_pipeline& all) const {
 void device_shard::stop_pipeline() {
   end(pipeline->get());
   ring_reclaimer_.reset();
+  memory_record_.reset(); // a replica may keep this, and not the trace
   shared_.log_of(log_component::supervisor).debug("memory manager, loader and prefetcher of {} are ended", name());
 }
 

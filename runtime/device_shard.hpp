@@ -137,6 +137,7 @@ private:
   std::shared_ptr<committed_bytes> committed_; ///< of the reservation; null where the device commits by itself
   std::byte* base_ = nullptr;                  ///< of the reservation
   shard_context shared_;
+  std::shared_ptr<void> memory_record_; ///< of its grants and returns; null without a trace
   lease activations_, workspace_, requests_;
   std::unique_ptr<llama_workspace> space_;
   std::shared_ptr<host_copies> copies_ = std::make_shared<host_copies>();

@@ -21,6 +21,8 @@ struct entry {
   std::string argument;
   std::int64_t value;
   tracer::clock::time_point begin, end;
+  std::string second = {}; ///< argument
+  std::int64_t second_value = 0;
 };
 
 struct counter_entry {
@@ -54,6 +56,14 @@ tracer::track tracer::make_track(std::string_view name) {
 void tracer::record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
                     std::string_view argument, std::int64_t value) {
   entry e{on, std::string(name), std::string(argument), value, begin, end};
+  const std::lock_guard lock(impl_->mutex);
+  impl_->entries.push_back(std::move(e));
+}
+
+void tracer::record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
+                    const series& first, const series& second) {
+  entry e{on,          std::string(name), std::string(first.name), first.value, begin, end, std::string(second.name),
+          second.value};
   const std::lock_guard lock(impl_->mutex);
   impl_->entries.push_back(std::move(e));
 }
@@ -94,6 +104,8 @@ void tracer::write(const std::filesystem::path& path) const {
                             {"dur", std::chrono::duration<double, std::micro>(e.end - e.begin).count()}};
     if (!e.argument.empty())
       event["args"] = {{e.argument, e.value}};
+    if (!e.second.empty())
+      event["args"][e.second] = e.second_value;
     events.push_back(std::move(event));
   }
   for (const auto& c : impl_->counters) {

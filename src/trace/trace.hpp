@@ -32,11 +32,14 @@ public:
   void record(track on, std::string_view name, clock::time_point begin, clock::time_point end,
               std::string_view argument = {}, std::int64_t value = 0);
 
-  /// One of the values that a counter has at a time.
+  /// One of the values that a counter has at a time, or that are shown with an event.
   struct series {
     std::string_view name;
     std::int64_t value = 0;
   };
+  /// As above, with two numbers.
+  void record(track on, std::string_view name, clock::time_point begin, clock::time_point end, const series& first,
+              const series& second);
   /// The values of a counter ("memory host:0") from `at` on: Perfetto draws a graph for each series of it. Counters
   /// have no track.
   void counter(std::string_view name, clock::time_point at, std::span<const series> values);

@@ -9,7 +9,9 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -330,6 +332,46 @@ TEST_CASE("a trace names the cast and its streams") {
     CHECK(rows.count(row) == 1);
   CHECK(counted == std::set<std::string>{"memory host:0"});
   CHECK(max_weights > 0);
+}
+
+TEST_CASE("a trace has every grant and return, also of leases that end while the weight pipeline is replaced") {
+  auto c = tiny_single();
+  c.model = testing::tiny_model(tensor_type::q4_0, true);
+  c.trace = testing::scratch() / "memory-trace.json";
+  const auto all = runtime::plan(c).total_bytes;
+  c.budget_bytes = 1;
+  const auto smallest = runtime::plan(c).total_bytes;
+  c.budget_bytes = all;
+  {
+    runtime rt(c);
+    for (const auto budget : {smallest, all, smallest}) {
+      rt.set_budget(budget);
+      (void)ids_of(rt.generate("x", options(3)));
+    }
+  }
+  const auto json = nlohmann::json::parse(std::ifstream(c.trace));
+  std::map<std::size_t, std::size_t> blocks; // offset and bytes of what is leased
+  std::size_t returned = 0;
+  for (const auto& e : json.at("traceEvents")) {
+    if (!e.contains("args") || !e.at("args").contains("offset"))
+      continue;
+    const auto& a = e.at("args");
+    const std::size_t offset = a.at("offset");
+    if (a.contains("granted_bytes")) {
+      const auto [block, is_new] = blocks.emplace(offset, a.at("granted_bytes"));
+      REQUIRE(is_new);
+      if (block != blocks.begin())
+        REQUIRE(std::prev(block)->first + std::prev(block)->second <= offset);
+      if (const auto next = std::next(block); next != blocks.end())
+        REQUIRE(offset + block->second <= next->first);
+    } else {
+      REQUIRE(blocks.contains(offset));
+      REQUIRE(blocks.at(offset) == a.at("returned_bytes"));
+      blocks.erase(offset);
+      ++returned;
+    }
+  }
+  CHECK(returned > 0);
 }
 
 TEST_CASE("a model that is larger than its budget streams, and answers alike") {

@@ -286,6 +286,7 @@ TEST_CASE("an observer hears of every grant and return on its device, with what 
   CHECK(heard[0].used_for == purpose::kv);
   CHECK(heard[0].bytes == 20 * kib);
   CHECK(heard[0].in_use[kv] == 20 * kib);
+  CHECK(heard[0].offset == 0); // KV pages lie at the low end
 
   lease second;
   a->acquire({"host:0", 16 * kib, purpose::weights},
@@ -295,13 +296,21 @@ TEST_CASE("an observer hears of every grant and return on its device, with what 
   CHECK_FALSE(heard[1].granted);
   CHECK(heard[1].used_for == purpose::kv);
   CHECK(heard[1].in_use[kv] == 0);
+  CHECK(heard[1].offset == 0);
   CHECK(heard[2].granted);
   CHECK(heard[2].in_use[weights] == 16 * kib);
+  CHECK(heard[2].offset == 48 * kib);
+  memory_request outside{"host:0", kib, purpose::weights};
+  outside.outside = outside_memory{};
+  REQUIRE(std::holds_alternative<lease>(a->try_acquire(outside)));
+  REQUIRE(heard.size() == 5); // and back
+  CHECK_FALSE(heard[3].offset);
+  CHECK_FALSE(heard[4].offset);
 
   const auto copy = observation;
   observation.reset();
   second.reset();
-  CHECK(heard.size() == 4);
+  CHECK(heard.size() == 6);
 }
 
 TEST_CASE("an observer that is gone hears nothing, and an unknown device has none", "[memory_arbiter]") {

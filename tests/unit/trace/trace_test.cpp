@@ -45,6 +45,16 @@ TEST_CASE("a trace has a named row per actor or stream and complete events in mi
   CHECK(first->at("args").at("rows") == 7);
 }
 
+TEST_CASE("an event may have two numbers") {
+  tracer t;
+  const auto at = tracer::clock::now();
+  t.record(t.make_track("memory"), "KV pages", at, at, {"bytes", 64}, {"offset", 4096});
+  const auto path = testing::scratch() / "two-numbers-trace.json";
+  t.write(path);
+  const auto json = nlohmann::json::parse(std::ifstream(path));
+  CHECK(json.at("traceEvents").back().at("args") == nlohmann::json{{"bytes", 64}, {"offset", 4096}});
+}
+
 TEST_CASE("a counter has its values at each time, by series") {
   tracer t;
   const auto at = tracer::clock::now();
