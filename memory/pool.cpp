@@ -20,22 +20,12 @@ double pool_statistics::fragmentation() const noexcept {
   return free == 0 ? 0 : 1 - static_cast<double>(largest_free) / static_cast<double>(free);
 }
 
-double allocations_per_second(const pool_statistics& before, const pool_statistics& after, double seconds) noexcept {
-  return seconds > 0 ? static_cast<double>(after.allocations - before.allocations) / seconds : 0;
-}
-
-/// The free blocks of one owner, and for a stream the order in which they become everybody's.
-struct owned {
-  free_lists free;
-  record_id soonest = none, latest = none;
-};
-
 struct pool::impl {
   std::size_t granule; ///< bytes
   unsigned shift;      ///< its binary logarithm: a division by a variable costs more than the rest of a rounding
   std::vector<record> records;
-  record_id spare = none;       ///< records that are not in use, linked by `next_free`
-  std::vector<owned> owners{1}; ///< everybody, then the streams
+  record_id spare = none; ///< records that are not in use, linked by `next_free`
+  free_lists free;
   pool_statistics stats;
   std::size_t touched = 0;       ///< granules of free blocks
   std::byte* poisoned = nullptr; ///< the reservation, when freed bytes are to be marked
@@ -49,7 +39,7 @@ struct pool::impl {
     ensure_spare();
     const record_id whole = take_spare();
     records[whole].size = records[whole].untouched_size = stats.capacity >> shift;
-    insert(whole, everybody);
+    insert(whole);
   }
 
   ~impl() {
@@ -79,59 +69,39 @@ struct pool::impl {
   }
 
   void give_spare(record_id id) noexcept {
-    records[id].owner = everybody; // a block that is freed twice meets the assertion
-    records[id].size = 0;          // no free bytes either
+    records[id].in_use = false; // a block that is freed twice meets the assertion
+    records[id].size = 0;       // no free bytes either
     records[id].next_free = spare;
     spare = id;
   }
 
-  /// Makes a block, which is in no class, free for its owner; among a stream's behind `sooner`, in order of points.
-  void insert(record_id id, owner_id owner, record_id sooner = none) noexcept {
-    auto& r = records[id];
-    r.owner = owner;
-    auto& o = owners[owner];
-    o.free.insert(records, id);
-    touched += r.touched();
-    if (owner == everybody)
-      return;
-    stats.pending += r.size << shift;
-    r.sooner = sooner;
-    r.later = r.sooner == none ? o.soonest : records[r.sooner].later;
-    (r.sooner == none ? o.soonest : records[r.sooner].later) = id;
-    (r.later == none ? o.latest : records[r.later].sooner) = id;
+  /// Puts a free block into its class, or takes it out.
+  void insert(record_id id) noexcept {
+    free.insert(records, id);
+    touched += records[id].touched();
   }
-
   void remove(record_id id) noexcept {
-    auto& r = records[id];
-    auto& o = owners[r.owner];
-    o.free.remove(records, id);
-    touched -= r.touched();
-    if (r.owner != everybody) {
-      stats.pending -= r.size << shift;
-      (r.sooner == none ? o.soonest : records[r.sooner].later) = r.later;
-      (r.later == none ? o.latest : records[r.later].sooner) = r.sooner;
-    }
-    r.owner = nobody;
+    free.remove(records, id);
+    touched -= records[id].touched();
   }
 
-  /// Frees a block for its owner, joined with the neighbours that are its owner's, too. The last point counts.
-  /// Returns the block that it is now.
-  record_id release(record_id id, owner_id owner, std::uint64_t point) noexcept {
-    if (poisoned && owner == everybody)
+  [[nodiscard]] bool is_free(record_id id) const noexcept { return id != none && !records[id].in_use; }
+
+  /// Frees a block, joined with its neighbours that are free. Returns the block that it is now.
+  record_id release(record_id id) noexcept {
+    if (poisoned)
       detail::poison(poisoned + (records[id].begin << shift), records[id].size << shift);
-    if (const auto after = records[id].after; after != none && records[after].owner == owner) {
+    records[id].in_use = false;
+    if (const auto after = records[id].after; is_free(after)) {
       remove(after);
-      point = std::max(point, records[after].point);
       merge(id, after);
     }
-    if (const auto before = records[id].before; before != none && records[before].owner == owner) {
+    if (const auto before = records[id].before; is_free(before)) {
       remove(before);
-      point = std::max(point, records[before].point);
       merge(before, id);
       id = before;
     }
-    records[id].point = point;
-    insert(id, owner, owners[owner].latest);
+    insert(id);
     return id;
   }
 
@@ -154,8 +124,6 @@ struct pool::impl {
 
   /// Takes `size` granules from an end of the free block; what is left goes back. Returns the part that was taken.
   record_id carve(record_id id, std::size_t size, end from) noexcept {
-    const owner_id owner = records[id].owner;
-    const record_id sooner = records[id].sooner;
     remove(id);
     const std::size_t begin = records[id].untouched_begin, behind = begin + records[id].untouched_size;
     records[id].untouched_size = 0;
@@ -163,12 +131,11 @@ struct pool::impl {
       return id;
     const bool low = from == end::low;
     const record_id second = cut(id, low ? size : records[id].size - size);
-    records[second].point = records[id].point;
     auto& left = records[low ? second : id];
     left.untouched_begin = std::max(begin, left.begin);
     left.untouched_size =
         std::max(std::min(behind, left.begin + left.size), left.untouched_begin) - left.untouched_begin;
-    insert(low ? second : id, owner, sooner); // what is left waits for the same point
+    insert(low ? second : id);
     return low ? id : second;
   }
 
@@ -190,17 +157,18 @@ struct pool::impl {
     unpoison(poisoned + offset, bytes);
   }
 
-  std::optional<block> take(std::size_t bytes, end from, owner_id owner) {
+  std::optional<block> take(std::size_t bytes, end from) {
     if (bytes > stats.capacity)
       return std::nullopt;
     const std::size_t size = granules(bytes);
-    const record_id found = owners[owner].free.find(records, size);
+    const record_id found = free.find(records, size);
     if (found == none)
       return std::nullopt;
     ensure_spare();
-    if (poisoned && owner == everybody)
+    if (poisoned)
       check_poison(records[found], size, from);
     const record_id id = carve(found, size, from);
+    records[id].in_use = true;
     stats.in_use += size << shift;
     stats.high_water = std::max(stats.high_water, stats.in_use);
     ++stats.blocks_in_use;
@@ -208,13 +176,12 @@ struct pool::impl {
     return block{records[id].begin << shift, id};
   }
 
-  record_id give(block b, owner_id owner, std::uint64_t point) noexcept {
-    assert(b.record < records.size() && records[b.record].owner == nobody &&
-           records[b.record].begin << shift == b.offset);
+  record_id give(block b) noexcept {
+    assert(b.record < records.size() && records[b.record].in_use && records[b.record].begin << shift == b.offset);
     stats.in_use -= records[b.record].size << shift;
     --stats.blocks_in_use;
     ++stats.frees;
-    return release(b.record, owner, point);
+    return release(b.record);
   }
 
   /// Joins `right` to `left`, its neighbour before. Both are in no class.
@@ -239,16 +206,16 @@ pool::pool(pool&&) noexcept = default;
 pool& pool::operator=(pool&&) noexcept = default;
 
 std::optional<pool::block> pool::allocate(std::size_t bytes, end from) {
-  return impl_->take(bytes, from, everybody);
+  return impl_->take(bytes, from);
 }
 
 pool::range pool::free(block b) noexcept {
-  return impl_->range_of(impl_->give(b, everybody, 0));
+  return impl_->range_of(impl_->give(b));
 }
 
 void pool::for_each_free(const std::function<bool(const range&)>& visit) const {
   for (record_id id = 0; id < impl_->records.size(); ++id)
-    if (const auto& r = impl_->records[id]; r.owner == everybody && r.size != 0 && !visit(impl_->range_of(id)))
+    if (const auto& r = impl_->records[id]; !r.in_use && r.size != 0 && !visit(impl_->range_of(id)))
       return;
 }
 
@@ -258,7 +225,7 @@ std::size_t pool::touched() const noexcept {
 
 void pool::forget_touched(const range& of) noexcept {
   auto& r = impl_->records[of.record];
-  assert(r.owner == everybody && r.begin << impl_->shift == of.offset);
+  assert(!r.in_use && r.begin << impl_->shift == of.offset);
   impl_->touched -= r.touched();
   r.untouched_begin = r.begin;
   r.untouched_size = r.size;
@@ -270,43 +237,13 @@ void pool::poison(std::byte* base) noexcept {
   poison_unused(base, impl_->stats.capacity);
 }
 
-pool::stream pool::add_stream() {
-  impl_->owners.emplace_back();
-  return static_cast<stream>(impl_->owners.size() - 2);
-}
-
-std::optional<pool::block> pool::allocate_on(stream s, std::size_t bytes, end from) {
-  if (const auto own = impl_->take(bytes, from, s + 1))
-    return own;
-  return impl_->take(bytes, from, everybody);
-}
-
-void pool::free_on(stream s, block b, std::uint64_t point) noexcept {
-  impl_->give(b, s + 1, point);
-}
-
-void pool::reached(stream s, std::uint64_t point) noexcept {
-  auto& p = *impl_;
-  auto& o = p.owners[s + 1];
-  while (o.soonest != none && p.records[o.soonest].point <= point) {
-    const record_id id = o.soonest;
-    p.remove(id);
-    p.release(id, everybody, 0);
-  }
-}
-
-std::optional<std::uint64_t> pool::next_point(stream s) const noexcept {
-  const auto& o = impl_->owners[s + 1];
-  return o.soonest == none ? std::nullopt : std::optional(impl_->records[o.soonest].point);
-}
-
 std::size_t pool::rounded(std::size_t bytes) const noexcept {
   return impl_->granules(bytes) << impl_->shift;
 }
 
 pool_statistics pool::statistics() const noexcept {
   auto s = impl_->stats;
-  s.largest_free = impl_->owners[everybody].free.largest(impl_->records) << impl_->shift;
+  s.largest_free = impl_->free.largest(impl_->records) << impl_->shift;
   return s;
 }
 

@@ -44,28 +44,20 @@ struct size_class {
   return class_of(granules);
 }
 
-/// The owner of a block, who may take it: nobody (it is in use), everybody, or, as 1 + its number, a stream that freed
-/// it.
-using owner_id = std::uint32_t;
-inline constexpr owner_id everybody = 0;
-inline constexpr owner_id nobody = ~owner_id{0};
-
 /// A block, used or free, linked with its neighbours in the memory and, when free, in its class.
 struct record {
   std::size_t begin = 0; ///< granules from the start
   std::size_t size = 0;  ///< granules
   record_id before = none, after = none;
   record_id previous_free = none, next_free = none;
-  owner_id owner = nobody;
-  std::uint64_t point = 0;               ///< of the stream that owns it: when the stream gets there, it is everybody's
-  record_id sooner = none, later = none; ///< the stream's blocks in the order of their points
+  bool in_use = false;
   /// Granules of a free block that are known to be untouched. One stretch, because blocks are cut from the ends.
   std::size_t untouched_begin = 0, untouched_size = 0;
 
   [[nodiscard]] std::size_t touched() const noexcept { return size - untouched_size; }
 };
 
-/// The free blocks of one owner, by class. Every function takes the records that the ids mean.
+/// The free blocks, by class. Every function takes the records that the ids mean.
 class free_lists {
 public:
   free_lists() noexcept {
