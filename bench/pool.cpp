@@ -1,8 +1,8 @@
-// Measures the cost of a block: a pair of allocate and free in ns, and what a day of serving does to the pool.
+// Measures the cost of a block: a pair of allocate and free in ns, and what real traffic does to the pool.
 //
 //   bench_pool                 pairs for the pool, a lease of the arbiter, malloc, mimalloc and cudaMallocAsync
-//   bench_pool --replay        10^7 operations drawn from bench/data/pool_mix.json: fragmentation
-//   also --json, --repetitions N, --mix FILE, --operations N, --seed N
+//   bench_pool --replay        10^6 operations of real traffic, from bench/data/pool_mix.json: fragmentation
+//   also --json, --repetitions N, --mix FILE, --operations N
 //
 // "at once" frees what was just allocated; "among 1000" replaces a random one of a thousand blocks of mixed sizes, so
 // that splitting, joining and caches take part. Medians of the repetitions, beside the smallest and the largest.
@@ -20,7 +20,6 @@
 #endif
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <random>
@@ -35,8 +34,8 @@ namespace {
 struct options {
   bool replay = false, json = false;
   std::size_t repetitions = 11;
-  std::string mix = TROPILLA_POOL_MIX;
-  std::uint64_t operations = 10'000'000, seed = 1;
+  std::string recording = TROPILLA_POOL_MIX;
+  std::uint64_t operations = 1'000'000;
 };
 
 options parse(int count, char** arguments) {
@@ -55,16 +54,13 @@ options parse(int count, char** arguments) {
     else if (name == "--repetitions")
       out.repetitions = std::clamp(std::stoul(value()), 1UL, 1000UL);
     else if (name == "--mix")
-      out.mix = value();
+      out.recording = value();
     else if (name == "--operations")
       out.operations = std::stoull(value());
-    else if (name == "--seed")
-      out.seed = std::stoull(value());
     else
-      throw error(errc::invalid_argument,
-                  fmt::format("unknown option {}; known are --replay --json --repetitions N --mix FILE --operations N "
-                              "--seed N",
-                              name));
+      throw error(
+          errc::invalid_argument,
+          fmt::format("unknown option {}; known are --replay --json --repetitions N --mix FILE --operations N", name));
   }
   return out;
 }
@@ -190,35 +186,41 @@ void print_pairs(const options& o) {
 }
 
 void print_replay(const options& o) {
-  const request_mix mix = read_mix(o.mix);
-  // As the runtime reserves: address space is free.
-  const std::size_t reserved = mix.budget_bytes + mix.budget_bytes / 4 + (std::size_t{64} << 20);
+  const auto recording = read_recording(o.recording);
+  const std::size_t peak = peak_bytes(recording);
+  constexpr double mib = 1 << 20;
   nlohmann::json out = nlohmann::json::array();
-  for (const bool one_end : {true, false}) {
-    const auto r = replay(mix, {o.operations, reserved, o.seed, one_end});
-    const char* name = one_end ? "one end" : "two ends";
+  if (!o.json)
+    fmt::print("{}\n{} allocations a round, {:.1f} MiB in use at most\n", recording.how, recording.allocations.size(),
+               static_cast<double>(peak) / mib);
+  for (const auto& [name, rule] :
+       {std::pair("one end", placement_rule::one_end), std::pair("two ends", placement_rule::two_ends),
+        std::pair("slabs", placement_rule::slabs)}) {
+    replay_options r{.operations = o.operations, .capacity = peak + peak / 4 + (std::size_t{64} << 20), .rule = rule};
+    const auto at_ease = replay(recording, r); // as the runtime reserves: address space is free
+    const auto smallest = smallest_capacity(recording, {.operations = 0, .capacity = 0, .rule = rule});
+    const double beyond = static_cast<double>(smallest) / static_cast<double>(peak) - 1;
     if (o.json) {
       out.push_back({{"placement", name},
-                     {"operations", r.operations},
-                     {"requests", r.requests},
-                     {"preempted", r.preempted},
-                     {"misplaced", r.misplaced},
-                     {"simulated_s", r.simulated_s},
-                     {"wall_s", r.wall_s},
-                     {"in_use_mean", r.in_use_mean},
-                     {"waste", r.waste},
-                     {"scatter_end", r.scatter_end},
-                     {"scatter_mean", r.scatter_mean},
-                     {"scatter_p95", r.scatter_p95}});
+                     {"operations", at_ease.operations},
+                     {"rounds", at_ease.rounds},
+                     {"misplaced", at_ease.misplaced},
+                     {"wall_s", at_ease.wall_s},
+                     {"peak_bytes", peak},
+                     {"in_use_mean", at_ease.in_use_mean},
+                     {"waste", at_ease.waste},
+                     {"scatter_mean", at_ease.scatter_mean},
+                     {"scatter_p95", at_ease.scatter_p95},
+                     {"smallest_beyond_peak", beyond}});
       continue;
     }
-    fmt::print("{}: {} operations, {} requests in {:.1f} h, {:.0f}% of the budget in use on average; {} preempted, {} "
-               "blocks without a place; {:.1f} s\n",
-               name, r.operations, r.requests, r.simulated_s / 3600, r.in_use_mean * 100, r.preempted, r.misplaced,
-               r.wall_s);
-    fmt::print("  free bytes outside of the largest free block: {:.1f}% at the end, {:.1f}% on average, {:.1f}% at the "
-               "95th percentile\n  address space taken beyond the bytes in use, at most: {:.1f}%\n",
-               r.scatter_end * 100, r.scatter_mean * 100, r.scatter_p95 * 100, r.waste * 100);
+    fmt::print("{}: {} operations in {} rounds, {:.0f}% of the peak in use on average, {} blocks without a place; "
+               "{:.1f} s\n",
+               name, at_ease.operations, at_ease.rounds, at_ease.in_use_mean * 100, at_ease.misplaced, at_ease.wall_s);
+    fmt::print("  free bytes outside of the largest free block: {:.1f}% on average, {:.1f}% at the 95th percentile\n"
+               "  address space taken beyond the peak, at most: {:.1f}%; the smallest pool that has a place for every "
+               "block exceeds the peak by {:.1f}%\n",
+               at_ease.scatter_mean * 100, at_ease.scatter_p95 * 100, at_ease.waste * 100, beyond * 100);
   }
   if (o.json)
     fmt::print("{}\n", out.dump(2));

@@ -11,18 +11,30 @@
 //                                                                        conversations that come back after others
 //   bench_throughput restart MODEL [--pairs 5] [--prompt 4000] [--tokens 32]  one that comes back to another runtime
 //   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
-//        [--isa NAME] [--device cuda:0] [--kv-host-mib N] [--kv-disk-mib N] [--kv-folder DIR]
+//        [--isa NAME] [--device cuda:0] [--kv-host-mib N] [--kv-disk-mib N] [--kv-folder DIR] [--record-pool FILE]
+//
+// --record-pool writes what the pool of the first device was asked for, for bench_pool --replay.
 //
 // Prints a JSON object. Status 1 when a mode that checks found something wrong. bench/throughput.py runs it beside
 // llama.cpp's server and makes the tables of docs/benchmarks.md.
+#include "bench/pool_recording.hpp"
 #include "bench/throughput_modes.hpp"
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <fmt/format.h>
 #include <map>
 
 namespace tropilla::bench {
+namespace {
+
+/// Where the runtime leaves the trace of which a recording is made.
+std::string trace_path(const throughput_options& o) {
+  return o.record_pool + ".trace";
+}
+
+} // namespace
 
 runtime open_runtime(const throughput_options& o, std::size_t sequences, std::size_t context, std::size_t kv_tokens,
                      std::size_t unread_pieces) {
@@ -34,6 +46,8 @@ runtime open_runtime(const throughput_options& o, std::size_t sequences, std::si
   c.budget_bytes = o.budget_mib << 20;
   if (!o.device.empty())
     c.devices = {{o.device, c.budget_bytes}};
+  if (!o.record_pool.empty())
+    c.trace = trace_path(o);
   c.sequences = sequences;
   c.kv_host_bytes = o.kv_host_mib << 20;
   c.kv_disk_bytes = o.kv_disk_mib << 20;
@@ -50,9 +64,10 @@ namespace {
 
 throughput_options parse(int count, char** arguments) {
   throughput_options o;
-  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},       {"--isa", &o.isa},
-                                                          {"--phases", &o.phases},       {"--requests", &o.requests},
-                                                          {"--kv-folder", &o.kv_folder}, {"--device", &o.device}};
+  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},          {"--isa", &o.isa},
+                                                          {"--phases", &o.phases},          {"--requests", &o.requests},
+                                                          {"--kv-folder", &o.kv_folder},    {"--device", &o.device},
+                                                          {"--record-pool", &o.record_pool}};
   const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads},
                                                             {"--sequences", &o.sequences},
                                                             {"--context", &o.context},
@@ -198,6 +213,23 @@ json run_prefix(const throughput_options& o) {
   return out;
 }
 
+/// The command, without what depends on where files lie.
+std::string command_of(int count, char** arguments) {
+  std::string out =
+      fmt::format("bench_throughput {} {}", arguments[1], std::filesystem::path(arguments[2]).filename().string());
+  for (int i = 3; i + 1 < count; i += 2)
+    if (std::string_view(arguments[i]) != "--record-pool" && std::string_view(arguments[i]) != "--packed")
+      out += fmt::format(" {} {}", arguments[i], arguments[i + 1]);
+  return out;
+}
+
+void record_pool(const throughput_options& o, std::string how) {
+  auto recording = recording_of_trace(trace_path(o));
+  recording.how = std::move(how);
+  write_recording(recording, o.record_pool);
+  std::filesystem::remove(trace_path(o));
+}
+
 } // namespace
 
 } // namespace tropilla::bench
@@ -213,6 +245,8 @@ int main(int count, char** arguments) try {
   if (mode == modes.end())
     throw tropilla::error(tropilla::errc::invalid_argument, fmt::format("there is no mode {}", o.mode));
   const auto report = mode->second(o);
+  if (!o.record_pool.empty())
+    record_pool(o, command_of(count, arguments));
   fmt::print("{}\n", report.dump());
   return report.is_object() && report.value("failed", 0) > 0 ? 1 : 0;
 } catch (const std::exception& e) {

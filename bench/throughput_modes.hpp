@@ -12,6 +12,7 @@ namespace tropilla::bench {
 struct throughput_options {
   std::size_t budget_mib = 0; ///< 0: everything stays
   std::string mode, model, packed, isa, requests, device;
+  std::string record_pool; ///< file; empty: nothing is recorded
   std::size_t threads = 0, sequences = 16, context = 0, kv_tokens = 0;
   std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20, prompt = 0;
   std::size_t conversations = 64, turns = 3, parallel = 8, pairs = 5;

@@ -51,7 +51,9 @@ json run_streams(const throughput_options& o) {
   for (const auto& r : records)
     unfinished += r->failure.has_value() || r->ids.size() != tokens || r->cost.finish != finish_reason::length;
   const auto sample = std::min(o.sample, count);
-  auto alone = open_runtime(o, 1, context, context);
+  auto unrecorded = o;
+  unrecorded.record_pool.clear(); // the traffic is over
+  auto alone = open_runtime(unrecorded, 1, context, context);
   for (std::size_t i = 0; i < sample; ++i) {
     const auto which = std::min((i * count / sample) | (i % 2), count - 1);
     crowd client(alone);

@@ -80,8 +80,8 @@ std::uint64_t remove_kv_files(const fs::path& own, std::uint64_t bytes) {
        at.increment(failed)) {
     const auto& path = at->path();
     struct stat facts {};
-    if (path.extension() != kv_file_suffix || path.filename() == own.filename() ||
-        ::lstat(path.c_str(), &facts) != 0 || !S_ISREG(facts.st_mode))
+    if (path.extension() != kv_file_suffix || path.filename() == own.filename() || ::lstat(path.c_str(), &facts) != 0 ||
+        !S_ISREG(facts.st_mode))
       continue;
     others.push_back({path, static_cast<std::uint64_t>(facts.st_size), facts.st_mtim});
     sum += others.back().bytes;

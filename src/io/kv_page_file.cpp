@@ -128,8 +128,8 @@ std::unique_ptr<kv_page_file> kv_page_file::open(const options& o) {
   };
   const auto least = kv_slot_offset(1, file->slot_bytes_);
   if (o.max_bytes < least)
-    return refuse(
-        fmt::format("the budget is {}, and a file with one page has {}", format_bytes(o.max_bytes), format_bytes_up(least)));
+    return refuse(fmt::format("the budget is {}, and a file with one page has {}", format_bytes(o.max_bytes),
+                              format_bytes_up(least)));
   try {
     if (auto why = make_folder(o.folder); !why.empty())
       return refuse(why);
@@ -163,8 +163,8 @@ std::string kv_page_file::open_locked() {
   if (writable_)
     (void)::futimens(descriptor_, nullptr); // the time of its last use
   else
-    say(fmt::format("KV pages of {} are read from {}, and none are added: the file can't be written", options_.model_name,
-                    path_.string()));
+    say(fmt::format("KV pages of {} are read from {}, and none are added: the file can't be written",
+                    options_.model_name, path_.string()));
   if (auto why = scan(); !why.empty())
     return why;
   reader_ = reader_of(path_, {.depth = read_depth, .mode = io_mode::automatic});
@@ -275,7 +275,8 @@ std::optional<kv_page_file::slot_range> kv_page_file::grow() {
   if (bytes() + slot_bytes_ > options_.max_bytes)
     return std::nullopt;
   const auto others = remove_kv_files(path_, options_.max_bytes - bytes() - slot_bytes_);
-  const auto count = std::min<std::uint64_t>(fitting_beside(others), std::max<std::uint64_t>(growth_bytes / slot_bytes_, 1));
+  const auto count =
+      std::min<std::uint64_t>(fitting_beside(others), std::max<std::uint64_t>(growth_bytes / slot_bytes_, 1));
   if (count == 0)
     return std::nullopt;
   const auto first = slots();
@@ -294,7 +295,8 @@ void kv_page_file::fail_write(int cause) {
     say(fmt::format("{} with KV pages of {} does not grow any more: {}", path_.string(), options_.model_name,
                     reason(cause)));
   if (failures_ >= max_failures && std::exchange(writable_, false))
-    say(fmt::format("no more KV pages of {} are written to {}: {}", options_.model_name, path_.string(), reason(cause)));
+    say(fmt::format("no more KV pages of {} are written to {}: {}", options_.model_name, path_.string(),
+                    reason(cause)));
 }
 
 bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page) {
@@ -303,7 +305,8 @@ bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<co
     return false;
   header.page_checksum = kv_page_checksum(page);
   seal(header, seed_);
-  const int cause = write_all(descriptor_, std::as_bytes(std::span(&header, 1)), page, kv_slot_offset(slot, slot_bytes_));
+  const int cause =
+      write_all(descriptor_, std::as_bytes(std::span(&header, 1)), page, kv_slot_offset(slot, slot_bytes_));
   if (cause == 0) {
     failures_ = 0;
     return true;
@@ -335,8 +338,7 @@ void kv_page_file::erase(std::uint64_t slot) noexcept {
 }
 
 read_request kv_page_file::request(std::uint64_t slot, std::byte* image, std::uint64_t tag) const noexcept {
-  return {0, kv_slot_offset(slot, slot_bytes_), image, slot_bytes_, tag,
-          sizeof(kv_slot_header) + options_.page_bytes};
+  return {0, kv_slot_offset(slot, slot_bytes_), image, slot_bytes_, tag, sizeof(kv_slot_header) + options_.page_bytes};
 }
 
 bool kv_page_file::is_intact(const std::byte* image, const page_key& before, const page_key& key,

@@ -40,9 +40,9 @@ struct kv_slot_header {
   std::uint64_t key_high, key_low;
   std::uint64_t before_high, before_low; ///< the key of the page before it
   std::array<token_id, kv_page_tokens> tokens;
-  std::uint64_t used;     ///< the greater, the later
-  std::uint32_t depth;    ///< pages before it that were known when it was stored
-  std::uint32_t zero;     ///< 0
+  std::uint64_t used;  ///< the greater, the later
+  std::uint32_t depth; ///< pages before it that were known when it was stored
+  std::uint32_t zero;  ///< 0
   std::uint64_t page_checksum;
   std::uint64_t reserved[8]; ///< 0
   std::uint64_t checksum;

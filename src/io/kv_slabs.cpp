@@ -37,7 +37,8 @@ void kv_slabs::give_back(std::byte* slot) {
 }
 
 std::size_t kv_slabs::begin_growth() noexcept {
-  const auto slots = std::min(std::max<std::size_t>(slab_bytes / slot_bytes_, 1), max_slots_ - std::min(held_, max_slots_));
+  const auto slots =
+      std::min(std::max<std::size_t>(slab_bytes / slot_bytes_, 1), max_slots_ - std::min(held_, max_slots_));
   held_ += slots;
   return slots;
 }

@@ -46,8 +46,8 @@ private:
 
   std::size_t slot_bytes_;
   std::size_t max_slots_;
-  std::size_t held_ = 0;      ///< slots
-  std::size_t releasing_ = 0; ///< of `held_`
+  std::size_t held_ = 0;                          ///< slots
+  std::size_t releasing_ = 0;                     ///< of `held_`
   std::map<std::byte*, slab, std::less<>> slabs_; ///< by the first byte
   std::set<std::byte*, std::less<>> with_room_;   ///< slabs that have a free slot
 };

@@ -10,8 +10,8 @@
 /// budget for host memory there are five such slots, and nothing else.
 #pragma once
 
-#include "src/io/packed_cache.hpp"
 #include "src/io/kv_slabs.hpp"
+#include "src/io/packed_cache.hpp"
 #include "src/io/stored_pages.hpp"
 #include "src/model/page_store.hpp"
 
@@ -92,8 +92,8 @@ public:
   /// Without a host tier, and where that has only pages of higher rank, the page is written to the disk at once. False:
   /// there is no room for it, or the disk fails.
   bool save(const page_key& before, const page_key& key, std::span<const token_id> tokens, const copy_page& copy);
-  /// Writes the pages that are in host memory only to the file, the highest rank first, as far as it has room, and until
-  /// `interrupted`, where that is given, says so between two pages.
+  /// Writes the pages that are in host memory only to the file, the highest rank first, as far as it has room, and
+  /// until `interrupted`, where that is given, says so between two pages.
   void flush(const std::function<bool()>& interrupted = {});
 
   // The thread that restores.

@@ -207,8 +207,9 @@ void kv_store::page_reads::drop(entry& e) {
   const bool told = std::exchange(store_.told_damage_, true) || store_.disk_lost_;
   lock.unlock();
   if (!told)
-    store_.say(fmt::format("a stored KV page of {} is dropped and computed again, and so is any other that is damaged: {}",
-                           store_.options_.model_name, e.failure.empty() ? "it is not what was written" : e.failure));
+    store_.say(
+        fmt::format("a stored KV page of {} is dropped and computed again, and so is any other that is damaged: {}",
+                    store_.options_.model_name, e.failure.empty() ? "it is not what was written" : e.failure));
 }
 
 std::size_t kv_store::page_reads::run() {

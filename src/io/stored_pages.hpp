@@ -29,8 +29,8 @@ struct stored_page {
 
   page_key key, before;
   std::uint64_t used = 0;
-  std::uint32_t depth = 0; ///< pages before it in its chain, as far as they were stored when it was added
-  std::uint32_t pins = 0;  ///< threads that read or write its bytes: it stays where it is
+  std::uint32_t depth = 0;        ///< pages before it in its chain, as far as they were stored when it was added
+  std::uint32_t pins = 0;         ///< threads that read or write its bytes: it stays where it is
   std::byte* image = nullptr;     ///< its slot in host memory
   std::uint64_t slot = no_slot;   ///< in the file
   std::uint64_t used_in_file = 0; ///< what the slot's header says

@@ -128,6 +128,29 @@ class Throughput(benchmarks.Benchmark):
         for key in ("without_s", "with_s", "ratio"):
             self.assertGreater(report[key], 0, key)
 
+    def test_what_the_pool_was_asked_for_is_recorded_and_replayed(self):
+        recording = self.home / "pool.json"
+        flow = self.bench("flow", "--context", "256", "--kv-tokens", "2048", "--phases", "1,8", "--seconds", "1",
+                          "--tokens", "24", "--record-pool", recording)
+        recorded = json.loads(recording.read_text())
+        self.assertIn("--phases 1,8", recorded["how"])
+        self.assertNotIn(str(recording), recorded["how"])
+        self.assertFalse((self.home / "pool.json.trace").exists())
+        allocations, kinds = recorded["allocations"], recorded["kinds"]
+        self.assertIn("KV pages", [kinds[kind][0] for kind, _ in allocations])
+        # Round and round, the bytes in use are those of the device at most.
+        due, in_use, peak = {}, sum(kinds[kind][1] for kind in recorded["stay"]), 0
+        for at in range(4 * len(allocations)):
+            in_use -= due.pop(at, 0)
+            kind, life = allocations[at % len(allocations)]
+            due[at + life] = due.get(at + life, 0) + kinds[kind][1]
+            in_use += kinds[kind][1]
+            peak = max(peak, in_use)
+        self.assertLessEqual(peak, flow["devices"][0]["peak_bytes"])
+        replayed = json.loads(subprocess.run([benchmarks.BIN / "bench_pool", "--replay", "--json", "--mix", recording,
+                                              "--operations", "1000"], check=True, stdout=subprocess.PIPE).stdout)
+        self.assertEqual({(r["peak_bytes"], r["misplaced"]) for r in replayed}, {(peak, 0)})
+
     def test_the_table_is_put_into_the_page(self):
         text = self.page.read_text()
         self.assertIn("| at once | 1 | tropilla |", text)
