@@ -17,7 +17,9 @@ constexpr bool assertions = true;
 #endif
 
 /// The end of the pool that a purpose takes blocks from. KV pages come and go with sequences; the rest stays, or is
-/// short-lived and large. Kept apart, they leave the free memory whole (`bench_pool --replay` compares).
+/// short-lived and large. Kept apart, they leave the free memory whole (`bench_pool --replay` compares). KV pages come
+/// in extents, slabs of equal pages that are equal themselves: they fill each other's holes, and slabs of extents gain
+/// nothing (docs/benchmarks.md, Pool).
 constexpr pool::end end_for(purpose p) noexcept {
   return p == purpose::kv ? pool::end::low : pool::end::high;
 }
