@@ -293,6 +293,10 @@ bool kv_store::save(const page_key& before, const page_key& key, std::span<const
     last_saved_ = key;
     return true;
   }
+  if (before == last_refused_) { // without the page before it, it is worth nothing
+    last_refused_ = key;
+    return false;
+  }
   if (auto* const first = pages_.find(before))
     pages_.touch(*first, used);
   const auto page = pages_.candidate(before, key, used);
@@ -302,8 +306,10 @@ bool kv_store::save(const page_key& before, const page_key& key, std::span<const
     in_host = false;
     image = free_image(lock, staging_);
   }
-  if (!image)
+  if (!image) {
+    last_refused_ = key;
     return false;
+  }
   auto& slabs = in_host ? host_ : staging_;
   try {
     lock.unlock();
@@ -315,8 +321,10 @@ bool kv_store::save(const page_key& before, const page_key& key, std::span<const
       const auto slot = write(lock, page, image);
       slabs.give_back(image);
       image = nullptr;
-      if (!slot)
+      if (!slot) {
+        last_refused_ = key;
         return false;
+      }
       auto& added = pages_.add(page);
       added.used_in_file = page.used;
       pages_.put_on_disk(added, *slot);
@@ -330,6 +338,8 @@ bool kv_store::save(const page_key& before, const page_key& key, std::span<const
   }
   ++counts_.saved;
   last_saved_ = key;
+  if (last_refused_ == key)
+    last_refused_ = {};
   return true;
 }
 

@@ -90,7 +90,7 @@ public:
 
   /// Stores a page that `copy` fills in; a page that is stored already counts as used. Pages of a chain come in order.
   /// Without a host tier, and where that has only pages of higher rank, the page is written to the disk at once. False:
-  /// there is no room for it, or the disk fails.
+  /// there is no room for it, or was none for the page before it just now, or the disk fails.
   bool save(const page_key& before, const page_key& key, std::span<const token_id> tokens, const copy_page& copy);
   /// Writes the pages that are in host memory only to the file, the highest rank first, as far as it has room, and
   /// until `interrupted`, where that is given, says so between two pages.
@@ -141,7 +141,7 @@ private:
   std::mutex trimming_; ///< one at a time
 
   // Of the thread that saves.
-  page_key last_saved_;
+  page_key last_saved_, last_refused_;
   bool file_full_ = false;
 };
 
