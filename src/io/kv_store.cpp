@@ -56,7 +56,7 @@ kv_store::kv_store(kv_store_options o)
   root_ = root_of(options_.identity, seed);
   const auto slots = options_.host_bytes / slot_bytes_;
   if (options_.host_bytes > 0 && slots < (file_ ? 2 : 1))
-    say(fmt::format("host memory keeps no KV pages of {}: the budget is {}, and {} with {}", options_.model_name,
+    say(fmt::format("host memory keeps no KV pages of {}: the budget is {}, and {} {}", options_.model_name,
                     format_bytes(options_.host_bytes), file_ ? "two pages have" : "a page has",
                     format_bytes_up(slot_bytes_ * (file_ ? 2 : 1))));
   const auto staging = staging_of(slots, file_ != nullptr);

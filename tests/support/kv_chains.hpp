@@ -29,7 +29,10 @@ constexpr std::uint64_t file_of(std::uint64_t pages) {
 
 /// A folder that is not there yet, and is gone afterwards.
 struct kv_folder {
-  explicit kv_folder(const char* name) : path(scratch() / "kv" / name) { std::filesystem::remove_all(path); }
+  explicit kv_folder(const char* name) : path(scratch() / "kv" / name) {
+    std::filesystem::remove_all(path);
+    std::filesystem::create_directories(scratch() / "kv");
+  }
   ~kv_folder() {
     std::error_code ignored;
     std::filesystem::remove_all(path, ignored);
@@ -56,6 +59,13 @@ struct notices {
       const std::lock_guard lock(mutex);
       all.emplace_back(sentence);
     };
+  }
+  [[nodiscard]] std::string text() const {
+    const std::lock_guard lock(mutex);
+    std::string out;
+    for (const auto& sentence : all)
+      out += sentence + '\n';
+    return out;
   }
   /// How many of them have these words.
   [[nodiscard]] std::size_t with(std::string_view words) const {

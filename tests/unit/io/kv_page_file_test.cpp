@@ -112,8 +112,8 @@ TEST_CASE("a byte that changes costs at most the pages of its slot and those beh
       return;
     }
     const std::size_t slot = at < kv_file_header_bytes ? some : (at - kv_file_header_bytes) / small_slot;
-    const bool padding = at < kv_file_header_bytes ||
-                         (at - kv_file_header_bytes) % small_slot >= sizeof(kv_slot_header) + small_page;
+    const bool padding =
+        at < kv_file_header_bytes || (at - kv_file_header_bytes) % small_slot >= sizeof(kv_slot_header) + small_page;
     const bool header = (at - kv_file_header_bytes) % small_slot < sizeof(kv_slot_header);
     INFO("byte " << at);
     REQUIRE(n == (padding ? some : slot));
@@ -134,11 +134,11 @@ TEST_CASE("a byte that changes costs at most the pages of its slot and those beh
   for (std::size_t at = 0; at < sizeof(kv_file_header); ++at)
     flip(at);
   CHECK(lost_all == sizeof(kv_file_header));
-  for (std::size_t at = 0; at < sizeof(kv_slot_header); at += 3) // each field of a slot's header
+  for (std::size_t at = 0; at < sizeof(kv_slot_header); at += 5) // each field of a slot's header
     flip(kv_file_header_bytes + 2 * small_slot + at);
-  for (int i = 0; i < 150; ++i)
+  for (int i = 0; i < 60; ++i)
     flip(sizeof(kv_file_header) + random() % (whole.size() - sizeof(kv_file_header)));
-  CHECK(lost_some > 100);
+  CHECK(lost_some > 50);
 }
 
 TEST_CASE("many damaged pages are one notice") {
@@ -166,10 +166,12 @@ TEST_CASE("a page in another's slot, and one from another file, are not given ou
   auto mine = bytes_of(file_in(folder));
   const auto foreign = bytes_of(file_in(folder, 8));
   const auto at = kv_slot_offset(0, small_slot);
-  std::memcpy(mine.data() + at + sizeof(kv_slot_header), mine.data() + kv_slot_offset(3, small_slot) + sizeof(kv_slot_header),
+  std::memcpy(mine.data() + at + sizeof(kv_slot_header),
+              mine.data() + kv_slot_offset(3, small_slot) + sizeof(kv_slot_header),
               small_page); // a right page under the wrong header
   std::memcpy(mine.data() + kv_slot_offset(4, small_slot), foreign.data() + at, small_slot);
-  std::memcpy(mine.data() + kv_slot_offset(5, small_slot), mine.data() + kv_slot_offset(1, small_slot), small_slot); // twice
+  std::memcpy(mine.data() + kv_slot_offset(5, small_slot), mine.data() + kv_slot_offset(1, small_slot),
+              small_slot); // twice
   write_bytes(file_in(folder), mine);
   kept_pages k(0, 40, folder.path);
   CHECK(k.store->usage().disk_pages == 4);
@@ -343,7 +345,7 @@ TEST_CASE("a file above the budget is shortened, and a budget below a page is a 
   auto o = kept_pages::options(0, 0, folder.path);
   o.disk_bytes = file_of(1) - 1;
   kept_pages k(o);
-  CHECK(k.said.with("a file with one page has 12KiB") == 1);
+  CHECK(k.said.with("a file with one page has 12.0 KiB") == 1);
   CHECK(k.store->usage().disk_bytes == 0);
 }
 
@@ -387,6 +389,7 @@ TEST_CASE("a file that can only be read still gives its pages") {
     REQUIRE(::seteuid(nobody) == 0);
   {
     kept_pages k(0, 40, folder.path);
+    INFO(k.said.text());
     CHECK(k.said.with("none are added") == 1);
     CHECK(restore(*k.store, c) == some);
     CHECK(save(*k.store, c) == some); // they are there

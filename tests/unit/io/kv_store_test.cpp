@@ -3,6 +3,7 @@
 
 #include "tests/support/kv_chains.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <map>
 #include <random>
@@ -242,6 +243,84 @@ TEST_CASE("memory without pages goes back to the system") {
   CHECK(damaged.memory.bytes == 0); // what could not be read holds none
 }
 
+TEST_CASE("memory comes and goes in slabs, and the budget holds for all of them") {
+  auto o = kept_pages::options(0, 0, "");
+  o.page_bytes = std::size_t{6} << 20; // two of them fill a slab
+  const auto slot = kv_slot_bytes(o.page_bytes);
+  o.host_bytes = 5 * slot + slot / 2;
+  kept_pages k(o);
+  const chain c(k.store->root(), 5, 100);
+  for (std::size_t page = 0; page < c.size(); ++page) {
+    REQUIRE(save_page(*k.store, c, page));
+    CHECK(k.memory.bytes == (page < 2 ? 2 : page < 4 ? 4 : 5) * slot);
+  }
+  CHECK_FALSE(save_page(*k.store, chain(k.store->root(), 6, 100), 5)); // all others are before it
+  k.store->trim();
+  CHECK(k.memory.bytes == 5 * slot);
+  CHECK(k.memory.bytes == k.store->usage().host_bytes);
+  std::size_t right = 0;
+  CHECK(k.store->restore(c.wanted(), [&](std::size_t page, std::span<const std::byte> bytes) {
+    right += is_filled(c.keys[page], bytes);
+  }) == 5);
+  CHECK(right == 5);
+}
+
+TEST_CASE("a slab goes back to the system when its last slot does") {
+  kv_slabs slabs(std::size_t{8} << 20, 5);
+  watched_memory memory;
+  const auto make = memory.maker();
+  std::vector<std::byte*> taken;
+  while (taken.size() < 5) {
+    if (auto* const slot = slabs.take()) {
+      taken.push_back(slot);
+      continue;
+    }
+    const auto slots = slabs.begin_growth();
+    REQUIRE(slots == (taken.size() < 4 ? 2 : 1));
+    CHECK(slabs.bytes() > memory.bytes); // it counts before it is there
+    slabs.end_growth(slots, make(slots * slabs.slot_bytes()));
+  }
+  CHECK(slabs.take() == nullptr);
+  CHECK(slabs.begin_growth() == 0);
+  std::ranges::sort(taken);
+  CHECK(std::ranges::adjacent_find(taken) == taken.end());
+  for (auto* const slot : taken)
+    *slot = std::byte{1};
+  std::shuffle(taken.begin(), taken.end(), std::mt19937(2));
+  for (const auto held : {4, 3, 2, 1, 0}) {
+    slabs.give_back(taken.back());
+    taken.pop_back();
+    auto empty = slabs.begin_release();
+    CHECK(slabs.bytes() == memory.bytes); // it counts until it is gone
+    empty.clear();
+    slabs.end_release();
+    CHECK(slabs.bytes() == memory.bytes);
+    CHECK(memory.bytes / slabs.slot_bytes() <= static_cast<std::size_t>(held == 0 ? 0 : 2 * held));
+  }
+  const auto slots = slabs.begin_growth();
+  slabs.end_growth(slots, nullptr);
+  CHECK(slabs.begin_growth() == 0); // what failed is not tried again
+}
+
+TEST_CASE("a file of many pages grows by several at a time, and is as long as its pages when it is closed") {
+  const kv_folder folder("chunks");
+  page_key root;
+  {
+    kept_pages k(0, 3000, folder.path);
+    root = k.store->root();
+    const chain c(root, 1500, 100);
+    CHECK(save(*k.store, c) == 1500);
+    CHECK(k.store->usage().disk_bytes == file_of(2048));
+    CHECK(folder.bytes() == file_of(2048));
+  }
+  CHECK(folder.bytes() == file_of(1500));
+  kept_pages k(0, 1600, folder.path);
+  CHECK(restore(*k.store, chain(root, 1500, 100)) == 1500);
+  CHECK(save(*k.store, chain(root, 1700, 100)) == 1600);
+  CHECK(folder.bytes() == file_of(1600));
+  CHECK(k.said.all.empty());
+}
+
 TEST_CASE("memory that the system refuses is a notice, and the store does with what it has") {
   const kv_folder folder("refused");
   kept_pages k(20, 40, folder.path);
@@ -264,10 +343,10 @@ TEST_CASE("a budget for host memory that holds no page is a notice") {
   auto o = kept_pages::options(0, 0, "");
   o.host_bytes = small_slot - 1;
   kept_pages none(o);
-  CHECK(none.said.with("a page has 8KiB") == 1);
+  CHECK(none.said.with("a page has 8.0 KiB") == 1);
   CHECK(save(*none.store, chain(none.store->root(), 2, 100)) == 0);
   kept_pages one(1, 10, folder.path);
-  CHECK(one.said.with("two pages have 16KiB") == 1);
+  CHECK(one.said.with("two pages have 16.0 KiB") == 1);
   CHECK(save(*one.store, chain(one.store->root(), 2, 100)) == 2);
 }
 
