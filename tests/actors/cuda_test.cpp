@@ -4,6 +4,7 @@
 #include "tests/support/faulty_reader.hpp"
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 
 using namespace tropilla;
 using testing::cuda_config;
@@ -209,6 +210,35 @@ TEST_CASE("CUDA: a prompt that outgrows the pages beside all weights has some of
   require_all_given_back(*script);
 }
 #endif
+
+TEST_CASE("CUDA: pages that leave a GPU are kept in page-locked memory and on the disk, and come back") {
+  const auto script = std::make_shared<gpu_script>();
+  auto config = cuda_config();
+  config.context = config.kv_tokens = 96; // the pages of one sequence
+  config.sequences = 1;
+  config.max_batch_tokens = 48;
+  const auto prompt_of = [](token_id first) {
+    std::vector<token_id> ids;
+    for (token_id i = 0; i < 70; ++i)
+      ids.push_back(first + i * 7 % 400);
+    return ids;
+  };
+  config.kv_host_bytes = GENERATE(std::size_t{0}, std::size_t{16} << 20);
+  config.kv_disk_bytes = config.kv_host_bytes > 0 ? 0 : std::size_t{16} << 20;
+  config.kv_folder = testing::scratch() / "kv of a GPU";
+  std::filesystem::remove_all(config.kv_folder);
+  {
+    runtime_impl rt(config, nullptr, on_emulated(script));
+    const auto text = reply_of(rt, prompt_of(1), 2);
+    const auto other = reply_of(rt, prompt_of(500), 2);
+    CHECK(reply_of(rt, prompt_of(1), 2) == text);
+    CHECK(reply_of(rt, prompt_of(500), 2) == other);
+    CHECK(rt.load().store.saved == 4);
+    CHECK(rt.load().store.restored == 4);
+    CHECK(rt.arbiter->usage("cuda:0").high_water <= rt.report.total_bytes);
+  }
+  require_all_given_back(*script);
+}
 
 TEST_CASE("CUDA: impossible devices are refused before anything is read") {
   const auto script = std::make_shared<gpu_script>();
