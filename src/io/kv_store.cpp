@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <new>
 #include <random>
+#include <set>
 #include <utility>
 #include <xxhash.h>
 
@@ -240,9 +241,28 @@ std::optional<std::uint64_t> kv_store::disk_slot(locked& lock, const stored_page
     const auto it = std::ranges::find_if(disk, [](const stored_page* p) { return p->pins == 0; });
     if (it == disk.end() || !by_rank()(*it, &page))
       break;
+    stored_page gone = **it;
     drop_from_disk(**it);
+    if (!gone.is_in_host())
+      drop_orphans(gone);
   }
   return std::nullopt;
+}
+
+/// Forgets what follows a page that is gone. On the disk nothing does, for it would rank lower; in host memory only
+/// pages may that the disk had no room for.
+void kv_store::drop_orphans(stored_page& gone) {
+  std::set<page_key> lost{gone.key};
+  std::vector<stored_page*> orphans;
+  for (auto it = pages_.host().lower_bound(&gone); it != pages_.host().begin();) {
+    auto* const page = *--it; // from high to low: after the page before it
+    if (page->pins > 0 || page->is_on_disk() || !lost.contains(page->before))
+      continue;
+    lost.insert(page->key);
+    orphans.push_back(page);
+  }
+  for (auto* const page : orphans)
+    drop_from_host(*page);
 }
 
 /// Writes a page that is in an image to a slot of the file.

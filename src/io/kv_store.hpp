@@ -123,6 +123,7 @@ private:
   bool write_from_host(locked& lock, stored_page& page);
   void drop_from_host(stored_page& page);
   void drop_from_disk(stored_page& page);
+  void drop_orphans(stored_page& gone);
   void fill(const stored_page& page, std::byte* image, std::span<const token_id> tokens, const copy_page& copy) const;
   [[nodiscard]] std::span<std::byte> page_in(std::byte* image) const noexcept;
 

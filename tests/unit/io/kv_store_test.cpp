@@ -381,7 +381,7 @@ struct reference {
 TEST_CASE("whatever is saved and restored in whatever order, bytes are right, budgets hold and no page is an orphan") {
   std::mt19937 random(11);
   std::size_t restored = 0, evicted = 0;
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 100; ++round) {
     INFO("round " << round);
     const kv_folder folder("random");
     const std::size_t host = random() % 3 == 0 ? 0 : random() % 30;
@@ -435,6 +435,8 @@ TEST_CASE("whatever is saved and restored in whatever order, bytes are right, bu
       REQUIRE(k->memory.peak <= max_memory);
       REQUIRE(k->memory.bytes == u.host_bytes);
       REQUIRE(folder.bytes() <= (disk == 0 ? 0 : file_of(disk)));
+      if (random() % 6 > 0)
+        continue; // what follows uses all chains
       std::map<page_key, bool> reachable;
       for (const auto& chain : ref->chains) {
         const auto there = stored(*k->store, chain);
