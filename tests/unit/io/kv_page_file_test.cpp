@@ -298,7 +298,6 @@ TEST_CASE("models share the folder's budget: the file that was not used for long
   CHECK(save_page(*k.store, c, 2));
   CHECK_FALSE(kept(1));
   CHECK(kept(2));
-  kept_pages reads(0, 0, "", 2);
   const int held = ::open(file_in(folder, 2).c_str(), O_RDWR | O_CLOEXEC); // as another process does
   REQUIRE(::flock(held, LOCK_EX) == 0);
   for (std::size_t page = 3; page < c.size(); ++page)
@@ -462,7 +461,7 @@ TEST_CASE("uses of pages are written beside them, but not over damage") {
   const kv_folder folder("uses");
   std::vector<std::string> said;
   kv_page_file::options o{small_page, file_of(4), folder.path, {1, 7}, "m", [&](auto s) { said.emplace_back(s); }};
-  const page_key key{1, 2}, before{3, 4};
+  const page_key before{3, 4};
   const std::vector<token_id> tokens(kv_page_tokens, 5);
   std::vector<std::byte> page(small_page);
   {
