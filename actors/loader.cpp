@@ -54,6 +54,7 @@ struct loader_state {
           return accept<pending_rows, embedding_ready>(m);
         },
         [this](const transfer_done& m) { finish(m); },
+        [this](const trim_staging&) { trim(); },
     };
   }
 
@@ -83,6 +84,13 @@ struct loader_state {
     asking = false;
     for (const auto id : std::exchange(waiting, {}))
       answer(id, &why);
+  }
+
+  /// The lease stays: others could take the bytes, and a load that repairs what they wait for would wait for them.
+  void trim() {
+    const bool stays = setup.placement->plan.ring_slots > 0 || setup.placement->layout.embedding_on_disk();
+    if (staging && pending.empty() && !stays)
+      setup.loader.dev->trim(staging.data(), staging.bytes());
   }
 
   // -- requests -------------------------------------------------------------------------------------------------------

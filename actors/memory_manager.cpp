@@ -36,6 +36,7 @@ struct memory_manager_state {
           return acquire(m.request);
         },
         [this](const grant_settled& m) { settle(m); },
+        [this](const trim_memory& m) { arbiter->trim(m.device); },
     };
   }
 

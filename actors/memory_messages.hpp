@@ -28,6 +28,13 @@ struct grant_settled {
   std::string refused; ///< why
 };
 
-using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<void>(grant_settled)>;
+/// Scheduler -> memory_manager: nothing is asked for a while, and the pages of a device's free bytes go back to the
+/// system.
+struct trim_memory {
+  std::string device;
+};
+
+using memory_manager_actor = typed_actor<caf::result<memory_granted>(acquire_memory), caf::result<void>(grant_settled),
+                                         caf::result<void>(trim_memory)>;
 
 } // namespace tropilla::cast

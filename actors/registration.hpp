@@ -7,9 +7,11 @@
   X(acquire_memory)                                                                                                    \
   X(memory_granted)                                                                                                    \
   X(grant_settled)                                                                                                     \
+  X(trim_memory)                                                                                                       \
   X(load_group)                                                                                                        \
   X(group_loaded)                                                                                                      \
   X(transfer_done)                                                                                                     \
+  X(trim_staging)                                                                                                      \
   X(need_group)                                                                                                        \
   X(group_ready)                                                                                                       \
   X(await_weights)                                                                                                     \

@@ -2,6 +2,7 @@
 #include "actors/scheduler.hpp"
 
 #include "actors/open_requests.hpp"
+#include "src/schedule/idle_watch.hpp"
 #include "src/schedule/stall_watch.hpp"
 
 #include <deque>
@@ -39,7 +40,7 @@ struct scheduler_state {
   using clock = batcher::clock;
 
   scheduler_state(scheduler_actor::pointer s, scheduler_setup given)
-      : self(s), setup(std::move(given)), batching(*setup.batching) {
+      : self(s), setup(std::move(given)), batching(*setup.batching), idleness(setup.idle_after) {
     if (setup.trace)
       track = setup.trace->make_track("actor scheduler");
   }
@@ -75,8 +76,10 @@ struct scheduler_state {
         },
         [this](const member_replaced&) {
           ++replacements;
+          ++changes;
           if (waits_for == awaited::successor)
-            resume();
+            return resume();
+          proceed(); // idleness begins anew: it may read weights
         },
         [this](const member_down& m) {
           if (!down)
@@ -203,6 +206,8 @@ struct scheduler_state {
     lend_waiting();
     for (const auto extent : batching.take_wanted_extents())
       ask_for(extent, 0);
+    if (idleness.look(!batching.idle(), setup.progress() + changes, clock::now()))
+      trim();
     set_alarm();
   }
 
@@ -301,6 +306,7 @@ struct scheduler_state {
     ask(self, setup.devices[a.device].supervisor(), change_placement{a.next_placement})
         .then(
             [this, device = a.device](const placement_changed&) {
+              ++changes;
               perform(setup.flow->changed(device, clock::now()));
               proceed();
             },
@@ -389,6 +395,15 @@ struct scheduler_state {
     proceed();
   }
 
+  /// Gives back what only the next request needs.
+  void trim() {
+    batching.idle_for_a_while();
+    for (const auto& d : setup.devices) {
+      tell(self, d.memory_manager(), trim_memory{d.name});
+      tell(self, d.loader(), trim_staging{});
+    }
+  }
+
   // -- what is waited for ----
 
   /// The number of the wait, by which its answer is told from that of one which was given up.
@@ -434,6 +449,8 @@ struct scheduler_state {
     auto next = batching.next_timeout();
     if (const auto look = setup.flow ? setup.flow->next_look() : std::nullopt)
       next = std::min(next.value_or(*look), *look);
+    if (const auto look = idleness.next_look())
+      next = std::min(next.value_or(*look), *look);
     if (!next || (alarm && *alarm <= *next))
       return;
     alarm = next;
@@ -451,6 +468,8 @@ struct scheduler_state {
   std::uint64_t wait_number = 0; ///< how many there were
   bool looks = false;            ///< will look at the progress
   stall_watch stall{patience};
+  idle_watch idleness;
+  std::uint64_t changes = 0; ///< of placements and members: work that no step is
   std::size_t replacements = 0;
   read_totals read;         ///< when the last step was computed
   clock::time_point sent{}; ///< the step in flight

@@ -23,6 +23,7 @@ struct page_device {
   std::string name;           ///< "host:0"
   std::size_t page_bytes = 0; ///< from one page to the next
   std::function<memory_manager_actor()> memory_manager;
+  std::function<loader_actor()> loader;
   std::function<supervisor_actor()> supervisor;
   bool commits_later = false; ///< as `memory_request`
   /// Called before an extent is written to: empty, or why there is no memory for it.
@@ -59,8 +60,11 @@ struct scheduler_setup {
   /// Ends compute and the sampler, for their supervisors to replace.
   std::function<void()> end_members = [] {};
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< at `progress`, while an answer is waited for
-  logger log{};                                                     ///< of requests
-  logger supervisor_log{};                                          ///< of supervisors that are replaced
+  /// How long nothing is asked for, read or moved before memory that only the next request needs goes back to the
+  /// system: a client that reads a reply and answers at once finds it still there.
+  std::chrono::nanoseconds idle_after = std::chrono::seconds(5);
+  logger log{};            ///< of requests
+  logger supervisor_log{}; ///< of supervisors that are replaced
 };
 
 /// When an answer is waited for and nothing was read or computed between the looks for 30 s (six times

@@ -39,8 +39,12 @@ struct transfer_done {
   std::shared_ptr<const error> failure; ///< null: none
 };
 
+/// Scheduler -> loader: nothing is asked for a while, and the pages of staging bytes go back to the system, unless
+/// steps need them.
+struct trim_staging {};
+
 using loader_actor = typed_actor<caf::result<group_loaded>(load_group), caf::result<embedding_ready>(look_up_embedding),
-                                 caf::result<void>(transfer_done)>;
+                                 caf::result<void>(transfer_done), caf::result<void>(trim_staging)>;
 
 /// Compute -> prefetcher. Answered with `group_ready` once the group is in memory; fails as `load_group` and
 /// `acquire_memory` do, and is tried again when it is asked for again. Groups that stay are asked for once, streamed

@@ -365,6 +365,11 @@ void memory_arbiter::set_budget(const std::string& device, std::size_t budget) {
   impl_->settle(due);
 }
 
+void memory_arbiter::trim(const std::string& device) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->find(device).trim_all();
+}
+
 reclaim_registration memory_arbiter::add_reclaimer(const std::string& device, reclaimable what, reclaimer ask) {
   auto entry = std::make_shared<reclaim_registration::entry>();
   entry->what = what;

@@ -143,6 +143,10 @@ public:
   /// or above the reservation.
   void set_budget(const std::string& device, std::size_t budget);
 
+  /// Gives the pages of a device's free bytes back to the system through `device_setup::trim`, also those that the
+  /// budget has room for. Nothing else changes. Throws `error` (invalid_argument) for an unknown device.
+  void trim(const std::string& device);
+
   /// Registers a function that can give bytes of a device back. Among equals, the one registered first is asked first.
   /// Throws `error` (invalid_argument) for an unknown device.
   [[nodiscard]] reclaim_registration add_reclaimer(const std::string& device, reclaimable what, reclaimer ask);

@@ -149,6 +149,8 @@ void arbiter_device::trim_to_budget() noexcept {
 }
 
 void arbiter_device::trim_all() noexcept {
+  if (!trim_)
+    return;
   blocks.for_each_free([this](const pool::range& r) {
     if (r.touched > 0)
       trim(r);

@@ -38,6 +38,8 @@ public:
   /// Takes a block out of the sums.
   void leave(const lease::block& b) noexcept;
   void set_budget(std::size_t budget);
+  /// Trims all free blocks.
+  void trim_all() noexcept;
   [[nodiscard]] device_usage describe() const;
 
   const std::string* name = nullptr; ///< the arbiter's key
@@ -59,7 +61,6 @@ private:
   /// Trims free blocks, each as a whole, until `with_pages` is within the budget. 300 MiB that change from one end of
   /// the pool to the other cost about 1 ms (host, huge pages).
   void trim_to_budget() noexcept;
-  void trim_all() noexcept;
   void trim(const pool::range& r) noexcept;
   /// A lease of memory outside ends; true when it was the last one of that memory.
   [[nodiscard]] bool is_last(const lease::block& b) noexcept;

@@ -334,6 +334,7 @@ void runtime_impl::spawn_scheduler() {
     setup.devices.push_back({.name = shard->name(),
                              .page_bytes = shard->page_bytes(),
                              .memory_manager = [shard] { return shard->pipeline->get().memory_manager; },
+                             .loader = [shard] { return shard->pipeline->get().loader; },
                              .supervisor = [shard] { return shard->supervisor->get(); },
                              .commits_later = shard->commits_later(),
                              .commit = [shard](const lease& extent) { return shard->commit_pages(extent); }});
@@ -362,6 +363,7 @@ void runtime_impl::spawn_scheduler() {
     cast::send_exit(sampler->get());
   };
   setup.between_looks = hooks_.between_looks;
+  setup.idle_after = hooks_.idle_after;
   setup.log = log->of(log_component::scheduler);
   setup.supervisor_log = log->of(log_component::supervisor);
   scheduler->set(cast::spawn_scheduler(*system, std::move(setup)));

@@ -150,6 +150,8 @@ public:
   /// Gives up cached extents until so many bytes are given back, of the device whose pages have most. Returns how many
   /// are.
   std::size_t give_back_cached(std::size_t bytes);
+  /// Nothing was asked for a while: gives up what only later requests may need, as far as it can be had again.
+  void idle_for_a_while();
 
   // -- moves between pages and the store ----
 
@@ -246,6 +248,7 @@ private:
   std::set<extent_number> unanswered_;   ///< asked for
   bool step_asked_ = false;              ///< extents for the next step, which has not been composed since
   bool loan_asked_ = false;              ///< extents for a loan, which has not been asked for again since
+  bool keeps_cached_ = true;             ///< while idle: nobody else has what is cached
   bool by_force_ = false;                ///< the limit
   bool tried_again_ = false;             ///< to get memory that was refused, for the next step
   bool waits_for_pages_ = false;         ///< the only active sequence

@@ -159,6 +159,12 @@ std::size_t batcher::give_back_cached(std::size_t bytes) {
   return given;
 }
 
+void batcher::idle_for_a_while() {
+  give_back_empty();
+  if (!keeps_cached_ && !memory_.page_bytes.empty())
+    (void)give_back_cached(pages_.size() * std::ranges::max(memory_.page_bytes));
+}
+
 // -- the limit -------------------------------------------------------------------------------------------------------
 
 void batcher::set_page_limit(std::size_t pages, bool by_force) {

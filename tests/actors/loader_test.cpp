@@ -3,6 +3,7 @@
 #include "tests/support/lone_loader.hpp"
 
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <thread>
 
 using namespace tropilla;
@@ -49,6 +50,23 @@ TEST_CASE("a loader whose staging bytes are refused says so to all that wait, an
   CHECK_FALSE(lone_loader::failure_of(loader.load(0)));
   CHECK_FALSE(lone_loader::failure_of(loader.load(1)));
   CHECK(loader.end() == 0);
+}
+
+TEST_CASE("an idle loader gives the pages of its staging bytes back, keeps the lease, and loads the same again") {
+  lone_loader loader;
+  loader.spawn();
+  const lease first = loader.block(1);
+  REQUIRE_FALSE(lone_loader::failure_of(loader.load(1, first)));
+  const auto in_use = loader.in_use();
+  const auto pages = loader.resident_pages();
+  loader.trim_staging();
+  while (loader.resident_pages() == pages)
+    std::this_thread::yield();
+  CHECK(loader.resident_pages() < pages);
+  CHECK(loader.in_use() == in_use);
+  const lease again = loader.block(1);
+  REQUIRE_FALSE(lone_loader::failure_of(loader.load(1, again)));
+  CHECK(std::memcmp(first.data(), again.data(), first.bytes()) == 0);
 }
 
 TEST_CASE("requests to a loader whose memory manager has ended wait until it is replaced") {

@@ -4,10 +4,13 @@
 #include "tests/support/varied_replies.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -53,6 +56,23 @@ void add_store(runtime_config& config) {
   config.kv_disk_bytes = std::size_t{16} << 20;
   config.kv_folder = testing::scratch() / "kv that moves";
   std::filesystem::remove_all(config.kv_folder);
+}
+
+/// What the system has given of the pool's reservation.
+std::size_t resident_bytes(const runtime_impl& rt) {
+  const auto one = std::get<lease>(rt.arbiter->try_acquire({"host:0", 1, purpose::workspace}));
+  const auto at = std::bit_cast<std::uintptr_t>(one.data());
+  std::ifstream in("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(in, line);) {
+    std::uintptr_t begin = 0, end = 0;
+    std::size_t kib = 0;
+    if (std::sscanf(line.c_str(), "%zx-%zx ", &begin, &end) == 2) // NOLINT(cert-err34-c)
+      inside = begin <= at && at < end;
+    else if (inside && std::sscanf(line.c_str(), "Rss: %zu kB", &kib) == 1) // NOLINT(cert-err34-c)
+      return kib * 1024;
+  }
+  return 0;
 }
 
 /// Waits, for a long time if need be, until something holds.
@@ -115,6 +135,22 @@ TEST_CASE("KV pages are leased when tokens come to lie on them, and given back w
   const auto cached = rt.load().pages_cached; // prompts that begin alike find them
   CHECK(cached > 0);
   CHECK(pages_in_use() <= first + kv_bytes(rt.report) / 2);
+}
+
+TEST_CASE("an idle runtime gives pages back to the system that another one keeps, and replies as before") {
+  auto config = tight_config();
+  config.budget_bytes = 0;
+  runtime_hooks hooks;
+  hooks.idle_after = std::chrono::hours(1);
+  runtime_impl keeps(config, nullptr, hooks);
+  hooks.idle_after = std::chrono::milliseconds(1);
+  runtime_impl idles(config, nullptr, hooks);
+  const auto expected = testing::ids_of(*ask(keeps, 0, 100));
+  CHECK(testing::ids_of(*ask(idles, 0, 100)) == expected);
+  CHECK(eventually([&] { return resident_bytes(idles) < resident_bytes(keeps); }));
+  CHECK(idles.arbiter->usage("host:0").in_use == keeps.arbiter->usage("host:0").in_use);
+  CHECK(idles.load().pages_cached == keeps.load().pages_cached);
+  CHECK(testing::ids_of(*ask(idles, 0, 100)) == expected);
 }
 
 TEST_CASE("the plan of all pages is what a runtime holds at its fullest moment") {

@@ -1,4 +1,5 @@
 // The scheduler alone, with a compute and a sampler that have no model: what it does when one of them ends.
+#include "actors/memory_manager.hpp"
 #include "actors/scheduler.hpp"
 #include "tests/support/fake_actors.hpp"
 #include "tests/support/tiny_runtime.hpp"
@@ -188,6 +189,53 @@ TEST_CASE("who never answers is given up with a sentence, and ended") {
     CHECK_THAT(e.what(), Catch::Contains(computed ? "waited for the sampler" : "waited for compute"));
   }
   ended.get_future().wait();
+}
+
+TEST_CASE("when nothing was asked for, read or replaced for a while, pages go back to the system, once") {
+  std::atomic<std::size_t> trims = 0;
+  const auto arbiter = memory_arbiter::make();
+  device_setup device{"host:0", nullptr, 4096, 4096, 64};
+  device.trim = [&](std::size_t, std::size_t) { ++trims; };
+  arbiter->add_device(device);
+  const auto touch = [&] { return std::get<lease>(arbiter->try_acquire({"host:0", 64, purpose::weights})).data(); };
+  (void)touch();
+  cast::system system;
+  const auto manager = cast::spawn_memory_manager(system.get(), arbiter);
+  const auto loads = answering();
+  const auto loader = cast::spawn<cast::loader_actor, testing::fake_loader>(system.get(), loads);
+  const auto wait_for = [](const std::atomic<std::size_t>& count, std::size_t n) {
+    while (count < n)
+      std::this_thread::yield();
+  };
+  {
+    std::atomic<std::uint64_t> work = 0;
+    scheduler_fixture s(answering(), answering(), [&](cast::scheduler_setup& setup) {
+      setup.idle_after = std::chrono::milliseconds(5);
+      setup.devices = {{.name = "host:0",
+                        .page_bytes = 64,
+                        .memory_manager = [&] { return manager; },
+                        .loader = [&] { return loader; },
+                        .supervisor = {},
+                        .commits_later = true,
+                        .commit = [](const lease&) -> std::optional<std::string> { return std::nullopt; }}};
+      setup.progress = [&] { return work.load(); };
+    });
+    wait_for(trims, 1);
+    wait_for(loads->trimmed, 1);
+    s.tell(cast::look_at_clock{}); // another look changes nothing
+    CHECK(loads->trimmed == 1);
+    (void)touch();
+    CHECK(testing::ids_of(*s.ask()).size() == 2);
+    wait_for(loads->trimmed, 2);
+    wait_for(trims, 2);
+    ++work; // weights were read without a request
+    s.tell(cast::look_at_clock{});
+    wait_for(loads->trimmed, 3);
+    s.tell(cast::member_replaced{});
+    wait_for(loads->trimmed, 4);
+  }
+  cast::end_and_wait(system.get(), loader);
+  cast::end_and_wait(system.get(), manager);
 }
 
 TEST_CASE("who takes long is waited for while there is progress, and what comes after all counts for nothing") {

@@ -15,7 +15,7 @@ struct fake_script {
   explicit fake_script(bool does_answer = true) : answers(does_answer) {}
   const bool answers;
   std::atomic<std::size_t> asked = 0; ///< to compute, to draw, or to gather rows
-  std::atomic<std::size_t> suspended = 0, resumed = 0;
+  std::atomic<std::size_t> suspended = 0, resumed = 0, trimmed = 0;
 
   void wait_until_asked() const { asked.wait(0); }
   void count() {
@@ -110,6 +110,7 @@ struct fake_loader {
           return cast::embedding_ready{};
         },
         [](const cast::transfer_done&) {},
+        [this](const cast::trim_staging&) { ++play->trimmed; },
     };
   }
 

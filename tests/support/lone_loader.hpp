@@ -6,7 +6,10 @@
 #include "runtime/prepared_model.hpp"
 #include "tests/support/tiny_runtime.hpp"
 
+#include <algorithm>
+#include <catch2/catch.hpp>
 #include <optional>
+#include <sys/mman.h>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -26,7 +29,7 @@ public:
     files_ = prepared.shards.front().input.files;
     device_setup setup;
     setup.name = "host:0";
-    setup.base = dev_->reserve(everything);
+    setup.base = base_ = dev_->reserve(everything);
     setup.reservation_bytes = setup.budget = everything;
     setup.alignment = group_alignment;
     setup.host_memory = true;
@@ -51,6 +54,15 @@ public:
   }
   /// The block of a group.
   [[nodiscard]] lease block(std::size_t group) { return take(weights_->block_bytes(group), purpose::weights); }
+
+  /// Pages of the reservation that the system has given.
+  [[nodiscard]] std::size_t resident_pages() const {
+    constexpr std::size_t page = 4096;
+    std::vector<unsigned char> resident(everything / page);
+    REQUIRE(::mincore(base_, everything, resident.data()) == 0);
+    return static_cast<std::size_t>(std::ranges::count_if(resident, [](auto r) { return (r & 1) != 0; }));
+  }
+  void trim_staging() { cast::tell_from_outside(loader_, cast::trim_staging{}); }
 
   /// Nobody but the loader holds the bytes that it writes to. Returns what `failure_of` takes.
   auto load(std::size_t group, lease destination) {
@@ -82,6 +94,7 @@ public:
 
 private:
   runtime_hooks hooks_;
+  std::byte* base_ = nullptr;
   std::shared_ptr<const weight_placement> weights_;
   std::vector<std::filesystem::path> files_;
   cast::system system_;

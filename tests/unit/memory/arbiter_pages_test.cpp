@@ -1,6 +1,7 @@
 // Which bytes of a device have pages: those in use, and free ones as far as the budget has room for them.
 #include "memory/arbiter.hpp"
 #include "memory/commitment.hpp"
+#include "tropilla/error.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -136,6 +137,34 @@ TEST_CASE("blocks that are taken again keep their pages while the budget has roo
     CHECK(device.trims == 1);
     CHECK(device.pages() == 24);
   }
+}
+
+TEST_CASE("pages of free bytes go back when they are asked for, once, and leases keep theirs", "[memory_arbiter]") {
+  paged_device device(24 * kib);
+  auto first = device.take(4 * kib, purpose::kv), second = device.take(4 * kib, purpose::kv);
+  const auto weights = device.take(6 * kib, purpose::weights);
+  auto staging = device.take(3 * kib, purpose::staging);
+  device.give_back(first);
+  device.give_back(staging);
+  CHECK(device.pages() == 17);
+  device.arbiter->trim("host:0");
+  CHECK(device.pages() == 10);
+  const int trims = device.trims;
+  device.arbiter->trim("host:0");
+  CHECK(device.trims == trims);
+  device.give_back(second);
+  const auto again = device.take(8 * kib, purpose::kv);
+  CHECK(again);
+  CHECK(device.pages() == 14);
+  CHECK_THROWS_AS(device.arbiter->trim("host:1"), error);
+}
+
+TEST_CASE("a device that can't trim keeps its pages", "[memory_arbiter]") {
+  const auto arbiter = memory_arbiter::make();
+  arbiter->add_device("host:0", nullptr, 8 * kib, 8 * kib, kib);
+  (void)arbiter->try_acquire({"host:0", kib, purpose::kv});
+  CHECK_NOTHROW(arbiter->trim("host:0"));
+  CHECK(std::holds_alternative<lease>(arbiter->try_acquire({"host:0", 8 * kib, purpose::kv})));
 }
 
 TEST_CASE("memory that lies elsewhere takes the pages of free bytes, too", "[memory_arbiter]") {

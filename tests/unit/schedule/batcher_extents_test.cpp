@@ -153,6 +153,23 @@ TEST_CASE("extents that came for a step or a loan stay while others are awaited"
   CHECK(t.batching.lend_empty(100, 2 * one_page).pages.size() == 2);
 }
 
+TEST_CASE("after a while without requests what is cached stays, for nobody else has it, and empty extents are gone") {
+  table_top t(shape_of(256, 64, 2, 256));
+  const auto reply = t.submit(1, 70, tokens(3));
+  t.run();
+  REQUIRE(reply->end);
+  t.in_flight.reset();
+  const auto cached = t.batching.usage().pages_cached;
+  REQUIRE(cached == 3);
+  t.batching.idle_for_a_while();
+  CHECK(t.batching.usage().pages_cached == cached);
+  CHECK(t.memory.taken() == cached);
+  const auto again = t.submit(2, 70, tokens(3));
+  t.run();
+  CHECK(again->ids() == reply->ids());
+  CHECK(again->end->reused_tokens == 69);
+}
+
 TEST_CASE("bytes to give back are those of the device whose pages have most, and places follow each device's pages") {
   gguf_file file = gguf_file::open(testing::tiny_model());
   const tokenizer tok(file);
