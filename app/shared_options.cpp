@@ -31,6 +31,9 @@ void model_options::bind(option_binder& b) {
        "[Memory](memory.md#the-budget) says what a budget limits, and [what holds without "
        "one](memory.md#without-a-budget)"},
       config.devices);
+  b.flag({"--yield-memory", "", "budgets of the host go down while the machine is short of memory, and up again later",
+          "", "; [how](memory.md#a-machine-that-is-short-of-memory)"},
+         config.yield_memory);
   b.count({"--parallel", "N", "sequences that are computed together; others wait", parallel_otherwise},
           config.sequences, {.min = 1, .max = max_sequences});
   b.count({"--kv", "TOKENS", "tokens that may have KV pages at once, of all sequences",

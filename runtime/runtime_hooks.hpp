@@ -3,7 +3,9 @@
 
 #include "kernels/open_device.hpp"
 #include "memory/commitment.hpp"
+#include "memory/pressure_source.hpp"
 #include "src/io/weight_loader.hpp"
+#include "src/placement/memory_yield.hpp"
 
 #include <chrono>
 #include <cstdint>
@@ -16,6 +18,8 @@ struct runtime_hooks {
   std::uint64_t refuse_acquisition = 0; ///< the n-th of the arbiter's acquisitions is refused; 0: none
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< as `cast::scheduler_setup::between_looks`
   std::chrono::nanoseconds idle_after = std::chrono::seconds(5);    ///< as `cast::scheduler_setup::idle_after`
+  pressure_files pressure{};                                        ///< for `runtime_config::yield_memory`
+  yield_pace pace{};
   memory_promises::reading_function read_memory = [reader = memory_reader()] { return reader.read(); };
 };
 

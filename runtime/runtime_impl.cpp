@@ -8,6 +8,7 @@
 #include "src/schedule/restart_limit.hpp"
 
 #include <fmt/format.h>
+#include <map>
 
 namespace tropilla {
 namespace {
@@ -79,6 +80,7 @@ runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtim
     shards.push_back(std::make_shared<device_shard>(std::move(shard.input), std::move(shard.dev),
                                                     std::move(shard.placement), shard_context_of(shards.size())));
   spawn_cast([&] { read_texts(prepared.file); });
+  begin_to_yield();
 }
 
 runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t context)
@@ -101,6 +103,30 @@ runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t conte
   report = add_up(reports);
   log_opening();
   spawn_cast([] {});
+}
+
+void runtime_impl::begin_to_yield() try {
+  if (!config.yield_memory)
+    return;
+  memory_yielder_setup setup{.devices = {},
+                             .files = hooks_.pressure,
+                             .pace = hooks_.pace,
+                             .set_budget = {},
+                             .notice = config.on_notice,
+                             .log = log->of(log_component::memory)};
+  std::map<std::string, std::size_t> numbers;
+  for (std::size_t i = 0; i < shards.size(); ++i)
+    if (shards[i]->dev->host_memory()) {
+      setup.devices.push_back({shards[i]->name(), shards[i]->placement->budget});
+      numbers.emplace(shards[i]->name(), i);
+    }
+  setup.set_budget = [this, numbers](std::size_t bytes, const std::string& name) {
+    change_budget(numbers.at(name), bytes);
+  };
+  yielder_ = std::make_unique<memory_yielder>(std::move(setup));
+} catch (...) {
+  shut_down();
+  throw;
 }
 
 void runtime_impl::log_opening() const {
@@ -407,6 +433,8 @@ void runtime_impl::shut_down() noexcept {
   if (closed.exchange(true))
     return;
   reserve_.reset();
+  if (yielder_)
+    yielder_->stop(); // a change in flight ends with the scheduler
   // Actors that ask go before those that answer, and the supervisors first: this is no fault. The handles stay, for
   // late callers.
   if (last_resort_)
@@ -416,6 +444,8 @@ void runtime_impl::shut_down() noexcept {
   cast::end_role(*system, *scheduler);
   cast::end_role(*system, *sampler);
   log->of(log_component::supervisor).debug("scheduler and sampler are ended");
+  if (yielder_)
+    yielder_->join();
   if (batching)
     batching->fail_all(error(errc::cancelled, "the runtime was closed before the reply ended"));
   mover.reset(); // what was given up is saved first
@@ -502,14 +532,18 @@ void runtime_impl::set_budget(std::size_t bytes, std::string_view name) {
     const auto& shard = *shards[i];
     if (name == shard.name() || (name.empty() && shards.size() == 1)) {
       shard.check_budget(bytes);
-      (void)cast::ask_role<cast::budget_changed>(*system, *scheduler, cast::change_budget{i, bytes});
-      log->of(log_component::memory).info("{}: the budget is {} now", shard.name(), human_bytes{bytes});
-      return;
+      const auto set = [&] { change_budget(i, bytes); };
+      return yielder_ ? yielder_->client_sets(shard.name(), bytes, set) : set();
     }
     names += (names.empty() ? "" : ", ") + shard.name();
   }
   throw error(errc::invalid_argument, name.empty() ? fmt::format("say whose budget changes; the devices are {}", names)
                                                    : fmt::format("there is no device {}, only {}", name, names));
+}
+
+void runtime_impl::change_budget(std::size_t shard, std::size_t bytes) {
+  (void)cast::ask_role<cast::budget_changed>(*system, *scheduler, cast::change_budget{shard, bytes});
+  log->of(log_component::memory).info("{}: the budget is {} now", shards[shard]->name(), human_bytes{bytes});
 }
 
 sequence_request runtime_impl::make_request(std::vector<token_id> prompt, const generation_options& options, bool score,

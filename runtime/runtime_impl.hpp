@@ -5,6 +5,7 @@
 #include "actors/messages.hpp"
 #include "runtime/callback_threads.hpp"
 #include "runtime/device_shard.hpp"
+#include "runtime/memory_yielder.hpp"
 #include "runtime/page_mover.hpp"
 #include "runtime/prepared_model.hpp"
 #include "runtime/reply_channel.hpp"
@@ -109,6 +110,9 @@ private:
   void spawn_cast(const std::function<void()>& meanwhile);
   void make_request_room();
   void make_store();
+  void begin_to_yield();
+  /// Waits until another budget of a shard counts.
+  void change_budget(std::size_t shard, std::size_t bytes);
   void make_batcher();
   void spawn_sampler();
   void spawn_scheduler();
@@ -124,6 +128,7 @@ private:
   mutable std::once_flag told_of_template_, told_of_bos_;
   class last_resort;
   std::shared_ptr<last_resort> last_resort_;
+  std::unique_ptr<memory_yielder> yielder_; ///< null: budgets follow no pressure
   std::mutex progress_mutex_;
   std::vector<load_progress> progress_; ///< by shard
 };

@@ -46,6 +46,9 @@ struct runtime_config {
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
   /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
   std::vector<device_budget> devices{};
+  /// Budgets of devices of the host go down while the machine, or the process's control group, is short of memory, and
+  /// up again afterwards to what they were, or to what `runtime::set_budget` made them since.
+  bool yield_memory = false;
   /// Page-locked bytes of the processor's memory, for all GPUs together: weights that GPUs stream stay there, are read
   /// once, and are copied for every step.
   std::size_t pinned_bytes = 0;
