@@ -402,6 +402,7 @@ struct scheduler_state {
       tell(self, d.memory_manager(), trim_memory{d.name});
       tell(self, d.loader(), trim_staging{});
     }
+    setup.on_idle();
   }
 
   // -- what is waited for ----

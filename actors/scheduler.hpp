@@ -62,9 +62,10 @@ struct scheduler_setup {
   std::chrono::nanoseconds between_looks = std::chrono::seconds(5); ///< at `progress`, while an answer is waited for
   /// How long nothing is asked for, read or moved before memory that only the next request needs goes back to the
   /// system: a client that reads a reply and answers at once finds it still there.
-  std::chrono::nanoseconds idle_after = std::chrono::seconds(5);
-  logger log{};            ///< of requests
-  logger supervisor_log{}; ///< of supervisors that are replaced
+  std::chrono::nanoseconds idle_after = std::chrono::seconds(30);
+  std::function<void()> on_idle = [] {}; ///< called then; must be quick
+  logger log{};                          ///< of requests
+  logger supervisor_log{};               ///< of supervisors that are replaced
 };
 
 /// When an answer is waited for and nothing was read or computed between the looks for 30 s (six times

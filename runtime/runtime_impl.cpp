@@ -365,6 +365,8 @@ void runtime_impl::spawn_scheduler() {
                              .commits_later = shard->commits_later(),
                              .commit = [shard](const lease& extent) { return shard->commit_pages(extent); }});
   setup.flow = flow;
+  if (store)
+    setup.on_idle = [this] { store->trim(); };
   if (mover)
     setup.move = [this](std::shared_ptr<page_move> m) { mover->start(std::move(m)); };
   setup.totals = [this] {

@@ -248,7 +248,6 @@ private:
   std::set<extent_number> unanswered_;   ///< asked for
   bool step_asked_ = false;              ///< extents for the next step, which has not been composed since
   bool loan_asked_ = false;              ///< extents for a loan, which has not been asked for again since
-  bool keeps_cached_ = true;             ///< while idle: nobody else has what is cached
   bool by_force_ = false;                ///< the limit
   bool tried_again_ = false;             ///< to get memory that was refused, for the next step
   bool waits_for_pages_ = false;         ///< the only active sequence

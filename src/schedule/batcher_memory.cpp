@@ -161,7 +161,7 @@ std::size_t batcher::give_back_cached(std::size_t bytes) {
 
 void batcher::idle_for_a_while() {
   give_back_empty();
-  if (!keeps_cached_ && !memory_.page_bytes.empty())
+  if (memory_.store && costs_.worth_moving(now_) && !memory_.page_bytes.empty()) // else nobody has them
     (void)give_back_cached(pages_.size() * std::ranges::max(memory_.page_bytes));
 }
 

@@ -32,6 +32,7 @@ struct scripted_loader {
         },
         [](const cast::look_up_embedding&) -> caf::result<cast::embedding_ready> { return cast::embedding_ready{}; },
         [](const cast::transfer_done&) {},
+        [](const cast::trim_staging&) {},
     };
   }
 

@@ -270,6 +270,22 @@ TEST_CASE("scored sequences are not saved") {
   CHECK(t.mover.take() == 0);
 }
 
+TEST_CASE("an idle batcher gives up what the store has, and finds it there again") {
+  stored_table_top t(shape_of(256, 64, 1, 256));
+  const auto prompt = table_top::some_prompt(150);
+  (void)t.table.submit(1, prompt, tokens(1));
+  t.run();
+  t.table.in_flight.reset();
+  CHECK(t.table.batching.usage().pages_cached == 5);
+  t.table.batching.idle_for_a_while();
+  CHECK(t.table.batching.usage().pages_cached == 0);
+  CHECK(t.table.memory.taken() == 0);
+  const auto back = t.table.submit(2, prompt, tokens(5));
+  t.run();
+  CHECK(t.mover.restored == 4);
+  CHECK(back->ids() == expected(prompt, 5));
+}
+
 TEST_CASE("pages that are restored more slowly than computed are computed") {
   move_costs costs;
   const move_costs::clock::time_point now{std::chrono::hours(1)};
