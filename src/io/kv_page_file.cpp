@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 #include <new>
 #include <random>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -87,6 +88,31 @@ std::uint64_t random_seed() {
   return std::uint64_t{device()} << 32 | device();
 }
 
+/// Whether half of a file or more is in the page cache.
+bool is_cached(int fd, std::uint64_t bytes) noexcept {
+  void* const at = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED)
+    return true;
+  const std::size_t piece = std::size_t{64} << 20, page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  std::size_t looked = 0, cached = 0;
+  try {
+    std::vector<unsigned char> pages(divide_up(piece, page));
+    for (std::uint64_t from = 0; from < bytes; from += piece) {
+      const auto count = divide_up(std::min<std::uint64_t>(piece, bytes - from), page);
+      if (::mincore(static_cast<std::byte*>(at) + from, std::min<std::uint64_t>(piece, bytes - from), pages.data()) !=
+          0)
+        break;
+      looked += count;
+      cached +=
+          static_cast<std::size_t>(std::count_if(pages.begin(), pages.begin() + static_cast<std::ptrdiff_t>(count),
+                                                 [](unsigned char p) { return (p & 1) != 0; }));
+    }
+  } catch (const std::bad_alloc&) { // not worth an error
+  }
+  ::munmap(at, bytes);
+  return 2 * cached >= looked;
+}
+
 /// Each folder that lacks, for its owner alone. An empty string, or the system's reason.
 std::string make_folder(const fs::path& folder) {
   if (folder.empty() || ::mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST)
@@ -158,6 +184,10 @@ std::string kv_page_file::open_locked() {
   struct stat facts {};
   if (::fstat(descriptor_, &facts) != 0)
     return reason(errno);
+  // Measured with 50 MB: 35 ms directly and 50 to 90 through an empty page cache; 85 and 120 where they lie in it,
+  // written a moment ago, and direct reads have to wait until they are on the disk.
+  const auto mode =
+      is_cached(descriptor_, static_cast<std::uint64_t>(facts.st_size)) ? io_mode::buffered : io_mode::direct;
   if (auto why = take_over(static_cast<std::uint64_t>(facts.st_size)); !why.empty())
     return why;
   if (writable_)
@@ -167,7 +197,7 @@ std::string kv_page_file::open_locked() {
                     options_.model_name, path_.string()));
   if (auto why = scan(); !why.empty())
     return why;
-  reader_ = reader_of(path_, {.depth = read_depth, .mode = io_mode::automatic});
+  reader_ = reader_of(path_, {.depth = read_depth, .mode = mode});
   return "";
 }
 

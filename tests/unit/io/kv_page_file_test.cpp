@@ -95,6 +95,26 @@ TEST_CASE("a file keeps its pages and its seed from one run to the next") {
   CHECK(k.said.all.empty());
 }
 
+TEST_CASE("a file that lies in the page cache is read from there, and any other directly where the disk allows it") {
+  const kv_folder folder("cached");
+  (void)keep_some(folder);
+  const auto mode = [&] {
+    const auto file = kv_page_file::open({small_page, std::uint64_t{1} << 30, folder.path, {1, 7}, "a model", {}});
+    REQUIRE(file);
+    return file->reader().mode();
+  };
+  CHECK(mode() == io_mode::buffered); // written a moment ago
+  const int fd = ::open(file_in(folder).c_str(), O_RDWR | O_CLOEXEC);
+  REQUIRE(fd >= 0);
+  CHECK(::fsync(fd) == 0);
+  CHECK(::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+  ::close(fd);
+  const int direct = ::open(file_in(folder).c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+  CHECK(mode() == (direct >= 0 ? io_mode::direct : io_mode::buffered));
+  if (direct >= 0)
+    ::close(direct);
+}
+
 TEST_CASE("a byte that changes costs at most the pages of its slot and those behind, and is never given out") {
   const kv_folder folder("flipped");
   const auto c = keep_some(folder);
