@@ -65,7 +65,9 @@ struct scheduler_state {
         },
         [this](const query_batch&) -> caf::result<batch_state> { return state(); },
         [this](const borrow_pages& m) -> caf::result<pages_lent> {
-          return pages_lent{batching.lend(m.borrower, m.tokens)};
+          auto answer = reading.add(self, m);
+          proceed();
+          return answer;
         },
         [this](const borrow_empty_pages& m) -> caf::result<pages_lent> { return lend_empty(m); },
         [this](const fill_pages& m) -> caf::result<pages_returned> {
@@ -164,8 +166,12 @@ struct scheduler_state {
     return answer;
   }
 
-  /// Lends to those who have waited for memory.
+  /// Lends to those who have waited for memory, or for pages that were stored.
   void lend_waiting() {
+    while (!reading.empty() && !batching.wait_for_beginning(reading.first().borrower, reading.first().tokens)) {
+      const auto [borrower, tokens] = reading.first();
+      reading.answer_first(pages_lent{batching.lend(borrower, tokens)});
+    }
     while (!borrowing.empty() && wishes.empty() && !batching.wait_for_loan(borrowing.first().tokens)) {
       const auto [borrower, tokens] = borrowing.first();
       try {
@@ -197,13 +203,13 @@ struct scheduler_state {
     if (const auto next = batching.next_step(clock::now()))
       send(next);
     look_at_memory(); // pages beyond a limit have gone
+    lend_waiting();
     while (const auto move = batching.wanted_move()) {
       setup.move(move);
       batching.move_started();
     }
     if (waits_for == awaited::nobody && batching.waits_for_moves())
       begin_wait(awaited::moves);
-    lend_waiting();
     for (const auto extent : batching.take_wanted_extents())
       ask_for(extent, 0);
     if (idleness.look(!batching.idle(), setup.progress() + changes, clock::now()))
@@ -427,6 +433,8 @@ struct scheduler_state {
     looks = false;
     if (waits_for == awaited::nobody)
       return;
+    if (waits_for == awaited::moves && batching.has_ended_moves())
+      return moved(); // the news of it went to a scheduler that had ended
     if (stall.look(wait_number, setup.progress()))
       return give_up_wait();
     looks = true;
@@ -474,6 +482,7 @@ struct scheduler_state {
   std::size_t replacements = 0;
   read_totals read;         ///< when the last step was computed
   clock::time_point sent{}; ///< the step in flight
+  open_requests<borrow_pages, pages_lent> reading;
   open_requests<borrow_empty_pages, pages_lent> borrowing;
   open_requests<change_budget, budget_changed> budgets;
   open_requests<keep_placement, placement_kept> keeping;

@@ -186,8 +186,12 @@ void batcher::admit(std::size_t count, clock::time_point now) {
     --count;
     ++next;
     const std::size_t stored = restorable(*s, found.pages);
-    if (stored > 0 && (is_restoring(s->page_keys[found.pages]) || start_restore(s, found.pages + stored)))
-      continue; // also where another sequence restores the same beginning
+    if (stored > 0 && is_restoring(s->page_keys[found.pages])) // for another one with the same beginning
+      continue;
+    if (stored > 0 && start_restore(s->tokens, std::span(s->page_keys).first(found.pages + stored), s)) {
+      s->prefetched = true;
+      continue;
+    }
     waiting_.erase(s);
     activate(s, now);
   }

@@ -23,6 +23,7 @@
 #include "src/schedule/sequence.hpp"
 #include "src/schedule/step_times.hpp"
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <set>
@@ -91,6 +92,10 @@ public:
   /// Notes that the client of a scored sequence is done with the logits of its last step.
   void logits_consumed(request_id id, clock::time_point now);
 
+  /// Has pages restored on which the beginning of `tokens` lies in a store, once for each borrower. True: they are not
+  /// there yet; it is to be called again when extents are answered or a move is over. False: `lend` can do no better
+  /// than now.
+  [[nodiscard]] bool wait_for_beginning(request_id borrower, std::span<const token_id> tokens);
   /// Lends the pages that hold the beginning of `tokens`, as far as there are any: until `give_back`, keys and values
   /// of the loan's tokens stay as they are, and any thread may read them. Asked again by the same borrower, it answers
   /// the same.
@@ -163,6 +168,10 @@ public:
   void move_started() noexcept { wanted_moves_.pop_front(); }
   /// Whether there is something to compute, but only when pages are saved or restored.
   [[nodiscard]] bool waits_for_moves() const noexcept { return !moves_.empty() && !computing_ && !done_ && !idle(); }
+  /// Whether a move is over that `next_step` has not looked at.
+  [[nodiscard]] bool has_ended_moves() const noexcept {
+    return std::ranges::any_of(moves_, [](const open_move& m) { return m.move->over.load(); });
+  }
 
   /// When `next_step` should be called at the latest, for a request's timeout.
   [[nodiscard]] std::optional<clock::time_point> next_timeout() const;
@@ -203,13 +212,14 @@ private:
   void activate(const sequence_ptr& s, clock::time_point now, std::optional<kv_pages::path> restored = {});
   void deactivate(const sequence_ptr& s);
   [[nodiscard]] std::span<const page_key> keys_of(sequence& s, std::size_t tokens) const;
-  void start_move(page_move::direction way, open_move m, const sequence& s, std::span<const page_key> keys,
-                  std::size_t first);
+  std::shared_ptr<page_move> start_move(page_move::direction way, open_move m, std::span<const token_id> tokens,
+                                        std::span<const page_key> keys, std::size_t first);
   void save(const sequence_ptr& s);
   [[nodiscard]] std::size_t restorable(sequence& s, std::size_t pages) const;
   [[nodiscard]] bool is_restoring(page_key key) const;
   [[nodiscard]] bool is_restoring(const sequence_ptr& s) const;
-  [[nodiscard]] bool start_restore(const sequence_ptr& s, std::size_t pages);
+  [[nodiscard]] std::shared_ptr<page_move> start_restore(std::span<const token_id> tokens,
+                                                         std::span<const page_key> keys, const sequence_ptr& of);
   void prefetch(std::set<sequence_ptr, before>::const_iterator first);
   void settle_moves(clock::time_point now);
   void end_move(open_move& m, clock::time_point now);
@@ -252,7 +262,8 @@ private:
   bool tried_again_ = false;             ///< to get memory that was refused, for the next step
   bool waits_for_pages_ = false;         ///< the only active sequence
   std::vector<open_move> moves_;
-  std::deque<std::shared_ptr<page_move>> wanted_moves_; ///< of these, not started
+  std::map<request_id, std::shared_ptr<page_move>> beginnings_; ///< that borrowers wait for; null: not started
+  std::deque<std::shared_ptr<page_move>> wanted_moves_;         ///< of these, not started
   move_costs costs_;
   clock::time_point now_{}; ///< of the last look
   std::map<request_id, std::shared_ptr<shared_request>> requests_;

@@ -12,12 +12,13 @@ std::span<const page_key> batcher::keys_of(sequence& s, std::size_t tokens) cons
   return {s.page_keys.data(), tokens / kv_page_tokens};
 }
 
-void batcher::start_move(page_move::direction way, open_move m, const sequence& s, std::span<const page_key> keys,
-                         std::size_t first) {
+/// Has the pages of these keys moved, from `first` on. `tokens` begins with what is on them.
+std::shared_ptr<page_move> batcher::start_move(page_move::direction way, open_move m, std::span<const token_id> tokens,
+                                               std::span<const page_key> keys, std::size_t first) {
   auto move = std::make_shared<page_move>();
   move->way = way;
-  const auto end = s.tokens.begin() + static_cast<std::ptrdiff_t>(keys.size() * kv_page_tokens);
-  move->tokens.assign(s.tokens.begin(), end);
+  const auto all = tokens.first(keys.size() * kv_page_tokens);
+  move->tokens.assign(all.begin(), all.end());
   move->keys.assign(keys.begin(), keys.end());
   move->pages = m.path.pages;
   move->first = first;
@@ -25,6 +26,7 @@ void batcher::start_move(page_move::direction way, open_move m, const sequence& 
   m.move = move;
   wanted_moves_.push_back(move);
   moves_.push_back(std::move(m));
+  return move;
 }
 
 bool batcher::saving() const {
@@ -54,7 +56,7 @@ void batcher::save(const sequence_ptr& s) {
   const auto keys = keys_of(*s, s->path.tokens);
   const std::size_t first = memory_.store->stored(keys);
   if (first < keys.size())
-    start_move(page_move::direction::save, {nullptr, pages_.hold(s->path, keys.size())}, *s, keys, first);
+    (void)start_move(page_move::direction::save, {nullptr, pages_.hold(s->path, keys.size())}, s->tokens, keys, first);
 }
 
 /// The pages that a sequence may have restored behind its first `pages`, which the devices have.
@@ -65,21 +67,48 @@ std::size_t batcher::restorable(sequence& s, std::size_t pages) const {
   return keys.size() > pages ? memory_.store->stored(keys.subspan(pages)) : 0;
 }
 
-/// Has the sequence's beginning restored, up to `pages` pages. False: there is no page for any of it.
-bool batcher::start_restore(const sequence_ptr& s, std::size_t pages) {
-  const auto keys = keys_of(*s, pages * kv_page_tokens);
-  auto path = pages_.find_full({s->tokens.data(), pages * kv_page_tokens});
+/// Has the pages of these keys restored, as far as the devices lack them. `of`: the sequence that waits for it, or
+/// null. Null: there is no page for any of it.
+std::shared_ptr<page_move> batcher::start_restore(std::span<const token_id> tokens, std::span<const page_key> keys,
+                                                  const sequence_ptr& of) {
+  auto path = pages_.find_full(tokens.first(keys.size() * kv_page_tokens));
   const std::size_t first = path.pages.size();
-  while (path.pages.size() < pages && pages_.extend(path)) {
+  while (path.pages.size() < keys.size() && pages_.extend(path)) {
   }
   if (path.pages.size() == first) {
     pages_.release(path);
-    return false;
+    return nullptr;
   }
   const auto found = keys.first(path.pages.size());
-  s->prefetched = true;
-  start_move(page_move::direction::restore, {nullptr, std::move(path), s}, *s, found, first);
-  return true;
+  return start_move(page_move::direction::restore, {nullptr, std::move(path), of}, tokens, found, first);
+}
+
+bool batcher::wait_for_beginning(request_id borrower, std::span<const token_id> tokens) {
+  if (!memory_.store || loans_.contains(borrower))
+    return false;
+  const auto it = beginnings_.try_emplace(borrower).first;
+  const auto end = [&] {
+    beginnings_.erase(it);
+    return false;
+  };
+  if (it->second) {
+    const bool moves = std::ranges::find(moves_, it->second, &open_move::move) != moves_.end();
+    return moves || end();
+  }
+  std::vector<page_key> keys;
+  add_page_keys(memory_.store->root(), tokens, keys);
+  const auto here = pages_.matching(tokens);
+  const std::size_t found = here.pages;
+  const std::size_t stored = memory_.store->stored(std::span(keys).subspan(found));
+  if (stored == 0)
+    return end();
+  if (is_restoring(keys[found]) || (saving() && stored + here.idle_pages > pages_.available())) // which ends by itself
+    return true;
+  loan_asked_ = wait_for_extents(stored);
+  if (loan_asked_)
+    return true;
+  it->second = start_restore(tokens, std::span(keys).first(found + stored), nullptr);
+  return it->second != nullptr || end();
 }
 
 /// Has what the sequences that go next are about to restore brought near, once for each.
@@ -91,7 +120,8 @@ void batcher::prefetch(std::set<sequence_ptr, before>::const_iterator first) {
       continue;
     const std::size_t found = pages_.matching(findable(s)).pages;
     if (const auto stored = restorable(s, found); stored > 0)
-      start_move(page_move::direction::prefetch, {}, s, std::span(s.page_keys).first(found + stored), found);
+      (void)start_move(page_move::direction::prefetch, {}, s.tokens, std::span(s.page_keys).first(found + stored),
+                       found);
   }
 }
 

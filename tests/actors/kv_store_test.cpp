@@ -176,6 +176,19 @@ TEST_CASE("a conversation goes on after a restart, and what the disk damaged is 
   }
 }
 
+TEST_CASE("a session is saved with what had to leave") {
+  auto config = small_config();
+  config.kv_host_bytes = std::size_t{64} << 20;
+  const auto path = testing::scratch() / "left.session";
+  runtime rt(config);
+  (void)ask(rt, prompt_of(0));
+  (void)ask(rt, prompt_of(1)); // takes the pages
+  CHECK(rt.save_session(path, prompt_of(0)) >= 288);
+  runtime other(small_config());
+  CHECK(other.load_session(path).size() >= 288);
+  CHECK(ask(other, prompt_of(0)).reused >= 288);
+}
+
 TEST_CASE("a folder that can't be had costs the store alone") {
   auto config = small_config();
   config.kv_disk_bytes = std::size_t{64} << 20;

@@ -286,6 +286,31 @@ TEST_CASE("an idle batcher gives up what the store has, and finds it there again
   CHECK(back->ids() == expected(prompt, 5));
 }
 
+TEST_CASE("who borrows what is stored waits until it is restored, once") {
+  stored_table_top t(shape_of(256, 64, 1, 256));
+  auto& batching = t.table.batching;
+  const auto prompt = table_top::some_prompt(150);
+  CHECK_FALSE(batching.wait_for_beginning(7, prompt)); // nothing is stored
+  (void)t.table.submit(1, prompt, tokens(1));
+  t.run();
+  batching.fail_all(error(errc::cancelled, "forgotten on the device"));
+  t.table.in_flight.reset();
+  CHECK(batching.wait_for_beginning(7, prompt)); // for extents
+  CHECK(t.table.answer_all());
+  CHECK(batching.wait_for_beginning(7, prompt));
+  CHECK(batching.wait_for_beginning(8, prompt)); // for the same move
+  REQUIRE(t.mover.take() == 1);
+  const std::size_t pages = GENERATE(4, 2, 0); // fewer: it fails
+  t.mover.end(0, pages);
+  CHECK(batching.wait_for_beginning(7, prompt));
+  CHECK(batching.next_step(t.table.now) == nullptr);
+  CHECK_FALSE(batching.wait_for_beginning(7, prompt));
+  CHECK(batching.lend(7, prompt).tokens == pages * kv_page_tokens);
+  CHECK_FALSE(batching.wait_for_beginning(7, prompt));
+  CHECK(batching.give_back(7));
+  CHECK(batching.wait_for_beginning(8, prompt) == (pages < 4));
+}
+
 TEST_CASE("pages that are restored more slowly than computed are computed") {
   move_costs costs;
   const move_costs::clock::time_point now{std::chrono::hours(1)};
