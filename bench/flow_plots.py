@@ -20,6 +20,9 @@ def draw(report, theme):
     first = report["memory"][0]["device"]
     samples = [s for s in report["memory"] if s["device"] == first]
     samples = samples[::max(len(samples) // MAX_SAMPLES, 1)]
+    # Between two changes the first and the last are enough.
+    samples = [s for i, s in enumerate(samples) if i in (0, len(samples) - 1) or
+               not samples[i - 1]["purposes"] == s["purposes"] == samples[i + 1]["purposes"]]
     times = [s["at"] for s in samples]
     layers = [[s["purposes"].get(name, 0) / MIB for s in samples] for name, _ in PURPOSES]
     areas = axis.stackplot(times, layers, linewidth=0)
