@@ -122,6 +122,16 @@ memory_limit limit_of_host(const prepared_model& m, const memory_reading& now) {
   return limit;
 }
 
+/// Throws `error` (over_budget) when a store of keys and values leaves no memory for devices.
+void require_room_for_store(std::size_t bytes, const memory_limit& limit) {
+  if (bytes >= limit.bytes)
+    throw error(
+        errc::over_budget,
+        fmt::format("keys and values that leave can't have {} of memory: {}, set by {}, are all that may be used, "
+                    "also for the model; ask for less",
+                    format_bytes(bytes), format_bytes(limit.bytes), limit.set_by));
+}
+
 /// Bytes in the place of percents.
 void resolve_percents(std::vector<placed_shard>& shards, const std::vector<device_budget>& devices) {
   for (std::size_t i = 0; i < devices.size(); ++i) {
@@ -178,6 +188,7 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   const auto shapes = choose_shapes(config, m.model, on_any, m.shards);
   const auto now = hooks.read_memory(); // after the devices' threads were made
   m.needs = needs_of_runtime(m.model.vocabulary, now.thread_stack);
+  require_room_for_store(config.kv_host_bytes, limit_of(now, m.needs));
   m.needs.written += config.kv_host_bytes;
   const auto host_limit = limit_of_host(m, now);
   for (auto& s : m.shards) {

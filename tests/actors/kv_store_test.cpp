@@ -219,3 +219,9 @@ TEST_CASE("a store on the disk needs a folder") {
   config.kv_disk_bytes = 1 << 20;
   CHECK_THROWS_WITH(runtime(config), Catch::Contains("folder"));
 }
+
+TEST_CASE("a store that leaves no memory for the model is refused with the numbers") {
+  auto config = small_config();
+  config.kv_host_bytes = std::size_t{1} << 50;
+  CHECK_THROWS_WITH(runtime(config), Catch::Contains("1.0 PiB") && Catch::Contains("keys and values that leave"));
+}
