@@ -61,7 +61,7 @@ TEST_CASE("a sequence that ends has its full pages saved, once, and they stay in
   CHECK(t.mover.restored == 0);
 }
 
-TEST_CASE("what is not on the device any more is restored, and the reply is the same") {
+TEST_CASE("pages that left the device are restored, and the reply is the same") {
   stored_table_top t(shape_of(256, 64, 2, 256));
   const auto prompt = table_top::some_prompt(150);
   (void)t.table.submit(1, prompt, tokens(1));
@@ -234,7 +234,7 @@ TEST_CASE("a forced limit waits for pages that are being saved, and preempts no 
   CHECK(b->ids() == expected(table_top::some_prompt(90, 30), 60));
 }
 
-TEST_CASE("what waits is brought near once, before its turn") {
+TEST_CASE("the stored pages of a waiting sequence are brought near once, before its turn") {
   stored_table_top t(shape_of(256, 64, 1, 256));
   const auto prompt = table_top::some_prompt(150);
   (void)t.table.submit(1, prompt, tokens(1));
@@ -286,7 +286,7 @@ TEST_CASE("an idle batcher gives up what the store has, and finds it there again
   CHECK(back->ids() == expected(prompt, 5));
 }
 
-TEST_CASE("who borrows what is stored waits until it is restored, once") {
+TEST_CASE("a borrower of stored pages waits until they are restored, once") {
   stored_table_top t(shape_of(256, 64, 1, 256));
   auto& batching = t.table.batching;
   const auto prompt = table_top::some_prompt(150);
