@@ -177,7 +177,7 @@ pool_recording recording_of_trace(const std::string& trace) {
     std::vector<const json*> events;
     double begin = 0, end = 0;
     for (const auto& e : j.at("traceEvents")) {
-      const std::string& name = e.at("name").get_ref<const std::string&>();
+      const auto& name = e.at("name").get_ref<const std::string&>();
       if (name == "thread_name") {
         const auto [it, is_new] = tracks.emplace(e.at("tid"), e.at("args").at("name"));
         if (!pool && it->second.starts_with(of_memory))

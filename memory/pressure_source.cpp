@@ -148,7 +148,7 @@ bool pressure_source::has_pressure(watched_file& of, short events) {
   return std::exchange(of.times_high, *times) < *times;
 }
 
-void pressure_source::wake() noexcept {
+void pressure_source::wake() const noexcept {
   const std::uint64_t one = 1;
   (void)!::write(wake_, &one, sizeof one);
 }

@@ -45,7 +45,7 @@ public:
   /// call. While pressure lasts it returns about once a second.
   [[nodiscard]] bool wait(std::optional<std::chrono::milliseconds> limit);
   /// Ends a `wait` that is, or the next one. Any thread.
-  void wake() noexcept;
+  void wake() const noexcept;
 
 private:
   struct watched_file {

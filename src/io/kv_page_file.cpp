@@ -16,7 +16,6 @@
 #include <random>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include <utility>
 
@@ -47,19 +46,15 @@ std::unique_ptr<file_reader> reader_of(const fs::path& path, const reader_option
 }
 
 /// An errno, or 0.
-int write_all(int fd, std::span<const std::byte> a, std::span<const std::byte> b, std::uint64_t offset) noexcept {
-  while (!a.empty() || !b.empty()) {
-    const std::array<iovec, 2> parts{iovec{const_cast<std::byte*>(a.data()), a.size()},
-                                     iovec{const_cast<std::byte*>(b.data()), b.size()}};
-    const ssize_t n = ::pwritev(fd, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(offset));
+int write_all(int fd, std::span<const std::byte> bytes, std::uint64_t offset) noexcept {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR)
       continue;
     if (n <= 0)
       return n < 0 ? errno : EIO;
-    const auto written = static_cast<std::size_t>(n), of_a = std::min(written, a.size());
-    a = a.subspan(of_a);
-    b = b.subspan(written - of_a);
-    offset += written;
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
   }
   return 0;
 }
@@ -230,7 +225,7 @@ std::string kv_page_file::start_anew() {
     return reason(errno);
   if (auto why = fit_budget(); !why.empty())
     return why;
-  const int cause = write_all(descriptor_, block, {}, 0);
+  const int cause = write_all(descriptor_, block, 0);
   if (cause == 0)
     return "";
   ::unlink(path_.c_str());
@@ -335,8 +330,10 @@ bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<co
     return false;
   header.page_checksum = kv_page_checksum(page);
   seal(header, seed_);
-  const int cause =
-      write_all(descriptor_, std::as_bytes(std::span(&header, 1)), page, kv_slot_offset(slot, slot_bytes_));
+  const auto offset = kv_slot_offset(slot, slot_bytes_);
+  int cause = write_all(descriptor_, page, offset + sizeof header);
+  if (cause == 0) // last, for it says that the page is there
+    cause = write_all(descriptor_, std::as_bytes(std::span(&header, 1)), offset);
   if (cause == 0) {
     failures_ = 0;
     return true;
@@ -346,7 +343,7 @@ bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<co
   return false;
 }
 
-void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) noexcept {
+void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) const noexcept {
   kv_slot_header h{};
   const auto offset = kv_slot_offset(slot, slot_bytes_);
   // A damaged header must not get a checksum that is right.
@@ -354,7 +351,7 @@ void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64
     return;
   h.used = used;
   seal(h, seed_);
-  (void)write_all(descriptor_, std::as_bytes(std::span(&h, 1)), {}, offset);
+  (void)write_all(descriptor_, std::as_bytes(std::span(&h, 1)), offset);
 }
 
 void kv_page_file::shrink(std::uint64_t slots) noexcept {
@@ -362,9 +359,9 @@ void kv_page_file::shrink(std::uint64_t slots) noexcept {
     slots_ = slots;
 }
 
-void kv_page_file::erase(std::uint64_t slot) noexcept {
+void kv_page_file::erase(std::uint64_t slot) const noexcept {
   const kv_slot_header nothing{};
-  (void)write_all(descriptor_, std::as_bytes(std::span(&nothing, 1)), {}, kv_slot_offset(slot, slot_bytes_));
+  (void)write_all(descriptor_, std::as_bytes(std::span(&nothing, 1)), kv_slot_offset(slot, slot_bytes_));
 }
 
 read_request kv_page_file::request(std::uint64_t slot, std::byte* image, std::uint64_t tag) const noexcept {

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace tropilla {
@@ -47,7 +48,7 @@ public:
 
   [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
   /// What the file held when it was opened; a second call has nothing.
-  [[nodiscard]] std::vector<kept_page> take_pages() noexcept { return std::move(pages_); }
+  [[nodiscard]] std::vector<kept_page> take_pages() noexcept { return std::exchange(pages_, {}); }
   [[nodiscard]] std::uint64_t slots() const noexcept { return slots_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return kv_slot_offset(slots(), slot_bytes_); }
 
@@ -61,14 +62,14 @@ public:
   /// Writes a page to a slot. False, after a notice if it is the first failure, when it could not: the slot is free.
   [[nodiscard]] bool write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page);
   /// Changes the count of a page's last use.
-  void set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) noexcept;
+  void set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) const noexcept;
   /// Shortens the file to its first slots.
   void shrink(std::uint64_t slots) noexcept;
 
   // Any thread that has the slot for itself.
 
   /// Marks a slot as free.
-  void erase(std::uint64_t slot) noexcept;
+  void erase(std::uint64_t slot) const noexcept;
 
   // The thread that reads.
 

@@ -8,7 +8,6 @@
 #include "src/model/step.hpp"
 
 #include <atomic>
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,7 +22,10 @@ struct page_key {
   std::uint64_t high = 0;
   std::uint64_t low = 0;
 
-  friend auto operator<=>(const page_key&, const page_key&) = default;
+  friend bool operator==(const page_key&, const page_key&) = default;
+  friend bool operator<(const page_key& a, const page_key& b) noexcept {
+    return a.high != b.high ? a.high < b.high : a.low < b.low;
+  }
 };
 
 /// Appends to `keys` those of the full pages of `tokens` that it lacks. @pre `keys` are those of the first pages,

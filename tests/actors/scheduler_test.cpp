@@ -200,9 +200,9 @@ TEST_CASE("when nothing was asked for, read or replaced for a while, pages go ba
   const auto touch = [&] { return std::get<lease>(arbiter->try_acquire({"host:0", 64, purpose::weights})).data(); };
   (void)touch();
   cast::system system;
-  const auto manager = cast::spawn_memory_manager(system.get(), arbiter);
+  auto manager = cast::spawn_memory_manager(system.get(), arbiter);
   const auto loads = answering();
-  const auto loader = cast::spawn<cast::loader_actor, testing::fake_loader>(system.get(), loads);
+  auto loader = cast::spawn<cast::loader_actor, testing::fake_loader>(system.get(), loads);
   const auto wait_for = [](const std::atomic<std::size_t>& count, std::size_t n) {
     while (count < n)
       std::this_thread::yield();
