@@ -124,7 +124,7 @@ memory_limit limit_of_host(const prepared_model& m, const memory_reading& now) {
 
 /// Throws `error` (over_budget) when a store of keys and values leaves no memory for devices.
 void require_room_for_store(std::size_t bytes, const memory_limit& limit) {
-  if (bytes >= limit.bytes)
+  if (bytes > 0 && bytes >= limit.bytes)
     throw error(
         errc::over_budget,
         fmt::format("keys and values that leave can't have {} of memory: {}, set by {}, are all that may be used, "
