@@ -30,7 +30,8 @@ struct pressure_files {
 /// give memory back because it was above `memory.high` or `memory.max`. One thread but for `wake`.
 class pressure_source {
 public:
-  /// What is missing is one of the `notices`. Throws `error` (io_error) when the process may open no more files.
+  /// Each thing that can't be watched is one of the `notices`. Throws `error` (io_error) when the process may open no
+  /// more files.
   explicit pressure_source(pressure_files files = {});
   ~pressure_source();
   pressure_source(const pressure_source&) = delete;

@@ -60,6 +60,32 @@ void whole_file::read(std::uint64_t offset, std::span<std::byte> into) const {
   }
 }
 
+bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out) noexcept {
+  while (!out.empty()) {
+    const auto n = ::pread(descriptor, out.data(), out.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    out = out.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return true;
+}
+
+int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
+  while (!bytes.empty()) {
+    const auto n = ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return n < 0 ? errno : ENOSPC;
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return 0;
+}
+
 int open_unnamed(const std::filesystem::path& folder, mode_t mode) noexcept {
   if (::access("/proc/self/fd", X_OK) != 0) // what gives it a name
     return -1;

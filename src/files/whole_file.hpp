@@ -29,6 +29,11 @@ private:
   std::uint64_t bytes_ = 0;
 };
 
+/// Reads exactly that many bytes; false when they can't be read, also where the file ends before.
+[[nodiscard]] bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out) noexcept;
+/// Writes them all: 0, or the errno of what went wrong.
+[[nodiscard]] int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes) noexcept;
+
 /// Opens a file without a name in a folder for writing, of which nothing is left however the process ends. Returns -1
 /// with errno where the file system knows no such files.
 [[nodiscard]] int open_unnamed(const std::filesystem::path& folder, mode_t mode) noexcept;

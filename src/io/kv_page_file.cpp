@@ -2,6 +2,7 @@
 #include "src/io/kv_page_file.hpp"
 
 #include "memory/bytes.hpp"
+#include "src/files/whole_file.hpp"
 #include "src/io/kv_folder.hpp"
 #include "src/io/scattered_reader.hpp"
 #include "tropilla/error.hpp"
@@ -45,37 +46,9 @@ std::unique_ptr<file_reader> reader_of(const fs::path& path, const reader_option
   }
 }
 
-/// An errno, or 0.
-int write_all(int fd, std::span<const std::byte> bytes, std::uint64_t offset) noexcept {
-  while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n < 0 ? errno : EIO;
-    bytes = bytes.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return 0;
-}
-
-/// False also where the file ends before.
-bool read_all(int fd, std::span<std::byte> into, std::uint64_t offset) noexcept {
-  while (!into.empty()) {
-    const ssize_t n = ::pread(fd, into.data(), into.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return false;
-    into = into.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return true;
-}
-
 template <class T>
 bool read_value(int fd, T& value, std::uint64_t offset) noexcept {
-  return read_all(fd, std::as_writable_bytes(std::span(&value, 1)), offset);
+  return read_exactly(fd, offset, std::as_writable_bytes(std::span(&value, 1)));
 }
 
 std::uint64_t random_seed() {
@@ -225,7 +198,7 @@ std::string kv_page_file::start_anew() {
     return reason(errno);
   if (auto why = fit_budget(); !why.empty())
     return why;
-  const int cause = write_all(descriptor_, block, 0);
+  const int cause = write_exactly(descriptor_, 0, block);
   if (cause == 0)
     return "";
   ::unlink(path_.c_str());
@@ -331,9 +304,9 @@ bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<co
   header.page_checksum = kv_page_checksum(page);
   seal(header, seed_);
   const auto offset = kv_slot_offset(slot, slot_bytes_);
-  int cause = write_all(descriptor_, page, offset + sizeof header);
+  int cause = write_exactly(descriptor_, offset + sizeof header, page);
   if (cause == 0) // last, for it says that the page is there
-    cause = write_all(descriptor_, std::as_bytes(std::span(&header, 1)), offset);
+    cause = write_exactly(descriptor_, offset, std::as_bytes(std::span(&header, 1)));
   if (cause == 0) {
     failures_ = 0;
     return true;
@@ -351,7 +324,7 @@ void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64
     return;
   h.used = used;
   seal(h, seed_);
-  (void)write_all(descriptor_, std::as_bytes(std::span(&h, 1)), offset);
+  (void)write_exactly(descriptor_, offset, std::as_bytes(std::span(&h, 1)));
 }
 
 void kv_page_file::shrink(std::uint64_t slots) noexcept {
@@ -361,7 +334,7 @@ void kv_page_file::shrink(std::uint64_t slots) noexcept {
 
 void kv_page_file::erase(std::uint64_t slot) const noexcept {
   const kv_slot_header nothing{};
-  (void)write_all(descriptor_, std::as_bytes(std::span(&nothing, 1)), kv_slot_offset(slot, slot_bytes_));
+  (void)write_exactly(descriptor_, kv_slot_offset(slot, slot_bytes_), std::as_bytes(std::span(&nothing, 1)));
 }
 
 read_request kv_page_file::request(std::uint64_t slot, std::byte* image, std::uint64_t tag) const noexcept {

@@ -141,7 +141,7 @@ private:
   bool told_memory_ = false, told_damage_ = false;
   std::mutex trimming_; ///< one at a time
 
-  // Of the thread that saves.
+  // Used by the thread that saves alone.
   page_key last_saved_, last_refused_;
   bool file_full_ = false;
 };

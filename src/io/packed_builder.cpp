@@ -1,5 +1,6 @@
 // Builds an entry of the packed cache: locks, reserves, writes from many threads, publishes.
 #include "memory/bytes.hpp"
+#include "src/files/whole_file.hpp"
 #include "src/io/packed_cache.hpp"
 #include "src/io/packed_file_format.hpp"
 #include "src/io/part_file.hpp"
@@ -17,7 +18,6 @@ namespace tropilla {
 namespace {
 
 namespace fs = std::filesystem;
-using packed_format::write_exactly;
 
 std::string cannot_write(const fs::path& path, int cause) {
   return fmt::format("can't write {}: {}", path.string(), std::strerror(cause));

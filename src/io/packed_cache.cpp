@@ -1,6 +1,7 @@
 // Names entries by keys, and opens, lists and removes them.
 #include "src/io/packed_cache.hpp"
 
+#include "src/files/whole_file.hpp"
 #include "src/io/packed_file_format.hpp"
 #include "src/io/packed_mapping.hpp"
 #include "src/io/part_file.hpp"
@@ -144,9 +145,9 @@ std::string packed_file::mend(std::size_t section, std::uint64_t offset, std::sp
   else if (static_cast<std::uint64_t>(facts.st_size) != header_->file_bytes &&
            ::ftruncate(fd, static_cast<off_t>(header_->file_bytes)) != 0)
     failure = reason(std::strerror(errno));
-  else if (int cause = packed_format::write_exactly(fd, header_->offsets[section] + offset, bytes))
+  else if (int cause = write_exactly(fd, header_->offsets[section] + offset, bytes))
     failure = reason(std::strerror(cause));
-  else if (cause = packed_format::write_exactly(fd, 0, packed_format::write(*header_)); cause != 0)
+  else if (cause = write_exactly(fd, 0, packed_format::write(*header_)); cause != 0)
     failure = reason(std::strerror(cause));
   ::close(fd);
   return failure;

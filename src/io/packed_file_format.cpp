@@ -2,15 +2,14 @@
 #include "src/io/packed_file_format.hpp"
 
 #include "memory/rounding.hpp"
+#include "src/files/whole_file.hpp"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
 #include <limits>
 #include <memory>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <xxhash.h>
 #if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
 #include <xxh_x86dispatch.h> // the same functions, by what the processor has: the library itself is built for SSE2
@@ -172,32 +171,6 @@ std::vector<std::byte> write(const file_header& h) {
               h.checksums.size() * sizeof(std::uint64_t));
   seal(bytes);
   return bytes;
-}
-
-bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out) {
-  while (!out.empty()) {
-    const auto n = ::pread(descriptor, out.data(), out.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return false;
-    out = out.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return true;
-}
-
-int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const auto n = ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n < 0 ? errno : ENOSPC;
-    bytes = bytes.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return 0;
 }
 
 std::optional<file_header> read(int descriptor) {

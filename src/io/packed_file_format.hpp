@@ -85,10 +85,4 @@ void seal(std::span<std::byte> bytes) noexcept;
 [[nodiscard]] bool visit_checksums(int descriptor, const file_header& h, std::size_t section,
                                    const std::function<bool(std::size_t block, std::uint64_t checksum)>& visit);
 
-/// Reads exactly that many bytes.
-[[nodiscard]] bool read_exactly(int descriptor, std::uint64_t offset, std::span<std::byte> out);
-
-/// Writes them all: 0, or the errno of what went wrong.
-[[nodiscard]] int write_exactly(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes);
-
 } // namespace tropilla::packed_format

@@ -11,8 +11,8 @@ namespace tropilla {
 struct yield_pace {
   using duration = std::chrono::steady_clock::duration;
 
-  /// Of the budget that was asked for: an eighth gives others something at once, and costs a run that has to stream
-  /// instead no more than that.
+  /// Steps from the budget that was asked for to nothing: an eighth gives others something at once, and costs a run
+  /// that has to stream instead no more than that.
   std::size_t steps = 8;
   /// From one step down to the next: what the last one gave back has to show in the kernel's figures first, which it
   /// averages over up to two seconds.

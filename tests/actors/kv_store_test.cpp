@@ -10,6 +10,7 @@
 #include <vector>
 
 using namespace tropilla;
+using testing::ask;
 
 namespace {
 
@@ -40,25 +41,7 @@ std::vector<token_id> prompt_of(std::size_t conversation) {
   return ids;
 }
 
-struct reply {
-  std::vector<token_id> ids;
-  std::size_t reused = 0; ///< tokens of the prompt
-};
-
-reply ask(runtime& rt, const std::vector<token_id>& prompt, std::size_t tokens = 12) {
-  generation_options o;
-  o.max_tokens = tokens;
-  o.ignore_eos = true;
-  auto g = rt.generate(prompt, o);
-  reply out;
-  for (const auto& p : g)
-    if (p.id >= 0)
-      out.ids.push_back(p.id);
-  out.reused = g.statistics().reused_tokens;
-  return out;
-}
-
-/// What was said, and something more.
+/// The prompt of the next message: the one before, its reply, and ten tokens more.
 std::vector<token_id> history(std::vector<token_id> prompt, const std::vector<token_id>& reply) {
   prompt.insert(prompt.end(), reply.begin(), reply.end());
   for (token_id id = 5; id < 15; ++id)
@@ -104,7 +87,7 @@ TEST_CASE("conversations that take turns find what had to leave, and say the sam
       first.push_back(ask(rt, prompt_of(i)).ids);
     for (std::size_t i = 0; i < conversations; ++i) {
       const auto again = ask(rt, history(prompt_of(i), first[i]));
-      CHECK(again.reused < 64);
+      CHECK(again.statistics.reused_tokens < 64);
       second.push_back(again.ids);
     }
     CHECK(rt.load().store.saved == 0);
@@ -120,7 +103,7 @@ TEST_CASE("conversations that take turns find what had to leave, and say the sam
     CHECK(ask(rt, prompt_of(i)).ids == first[i]);
   for (std::size_t i = 0; i < conversations; ++i) {
     const auto again = ask(rt, history(prompt_of(i), first[i]));
-    CHECK(again.reused >= 288);
+    CHECK(again.statistics.reused_tokens >= 288);
     CHECK(again.ids == second[i]);
     if (config.kv_host_bytes > 0) // else some pages are on their way
       CHECK(rt.load().store.host_bytes <= config.kv_host_bytes);
@@ -144,13 +127,13 @@ TEST_CASE("a conversation goes on after a restart, and what the disk damaged is 
     without.kv_disk_bytes = 0;
     runtime rt(without);
     const auto computed = ask(rt, more);
-    CHECK(computed.reused == 0);
+    CHECK(computed.statistics.reused_tokens == 0);
     expected = computed.ids;
   }
   SECTION("as it was") {
     runtime rt(config);
     const auto restored = ask(rt, more);
-    CHECK(restored.reused >= 288);
+    CHECK(restored.statistics.reused_tokens >= 288);
     CHECK(restored.ids == expected);
   }
   SECTION("damaged") {
@@ -165,14 +148,14 @@ TEST_CASE("a conversation goes on after a restart, and what the disk damaged is 
     config.on_notice = heard.sink();
     runtime rt(config);
     const auto computed = ask(rt, more);
-    CHECK(computed.reused < 288);
+    CHECK(computed.statistics.reused_tokens < 288);
     CHECK(computed.ids == expected);
     CHECK_THAT(heard.all(), Catch::Contains("damaged"));
   }
   SECTION("stored otherwise") {
     config.kv_type = "q8_0";
     runtime rt(config);
-    CHECK(ask(rt, more).reused == 0);
+    CHECK(ask(rt, more).statistics.reused_tokens == 0);
   }
 }
 
@@ -186,7 +169,7 @@ TEST_CASE("a session is saved with what had to leave") {
   CHECK(rt.save_session(path, prompt_of(0)) >= 288);
   runtime other(small_config());
   CHECK(other.load_session(path).size() >= 288);
-  CHECK(ask(other, prompt_of(0)).reused >= 288);
+  CHECK(ask(other, prompt_of(0)).statistics.reused_tokens >= 288);
 }
 
 TEST_CASE("a folder that can't be had costs the store alone") {

@@ -10,6 +10,7 @@
 #include <thread>
 
 using namespace tropilla;
+using testing::ask;
 
 namespace {
 
@@ -20,24 +21,6 @@ runtime_config tiny() {
 std::vector<token_id> numbers(std::size_t n) {
   std::vector<token_id> out(n);
   std::iota(out.begin(), out.end(), 3);
-  return out;
-}
-
-struct reply {
-  std::vector<token_id> ids;
-  generation_statistics statistics;
-};
-
-reply ask(runtime& rt, const std::vector<token_id>& prompt, std::size_t tokens = 12) {
-  generation_options o;
-  o.max_tokens = tokens;
-  o.ignore_eos = true;
-  auto g = rt.generate(prompt, o);
-  reply out;
-  for (const auto& p : g)
-    if (p.id >= 0)
-      out.ids.push_back(p.id);
-  out.statistics = g.statistics();
   return out;
 }
 

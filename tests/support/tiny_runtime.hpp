@@ -36,6 +36,26 @@ inline std::vector<token_id> ids_of(reply_channel& channel) {
   return ids;
 }
 
+/// A reply at its end.
+struct ended_reply {
+  std::vector<token_id> ids;
+  generation_statistics statistics;
+};
+
+/// Asks for so many of the most probable tokens behind a prompt, and waits for them.
+inline ended_reply ask(runtime& rt, const std::vector<token_id>& ids, std::size_t tokens = 12) {
+  generation_options o;
+  o.max_tokens = tokens;
+  o.ignore_eos = true;
+  auto g = rt.generate(ids, o);
+  ended_reply out;
+  for (const auto& p : g)
+    if (p.id >= 0)
+      out.ids.push_back(p.id);
+  out.statistics = g.statistics();
+  return out;
+}
+
 /// Bytes that a plan has for a device.
 inline std::size_t planned_bytes(const plan_report& plan, const std::string& device) {
   std::size_t bytes = 0;

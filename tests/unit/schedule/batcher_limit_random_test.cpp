@@ -5,10 +5,10 @@
 
 using namespace tropilla;
 using testing::expected;
-using testing::recording_sink;
 using testing::shape_of;
+using testing::submit_random;
+using testing::table_client;
 using testing::table_top;
-using testing::tokens;
 
 namespace {
 
@@ -39,24 +39,11 @@ TEST_CASE("whatever the limit does and whatever memory is refused, replies are w
     const std::size_t context = 64 + 32 * (random() % 3), extent_pages = 1 + random() % 3;
     const auto shape = shape_of(context, 4 + random() % 60, 1 + random() % 4, context + 32 * (random() % 12));
     moody_table_top t(random, shape, extent_pages);
-    struct client {
-      std::vector<token_id> prompt;
-      generation_options options;
-      std::shared_ptr<recording_sink> sink;
-    };
-    std::vector<client> clients;
+    std::vector<table_client> clients;
     std::optional<page_loan> loan;
     for (request_id next = 1; next <= 12 || !t.batching.idle();) {
-      if (next <= 12 && random() % 3 == 0) {
-        client c;
-        for (std::size_t n = 1 + random() % (context - 1); c.prompt.size() < n;)
-          c.prompt.push_back(static_cast<token_id>(c.prompt.size() < 40 ? 7 : random() % 3));
-        c.options = tokens(1 + random() % 60);
-        c.options.outputs = 1 + (random() % 4 == 0) * (random() % 3);
-        c.options.sampling.seed = random();
-        c.sink = t.submit(next++, c.prompt, c.options);
-        clients.push_back(std::move(c));
-      }
+      if (next <= 12 && random() % 3 == 0)
+        clients.push_back(submit_random(t, random, next++));
       if (random() % 6 == 0)
         t.batching.set_page_limit(random() % (t.pages.size() + 1), random() % 2 == 0);
       if (random() % 20 == 0)

@@ -5,12 +5,12 @@
 
 using namespace tropilla;
 using testing::expected;
-using testing::recording_sink;
 using testing::shape_of;
+using testing::submit_random;
+using testing::table_client;
 using testing::table_mover;
 using testing::table_store;
 using testing::table_top;
-using testing::tokens;
 
 TEST_CASE("whatever is saved, restored and lost, replies are what they are without a store") {
   std::mt19937 random(11);
@@ -22,24 +22,13 @@ TEST_CASE("whatever is saved, restored and lost, replies are what they are witho
     const auto store = std::make_shared<table_store>();
     table_top t(shape, 1000, {}, extent_pages, store);
     table_mover mover(t, store);
-    struct client {
-      std::vector<token_id> prompt;
-      generation_options options;
-      std::shared_ptr<recording_sink> sink;
-    };
-    std::vector<client> clients;
+    std::vector<table_client> clients;
     for (request_id next = 1; next <= 16 || !t.batching.idle();) {
       if (next <= 16 && random() % 3 == 0) {
-        client c;
+        std::vector<token_id> begin;
         if (!clients.empty() && random() % 2 == 0) // goes on with a conversation
-          c.prompt = clients[random() % clients.size()].prompt;
-        for (std::size_t n = 1 + random() % (context - 1); c.prompt.size() < n;)
-          c.prompt.push_back(static_cast<token_id>(c.prompt.size() < 40 ? 7 : random() % 3));
-        c.options = tokens(1 + random() % 60);
-        c.options.outputs = 1 + (random() % 4 == 0) * (random() % 3);
-        c.options.sampling.seed = random();
-        c.sink = t.submit(next++, c.prompt, c.options);
-        clients.push_back(std::move(c));
+          begin = clients[random() % clients.size()].prompt;
+        clients.push_back(submit_random(t, random, next++, std::move(begin)));
       }
       if (random() % 8 == 0)
         t.batching.set_page_limit(random() % (t.pages.size() + 1), random() % 2 == 0);

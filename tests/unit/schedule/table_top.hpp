@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <random>
 #include <vector>
 
 namespace tropilla::testing {
@@ -231,6 +232,24 @@ inline generation_options tokens(std::size_t n) {
   o.max_tokens = n;
   o.ignore_eos = true;
   return o;
+}
+
+struct table_client {
+  std::vector<token_id> prompt;
+  generation_options options;
+  std::shared_ptr<recording_sink> sink;
+};
+
+/// Submits a request of any length that fits, for one output or a few. `begin`: its prompt begins with it.
+inline table_client submit_random(table_top& t, std::mt19937& random, request_id id, std::vector<token_id> begin = {}) {
+  table_client c{std::move(begin), {}, {}};
+  for (std::size_t n = 1 + random() % (t.shape.context - 1); c.prompt.size() < n;)
+    c.prompt.push_back(static_cast<token_id>(c.prompt.size() < 40 ? 7 : random() % 3));
+  c.options = tokens(1 + random() % 60);
+  c.options.outputs = 1 + (random() % 4 == 0) * (random() % 3);
+  c.options.sampling.seed = random();
+  c.sink = t.submit(id, c.prompt, c.options);
+  return c;
 }
 
 /// What a reply is, whatever else happens.
