@@ -102,7 +102,11 @@ device_shard::~device_shard() {
 
 std::size_t device_shard::unpledged_bytes() const {
   const auto usage = arbiter->usage(name());
-  const std::size_t taken = usage.in_use - usage.by_purpose[static_cast<std::size_t>(purpose::kv)] + pledges_->total();
+  std::size_t taken = pledges_->total();
+  const auto planned = pipeline->placement();
+  for (std::size_t p = 0; p < purpose_count; ++p) // what is planned and not leased yet is nobody else's
+    if (p != static_cast<std::size_t>(purpose::kv))
+      taken += std::max(usage.by_purpose[p], planned ? planned->plan.by_purpose[p] : 0);
   return usage.budget - std::min(usage.budget, taken);
 }
 
