@@ -30,9 +30,9 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return out;
 }
 
-/// Slots of a ring: one is used by compute while the others are being filled.
-constexpr std::size_t wanted_slots = 3;
-constexpr std::size_t min_slots = 2;
+/// Slots of a ring: one is used by compute while the other is being filled. A third would have each step read more than
+/// it hides; where spare bytes allow one and times vary, `ring_depth` has the ring grow.
+constexpr std::size_t ring_slots = 2;
 
 struct residency {
   std::vector<bool> streamed;
@@ -47,10 +47,9 @@ std::size_t count_streamable(std::span<const weight_group> groups) {
 }
 
 /// Streams `count` of the streamable groups, spread evenly.
-residency spread(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t count,
-                 std::size_t slots) {
+residency spread(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t count) {
   const std::size_t streamable = count_streamable(groups);
-  residency r{std::vector<bool>(groups.size()), count > 0 ? slots : 0, 0, 0};
+  residency r{std::vector<bool>(groups.size()), count > 0 ? ring_slots : 0, 0, 0};
   for (std::size_t i = 0, place = 0; i < groups.size(); ++i) {
     if (groups[i].streamable) {
       r.streamed[i] = (place + 1) * count / streamable != place * count / streamable;
@@ -68,18 +67,17 @@ residency spread(std::span<const weight_group> groups, std::span<const std::size
 /// Chooses the groups that stay. `room`: bytes for weights.
 residency choose_residency(std::span<const weight_group> groups, std::span<const std::size_t> bytes, std::size_t room,
                            bool bounded) {
-  auto smallest = spread(groups, bytes, 0, 0); // everything stays
+  auto smallest = spread(groups, bytes, 0); // everything stays
   if (!bounded || smallest.bytes <= room)
     return smallest;
   const std::size_t streamable = count_streamable(groups);
-  for (std::size_t slots = wanted_slots; slots >= min_slots; --slots)
-    for (std::size_t count = slots + 1; count <= streamable; ++count) {
-      auto r = spread(groups, bytes, count, slots);
-      if (r.bytes <= room)
-        return r;
-      if (r.bytes < smallest.bytes)
-        smallest = std::move(r);
-    }
+  for (std::size_t count = ring_slots + 1; count <= streamable; ++count) {
+    auto r = spread(groups, bytes, count);
+    if (r.bytes <= room)
+      return r;
+    if (r.bytes < smallest.bytes)
+      smallest = std::move(r);
+  }
   return smallest;
 }
 

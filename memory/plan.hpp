@@ -75,9 +75,9 @@ struct memory_plan {
 
 /// Makes a plan. It is exact: the high-water mark of a run that follows the plan equals `total`.
 ///
-/// With a budget that does not hold all groups, as many streamable ones stay as fit beside a ring of three slots (two
-/// where three leave no room), and the streamed ones are spread evenly between them, so that each load has the compute
-/// of its neighbours to hide behind. When even that does not fit, the plan is the smallest one, and exceeds the budget.
+/// With a budget that does not hold all groups, as many streamable ones stay as fit beside a ring of two slots, and the
+/// streamed ones are spread evenly between them, so that each load has the compute of its neighbours to hide behind.
+/// When even that does not fit, the plan is the smallest one, and exceeds the budget.
 [[nodiscard]] memory_plan make_plan(const plan_input& input);
 
 /// What a replica adds to the plan of its `original`: everything but the weights, and a ring of as many slots. The
