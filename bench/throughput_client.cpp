@@ -84,6 +84,12 @@ void crowd::wait(std::size_t open) {
   changed_.wait(lock, [&] { return submitted_ <= endings_ + open; });
 }
 
+bool crowd::wait_until(double end, std::size_t open) {
+  const auto deadline = began_ + std::chrono::duration_cast<bench_clock::duration>(std::chrono::duration<double>(end));
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, deadline, [&] { return submitted_ <= endings_ + open; });
+}
+
 std::size_t crowd::endings() const {
   const std::lock_guard lock(mutex_);
   return endings_;

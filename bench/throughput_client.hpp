@@ -51,6 +51,8 @@ public:
   std::vector<std::shared_ptr<record>> submit_all(const std::vector<request>& requests);
   /// Waits until at most so many replies have not ended.
   void wait(std::size_t open = 0);
+  /// As `wait`, until `end` seconds from the beginning at most; false: it was over first.
+  [[nodiscard]] bool wait_until(double end, std::size_t open);
 
   /// Endings that came, one for each request unless the runtime broke its promise.
   [[nodiscard]] std::size_t endings() const;

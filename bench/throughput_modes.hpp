@@ -32,8 +32,9 @@ struct throughput_options {
 /// have alone, and memory stays inside the plan. `failed` in the report counts what is wrong.
 [[nodiscard]] json run_streams(const throughput_options& o);
 
-/// Phases of so many streams at once, each stream followed by another when it ends: tokens per second of each phase,
-/// the longest time between two tokens of a reply, moves of memory, and bytes by purpose over time.
+/// Phases of so many streams at once, each stream followed by another when it ends; replies that a phase leaves open
+/// are cancelled. Tokens per second of each phase and of all, the longest time between two tokens of a reply, moves of
+/// memory, and bytes by purpose over time.
 [[nodiscard]] json run_flow(const throughput_options& o);
 
 /// Conversations that take turns, a few at a time, so that each finds its pages gone when it comes back: tokens per
