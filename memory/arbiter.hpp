@@ -101,15 +101,12 @@ struct device_usage {
 /// Liveness: a queued request is answered as long as the holders of leases give them back. Callers that hold leases
 /// while they wait in `acquire` for more can wait for each other for ever, unless the budget has room for all that they
 /// hold and wait for. A plan has that room for a device's weight groups and ring; what the ring has beyond its plan,
-/// its reclaimer gives back. Any other caller that needs several blocks, on one device or more, asks for all of them
-/// with `acquire_all`. A caller that needs more while it holds some uses `try_acquire`, which never waits; when that is
-/// refused, it gives back what it holds and asks for everything with `acquire_all` (a sequence that is preempted and
-/// computed again). Waiters are served in one order for all devices, and nobody is overtaken by an equal on a device
-/// that both need, so nobody starves.
+/// its reclaimer gives back. Any other caller that holds leases and needs more uses `try_acquire`, which never waits,
+/// and gives up what it holds when that is refused (a sequence that is preempted and computed again). No waiter is
+/// overtaken on its device by an equal, so nobody starves.
 class memory_arbiter : public std::enable_shared_from_this<memory_arbiter> {
 public:
   using grant = std::variant<lease, refusal>;
-  using grants = std::variant<std::vector<lease>, refusal>; ///< leases in the order of the requests
   using ticket = std::uint64_t;
 
   [[nodiscard]] static std::shared_ptr<memory_arbiter> make();
@@ -130,10 +127,6 @@ public:
   /// and other such callers hold and wait for (see Liveness)
   ticket acquire(const memory_request& request, std::function<void(grant)> done);
 
-  /// As `acquire`, for all of the requests or none: nothing is held while it waits. The highest priority among them
-  /// counts.
-  ticket acquire_all(std::vector<memory_request> requests, std::function<void(grants)> done);
-
   /// Refuses a queued request; false when it was answered already.
   bool cancel(ticket t);
 
@@ -147,13 +140,9 @@ public:
   /// budget has room for. Nothing else changes. Throws `error` (invalid_argument) for an unknown device.
   void trim(const std::string& device);
 
-  /// Registers a function that can give bytes of a device back. Among equals, the one registered first is asked first.
-  /// Throws `error` (invalid_argument) for an unknown device.
-  [[nodiscard]] reclaim_registration add_reclaimer(const std::string& device, reclaimable what, reclaimer ask);
-  /// Asks the reclaimers for what is short, if anything is. Called when bytes have become reclaimable (a sequence that
-  /// is idle from now on, a prefix that enters a cache): waiters may be there already. Otherwise cheap. Throws `error`
-  /// (invalid_argument) for an unknown device.
-  void press(const std::string& device);
+  /// Registers a function that can give bytes of a device back. Reclaimers are asked in the order in which they were
+  /// registered. Throws `error` (invalid_argument) for an unknown device.
+  [[nodiscard]] reclaim_registration add_reclaimer(const std::string& device, reclaimer ask);
 
   /// Calls `hear` for every grant and return of a device's bytes until the last copy of the result is gone. Called on
   /// whatever thread asks or gives back, with the arbiter's lock held: it must only take notes. It must not throw.
@@ -164,8 +153,7 @@ public:
   [[nodiscard]] device_usage usage(const std::string& device) const;
   [[nodiscard]] std::vector<device_usage> usage() const;
 
-  /// For tests of refusals: the `n`-th acquisition from now is refused, of whatever kind, counting each `acquire_all`
-  /// as one. 0 refuses none.
+  /// For tests of refusals: the `n`-th acquisition from now is refused, whether it waits or not. 0 refuses none.
   void refuse_acquisition(std::uint64_t n);
 
 private:

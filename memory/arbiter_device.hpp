@@ -17,10 +17,13 @@ class arbiter_device {
 public:
   explicit arbiter_device(const device_setup& setup);
 
-  /// The bytes that a request takes. Requests are compared with the budget first, since rounding may wrap.
+  /// The bytes that a request takes. @pre it is not larger than the reservation: rounding may wrap
   [[nodiscard]] std::size_t rounded(const memory_request& r) const noexcept { return blocks.rounded(r.bytes); }
-  /// The bytes that a request takes from the budget now: none for outside memory that is leased already.
+  /// The bytes that a request takes from the budget now: none for outside memory that is leased already. Those of a
+  /// request that is larger than the budget are not rounded.
   [[nodiscard]] std::size_t taken_by(const memory_request& r) const noexcept {
+    if (r.bytes > usage.budget)
+      return r.bytes;
     return r.outside && r.outside->data && outside_.contains(r.outside->data) ? 0 : rounded(r);
   }
   [[nodiscard]] std::size_t room() const noexcept {
@@ -49,10 +52,9 @@ public:
   device_usage usage; ///< waiters: counted where they are queued and answered
   std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
   std::size_t unallocated = 0;                                        ///< bytes that had room but no block
-  std::size_t asked = 0;                                              ///< scratch: of the requests being looked at
   bool blocked = false;                                               ///< scratch: an earlier waiter needs it
-  bool pressing = false;                                              ///< a thread is asking the reclaimers
-  bool press_again = false;                                           ///< and should go on
+  bool asking = false;                                                ///< a thread is asking the reclaimers
+  bool ask_again = false;                                             ///< and should go on
 
 private:
   void tell_observers(const lease::block& b, bool granted) const noexcept;

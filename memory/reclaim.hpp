@@ -1,8 +1,7 @@
-/// Reclaimers are functions that give bytes of a device back when others wait for them, asked in a fixed order.
+/// Reclaimers are functions that give bytes of a device back when others wait for them.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -12,19 +11,13 @@ namespace detail {
 class arbiter_device;
 }
 
-/// Kinds of reclaimable bytes, in the order in which they are asked for: first what costs least to have again. If
-/// reclaiming is not enough, requests wait; the lowest priority waits longest. A runtime registers ring slots alone.
-enum class reclaimable : std::uint8_t {
-  ring_slots,      ///< with weights that were loaded ahead: read again
-  cached_prefixes, ///< keys and values that no sequence uses: perhaps never missed
-  idle_sequences,  ///< their keys and values: computed again
-};
-
 /// Answers with how many bytes it will give back, by letting go of leases now or later. `bytes` is what is short now.
 /// Bytes that were promised and are still in flight are short, too, so the answer counts them again; asking twice then
-/// takes nothing twice. Called on the thread that asked for bytes, changed the budget or gave bytes back, without the
-/// arbiter's lock, never twice at a time for one device. It may call the arbiter. Letting go of a lease may call others
-/// from within: waiters that it serves, another device's reclaimers. It must not throw.
+/// takes nothing twice. Called while bytes are short: when a request is queued, bytes come back or the budget changes.
+/// Bytes that become reclaimable in between are not asked for: their holder looks at `device_usage::shortage`. Called
+/// on the thread that asked for bytes, changed the budget or gave bytes back, without the arbiter's lock, never twice
+/// at a time for one device. It may call the arbiter. Letting go of a lease may call others from within: waiters that
+/// it serves, another device's reclaimers. It must not throw.
 using reclaimer = std::function<std::size_t(std::size_t bytes)>;
 
 /// Keeps a reclaimer registered. When it is gone, the reclaimer is not called any more: one that another thread is in

@@ -12,7 +12,6 @@ namespace tropilla {
 /// One registered reclaimer. No lock is held while it runs: it may let go of leases, and those may lead into another
 /// reclaimer.
 struct reclaim_registration::entry {
-  reclaimable what{};
   reclaimer ask;
 
   [[nodiscard]] std::size_t give_back(std::size_t bytes);

@@ -314,9 +314,9 @@ void device_shard::spawn_pipeline(cast::weight_pipeline& out,
                                                             .slots = slots,
                                                             .kept = kept,
                                                             .log = shared_.log_of(log_component::prefetcher)});
-  // Two slots are what streaming needs; what the ring has beyond them goes first when bytes are short.
+  // Two slots are what streaming needs; what the ring has beyond them goes when bytes are short.
   ring_reclaimer_ = arbiter->add_reclaimer(
-      std::string(dev->name()), reclaimable::ring_slots,
+      std::string(dev->name()),
       [slots, slot_bytes = next_placement->plan.slot_bytes, to = out.prefetcher](std::size_t bytes) -> std::size_t {
         const std::size_t spare = *slots > 2 ? *slots - 2 : 0;
         const std::size_t wanted = slot_bytes > 0 ? std::min(spare, divide_up(bytes, slot_bytes)) : 0;

@@ -1,5 +1,5 @@
-// Clients that need several blocks, driven by a virtual clock through thousands of schedules: all of them come to their
-// end, whatever is cancelled, reclaimed and taken off the budget meanwhile.
+// Clients that come to need more than they hold, driven by a virtual clock through thousands of schedules: all of them
+// come to their end, whatever is cancelled, reclaimed and taken off the budget meanwhile.
 #include "memory/arbiter.hpp"
 
 #include <catch2/catch.hpp>
@@ -52,7 +52,9 @@ struct world {
   std::shared_ptr<memory_arbiter> arbiter = memory_arbiter::make();
   virtual_clock clock;
   std::mt19937 random;
-  std::deque<lease> cache; ///< reclaimable
+  std::deque<lease> cache;                     ///< reclaimable
+  bool later = false;                          ///< the cache gives back some time after it was asked, not at once
+  std::map<std::string, std::size_t> promised; ///< by device: on its way back
   int asked = 0, answered = 0;
 
   explicit world(unsigned seed) : random(seed) {
@@ -66,39 +68,57 @@ struct world {
     return {devices[below(2)], (1 + below(48)) * kib, static_cast<purpose>(below(purpose_count)),
             static_cast<priority>(below(3))};
   }
+
+  /// The cache's reclaimer.
+  std::size_t reclaim(const std::string& device, std::size_t bytes) {
+    std::size_t given = promised[device];
+    while (given < bytes) { // from the start each time: letting go may have others called who change the cache
+      const auto it = std::find_if(cache.begin(), cache.end(), [&](const lease& l) { return l.device() == device; });
+      if (it == cache.end())
+        break;
+      given += it->bytes();
+      const auto oldest = std::make_shared<lease>(std::move(*it));
+      cache.erase(it);
+      if (!later)
+        continue;
+      promised[device] += oldest->bytes();
+      clock.after(1 + below(9), [this, device, oldest] {
+        promised[device] -= oldest->bytes();
+        oldest->reset();
+      });
+    }
+    return given;
+  }
+
+  /// Puts a lease into the cache, and takes from the cache what others wait for already.
+  void keep(lease l) {
+    const std::string device(l.device());
+    cache.push_back(std::move(l));
+    if (const auto shortage = arbiter->usage(device).shortage; shortage > 0)
+      reclaim(device, shortage);
+  }
 };
 
-/// Goes through rounds. In each it acquires a set of blocks, holds it, perhaps wants more, and gives all of it back,
-/// some of it into the cache.
+/// Goes through rounds. In each it acquires a block, holds it, perhaps wants more, and gives all of it back, some of it
+/// into the cache.
 class client {
 public:
   client(world& w, int rounds) : w_(w), rounds_(rounds) {}
 
   void start() {
-    w_.clock.after(1 + w_.below(5), [this] { begin(); });
+    w_.clock.after(1 + w_.below(5), [this] { ask(w_.any_request()); });
   }
   [[nodiscard]] bool finished() const { return rounds_ == 0; }
 
 private:
-  void begin() {
-    wanted_.clear();
-    for (unsigned i = 1 + w_.below(3); i > 0; --i) // of at most 48 KiB: two fit any device, alone
-      wanted_.push_back(w_.any_request());
-    for (const auto& d : devices) { // each client's set fits alone
-      std::size_t sum = 0;
-      std::erase_if(wanted_, [&](const auto& r) { return r.device == d && (sum += r.bytes) > most; });
-    }
-    ask();
-  }
-
-  void ask() {
+  void ask(const memory_request& request) {
     ++w_.asked;
     waiting_ = true;
-    ticket_ = w_.arbiter->acquire_all(wanted_, [this](memory_arbiter::grants g) {
+    ticket_ = w_.arbiter->acquire(request, [this](memory_arbiter::grant g) {
       ++w_.answered;
       waiting_ = false;
-      if (auto* leases = std::get_if<0>(&g))
-        held_ = std::move(*leases);
+      if (auto* granted = std::get_if<lease>(&g))
+        held_.push_back(std::move(*granted));
       w_.clock.after(1 + w_.below(9), [this] { held_.empty() ? end() : more(); });
     });
     if (waiting_ && w_.below(8) == 0)
@@ -107,33 +127,28 @@ private:
       });
   }
 
-  /// Wants one block more: without waiting, or by giving all back and asking for the whole.
+  /// Wants one block more: without waiting, or by giving all back and asking for as much in one block.
   void more() {
-    if (w_.below(2) == 0 || wanted_.size() > 4)
+    if (w_.below(4) == 0 || held_.size() > 4)
       return end();
-    const auto request = w_.any_request();
-    std::size_t sum = request.bytes;
-    for (const auto& r : wanted_)
-      sum += r.device == request.device ? r.bytes : 0;
-    if (sum > most)
-      return end();
-    wanted_.push_back(request);
+    auto request = w_.any_request();
     auto g = w_.arbiter->try_acquire(request);
     if (auto* l = std::get_if<lease>(&g)) {
       held_.push_back(std::move(*l));
       w_.clock.after(1 + w_.below(9), [this] { more(); });
       return;
     }
+    for (const auto& l : held_)
+      request.bytes = std::min(most, request.bytes + l.bytes());
     held_.clear(); // preempted
-    ask();
+    ask(request);
   }
 
   void end() {
     if (!held_.empty() && w_.below(2) == 0) { // some of it stays for others, until they need the bytes
-      const std::string device(held_.back().device());
-      w_.cache.push_back(std::move(held_.back()));
+      lease last = std::move(held_.back());
       held_.pop_back();
-      w_.arbiter->press(device);
+      w_.keep(std::move(last));
     }
     held_.clear();
     if (--rounds_ > 0)
@@ -144,7 +159,6 @@ private:
   int rounds_;
   bool waiting_ = false;
   std::optional<memory_arbiter::ticket> ticket_;
-  std::vector<memory_request> wanted_;
   std::vector<lease> held_;
 };
 
@@ -154,29 +168,10 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
   int total = 0;
   for (unsigned seed = 0; seed < schedules; ++seed) {
     world w(seed);
-    const bool later = w.below(2) == 0; // the cache gives back at once, or some time after it was asked
+    w.later = w.below(2) == 0;
     std::vector<reclaim_registration> registered;
-    std::map<std::string, std::size_t> promised;
     for (const auto& d : devices)
-      registered.push_back(w.arbiter->add_reclaimer(d, reclaimable::cached_prefixes, [&, d](std::size_t bytes) {
-        std::size_t given = promised[d];
-        while (given < bytes) { // from the start each time: letting go may have others called who change the cache
-          const auto it = std::find_if(w.cache.begin(), w.cache.end(), [&](const lease& l) { return l.device() == d; });
-          if (it == w.cache.end())
-            break;
-          given += it->bytes();
-          const auto oldest = std::make_shared<lease>(std::move(*it));
-          w.cache.erase(it);
-          if (!later)
-            continue;
-          promised[d] += oldest->bytes();
-          w.clock.after(1 + w.below(9), [&promised, d, oldest] {
-            promised[d] -= oldest->bytes();
-            oldest->reset();
-          });
-        }
-        return given;
-      }));
+      registered.push_back(w.arbiter->add_reclaimer(d, [&, d](std::size_t bytes) { return w.reclaim(d, bytes); }));
     client a(w, 6), b(w, 6);
     a.start();
     b.start();
@@ -205,7 +200,8 @@ TEST_CASE("two streams of requests that fit alone never wait for each other for 
   CHECK(total > static_cast<int>(schedules) * 12);
 }
 
-TEST_CASE("two who hold and wait block each other, and asking for all at once they don't", "[memory_arbiter]") {
+TEST_CASE("two who hold and wait block each other, and two who give back before they ask again don't",
+          "[memory_arbiter]") {
   const auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, most, most, 64);
   const memory_request half{"host:0", 60 * kib, purpose::kv}, rest{"host:0", 40 * kib, purpose::kv};
@@ -227,13 +223,17 @@ TEST_CASE("two who hold and wait block each other, and asking for all at once th
   CHECK(first.size() == 2);
   first.clear();
 
-  const auto both = [](std::vector<lease>& held) {
-    return [&held](memory_arbiter::grants g) { held = std::get<0>(std::move(g)); };
-  };
-  a->acquire_all({half, rest}, both(first));
-  a->acquire_all({rest, half}, both(second));
-  CHECK(first.size() == 2);
+  const memory_request all{"host:0", most, purpose::kv};
+  a->acquire(half, into(first));
+  a->acquire(rest, into(second));
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(rest)));
+  first.clear();
+  a->acquire(all, into(first));
+  CHECK(std::holds_alternative<refusal>(a->try_acquire(half))); // there is room, and the first waits for it
+  second.clear();
+  CHECK(first.size() == 1);
+  a->acquire(all, into(second));
   CHECK(second.empty());
   first.clear();
-  CHECK(second.size() == 2);
+  CHECK(second.size() == 1);
 }

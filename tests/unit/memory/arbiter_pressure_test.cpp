@@ -50,13 +50,13 @@ struct holder {
 
 } // namespace
 
-TEST_CASE("under pressure ring slots go first, then prefixes, then idle sequences, and no more than is short",
+TEST_CASE("reclaimers are asked in the order in which they were registered, and for no more than is short",
           "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   std::array<holder, 3> holders;
   std::vector<reclaim_registration> registered;
-  for (const auto what : {reclaimable::idle_sequences, reclaimable::ring_slots, reclaimable::cached_prefixes})
-    registered.push_back(a->add_reclaimer("host:0", what, holders[static_cast<std::size_t>(what)].answer()));
+  for (auto& h : holders)
+    registered.push_back(a->add_reclaimer("host:0", h.answer()));
   for (auto& h : holders)
     for (int i = 0; i < 3; ++i)
       h.held.push_back(take(*a, 10 * kib));
@@ -76,6 +76,15 @@ TEST_CASE("under pressure ring slots go first, then prefixes, then idle sequence
   CHECK(holders[2].held.size() == 2);
   CHECK(holders[1].asked.front() == 40 * kib);
   CHECK(holders[2].asked.front() == 10 * kib);
+
+  got.reset();
+  registered[0].reset();
+  registered[0] = a->add_reclaimer("host:0", holders[0].answer()); // from now on the last
+  holders[0].held.push_back(take(*a, 10 * kib));
+  a->acquire(wants(80 * kib), [&](memory_arbiter::grant g) { got = std::get<lease>(std::move(g)); }); // 70 KiB are free
+  CHECK(got);
+  CHECK(holders[0].held.size() == 1);
+  CHECK(holders[2].held.size() == 1);
 }
 
 TEST_CASE("what was promised and comes later is not asked for twice", "[memory_arbiter]") {
@@ -85,11 +94,11 @@ TEST_CASE("what was promised and comes later is not asked for twice", "[memory_a
     slots.push_back(take(*a, 10 * kib));
   std::size_t promised = 0; // of the slots, from its end
   int beyond = 0;
-  const auto first = a->add_reclaimer("host:0", reclaimable::ring_slots, [&](std::size_t bytes) {
+  const auto first = a->add_reclaimer("host:0", [&](std::size_t bytes) {
     promised = std::max(promised, (bytes + 10 * kib - 1) / (10 * kib));
     return promised * 10 * kib;
   });
-  const auto second = a->add_reclaimer("host:0", reclaimable::idle_sequences, [&](std::size_t) {
+  const auto second = a->add_reclaimer("host:0", [&](std::size_t) {
     ++beyond;
     return std::size_t{0};
   });
@@ -111,7 +120,7 @@ TEST_CASE("a budget that falls below what is in use is reached by asking, and ba
           "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   holder prefixes;
-  auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  auto registered = a->add_reclaimer("host:0", prefixes.answer());
   for (int i = 0; i < 10; ++i)
     prefixes.held.push_back(take(*a, 10 * kib));
   a->set_budget("host:0", 75 * kib);
@@ -128,20 +137,22 @@ TEST_CASE("a budget that falls below what is in use is reached by asking, and ba
   CHECK(granted == 1);
 }
 
-TEST_CASE("bytes that become reclaimable while others wait are asked for with press", "[memory_arbiter]") {
+TEST_CASE("bytes that come back have reclaimers asked for what is still short", "[memory_arbiter]") {
   const auto a = with_budget(50 * kib);
-  lease running = take(*a, 50 * kib);
+  lease running = take(*a, 40 * kib), other = take(*a, 5 * kib), last = take(*a, 5 * kib);
   holder prefixes;
-  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  const auto registered = a->add_reclaimer("host:0", prefixes.answer());
   bool granted = false;
   a->acquire(wants(10 * kib), [&](const memory_arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
   CHECK(!granted);
+  CHECK(prefixes.asked == std::vector<std::size_t>{10 * kib});
   prefixes.held.push_back(std::move(running)); // the sequence ended, its pages stay for others
-  a->press("host:0");
+  CHECK(a->usage("host:0").shortage == 10 * kib);
+  other.reset();
   CHECK(granted);
-  prefixes.asked.clear();
-  a->press("host:0"); // nobody lacks anything
-  CHECK(prefixes.asked.empty());
+  CHECK(prefixes.asked == std::vector<std::size_t>{10 * kib, 5 * kib});
+  last.reset(); // nobody lacks anything
+  CHECK(prefixes.asked.size() == 2);
 }
 
 TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[memory_arbiter]") {
@@ -149,22 +160,24 @@ TEST_CASE("a reclaimer may end its own registration, and is not asked again", "[
   const lease all = take(*a, 10 * kib);
   reclaim_registration registered;
   int asked = 0;
-  registered = a->add_reclaimer("host:0", reclaimable::ring_slots, [&](std::size_t) {
+  registered = a->add_reclaimer("host:0", [&](std::size_t) {
     ++asked;
     registered.reset();
     return std::size_t{0};
   });
-  const auto ticket = a->acquire(wants(kib), [](const memory_arbiter::grant&) {});
-  a->press("host:0");
+  std::vector<memory_arbiter::ticket> waiting;
+  for (int i = 0; i < 2; ++i)
+    waiting.push_back(a->acquire(wants(kib), [](const memory_arbiter::grant&) {}));
   CHECK(asked == 1);
-  CHECK(a->cancel(ticket));
+  for (const auto ticket : waiting)
+    CHECK(a->cancel(ticket));
 }
 
 TEST_CASE("a request that has room but no place has reclaimers asked, too", "[memory_arbiter]") {
   const auto a = memory_arbiter::make();
   a->add_device("host:0", nullptr, 40 * kib, 40 * kib, 64); // no address space beyond the budget
   holder prefixes;
-  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, prefixes.answer());
+  const auto registered = a->add_reclaimer("host:0", prefixes.answer());
   std::vector<lease> all;
   for (int i = 0; i < 4; ++i)
     all.push_back(take(*a, 10 * kib));
@@ -210,32 +223,8 @@ TEST_CASE("memory that lies elsewhere counts against the budget and lives as lon
   CHECK(a->usage("host:0").in_use == 0);
 }
 
-TEST_CASE("several blocks on several devices are granted together or not at all", "[memory_arbiter]") {
-  const auto a = with_budget(100 * kib);
-  a->add_device("host:1", nullptr, 100 * kib, 50 * kib, 64);
-  lease other = std::get<lease>(a->try_acquire({"host:1", 30 * kib, purpose::kv}));
-  std::vector<lease> got;
-  a->acquire_all({wants(20 * kib), {"host:1", 30 * kib, purpose::weights}}, [&](memory_arbiter::grants g) {
-    got = std::get<0>(std::move(g)); // in the order of the requests
-  });
-  CHECK(got.empty());
-  CHECK(a->usage("host:0").in_use == 0); // it holds nothing while it waits
-  CHECK(a->usage("host:0").high_water == 0);
-  CHECK(std::holds_alternative<refusal>(a->try_acquire(wants(kib)))); // and is not overtaken
-  other.reset();
-  REQUIRE(got.size() == 2);
-  CHECK(got[0].device() == "host:0");
-  CHECK(got[1].device() == "host:1");
-  bool refused = false;
-  a->acquire_all({wants(60 * kib), wants(60 * kib)},
-                 [&](const memory_arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
-  CHECK(refused); // together they exceed the budget
-  a->acquire_all({}, [&](const memory_arbiter::grants& g) { refused = std::holds_alternative<refusal>(g); });
-  CHECK(!refused);
-}
-
 TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behind", "[memory_arbiter]") {
-  for (std::uint64_t n = 1; n <= 6; ++n) {
+  for (std::uint64_t n = 1; n <= 4; ++n) {
     const auto a = with_budget(100 * kib);
     a->refuse_acquisition(n);
     std::vector<bool> refused;
@@ -244,10 +233,8 @@ TEST_CASE("the n-th acquisition is refused for every n, and nothing is left behi
       refused.push_back(std::holds_alternative<refusal>(a->try_acquire(wants(kib))));
       a->acquire(wants(kib),
                  [&](const memory_arbiter::grant& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
-      a->acquire_all({wants(kib), wants(kib)},
-                     [&](const memory_arbiter::grants& g) { refused.push_back(std::holds_alternative<refusal>(g)); });
     }
-    std::vector<bool> expected(6);
+    std::vector<bool> expected(4);
     expected[n - 1] = true;
     CHECK(refused == expected);
     CHECK(a->usage("host:0").in_use == 0);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -81,6 +82,38 @@ TEST_CASE("waiters are served by rank, then in order, and none is overtaken by i
   CHECK(order == std::vector<int>{4, 2, 3, 1});
   std::exchange(held, {}).clear();
   CHECK(a->usage("host:0").in_use == 0);
+}
+
+TEST_CASE("who waits on one device holds up nobody on another", "[memory_arbiter]") {
+  const auto a = with_budget(100 * kib);
+  a->add_device("host:1", nullptr, 100 * kib, 50 * kib, 64);
+  lease first = std::get<lease>(a->try_acquire(wants(100 * kib)));
+  lease second = std::get<lease>(a->try_acquire({"host:1", 40 * kib, purpose::kv}));
+  std::vector<std::string> order;
+  std::vector<lease> held;
+  const auto queue = [&](const memory_request& r) {
+    return a->acquire(r, [&](memory_arbiter::grant g) {
+      if (auto* granted = std::get_if<lease>(&g)) {
+        order.emplace_back(granted->device());
+        held.push_back(std::move(*granted));
+      }
+    });
+  };
+  queue(wants(kib, priority::urgent));
+  const auto large = queue({"host:1", 50 * kib, purpose::kv, priority::urgent});
+  queue({"host:1", kib, purpose::kv, priority::background});
+  CHECK(order.empty()); // 1 KiB has room behind 50
+  second.reset();
+  CHECK(order == std::vector<std::string>{"host:1"});
+  queue(wants(kib, priority::background));
+  std::exchange(held, {}).clear();
+  CHECK(order == std::vector<std::string>{"host:1", "host:1"});
+  CHECK(!a->cancel(large));
+  CHECK(std::holds_alternative<lease>(a->try_acquire({"host:1", kib, purpose::kv})));
+  CHECK(a->usage("host:0").waiters == 2);
+  CHECK(a->usage("host:1").waiters == 0);
+  first.reset();
+  CHECK(order == std::vector<std::string>{"host:1", "host:1", "host:0", "host:0"});
 }
 
 TEST_CASE("a cancelled waiter is answered once, with a refusal", "[memory_arbiter]") {
@@ -165,7 +198,7 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
   };
   std::mutex cache_lock;
   std::vector<lease> cache; // with owner -1
-  const auto registered = a->add_reclaimer("host:0", reclaimable::cached_prefixes, [&](std::size_t bytes) {
+  const reclaimer give_back = [&](std::size_t bytes) {
     std::size_t given = 0;
     while (given < bytes) {
       lease one;
@@ -180,46 +213,79 @@ TEST_CASE("threads never share a byte, whatever is taken back and off the budget
       given += one.bytes();
     }
     return given;
-  });
+  };
+  const auto registered = a->add_reclaimer("host:0", give_back);
   constexpr int threads = 4, rounds = 300;
-  std::atomic<int> answered = 0;
+  std::atomic<int> refused = 0, preempted = 0;
   {
     std::vector<std::jthread> crowd;
     for (int t = 1; t <= threads; ++t)
       crowd.emplace_back([&, t] {
         std::mt19937 random(static_cast<unsigned>(t));
-        for (int i = 0; i < rounds; ++i) {
-          std::vector<memory_request> requests(1 + random() % 3);
-          for (auto& r : requests) // three of them fit the lowest budget
-            r = {"host:0", 1 + random() % (500 * granule), random() % 2 ? purpose::kv : purpose::ring,
-                 static_cast<priority>(random() % 3)};
-          std::vector<lease> held;
+        std::vector<lease> held;
+        const auto hold = [&](lease l) {
+          mark(l, 0, t);
+          held.push_back(std::move(l));
+        };
+        const auto acquire = [&](const memory_request& r) {
+          lease granted;
           std::atomic<bool> done = false;
-          a->acquire_all(std::move(requests), [&](memory_arbiter::grants g) {
-            if (auto* leases = std::get_if<0>(&g))
-              held = std::move(*leases);
+          a->acquire(r, [&](memory_arbiter::grant g) {
+            if (auto* l = std::get_if<lease>(&g))
+              granted = std::move(*l);
             done = true;
             done.notify_one();
           });
           done.wait(false);
-          answered += held.empty() ? 0 : 1;
+          if (granted)
+            hold(std::move(granted));
+          else
+            ++refused;
+        };
+        for (int i = 0; i < rounds; ++i) {
+          std::size_t bytes = 0; // of at most three blocks: as one they fit the lowest budget
+          const auto wants_more = [&] {
+            const std::size_t more = 1 + random() % (500 * granule);
+            bytes += more;
+            return memory_request{"host:0", more, random() % 2 ? purpose::kv : purpose::ring,
+                                  static_cast<priority>(random() % 3)};
+          };
+          acquire(wants_more());
+          for (auto more = random() % 3; more > 0; --more) {
+            auto request = wants_more();
+            auto g = a->try_acquire(request);
+            if (auto* l = std::get_if<lease>(&g)) {
+              hold(std::move(*l));
+              continue;
+            }
+            for (const auto& l : held)
+              mark(l, t, 0);
+            held.clear();
+            ++preempted;
+            request.bytes = bytes;
+            acquire(request);
+            break;
+          }
+          bool kept = false;
           for (auto& l : held) {
-            mark(l, 0, t);
             const bool keep = random() % 4 == 0;
             mark(l, t, keep ? -1 : 0);
-            if (keep) {
-              const std::lock_guard lock(cache_lock);
-              cache.push_back(std::move(l));
-            }
+            if (!keep)
+              continue;
+            const std::lock_guard lock(cache_lock);
+            cache.push_back(std::move(l));
+            kept = true;
           }
           held.clear();
-          a->press("host:0");
+          if (const auto shortage = kept ? a->usage("host:0").shortage : 0; shortage > 0)
+            give_back(shortage);
           if (t == 1)
             a->set_budget("host:0", i % 2 ? budget : budget / 2);
         }
       });
   }
-  CHECK(answered == threads * rounds);
+  CHECK(refused == 0);
+  CHECK(preempted > 0);
   CHECK(mixed_up == 0);
   cache.clear();
   CHECK(a->usage("host:0").in_use == 0);
