@@ -19,28 +19,20 @@ namespace tropilla {
 using detail::arbiter_device;
 
 struct memory_arbiter::impl {
-  struct waiter {
-    ticket id = 0;
-    arbiter_device* on = nullptr;
-    memory_request request;
-    std::function<void(grant)> done;
-  };
-
   /// An answer that is due once the lock is released. What the request keeps alive ends after the lock, too.
   struct answer {
-    waiter to;
+    arbiter_device::waiter to;
     grant what;
   };
 
   /// Work that is left for when the lock is released.
   struct aftermath {
     std::vector<answer> answers;
-    std::vector<arbiter_device*> to_ask; ///< whose reclaimers are asked
+    arbiter_device* short_of_bytes = nullptr; ///< its reclaimers are asked
   };
 
   mutable std::mutex mutex;
   std::map<std::string, arbiter_device, std::less<>> devices;
-  std::list<waiter> queue; ///< in the order in which they will be served
   ticket next_ticket = 1;
   std::uint64_t refuse_in = 0; ///< acquisitions until one is refused for a test; 0: never
 
@@ -90,57 +82,44 @@ struct memory_arbiter::impl {
     return granted;
   }
 
-  void enqueue(waiter w) {
-    ++w.on->usage.waiters;
-    w.on->usage.waiting_bytes += w.on->rounded(w.request);
+  static void enqueue(arbiter_device& a, arbiter_device::waiter w) {
+    a.usage.waiting_bytes += a.rounded(w.request);
     const auto place =
-        std::find_if(queue.begin(), queue.end(), [&](const auto& q) { return q.request.rank < w.request.rank; });
-    queue.insert(place, std::move(w));
+        std::find_if(a.queue.begin(), a.queue.end(), [&](const auto& q) { return q.request.rank < w.request.rank; });
+    a.queue.insert(place, std::move(w));
   }
 
   /// Takes a waiter out of the queue and owes it an answer. Returns the next.
-  auto answer_with(std::list<waiter>::iterator w, grant what, aftermath& due) {
-    --w->on->usage.waiters;
-    w->on->usage.waiting_bytes -= w->on->rounded(w->request);
+  static auto answer_with(arbiter_device& a, std::list<arbiter_device::waiter>::iterator w, grant what,
+                          aftermath& due) {
+    a.usage.waiting_bytes -= a.rounded(w->request);
     due.answers.push_back({std::move(*w), std::move(what)});
-    return queue.erase(w);
+    return a.queue.erase(w);
   }
 
   [[nodiscard]] static bool should_ask(const arbiter_device& a) noexcept {
     return !a.reclaimers.empty() && a.shortage() > 0;
   }
 
-  /// Serves waiters in order. One that can't be served blocks its device for those behind it, so that a large request
-  /// is not overtaken for ever by small ones.
-  void serve(const std::shared_ptr<memory_arbiter>& self, aftermath& due) {
-    for (auto& [name, a] : devices) {
-      a.blocked = false;
-      a.unallocated = 0;
+  /// Serves the waiters of a device in order, up to one that can't be served: those behind it wait, too, so that a
+  /// large request is not overtaken for ever by small ones.
+  static void serve(arbiter_device& a, const std::shared_ptr<memory_arbiter>& self, aftermath& due) {
+    while (!a.queue.empty()) {
+      auto answered = take(a, a.queue.front().request, self);
+      if (!answered)
+        break;
+      answer_with(a, a.queue.begin(), std::move(*answered), due);
     }
-    for (auto w = queue.begin(); w != queue.end();) {
-      auto& a = *w->on;
-      if (a.blocked) {
-        ++w;
-      } else if (auto answered = take(a, w->request, self)) {
-        w = answer_with(w, std::move(*answered), due);
-      } else {
-        if (const std::size_t bytes = a.taken_by(w->request); bytes <= a.room())
-          a.unallocated = bytes; // reclaimers are asked for as much: what it joins may be enough
-        a.blocked = true;
-        ++w;
-      }
-    }
-    for (auto& [name, a] : devices)
-      if (should_ask(a))
-        due.to_ask.push_back(&a);
+    if (should_ask(a))
+      due.short_of_bytes = &a;
   }
 
   /// Call without the lock.
   void settle(aftermath& due) {
     for (auto& d : due.answers)
       d.to.done(std::move(d.what));
-    for (auto* a : due.to_ask)
-      ask_reclaimers(*a);
+    if (due.short_of_bytes)
+      ask_reclaimers(*due.short_of_bytes);
   }
 
   /// Asks the reclaimers of a device in their order for what is short. One thread at a time: another's wish is noted
@@ -172,8 +151,9 @@ struct memory_arbiter::impl {
     aftermath due;
     {
       const std::lock_guard lock(mutex);
-      devices.find(*b.device)->second.leave(b);
-      serve(b.arbiter, due);
+      auto& a = devices.find(*b.device)->second;
+      a.leave(b);
+      serve(a, b.arbiter, due);
     }
     settle(due);
   }
@@ -215,9 +195,8 @@ memory_arbiter::grant memory_arbiter::try_acquire(const memory_request& request)
     return *std::move(refused);
   if (auto refused = impl::never(a, request))
     return *std::move(refused);
-  if (std::any_of(impl_->queue.begin(), impl_->queue.end(),
-                  [&](const auto& w) { return w.on == &a && w.request.rank >= request.rank; }))
-    return refusal{0, fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.usage.waiters)};
+  if (!a.queue.empty() && a.queue.front().request.rank >= request.rank)
+    return refusal{0, fmt::format("{}: {} requests wait for memory before it", impl::needs(request), a.queue.size())};
   if (auto answered = impl::take(a, request, shared_from_this()))
     return *std::move(answered);
   const std::size_t missing = request.bytes - std::min(request.bytes, a.room());
@@ -237,15 +216,15 @@ memory_arbiter::ticket memory_arbiter::acquire(const memory_request& request, st
     const std::lock_guard lock(impl_->mutex);
     auto& a = impl_->find(request.device);
     id = impl_->next_ticket++;
-    impl::waiter w{id, &a, request, std::move(done)};
+    arbiter_device::waiter w{id, request, std::move(done)};
     auto refused = impl_->fault(request);
     if (!refused)
       refused = impl::never(a, request);
     if (refused) {
       due.answers.push_back({std::move(w), *std::move(refused)});
     } else {
-      impl_->enqueue(std::move(w));
-      impl_->serve(shared_from_this(), due);
+      impl::enqueue(a, std::move(w));
+      impl::serve(a, shared_from_this(), due);
     }
   }
   impl_->settle(due);
@@ -256,14 +235,17 @@ bool memory_arbiter::cancel(ticket t) {
   impl::aftermath due;
   {
     const std::lock_guard lock(impl_->mutex);
-    const auto it = std::find_if(impl_->queue.begin(), impl_->queue.end(), [t](const auto& w) { return w.id == t; });
-    if (it == impl_->queue.end())
-      return false;
-    impl_->answer_with(it, refusal{0, impl::needs(it->request) + ": the request was cancelled"}, due);
-    impl_->serve(shared_from_this(), due); // those behind it may fit
+    for (auto& [name, a] : impl_->devices) {
+      const auto it = std::find_if(a.queue.begin(), a.queue.end(), [t](const auto& w) { return w.id == t; });
+      if (it == a.queue.end())
+        continue;
+      impl::answer_with(a, it, refusal{0, impl::needs(it->request) + ": the request was cancelled"}, due);
+      impl::serve(a, shared_from_this(), due); // those behind it may fit
+      break;
+    }
   }
   impl_->settle(due);
-  return true;
+  return !due.answers.empty();
 }
 
 void memory_arbiter::set_budget(const std::string& device, std::size_t budget) {
@@ -275,11 +257,11 @@ void memory_arbiter::set_budget(const std::string& device, std::size_t budget) {
       throw error(errc::invalid_argument, fmt::format("the budget of {} can't be {}: {} are reserved for its pool",
                                                       device, format_bytes_up(budget), format_bytes(capacity)));
     a.set_budget(budget);
-    for (auto it = impl_->queue.begin(); it != impl_->queue.end();) {
-      const auto refused = it->on == &a ? impl::never(a, it->request) : std::nullopt;
-      it = refused ? impl_->answer_with(it, *refused, due) : std::next(it);
+    for (auto it = a.queue.begin(); it != a.queue.end();) {
+      const auto refused = impl::never(a, it->request);
+      it = refused ? impl::answer_with(a, it, *refused, due) : std::next(it);
     }
-    impl_->serve(shared_from_this(), due);
+    impl::serve(a, shared_from_this(), due);
   }
   impl_->settle(due);
 }

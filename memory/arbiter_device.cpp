@@ -36,7 +36,10 @@ arbiter_device::arbiter_device(const device_setup& setup)
 
 std::size_t arbiter_device::shortage() const noexcept {
   const std::size_t wanted = usage.in_use + usage.waiting_bytes;
-  return wanted > usage.budget ? wanted - usage.budget : unallocated;
+  if (wanted > usage.budget)
+    return wanted - usage.budget;
+  // A waiter that has room has no block: as much more is short, since the free bytes that it joins may be enough.
+  return queue.empty() ? 0 : taken_by(queue.front().request);
 }
 
 arbiter_device::allocation arbiter_device::allocate(lease::block& b, const memory_request& r, std::string& why) {
@@ -166,6 +169,7 @@ void arbiter_device::trim(const pool::range& r) noexcept {
 
 device_usage arbiter_device::describe() const {
   auto u = usage;
+  u.waiters = queue.size();
   u.shortage = shortage();
   u.pool = blocks.statistics();
   return u;

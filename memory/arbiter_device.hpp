@@ -1,4 +1,5 @@
-// `arbiter_device` counts the bytes of one device by purpose. Internal to the arbiter, which locks around it.
+// `arbiter_device` counts the bytes of one device by purpose, and has its waiters. Internal to the arbiter, which locks
+// around it.
 #pragma once
 
 #include "memory/arbiter.hpp"
@@ -15,6 +16,12 @@ namespace tropilla::detail {
 
 class arbiter_device {
 public:
+  struct waiter {
+    memory_arbiter::ticket id = 0;
+    memory_request request;
+    std::function<void(memory_arbiter::grant)> done;
+  };
+
   explicit arbiter_device(const device_setup& setup);
 
   /// The bytes that a request takes. @pre it is not larger than the reservation: rounding may wrap
@@ -49,10 +56,9 @@ public:
   std::byte* base = nullptr;
   pool blocks;
   std::list<std::function<void(const memory_change&)>> observers;
-  device_usage usage; ///< waiters: counted where they are queued and answered
+  device_usage usage;      ///< waiting bytes: counted where waiters are queued and answered
+  std::list<waiter> queue; ///< in the order in which they will be served
   std::vector<std::weak_ptr<reclaim_registration::entry>> reclaimers; ///< in the order of asking
-  std::size_t unallocated = 0;                                        ///< bytes that had room but no block
-  bool blocked = false;                                               ///< scratch: an earlier waiter needs it
   bool asking = false;                                                ///< a thread is asking the reclaimers
   bool ask_again = false;                                             ///< and should go on
 
