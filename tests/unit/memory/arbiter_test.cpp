@@ -130,6 +130,40 @@ TEST_CASE("a cancelled waiter is answered once, with a refusal", "[memory_arbite
   CHECK(answers == 1);
 }
 
+TEST_CASE("a waiter that is cancelled makes way for those behind it on its device", "[memory_arbiter]") {
+  const auto a = with_budget(10 * kib);
+  a->add_device("host:1", nullptr, 10 * kib, 10 * kib, 64);
+  const lease first = std::get<lease>(a->try_acquire(wants(5 * kib)));
+  const lease second = std::get<lease>(a->try_acquire({"host:1", 5 * kib, purpose::kv}));
+  int refused = 0, granted = 0;
+  const auto count = [&](const memory_arbiter::grant& g) { ++(std::holds_alternative<lease>(g) ? granted : refused); };
+  a->acquire(wants(10 * kib), count);
+  const auto ticket = a->acquire({"host:1", 10 * kib, purpose::kv}, count);
+  a->acquire({"host:1", 5 * kib, purpose::kv}, count);
+  CHECK(granted == 0);
+  CHECK(a->cancel(ticket));
+  CHECK(refused == 1);
+  CHECK(granted == 1);
+  CHECK(a->usage("host:0").waiters == 1);
+  CHECK(a->usage("host:1").waiters == 0);
+}
+
+TEST_CASE("a budget that can never serve a waiter refuses it, and serves those behind it", "[memory_arbiter]") {
+  const auto a = with_budget(100 * kib);
+  const lease held = std::get<lease>(a->try_acquire(wants(50 * kib)));
+  std::optional<refusal> refused;
+  bool granted = false;
+  a->acquire(wants(90 * kib), [&](memory_arbiter::grant g) { refused = std::get<refusal>(std::move(g)); });
+  a->acquire(wants(20 * kib), [&](const memory_arbiter::grant& g) { granted = std::holds_alternative<lease>(g); });
+  CHECK_FALSE(granted);
+  a->set_budget("host:0", 80 * kib);
+  REQUIRE(refused);
+  CHECK(refused->missing_bytes == 10 * kib);
+  CHECK(refused->message ==
+        "90.0 KiB for weights on host:0: the whole budget is 80.0 KiB; it must be at least 90.0 KiB");
+  CHECK(granted);
+}
+
 TEST_CASE("a budget changes at once in both directions", "[memory_arbiter]") {
   const auto a = with_budget(100 * kib);
   lease half = std::get<lease>(a->try_acquire(wants(50 * kib)));
