@@ -81,6 +81,10 @@ public:
   [[nodiscard]] virtual std::size_t worker() const noexcept = 0;
   [[nodiscard]] virtual std::size_t workers() const noexcept = 0;
 
+  /// Returns when all workers have called it; what they wrote before is visible after. A job that writes something by
+  /// itself calls it before an operation reads that.
+  virtual void barrier() = 0;
+
   /// `x[r] = table[ids[r]]`; `x` is `[ids.size(), table.columns]`. @pre ids are in range.
   virtual void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) = 0;
 

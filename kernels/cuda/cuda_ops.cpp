@@ -52,6 +52,7 @@ public:
 
   [[nodiscard]] std::size_t worker() const noexcept override { return 0; }
   [[nodiscard]] std::size_t workers() const noexcept override { return 1; }
+  void barrier() override {} // the stream orders what its one worker calls
 
   void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override {
     add(call::embed{table, upload(ids), ids.size(), x});

@@ -53,6 +53,7 @@ public:
 
   [[nodiscard]] std::size_t worker() const noexcept override { return worker_.worker(); }
   [[nodiscard]] std::size_t workers() const noexcept override { return worker_.workers(); }
+  void barrier() override { worker_.barrier(); }
 
   void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
   void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;

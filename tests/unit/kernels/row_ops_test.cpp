@@ -195,6 +195,25 @@ TEST_CASE("the bits of a row do not depend on how many rows there are") {
   }
 }
 
+TEST_CASE("what a job writes by itself is seen by an operation after a barrier") {
+  constexpr std::size_t rows = 64, width = 16;
+  std::vector<std::size_t> backwards(rows);
+  for (std::size_t i = 0; i < rows; ++i)
+    backwards[i] = rows - 1 - i;
+  for (const std::size_t workers : {1, 2, 3}) {
+    std::vector<float> x(rows * width), out(rows * width);
+    with_ops(variants().front().kernels, workers, false, [&](ops& o) {
+      for (std::size_t i = o.worker(); i < x.size(); i += o.workers())
+        x[i] = static_cast<float>(i);
+      o.barrier();
+      o.gather_rows(x.data(), width, backwards, out.data());
+    });
+    for (std::size_t i = 0; i < rows; ++i)
+      CHECK(std::memcmp(out.data() + i * width, x.data() + backwards[i] * width, width * sizeof(float)) == 0);
+    CHECK(x.back() == static_cast<float>(x.size() - 1));
+  }
+}
+
 TEST_CASE("gathering copies the chosen rows") {
   const std::size_t width = 37;
   const auto x = random_floats(20 * width, 8);
