@@ -92,7 +92,7 @@ struct exchange {
   void gather(communicator& c, ops& o, std::size_t call) const {
     std::array<gathered_rows, 8> all;
     std::transform(arrays.begin(), arrays.end(), all.begin(), [&](const array& a) {
-      return gathered_rows{buffer(c.rank(), call) + a.place, a.stride(), a.unit * a.units / 2};
+      return in_place(buffer(c.rank(), call) + a.place, a.stride(), a.unit * a.units / 2, c.rank());
     });
     const std::array<std::size_t, 3> halves{0, 1, 2};
     c.all_gather(o, {all.data(), arrays.size()}, rows, halves);

@@ -25,13 +25,22 @@
 
 namespace tropilla {
 
-/// Rows that are divided between the ranks: of each row rank `r` has the units [bounds[r], bounds[r + 1]), where they
-/// lie in the whole row.
+/// Rows that are divided between the ranks: of each row, rank `r` has the values [bounds[r], bounds[r + 1]).
 struct gathered_rows {
-  std::byte* data = nullptr; ///< of this rank: [rows, stride] bytes
-  std::size_t stride = 0;    ///< bytes from one row to the next; ranks may differ
-  std::size_t unit = 0;      ///< bytes; the same for all ranks
+  const std::byte* part = nullptr; ///< this rank's values, row by row
+  std::size_t part_stride = 0;     ///< bytes from one row of them to the next; ranks may differ
+  std::byte* all =
+      nullptr;            ///< where whole rows are wanted; null: not on this rank. `part` may be in them, in its place
+  std::size_t stride = 0; ///< bytes from one whole row to the next; ranks may differ
+  std::size_t unit = 0;   ///< bytes of `unit_values` values; the same for all ranks
+  std::size_t unit_values = 1; ///< bounds are multiples of it
 };
+
+/// Rows in which this rank has written its values where they belong: from value `first` on, its bound.
+[[nodiscard]] constexpr gathered_rows in_place(std::byte* rows, std::size_t stride, std::size_t unit, std::size_t first,
+                                               std::size_t unit_values = 1) noexcept {
+  return {rows + first / unit_values * unit, stride, rows, stride, unit, unit_values};
+}
 
 /// One rank's end of a group. `abort` and `failure` may be called by any thread, the others as said above.
 ///
@@ -44,10 +53,12 @@ public:
   [[nodiscard]] virtual std::size_t rank() const noexcept = 0;
   [[nodiscard]] virtual std::size_t ranks() const noexcept = 0;
 
-  /// Every rank has all units of `rows` rows of each of `all` afterwards. `bounds` has ranks + 1 numbers, ascending
-  /// from 0, and is the same for all ranks, as `rows` and the number of arrays are.
-  virtual void all_gather(ops& o, std::span<const gathered_rows> all, std::size_t rows,
+  /// Every rank that wants them has `rows` whole rows of each of `arrays` afterwards. `bounds` has ranks + 1 numbers,
+  /// ascending from 0, and is the same for all ranks, as `rows` and the number of arrays are.
+  virtual void all_gather(ops& o, std::span<const gathered_rows> arrays, std::size_t rows,
                           std::span<const std::size_t> bounds) = 0;
+  /// Every rank has the values of all: of each value, all ranks but one have zero bits.
+  virtual void combine(ops& o, float* values, std::size_t count) = 0;
   /// Every rank has the sums of `count` values, each added up in the order of the ranks.
   virtual void all_reduce(ops& o, float* values, std::size_t count) = 0;
   /// Every rank has the bytes of `root`.

@@ -44,7 +44,7 @@ constexpr std::size_t values_per_sum = 256;
 /// What a rank shows the others in one round, which is one barrier among all ranks.
 struct alignas(shared_alignment) notice {
   struct array {
-    std::byte* data;
+    const std::byte* part;
     std::size_t stride;
   };
   std::atomic<std::uint64_t> round = 0; ///< that the rank has come to; the arrays are written before
@@ -145,17 +145,28 @@ byte_range share_of(std::size_t bytes, std::size_t index, std::size_t count) noe
   return {std::min(bytes, lines * index / count * line), std::min(bytes, lines * (index + 1) / count * line)};
 }
 
-/// Copies bytes of a block of rows: those in `part`, as if its rows of `width` bytes followed each other.
-void copy_part(const notice::array& from, const notice::array& to, std::size_t offset, std::size_t width,
-               byte_range part) noexcept {
-  std::size_t row = part.first / width;
-  std::size_t skipped = part.first % width;
-  for (std::size_t left = part.last - part.first; left > 0; ++row, skipped = 0) {
+/// Copies bytes of a block of rows to `to`, where they are `stride` bytes apart: those in `bytes`, as if the block's
+/// rows of `width` bytes followed each other.
+void copy_part(const notice::array& from, std::byte* to, std::size_t stride, std::size_t width,
+               byte_range bytes) noexcept {
+  std::size_t row = bytes.first / width;
+  std::size_t skipped = bytes.first % width;
+  for (std::size_t left = bytes.last - bytes.first; left > 0; ++row, skipped = 0) {
     const std::size_t n = std::min(width - skipped, left);
-    std::memcpy(to.data + row * to.stride + offset + skipped, from.data + row * from.stride + offset + skipped, n);
+    std::memcpy(to + row * stride + skipped, from.part + row * from.stride + skipped, n);
     left -= n;
   }
 }
+
+/// What `add_up` does with the values of the ranks.
+struct sum_of {
+  using value = float;
+  static void add(value& to, value more) noexcept { to += more; }
+};
+struct bits_of {
+  using value = std::uint32_t;
+  static void add(value& to, value more) noexcept { to |= more; }
+};
 
 /// A call ends with a barrier of the device's workers even when it fails, so that no worker is a barrier ahead of the
 /// others. In a call of all ranks worker 0 says for all workers that the rank has come: the operation before ended with
@@ -182,30 +193,20 @@ public:
     } while (!all.empty());
   }
 
-  void all_reduce(ops& o, float* values, std::size_t count) override {
-    constexpr std::string_view call = "an all-reduce";
-    auto* const data = reinterpret_cast<std::byte*>(values);
-    const std::size_t bytes = count * sizeof(float);
-    std::array<std::size_t, max_host_ranks + 1> bounds{};
-    for (std::size_t r = 0; r < ranks(); ++r)
-      bounds[r + 1] = share_of(bytes, r, ranks()).last / sizeof(float);
+  void combine(ops& o, float* values, std::size_t count) override {
+    reduce<bits_of>(o, values, count, "a combination of values");
+  }
 
-    // Each rank adds up its share of the values. Others read the rest of its own, so the sums go where they belong.
-    const gathered_rows row{data, bytes, sizeof(float)};
-    if (const auto round = meet(o, {&row, 1}, call)) {
-      const auto [first, last] = share_of((bounds[rank_ + 1] - bounds[rank_]) * sizeof(float), o.worker(), o.workers());
-      add_up(*round, bounds[rank_] + first / sizeof(float), bounds[rank_] + last / sizeof(float), values);
-    }
-    o.barrier();
-    gather(o, {&row, 1}, 1, {bounds.data(), ranks() + 1}, call);
+  void all_reduce(ops& o, float* values, std::size_t count) override {
+    reduce<sum_of>(o, values, count, "an all-reduce");
   }
 
   void broadcast(ops& o, std::byte* data, std::size_t bytes, std::size_t root) override {
     assert(root < ranks());
-    const gathered_rows all{data, bytes, 1};
+    const gathered_rows all = in_place(data, bytes, 1, 0);
     if (const auto round = meet(o, {&all, 1}, "a broadcast"); round && rank_ != root) {
       const auto [first, last] = share_of(bytes, o.worker(), o.workers());
-      copy_bytes(group_->of(root, *round).arrays[0].data + first, data + first, last - first);
+      copy_bytes(group_->of(root, *round).arrays[0].part + first, data + first, last - first);
     }
     o.barrier();
   }
@@ -243,6 +244,25 @@ public:
   }
 
 private:
+  template <class Operation>
+  void reduce(ops& o, float* values, std::size_t count, std::string_view call) {
+    auto* const data = reinterpret_cast<std::byte*>(values);
+    const std::size_t bytes = count * sizeof(float);
+    std::array<std::size_t, max_host_ranks + 1> bounds{};
+    for (std::size_t r = 0; r < ranks(); ++r)
+      bounds[r + 1] = share_of(bytes, r, ranks()).last / sizeof(float);
+
+    // Each rank adds up its share of the values. Others read the rest of its own, so the sums go where they belong.
+    const gathered_rows row = in_place(data, bytes, sizeof(float), bounds[rank_]);
+    const gathered_rows all = in_place(data, bytes, sizeof(float), 0);
+    if (const auto round = meet(o, {&all, 1}, call)) {
+      const auto [first, last] = share_of((bounds[rank_ + 1] - bounds[rank_]) * sizeof(float), o.worker(), o.workers());
+      add_up<Operation>(*round, bounds[rank_] + first / sizeof(float), bounds[rank_] + last / sizeof(float), values);
+    }
+    o.barrier();
+    gather(o, {&row, 1}, 1, {bounds.data(), ranks() + 1}, call);
+  }
+
   struct alignas(shared_alignment) worker_state {
     std::uint64_t rounds = 0;            ///< barriers among ranks that this worker has come to
     std::vector<std::uint64_t> received; ///< from each rank
@@ -264,7 +284,7 @@ private:
     if (o.worker() == 0) {
       notice& own = group_->of(rank_, round);
       std::transform(arrays.begin(), arrays.end(), own.arrays.begin(), [](const gathered_rows& a) {
-        return notice::array{a.data, a.stride};
+        return notice::array{a.part, a.part_stride};
       });
       own.round.store(round, std::memory_order_release);
     }
@@ -282,49 +302,72 @@ private:
     o.barrier();
   }
 
-  /// Copies this worker's share of what the others have: of all blocks one after another, each the rows of one array
-  /// and one rank.
+  /// Whether this rank's values of an array already lie where its whole rows are wanted.
+  [[nodiscard]] bool has_its_own(const gathered_rows& a, std::span<const std::size_t> bounds) const noexcept {
+    return a.part == a.all + bounds[rank_] / a.unit_values * a.unit;
+  }
+
+  /// Copies this worker's share of what is wanted: of all blocks one after another, each the rows of one array and one
+  /// rank.
   void copy_share(const ops& o, std::uint64_t round, std::span<const gathered_rows> arrays, std::size_t rows,
                   std::span<const std::size_t> bounds) {
-    const std::size_t units = bounds[ranks()] - (bounds[rank_ + 1] - bounds[rank_]);
     std::size_t bytes = 0;
-    for (const auto& a : arrays)
-      bytes += rows * units * a.unit;
+    for_blocks(arrays, rows, bounds, [&](const block& b) { bytes += rows * b.width; });
     const byte_range share = share_of(bytes, o.worker(), o.workers());
-    std::size_t block = 0; // where it begins
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-      const notice::array own{arrays[i].data, arrays[i].stride};
-      for (std::size_t r = rank_ + 1; r != rank_ + ranks(); ++r) { // not all from one rank at the same time
-        const std::size_t from = r % ranks();
-        const std::size_t width = (bounds[from + 1] - bounds[from]) * arrays[i].unit;
-        const std::size_t next = block + rows * width;
-        const byte_range part{std::max(share.first, block), std::min(share.last, next)};
-        if (part.first < part.last)
-          copy_part(group_->of(from, round).arrays[i], own, bounds[from] * arrays[i].unit, width,
-                    {part.first - block, part.last - block});
-        block = next;
+    std::size_t begin = 0; // of a block
+    for_blocks(arrays, rows, bounds, [&](const block& b) {
+      const std::size_t next = begin + rows * b.width;
+      const byte_range mine{std::max(share.first, begin), std::min(share.last, next)};
+      if (mine.first < mine.last) {
+        const gathered_rows& a = arrays[b.array];
+        // This rank's own notice is for the others: worker 0 may not have written it yet.
+        const auto from =
+            b.rank == rank_ ? notice::array{a.part, a.part_stride} : group_->of(b.rank, round).arrays[b.array];
+        copy_part(from, a.all + b.offset, a.stride, b.width, {mine.first - begin, mine.last - begin});
+      }
+      begin = next;
+    });
+  }
+
+  /// What is copied from one rank of one array: `width` bytes of each row, to `offset` in it.
+  struct block {
+    std::size_t array, rank, offset, width;
+  };
+  template <class F>
+  void for_blocks(std::span<const gathered_rows> arrays, std::size_t rows, std::span<const std::size_t> bounds,
+                  F f) const {
+    for (std::size_t i = 0; rows > 0 && i < arrays.size(); ++i) {
+      const gathered_rows& a = arrays[i];
+      if (a.all == nullptr)
+        continue;
+      for (std::size_t n = has_its_own(a, bounds) ? 1 : 0; n < ranks(); ++n) { // not all from one rank at the same time
+        const std::size_t from = (rank_ + n) % ranks();
+        f(block{i, from, bounds[from] / a.unit_values * a.unit,
+                (bounds[from + 1] - bounds[from]) / a.unit_values * a.unit});
       }
     }
   }
 
-  /// Adds up the values [first, last) of all ranks into those of this one. (Its own notice is for the others: worker 0
-  /// may not have written it yet.)
+  /// Adds the values [first, last) of all ranks, in their order, and has them in the place of this one's. (Its own
+  /// notice is for the others: worker 0 may not have written it yet.)
+  template <class Operation>
   void add_up(std::uint64_t round, std::size_t first, std::size_t last, float* own) {
-    const auto values_of = [&](std::size_t r) {
-      if (r == rank_)
-        return static_cast<const float*>(own);
-      return reinterpret_cast<const float*>(group_->of(r, round).arrays[0].data);
+    using value = typename Operation::value;
+    const auto copy = [&](std::size_t r, value* to, std::size_t count) {
+      const auto* const from =
+          r == rank_ ? reinterpret_cast<const std::byte*>(own) : group_->of(r, round).arrays[0].part;
+      std::memcpy(to, from + first * sizeof(value), count * sizeof(value));
     };
-    std::array<float, values_per_sum> sum; // NOLINT(cppcoreguidelines-pro-type-member-init): written before it is read
+    std::array<value, values_per_sum> sum, more; // NOLINT(cppcoreguidelines-pro-type-member-init): written first
     for (std::size_t n; first < last; first += n) {
       n = std::min(values_per_sum, last - first);
-      std::copy_n(values_of(0) + first, n, sum.begin());
+      copy(0, sum.data(), n);
       for (std::size_t r = 1; r < ranks(); ++r) {
-        const float* const values = values_of(r) + first;
+        copy(r, more.data(), n);
         for (std::size_t i = 0; i < n; ++i)
-          sum[i] += values[i];
+          Operation::add(sum[i], more[i]);
       }
-      std::copy_n(sum.begin(), n, own + first);
+      std::memcpy(own + first, sum.data(), n * sizeof(value));
     }
   }
 

@@ -135,7 +135,7 @@ const std::vector<std::pair<std::string, std::function<void(communicator&, ops&)
   static const std::vector<std::pair<std::string, std::function<void(communicator&, ops&)>>> calls{
       {"an all-gather",
        [](communicator& c, ops& o) {
-         const gathered_rows row{data(c), 8, 4};
+         const gathered_rows row = in_place(data(c), 8, 4, bounds[c.rank()]);
          c.all_gather(o, {&row, 1}, 1, {bounds.data(), c.ranks() + 1});
        }},
       {"an all-reduce", [](communicator& c, ops& o) { c.all_reduce(o, reinterpret_cast<float*>(data(c)), 4); }},
@@ -201,7 +201,7 @@ TEST_CASE("after an all-gather every rank has all units where they lie, and noth
       for (auto& call : calls) {
         std::vector<gathered_rows> arrays;
         for (auto& a : call.arrays)
-          arrays.push_back({a.has[c.rank()].data(), a.stride, a.unit});
+          arrays.push_back(in_place(a.has[c.rank()].data(), a.stride, a.unit, call.bounds[c.rank()]));
         c.all_gather(o, arrays, call.rows, call.bounds);
       }
     });
@@ -224,10 +224,52 @@ TEST_CASE("ranks whose rows lie at different strides gather from each other") {
           has[i < 15 ? 0 : 1][row * strides[i < 15 ? 0 : 1] + i];
   host_ranks group({2, 1});
   group.run([&](communicator& c, ops& o) {
-    const gathered_rows all{has[c.rank()].data(), strides[c.rank()], unit};
+    const gathered_rows all = in_place(has[c.rank()].data(), strides[c.rank()], unit, bounds[c.rank()]);
     c.all_gather(o, {&all, 1}, rows, bounds);
   });
   CHECK((has == expected));
+}
+
+TEST_CASE("parts that lie apart are gathered by the ranks that want them, in units of several values") {
+  constexpr std::size_t rows = 3, unit = 5, unit_values = 32, units = 7;
+  const counts bounds{0, 2 * unit_values, 2 * unit_values, units * unit_values};
+  std::mt19937 random(8);
+  const auto whole = random_bytes(random, rows * units * unit);
+  std::array<bytes, 3> parts, all;
+  for (std::size_t r = 0; r < 3; ++r) {
+    const std::size_t first = bounds[r] / unit_values * unit, last = bounds[r + 1] / unit_values * unit;
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t i = first; i < last; ++i)
+        parts[r].push_back(whole[row * units * unit + i]);
+    all[r].resize(whole.size());
+  }
+  host_ranks group({1, 2, 3});
+  group.run([&](communicator& c, ops& o) {
+    const std::size_t r = c.rank(), own = (bounds[r + 1] - bounds[r]) / unit_values * unit;
+    const gathered_rows arrays[] = {
+        {parts[r].data(), own, r == 1 ? nullptr : all[r].data(), units * unit, unit, unit_values}};
+    c.all_gather(o, arrays, rows, bounds);
+  });
+  CHECK((all[0] == whole));
+  CHECK((all[1] == bytes(whole.size()))); // which wanted none
+  CHECK((all[2] == whole));
+}
+
+TEST_CASE("values of which each comes from one rank are on all of them, whatever their bits") {
+  std::mt19937 random(9);
+  for (const auto& workers : groups()) {
+    constexpr std::size_t count = 1000;
+    std::vector<float> whole(count);
+    std::vector<std::vector<float>> values(workers.size(), whole);
+    for (std::size_t i = 0; i < count; ++i) {
+      whole[i] = std::bit_cast<float>(i < 10 ? 0x80000000U : static_cast<std::uint32_t>(random())); // -0 first
+      values[below(random, workers.size())][i] = whole[i];
+    }
+    host_ranks group(workers);
+    group.run([&](communicator& c, ops& o) { c.combine(o, values[c.rank()].data(), count); });
+    for (const auto& v : values)
+      CHECK(same_bits(v, whole));
+  }
 }
 
 TEST_CASE("every rank has the bits of the sums in the order of the ranks, whatever the number of workers") {
@@ -392,7 +434,7 @@ TEST_CASE("random sequences of calls over two buffers by turns are what a plain 
             buffer = s.before[c.rank()];
           o.barrier();
           if (s.what == kind::gather) {
-            const gathered_rows rows{buffer.data(), 128, s.unit};
+            const gathered_rows rows = in_place(buffer.data(), 128, s.unit, s.bounds[c.rank()]);
             c.all_gather(o, {&rows, 1}, s.count, s.bounds);
           } else if (s.what == kind::reduce) {
             c.all_reduce(o, reinterpret_cast<float*>(buffer.data()), s.count);
