@@ -38,6 +38,22 @@ std::size_t lay_out(std::byte* base, activation_kind kind, std::size_t rows, std
 
 } // namespace
 
+activation_arrays arrays_of(const activation_view& view) noexcept {
+  const auto& q = view.quantised;
+  const auto array = [](auto* data, std::size_t row_values, std::size_t values) {
+    constexpr std::size_t bytes = sizeof(*data);
+    return activation_array{reinterpret_cast<std::byte*>(data), row_values / values * bytes,
+                            activation_padding / values * bytes};
+  };
+  return {array(q.q, q.padded, 1),
+          array(q.scale, q.padded, 32),
+          array(q.sum32, q.padded, 32),
+          array(q.sum16, q.padded, 16),
+          array(q.minus32, q.padded, 32),
+          array(q.minus16, q.padded, 16),
+          array(view.full, view.full_stride, 1)};
+}
+
 std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept {
   activation_view view;
   return lay_out(nullptr, kind, rows, width, view);

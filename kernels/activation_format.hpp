@@ -3,6 +3,7 @@
 
 #include "kernels/ops.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -62,6 +63,16 @@ struct activation_view {
 
   friend bool operator==(const activation_view&, const activation_view&) = default;
 };
+
+/// One of the arrays of an activation: rows of so many bytes for each `activation_padding` values.
+struct activation_array {
+  std::byte* data = nullptr; ///< null: the activation has no such array
+  std::size_t stride = 0;    ///< bytes from row to row
+  std::size_t unit = 0;      ///< bytes
+};
+using activation_arrays = std::array<activation_array, 7>;
+/// All arrays of an activation. Not of a residual_int8 one, which has two rows of each for a row.
+[[nodiscard]] activation_arrays arrays_of(const activation_view& view) noexcept;
 
 [[nodiscard]] std::size_t activation_buffer_bytes(activation_kind kind, std::size_t rows, std::size_t width) noexcept;
 /// `precise` means that the buffer holds float32 whatever its kind.

@@ -33,6 +33,8 @@ struct activation {
   std::size_t width = 0; ///< values per row
 };
 
+struct activation_view;
+
 /// One product of `linear`: `out[r, 0 .. weight.rows) (+)= input[r] * weight^T`.
 struct linear_target {
   packed_matrix weight;
@@ -85,8 +87,8 @@ public:
   /// itself calls it before an operation reads that.
   virtual void barrier() = 0;
 
-  /// `x[r] = table[ids[r]]`; `x` is `[ids.size(), table.columns]`. @pre ids are in range.
-  virtual void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) = 0;
+  /// `x[r] = table[ids[r] - first]`, or zeros where the table has no such row; `x` is `[ids.size(), table.columns]`.
+  virtual void embed(const packed_matrix& table, std::int32_t first, std::span<const std::int32_t> ids, float* x) = 0;
 
   /// `out[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight`, stored as an activation. `x` is `[rows, out.width]`.
   virtual void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows,
@@ -113,6 +115,9 @@ public:
   /// @pre gate and up have `out.width` rows.
   virtual void gated_linear(const activation& input, std::size_t rows, const packed_matrix& gate,
                             const packed_matrix& up, const activation& out) = 0;
+
+  /// Where an activation's arrays are, in the format of kernels/activation_format.hpp.
+  [[nodiscard]] virtual activation_view view(const activation& a) const noexcept = 0;
 
   /// Copies chosen rows: `out[i] = x[rows[i]]`, `width` floats each.
   virtual void gather_rows(const float* x, std::size_t width, std::span<const std::size_t> rows, float* out) = 0;

@@ -105,6 +105,7 @@ namespace call {
 /// As `ops::embed`.
 struct embed {
   packed_matrix table;
+  std::int32_t first;
   const std::int32_t* ids; ///< [rows]
   std::size_t rows;
   float* x;

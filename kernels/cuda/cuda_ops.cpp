@@ -54,8 +54,10 @@ public:
   [[nodiscard]] std::size_t workers() const noexcept override { return 1; }
   void barrier() override {} // the stream orders what its one worker calls
 
-  void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override {
-    add(call::embed{table, upload(ids), ids.size(), x});
+  [[nodiscard]] activation_view view(const activation& a) const noexcept override { return view_of(a, false); }
+
+  void embed(const packed_matrix& table, std::int32_t first, std::span<const std::int32_t> ids, float* x) override {
+    add(call::embed{table, first, upload(ids), ids.size(), x});
   }
 
   void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override {

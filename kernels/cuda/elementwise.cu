@@ -108,13 +108,19 @@ __global__ void __launch_bounds__(threads) swiglu_rows(const float* gate, const 
 
 /// A warp unpacks a block of columns of one row.
 template <tensor_type T>
-__global__ void __launch_bounds__(threads) embed_rows(const std::byte* panels, std::size_t panel_bytes,
-                                                      std::uint32_t columns, const std::int32_t* ids, float* x) {
+__global__ void __launch_bounds__(threads)
+    embed_rows(const std::byte* panels, std::size_t panel_bytes, std::uint32_t rows, std::uint32_t columns,
+               std::int32_t first, const std::int32_t* ids, float* x) {
   griddepcontrol_wait();
-  const auto id = static_cast<std::size_t>(ids[blockIdx.x]);
+  const auto id = static_cast<std::uint32_t>(ids[blockIdx.x] - first); // huge where it is less
   const std::byte* const panel = panels + id / panel_rows * panel_bytes;
   const unsigned row = id % panel_rows;
   float* const out = x + std::size_t{blockIdx.x} * columns;
+  if (id >= rows) {
+    for (std::size_t k = threadIdx.x; k < columns; k += threads)
+      out[k] = 0;
+    return;
+  }
   if constexpr (packed::is_float(T)) {
     for (std::size_t k = threadIdx.x; k < columns; k += threads) {
       const std::size_t at = k * panel_rows + row;
@@ -161,7 +167,7 @@ void launch(void* stream, const call::embed& c) {
   const packed_layout& w = c.table.layout;
   const auto launch_embed = [&]<tensor_type T>() {
     launch(stream, one_block_each(c.rows), threads, embed_rows<T>, c.table.data, w.panel_bytes,
-           static_cast<std::uint32_t>(w.columns), c.ids, c.x);
+           static_cast<std::uint32_t>(w.rows), static_cast<std::uint32_t>(w.columns), c.first, c.ids, c.x);
   };
   if (w.type == tensor_type::f32)
     launch_embed.template operator()<tensor_type::f32>();

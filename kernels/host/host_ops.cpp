@@ -57,11 +57,17 @@ void host_ops::for_pieces(std::size_t rows, std::size_t width, F&& f) {
   }
 }
 
-void host_ops::embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) {
+void host_ops::embed(const packed_matrix& table, std::int32_t first, std::span<const std::int32_t> ids, float* x) {
   const std::size_t width = table.layout.columns;
-  const auto [first, last] = share_of(ids.size());
-  for (std::size_t r = first; r < last; ++r)
-    unpack_row(table.layout, table.data, static_cast<std::size_t>(ids[r]), {x + r * width, width});
+  const auto [begin, end] = share_of(ids.size());
+  for (std::size_t r = begin; r < end; ++r) {
+    const std::span row(x + r * width, width);
+    const auto at = static_cast<std::uint32_t>(ids[r] - first); // huge where it is less
+    if (at < table.layout.rows)
+      unpack_row(table.layout, table.data, at, row);
+    else
+      std::ranges::fill(row, 0.0F);
+  }
   worker_.barrier();
 }
 

@@ -55,7 +55,8 @@ public:
   [[nodiscard]] std::size_t workers() const noexcept override { return worker_.workers(); }
   void barrier() override { worker_.barrier(); }
 
-  void embed(const packed_matrix& table, std::span<const std::int32_t> ids, float* x) override;
+  void embed(const packed_matrix& table, std::int32_t first, std::span<const std::int32_t> ids, float* x) override;
+  [[nodiscard]] activation_view view(const activation& a) const noexcept override { return view_of(a, precise_); }
   void rms_norm(const float* x, const float* weight, float epsilon, std::size_t rows, const activation& out) override;
   void quantise_activation(const float* x, std::size_t stride, std::size_t rows, const activation& out) override;
   void linear(const activation& input, std::size_t rows, std::span<const linear_target> targets) override;

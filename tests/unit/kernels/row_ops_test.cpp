@@ -234,9 +234,24 @@ TEST_CASE("embedding copies the rows of the tokens") {
   const std::vector<std::int32_t> ids{49, 0, 7, 7, 31};
   for (const std::size_t workers : {1, 2, 4}) {
     std::vector<float> out(ids.size() * width, -1);
-    with_ops(variants().front().kernels, workers, false, [&](ops& o) { o.embed(matrix.view(), ids, out.data()); });
+    with_ops(variants().front().kernels, workers, false, [&](ops& o) { o.embed(matrix.view(), 0, ids, out.data()); });
     for (std::size_t i = 0; i < ids.size(); ++i)
       CHECK(std::memcmp(out.data() + i * width, table.data() + static_cast<std::size_t>(ids[i]) * width,
                         width * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("embedding gives zeros for tokens whose rows another device has") {
+  const std::size_t width = 64, tokens = 50;
+  const auto table = random_floats(tokens * width, 9);
+  const packed_floats matrix(tokens, width, table);
+  const std::vector<std::int32_t> ids{1000, 999, 1049, 1050, 0};
+  for (const std::size_t workers : {1, 3}) {
+    std::vector<float> out(ids.size() * width, -1), wanted(ids.size() * width);
+    std::copy_n(table.begin(), width, wanted.begin());
+    std::copy_n(table.end() - width, width, wanted.begin() + 2 * width);
+    with_ops(variants().front().kernels, workers, false,
+             [&](ops& o) { o.embed(matrix.view(), 1000, ids, out.data()); });
+    CHECK(std::memcmp(out.data(), wanted.data(), out.size() * sizeof(float)) == 0);
   }
 }
