@@ -20,6 +20,12 @@ packed_key key_of_packed_weights(const llama_layout& layout, std::span<const std
   hash.add(packing_version);
   for (const auto& path : files)
     hash.add_file(path);
+  if (!layout.share.is_whole()) // ranks with as many rows have other rows
+    for (const auto* bounds :
+         {&layout.share.kv_heads, &layout.share.ffn, &layout.share.width, &layout.share.vocabulary}) {
+      hash.add(static_cast<std::uint64_t>(layout.share.of(*bounds).first));
+      hash.add(static_cast<std::uint64_t>(layout.share.of(*bounds).count));
+    }
   for (std::size_t s = 0; s < layout.sections.size(); ++s) {
     hash.add(layout.sections[s].name);
     hash.add(layout.sections[s].bytes);

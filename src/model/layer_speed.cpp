@@ -32,7 +32,7 @@ public:
       : layout_(layout), dev_(dev), stride_(to_group_alignment(layout.groups[1].bytes)), copies_(copies) {
     const run_shape shape{rows, rows, 1};
     const auto offsets = assign_offsets(forward_buffers(layout, shape, dev), 64);
-    const auto& a = layout.config.attention;
+    const auto& a = layout.attention;
     const std::size_t page = to_group_alignment(kv_layer_bytes(shape.kv, a.kv_heads, a.key_size, a.value_size));
     const std::size_t pages = kv_pages_for(rows);
     const std::size_t arena = to_group_alignment(offsets.bytes);

@@ -1,25 +1,70 @@
 // Computes embedding, layers and output head, one screen each.
 #include "src/model/llama.hpp"
 
+#include "kernels/activation_format.hpp"
 #include "src/model/rope.hpp"
 
 #include <algorithm>
+#include <array>
+#include <tuple>
 
 namespace tropilla {
 namespace {
 
-void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
+/// What the devices of a layer exchange: each writes a part and has all of it afterwards. Alone a device has all.
+class layer_exchange {
+public:
+  layer_exchange(ops& o, communicator* group, const llama_workspace& space, std::size_t rows)
+      : ops_(o), group_(group), space_(space), rows_(rows) {}
+
+  /// Where this device writes its part of `all`, a number of values of each row.
+  [[nodiscard]] activation part_of(const activation& all, buffer part, std::size_t width) const {
+    return group_ ? space_.as_activation(part, all.kind, all.rows, width) : all;
+  }
+
+  /// `bounds`: of the values that each device has written, multiples of `activation_padding`.
+  void gather(const activation& part, const activation& all, std::span<const std::size_t> bounds) const {
+    if (!group_)
+      return;
+    std::array<gathered_rows, std::tuple_size_v<activation_arrays>> arrays;
+    const auto from = arrays_of(ops_.view(part)), to = arrays_of(ops_.view(all));
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < to.size(); ++i)
+      if (to[i].data != nullptr)
+        arrays[count++] = {from[i].data, from[i].stride, to[i].data, to[i].stride, to[i].unit, activation_padding};
+    group_->all_gather(ops_, std::span(arrays).first(count), rows_, bounds);
+  }
+
+  /// Of floats each device has written the columns [bounds[rank], bounds[rank + 1]) in place.
+  void gather(float* all, std::size_t stride, std::span<const std::size_t> bounds) const {
+    if (!group_)
+      return;
+    const gathered_rows columns[] = {
+        in_place(reinterpret_cast<std::byte*>(all), stride * sizeof(float), sizeof(float), bounds[group_->rank()])};
+    group_->all_gather(ops_, columns, rows_, bounds);
+  }
+
+private:
+  ops& ops_;
+  communicator* group_;
+  const llama_workspace& space_;
+  std::size_t rows_;
+};
+
+void forward_layer(ops& o, communicator* group, const llama_layout& layout, const llama_workspace& space, const step& s,
                    const layer_weights& w, const kv_layer& kv) {
   const auto& c = layout.config;
-  const auto& a = c.attention;
+  const auto& a = layout.attention;
+  const auto& share = layout.share;
   const auto& kinds = space.kinds();
   const std::size_t rows = s.ids.size();
   const std::size_t q_width = a.heads * a.key_size;
   const std::size_t k_width = a.kv_heads * a.key_size;
   const std::size_t qkv_width = q_width + k_width + a.kv_heads * a.value_size;
-  const std::size_t out_width = a.heads * a.value_size;
   float* const hidden = space.floats(buffer::hidden);
+  float* const hidden_part = hidden + share.of(share.width).first;
   const auto capacity = space.shape().max_batch_tokens;
+  const layer_exchange exchange(o, group, space, rows);
 
   const auto attn_input = space.as_activation(buffer::attn_input, kinds.attn_input, capacity, c.width);
   o.rms_norm(hidden, w.attn_norm, c.norm_epsilon, rows, attn_input);
@@ -34,17 +79,34 @@ void forward_layer(ops& o, const llama_layout& layout, const llama_workspace& sp
   o.rope_and_append(q, k, v, qkv_width, a, space.rope(), kv, s.sequences);
   o.attention(q, qkv_width, a, kv, s.sequences, attn_heads);
 
-  const auto o_proj_input = space.as_activation(buffer::o_proj_input, kinds.o_proj_input, capacity, out_width);
-  o.quantise_activation(attn_heads, out_width, rows, o_proj_input);
-  const linear_target residual_1[] = {{w.attn_output, hidden, c.width, true}};
+  const auto o_proj_input = space.as_activation(buffer::o_proj_input, kinds.o_proj_input, capacity,
+                                                c.attention.heads * c.attention.value_size);
+  const auto o_proj_part = exchange.part_of(o_proj_input, buffer::o_proj_part, a.heads * a.value_size);
+  o.quantise_activation(attn_heads, a.heads * a.value_size, rows, o_proj_part);
+  exchange.gather(o_proj_part, o_proj_input, share.attn_values);
+  const linear_target residual_1[] = {{w.attn_output, hidden_part, c.width, true}};
   o.linear(o_proj_input, rows, residual_1);
+  exchange.gather(hidden, c.width, share.width);
 
   const auto ffn_input = space.as_activation(buffer::ffn_input, kinds.ffn_input, capacity, c.width);
   o.rms_norm(hidden, w.ffn_norm, c.norm_epsilon, rows, ffn_input);
   const auto ffn_result = space.as_activation(buffer::ffn_result, kinds.ffn_result, capacity, c.ffn_width);
-  o.gated_linear(ffn_input, rows, w.gate, w.up, ffn_result);
-  const linear_target residual_2[] = {{w.down, hidden, c.width, true}};
+  const auto ffn_part = exchange.part_of(ffn_result, buffer::ffn_part, share.of(share.ffn).count);
+  o.gated_linear(ffn_input, rows, w.gate, w.up, ffn_part);
+  exchange.gather(ffn_part, ffn_result, share.ffn);
+  const linear_target residual_2[] = {{w.down, hidden_part, c.width, true}};
   o.linear(ffn_result, rows, residual_2);
+  exchange.gather(hidden, c.width, share.width);
+}
+
+/// Looks the tokens' rows up, each on the device that has it.
+void forward_embedding(ops& o, communicator* group, const llama_layout& layout, const llama_workspace& space,
+                       const step& s, const packed_matrix& embedding) {
+  float* const hidden = space.floats(buffer::hidden);
+  const auto mine = layout.share.of(layout.share.vocabulary);
+  o.embed(embedding, static_cast<std::int32_t>(mine.first), s.ids, hidden);
+  if (group)
+    group->combine(o, hidden, s.ids.size() * layout.config.width);
 }
 
 activation head_input(const llama_layout& layout, const llama_workspace& space) {
@@ -58,25 +120,42 @@ void forward_norm(ops& o, const llama_layout& layout, const llama_workspace& spa
   o.rms_norm(chosen, norm, layout.config.norm_epsilon, s.logit_rows.size(), head_input(layout, space));
 }
 
-/// Computes the logits of the vocabulary's entries from `first` on, as many as the matrix has rows.
+float* own_logits(const llama_layout& layout, const llama_workspace& space) {
+  return space.floats(buffer::logits) + (layout.share.rank == 0 ? layout.share.of(layout.share.vocabulary).first : 0);
+}
+
+/// Computes the logits of the share's entries of the vocabulary from `first` on, as many as the matrix has rows.
 void forward_head(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
                   const packed_matrix& head, std::size_t first) {
-  const linear_target logits[] = {{head, space.floats(buffer::logits) + first, layout.config.vocabulary, false}};
+  const linear_target logits[] = {{head, own_logits(layout, space) + first, layout.logits_width(), false}};
   o.linear(head_input(layout, space), s.logit_rows.size(), logits);
 }
 
+/// Gathers all logits on the first rank.
+void gather_logits(ops& o, communicator* group, const llama_layout& layout, const llama_workspace& space,
+                   const step& s) {
+  if (!group)
+    return;
+  auto* const part = reinterpret_cast<std::byte*>(own_logits(layout, space));
+  const std::size_t row = layout.logits_width() * sizeof(float);
+  std::byte* const all = group->rank() == 0 ? space.at(buffer::logits) : nullptr;
+  const gathered_rows columns[] = {{part, row, all, row, sizeof(float), 1}};
+  group->all_gather(o, columns, s.logit_rows.size(), layout.share.vocabulary);
+}
+
 /// Computes everything behind the layers.
-void forward_output(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
-                    loaded_groups groups, std::size_t g) {
+void forward_output(ops& o, communicator* group, const llama_layout& layout, const llama_workspace& space,
+                    const step& s, loaded_groups groups, std::size_t g) {
   if (s.logit_rows.empty())
     return;
-  if (g != layout.norm_group()) {
+  if (g == layout.norm_group())
+    forward_norm(o, layout, space, s, layout.output_norm(groups[g]));
+  else
     forward_head(o, layout, space, s, layout.matrix(g, groups[g]), (g - layout.first_head_group()) * layout.tile_rows);
-    return;
-  }
-  forward_norm(o, layout, space, s, layout.output_norm(groups[g]));
   if (layout.first_head_group() == layout.groups.size())
     forward_head(o, layout, space, s, layout.matrix(0, groups[0]), 0);
+  if (g + 1 == layout.groups.size())
+    gather_logits(o, group, layout, space, s);
 }
 
 } // namespace
@@ -116,18 +195,20 @@ void copy_pages(ops& o, const step& s, std::span<std::byte* const> starts, std::
 }
 
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
-                    loaded_groups groups, std::size_t first, std::size_t last) {
-  const auto& a = layout.config.attention;
+                    loaded_groups groups, std::size_t first, std::size_t last, communicator* group) {
+  if (layout.share.is_whole()) // there is nothing to exchange
+    group = nullptr;
+  const auto& a = layout.attention;
   const auto type = space.shape().kv;
   const auto page_layer_bytes = kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
       if (!layout.embedding_on_disk())
-        o.embed(layout.matrix(0, groups[0]), s.ids, space.floats(buffer::hidden));
+        forward_embedding(o, group, layout, space, s, layout.matrix(0, groups[0]));
     } else if (g >= layout.norm_group()) {
-      forward_output(o, layout, space, s, groups, g);
+      forward_output(o, group, layout, space, s, groups, g);
     } else {
-      forward_layer(o, layout, space, s, layout.layer(g - 1, groups[g]),
+      forward_layer(o, group, layout, space, s, layout.layer(g - 1, groups[g]),
                     {(g - 1 - layout.range.first) * page_layer_bytes, type});
     }
   }

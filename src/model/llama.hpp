@@ -4,6 +4,7 @@
 /// SwiGLU, rotary embedding), with grouped-query attention (Ainslie et al., 2023).
 #pragma once
 
+#include "kernels/collective.hpp"
 #include "kernels/ops.hpp"
 #include "src/model/llama_layout.hpp"
 #include "src/model/step.hpp"
@@ -78,7 +79,9 @@ using loaded_groups = std::span<const std::byte* const>;
 /// (`buffer::logits`, `[logit_rows, vocabulary]`). Called by every worker of a compute job; a pass calls it for all
 /// groups in order, in one or more jobs. @pre the groups are loaded (and group 0 for a tied head); where the layout
 /// leaves the embedding on disk, `buffer::hidden` already has the rows of `s.ids`.
+/// `group`: of the devices that have the other shares, which compute the same step at the same time; null: the layout's
+/// share is the whole. The rank 0 has all logits. No rank begins a step before all have ended the one before.
 void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& space, const step& s,
-                    loaded_groups groups, std::size_t first, std::size_t last);
+                    loaded_groups groups, std::size_t first, std::size_t last, communicator* group = nullptr);
 
 } // namespace tropilla

@@ -70,9 +70,11 @@ std::size_t panels_per_tile(const packed_layout& head, std::size_t max_bytes) {
 
 /// Adds groups and the sections that they are ranges of.
 struct layout_builder {
-  layout_builder(llama_config c, layer_range range) {
+  layout_builder(llama_config c, layer_range range, std::optional<tensor_share> share) {
     out.config = std::move(c);
     out.range = {range.first, std::min(range.last, out.config.layers)};
+    out.share = share ? std::move(*share) : tensor_share::whole(out.config);
+    out.attention = attention_of(out.config, out.share);
   }
 
   /// Adds a group that is a section of its own.
@@ -87,10 +89,10 @@ struct layout_builder {
     if (!out.has_input())
       return out.groups.push_back(group_builder("embedding").build());
     if (form == weight_form::whole)
-      return add_section(std::move(group_builder("embedding").matrix(out.config.token_embedding)),
+      return add_section(std::move(group_builder("embedding").matrix(embedding())),
                          head_is_embedding() ? unit_bytes() : 0);
     if (head_is_embedding()) // its section all the same: the head's tiles are ranges of it
-      out.sections.push_back({"embedding", packed_bytes(out.config.token_embedding), unit_bytes()});
+      out.sections.push_back({"embedding", packed_bytes(embedding()), unit_bytes()});
     out.groups.push_back(group_builder("embedding").build());
   }
 
@@ -101,22 +103,35 @@ struct layout_builder {
         continue;
       }
       const auto& l = out.config.layer_sources[i];
+      const auto rows = [](const weight_source& m, share_range range, std::size_t each = 1) {
+        return rows_of(m, {range.first * each, range.count * each});
+      };
+      const auto& a = out.config.attention;
+      const auto heads = out.share.of(out.share.kv_heads), width = out.share.of(out.share.width),
+                 ffn = out.share.of(out.share.ffn);
       group_builder b("layer " + std::to_string(i));
-      b.vector(l.attn_norm).matrix(l.attn_q).matrix(l.attn_k).matrix(l.attn_v).matrix(l.attn_output);
-      b.vector(l.ffn_norm).matrix(l.ffn_gate).matrix(l.ffn_up).matrix(l.ffn_down);
+      b.vector(l.attn_norm).matrix(rows(l.attn_q, heads, a.heads / a.kv_heads * a.key_size));
+      b.matrix(rows(l.attn_k, heads, a.key_size)).matrix(rows(l.attn_v, heads, a.value_size));
+      b.matrix(rows(l.attn_output, width));
+      b.vector(l.ffn_norm).matrix(rows(l.ffn_gate, ffn)).matrix(rows(l.ffn_up, ffn)).matrix(rows(l.ffn_down, width));
       add_section(std::move(b));
     }
   }
 
   /// Whether one copy serves as head and embedding.
   [[nodiscard]] bool head_is_embedding() const { return !out.config.output && out.has_input() && out.has_output(); }
-  [[nodiscard]] const weight_source& head() const {
-    return out.config.output ? *out.config.output : out.config.token_embedding;
+  [[nodiscard]] weight_source head() const {
+    return rows_of(out.config.output ? *out.config.output : out.config.token_embedding,
+                   out.share.of(out.share.vocabulary));
+  }
+  [[nodiscard]] weight_source embedding() const {
+    return rows_of(out.config.token_embedding, out.share.of(out.share.vocabulary));
   }
 
   /// The unit of the head's tiles: whatever their size, they are multiples of it.
   [[nodiscard]] std::size_t unit_bytes() const {
-    const auto layout = make_packed_layout(head().type, head().rows, head().columns);
+    const auto matrix = head();
+    const auto layout = make_packed_layout(matrix.type, matrix.rows, matrix.columns);
     return panels_per_unit(layout) * layout.panel_bytes;
   }
 
@@ -131,7 +146,7 @@ struct layout_builder {
   }
 
   void add_tiles(std::size_t max_bytes) {
-    const auto& matrix = head();
+    const auto matrix = head();
     const auto layout = make_packed_layout(matrix.type, matrix.rows, matrix.columns);
     std::size_t section = 0;
     if (!head_is_embedding()) {
@@ -143,13 +158,8 @@ struct layout_builder {
         max_bytes = std::max(max_bytes, g.bytes);
     out.tile_rows = panels_per_tile(layout, max_bytes) * panel_rows;
     for (std::size_t first = 0, i = 0; first < matrix.rows; first += out.tile_rows, ++i) {
-      auto tile = matrix;
-      tile.rows = std::min(out.tile_rows, matrix.rows - first);
-      const std::size_t row = row_bytes(matrix.type, matrix.columns);
-      tile.offset = matrix.offset + first * row;
-      tile.bytes = tile.rows * row;
       group_builder b("head " + std::to_string(i), section, first / panel_rows * layout.panel_bytes);
-      out.groups.push_back(b.matrix(tile).build());
+      out.groups.push_back(b.matrix(rows_of(matrix, {first, std::min(out.tile_rows, matrix.rows - first)})).build());
     }
   }
 
@@ -173,8 +183,9 @@ activation_kind kind_for(bool full, bool quantised) {
 
 } // namespace
 
-llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t max_tile_bytes, layer_range range) {
-  layout_builder b(std::move(config), range);
+llama_layout llama_layout::make(llama_config config, weight_form form, std::size_t max_tile_bytes, layer_range range,
+                                std::optional<tensor_share> share) {
+  layout_builder b(std::move(config), range, std::move(share));
   b.add_embedding(form);
   b.add_layers();
   b.add_output(form, max_tile_bytes);
@@ -235,31 +246,39 @@ std::size_t workspace_bytes(const llama_layout& layout, const run_shape& shape, 
 
 std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape, const device& dev) {
   const auto& c = layout.config;
-  const auto& a = c.attention;
+  const auto& a = layout.attention; // of the share
+  const auto& all = c.attention;
   const auto rows = shape.max_batch_tokens;
   const auto logit_rows = layout.has_output() ? shape.logit_rows : 0;
   auto floats = [](std::size_t r, std::size_t width) { return r * width * sizeof(float); };
+  const auto part = [&](activation_kind kind, std::size_t width) {
+    return layout.share.is_whole() ? 0 : dev.activation_bytes(kind, rows, width);
+  };
   const auto kinds = activation_kinds(layout);
   const std::size_t qkv = (a.heads + a.kv_heads) * a.key_size + a.kv_heads * a.value_size;
 
   // Steps of the schedule: 0 embed, 1 norm, 2 qkv, 3 rope, 4 attention, 5 quantise, 6 output product, 7 norm,
-  // 8 gate and up, 9 down, 10 gather rows, 11 norm, 12 head, 13 sampling. Layers repeat 1 to 9.
+  // 8 gate and up, 9 down, 10 gather rows, 11 norm, 12 head, 13 sampling. Layers repeat 1 to 9. Other ranks read what
+  // is exchanged at the end of 5, 6, 8, 9 and 12 until this one's next exchange: the last layer's rows until 12.
+  const std::size_t hidden_end = layout.share.is_whole() ? 10 : 12;
   return {
-      {"hidden", floats(rows, c.width), 0, 10},
+      {"hidden", floats(rows, c.width), 0, hidden_end},
       {"attention input", dev.activation_bytes(kinds.attn_input, rows, c.width), 1, 2},
       {"queries, keys, values", floats(rows, qkv), 2, 4},
       {"attention heads", floats(rows, a.heads * a.value_size), 4, 5},
-      {"output projection input", dev.activation_bytes(kinds.o_proj_input, rows, a.heads * a.value_size), 5, 6},
+      {"part of it", part(kinds.o_proj_input, a.heads * a.value_size), 5, 6},
+      {"output projection input", dev.activation_bytes(kinds.o_proj_input, rows, all.heads * all.value_size), 5, 6},
       {"ffn input", dev.activation_bytes(kinds.ffn_input, rows, c.width), 7, 8},
+      {"part of ffn result", part(kinds.ffn_result, layout.share.of(layout.share.ffn).count), 8, 9},
       {"ffn result", dev.activation_bytes(kinds.ffn_result, rows, c.ffn_width), 8, 9},
       {"head rows", floats(logit_rows, c.width), 10, 11},
       {"head input", dev.activation_bytes(kinds.head_input, logit_rows, c.width), 11, 12},
-      {"logits", floats(logit_rows, c.vocabulary), 12, 13},
+      {"logits", floats(logit_rows, layout.logits_width()), 12, 13},
   };
 }
 
 std::size_t kv_page_bytes(const llama_layout& layout, kv_type type) {
-  const auto& a = layout.config.attention;
+  const auto& a = layout.attention;
   return (layout.range.last - layout.range.first) * kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
 }
 

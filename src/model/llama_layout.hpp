@@ -17,8 +17,10 @@
 #include "memory/rounding.hpp"
 #include "src/model/llama_config.hpp"
 #include "src/model/step.hpp"
+#include "src/model/tensor_share.hpp"
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,11 +83,15 @@ struct llama_layout {
   std::vector<weight_section> sections;
   std::size_t tile_rows = 0; ///< of the head's groups but the last
   layer_range range;         ///< groups of other devices have neither tensors nor bytes
+  tensor_share share;        ///< of each matrix
+  attention_shape attention; ///< of the share's heads
 
   /// Throws `error` (unsupported) when a matrix can't be packed.
   /// `max_tile_bytes`: of a tile of the head, as far as one can be so small; 0: the largest layer's.
+  /// `share`: empty: one device has all rows of a matrix.
   [[nodiscard]] static llama_layout make(llama_config config, weight_form form = weight_form::whole,
-                                         std::size_t max_tile_bytes = 0, layer_range range = {});
+                                         std::size_t max_tile_bytes = 0, layer_range range = {},
+                                         std::optional<tensor_share> share = {});
 
   [[nodiscard]] std::size_t norm_group() const noexcept { return config.layers + 1; }
   /// The first group of the head; the groups from there on are tiles of it, in the order of its rows. If there are
@@ -98,7 +104,12 @@ struct llama_layout {
   /// The device's groups are [begin_group, end_group).
   [[nodiscard]] std::size_t begin_group() const noexcept { return has_input() ? 0 : range.first + 1; }
   [[nodiscard]] std::size_t end_group() const noexcept { return has_output() ? groups.size() : range.last + 1; }
+  /// The whole embedding, whatever the share: a row is looked up by its token.
   [[nodiscard]] const weight_source& embedding_source() const noexcept { return config.token_embedding; }
+  /// Values of a row of `buffer::logits`: all, on the rank that gathers them.
+  [[nodiscard]] std::size_t logits_width() const noexcept {
+    return share.rank == 0 ? config.vocabulary : share.of(share.vocabulary).count;
+  }
   /// The only matrix of a group: the embedding, the head or a tile of it.
   [[nodiscard]] packed_matrix matrix(std::size_t group, const std::byte* memory) const;
   [[nodiscard]] layer_weights layer(std::size_t index, const std::byte* group) const;
@@ -114,15 +125,17 @@ enum class buffer : std::uint8_t {
   hidden,       ///< [max_batch_tokens, width] float: the residual stream
   attn_input,   ///< activation, width
   qkv,          ///< [max_batch_tokens, q + k + v] float
-  attn_heads,   ///< [max_batch_tokens, heads * value_size] float: what the heads put out
-  o_proj_input, ///< activation of attn_heads: what the output projection reads
+  attn_heads,   ///< [max_batch_tokens, heads * value_size] float: what the share's heads put out
+  o_proj_part,  ///< activation of attn_heads, where they are a part
+  o_proj_input, ///< activation of all heads: what the output projection reads
   ffn_input,    ///< activation, width
+  ffn_part,     ///< activation, the share of ffn_width, where that is a part
   ffn_result,   ///< activation, ffn_width
   head_rows,    ///< [logit_rows, width] float
   head_input,   ///< activation, width
-  logits,       ///< [logit_rows, vocabulary] float
+  logits,       ///< [logit_rows, logits_width()] float
 };
-inline constexpr std::size_t buffer_count = 10;
+inline constexpr std::size_t buffer_count = 12;
 
 /// The kind of each activation that the matrices reading it want, over all layers.
 struct activation_kinds_of_model {
@@ -137,7 +150,7 @@ struct activation_kinds_of_model {
 [[nodiscard]] std::vector<buffer_lifetime> forward_buffers(const llama_layout& layout, const run_shape& shape,
                                                            const device& dev);
 
-/// Bytes of one KV page, all of the device's layers.
+/// Bytes of one KV page, all of the device's layers and the share's heads.
 [[nodiscard]] std::size_t kv_page_bytes(const llama_layout& layout, kv_type type);
 /// Bytes from the beginning of a page to that of the next.
 [[nodiscard]] std::size_t kv_page_stride(const llama_layout& layout, kv_type type);
