@@ -112,6 +112,9 @@ bool step_runner::embedding_failed(const request_tag& tag, const error& why) {
 std::optional<step_runner::action> step_runner::go_on() {
   if (!may_go_on())
     return std::nullopt;
+  const bool ends = broken_ || failure_ || next_group_ == step_end_;
+  if (ends && others_ > 0)
+    return std::nullopt;
   if (broken_)
     return give_up{*failure_};
   if (next_group_ == step_end_) {
@@ -138,6 +141,13 @@ void step_runner::fail(const error& why) {
   job_in_flight_ = handed_on_ = false;
   failure_ = why;
   broken_ = true;
+}
+
+void step_runner::other_failed(const error& why) {
+  --others_;
+  broken_ = true;
+  if (!failure_)
+    failure_ = why;
 }
 
 std::vector<std::size_t> step_runner::job_done() {

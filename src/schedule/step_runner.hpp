@@ -117,6 +117,16 @@ public:
   /// The step has an answer. `given_up`: returns the streamed groups that were present, which are not any more.
   std::vector<std::size_t> end(bool given_up);
 
+  // -- other devices ----
+
+  /// So many devices were asked to compute their shares of the step: it ends when all of them have answered.
+  void others_asked(std::size_t count) { others_ = count; }
+  void other_done() { --others_; }
+  /// One of them can't: the step is given up.
+  void other_failed(const error& why);
+  /// Why the step will be given up; null: nothing is wrong so far.
+  [[nodiscard]] const error* step_failure() const noexcept { return in_step_ && failure_ ? &*failure_ : nullptr; }
+
   // -- standing still ----
 
   /// Somebody wants compute to stand still, for a pipeline of this placement.
@@ -161,6 +171,7 @@ private:
   std::size_t step_end_ = 0;
   std::optional<error> failure_; ///< of what the step needs
   bool broken_ = false;          ///< the failure counts although all groups are computed
+  std::size_t others_ = 0;       ///< devices that compute their shares of the step
 };
 
 } // namespace tropilla

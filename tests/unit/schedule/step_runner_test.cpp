@@ -138,6 +138,59 @@ TEST_CASE("steps wait in line, and one follows the other") {
   CHECK(d.job_done() == list{"finish"});
 }
 
+TEST_CASE("a step that other devices compute, too, ends when all of them have") {
+  auto d = ready();
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
+  d.runner.others_asked(2);
+  d.runner.other_done();
+  CHECK(d.job_done().empty());
+  CHECK(d.runner.step_failure() == nullptr);
+  d.runner.other_done();
+  CHECK(d.go_on() == list{"finish"});
+  // Those of the next step may be done before this device is.
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
+  d.runner.others_asked(1);
+  d.runner.other_done();
+  CHECK(d.job_done() == list{"finish"});
+}
+
+TEST_CASE("a step is handed on when all devices have computed their shares of it") {
+  auto d = ready(all_resident, true);
+  (void)d.begin();
+  d.runner.others_asked(1);
+  CHECK(d.job_done().empty());
+  d.runner.other_done();
+  CHECK(d.go_on() == list{"hand on"});
+}
+
+TEST_CASE("what another device can't compute is given up when all have answered, with its reason") {
+  auto d = ready();
+  (void)d.begin();
+  d.runner.others_asked(2);
+  d.runner.other_failed(error(errc::io_error, "its disk"));
+  CHECK(d.runner.step_failure() != nullptr);
+  CHECK(d.go_on().empty()); // its own job is in flight
+  CHECK(d.job_done().empty());
+  d.runner.other_failed(error(errc::device_failed, "the group failed")); // which is what follows
+  CHECK(d.go_on() == list{"give up: its disk"});
+  CHECK(d.runner.step_failure() == nullptr);
+  CHECK(d.begin() == list{"begin", "announce", "compute 0 to 8, the last"});
+  CHECK(d.job_done() == list{"finish"});
+}
+
+TEST_CASE("a step of which this device lacks a group waits for the others before it is given up") {
+  compute_on_paper d(groups(some_streamed));
+  CHECK(d.go_on() == list{"ask 0 2 5 6"});
+  CHECK(d.job_done().empty());
+  (void)d.begin();
+  d.runner.others_asked(1);
+  CHECK(d.lose(1, "the disk").empty());
+  REQUIRE(d.runner.step_failure() != nullptr);
+  CHECK(d.runner.step_failure()->what() == std::string("the disk"));
+  d.runner.other_failed(error(errc::device_failed, "the group failed"));
+  CHECK(d.go_on() == list{"give up: the disk"});
+}
+
 TEST_CASE("a step without logits ends before the output, and does not ask for its streamed groups") {
   compute_on_paper d(groups(some_streamed));
   CHECK(d.go_on() == list{"ask 0 2 5 6"});
