@@ -251,7 +251,7 @@ runtime_config config_of(const options& o) {
   c.trace = o.trace;
   if (!o.streamed)
     return c;
-  // The smallest budget has two slots; one more is what the other strategies' ring has.
+  // The other strategies' ring has a slot more than the smallest plan: as many bytes for all.
   c.budget_bytes = 1;
   const auto least = runtime::plan(c);
   std::size_t slots = 0, ring = 0;
