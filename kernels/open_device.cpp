@@ -52,12 +52,14 @@ std::vector<opened_device> open_devices(std::span<const device_budget> devices, 
   host_device.precise = demands.precise;
   host_device.isa = demands.isa;
   std::vector<opened_device> opened;
+  std::size_t hosts = 0;
   for (const auto& d : devices) {
     if (const auto index = gpu_index(d.name)) {
       opened.push_back(cuda::open_cuda_device(d, *index, demands));
     } else {
       host_device.name = d.name;
-      opened.push_back({std::make_unique<host::host_device>(host_device, cpus)});
+      opened.push_back(
+          {std::make_unique<host::host_device>(host_device, host::units_from(cpus, hosts++ * host_device.threads))});
     }
   }
   return opened;

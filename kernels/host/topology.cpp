@@ -115,6 +115,12 @@ void read_nodes(hwloc_topology_t t, topology& out) {
 
 } // namespace
 
+topology units_from(topology cpus, std::size_t first) {
+  const auto at = static_cast<std::ptrdiff_t>(first % cpus.units.size());
+  std::rotate(cpus.units.begin(), cpus.units.begin() + at, cpus.units.end());
+  return cpus;
+}
+
 topology read_topology(topology_detail detail, const topology_source& source) {
   topology out;
   const bool own = source.synthetic.empty();

@@ -51,4 +51,8 @@ struct topology_source {
 [[nodiscard]] topology read_topology(topology_detail detail = topology_detail::cores,
                                      const topology_source& source = {});
 
+/// The same units, from number `first` on, and round to those before: devices that have their threads' numbers of units
+/// one after another have cores of their own, as far as there are so many.
+[[nodiscard]] topology units_from(topology cpus, std::size_t first);
+
 } // namespace tropilla::host
