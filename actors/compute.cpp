@@ -21,6 +21,8 @@ struct compute_state {
 
   compute_actor::behavior_type behaviour() {
     // A job of the compute before this one may still write to the buffers that a step begins with.
+    if (setup.group) // a step of the compute before this one is nobody's any more
+      setup.group->abort(error(errc::device_failed, "the compute that began the step ended"));
     setup.dev->compute_stream().record().then([me = compute_actor(self), on = executor] { on->tell(me, job_done{}); });
     go_on();
     return {
@@ -62,6 +64,8 @@ struct compute_state {
       jobs.drop(g);
       tell(self, setup.pipeline.prefetcher, release_group{g});
     }
+    if (const auto why = jobs.group_failure())
+      runner.fail(*why);
     go_on();
   }
 
@@ -81,6 +85,8 @@ struct compute_state {
   void go_on() {
     while (const auto todo = decide())
       std::visit([this](const auto& a) { act(a); }, *todo);
+    if (const error* why = runner.step_failure())
+      jobs.fail_group(*why); // so that nobody waits for this device
   }
 
   /// Does a part of a step; what a copy, or the memory for one, refuses ends the step.
@@ -116,11 +122,32 @@ struct compute_state {
   }
 
   void act(const step_runner::begin&) {
-    const auto& [step, from] = in_line.first();
+    const auto& [step, from, given] = in_line.first();
     const trace_span span(setup.trace, track, "run_step", "tokens", static_cast<std::int64_t>(step->ids.size()));
-    jobs.begin(*step, from);
+    const auto group = setup.group ? setup.group->next() : given;
+    jobs.begin(*step, from, group ? (*group)[jobs.placement()->layout.share.rank] : nullptr);
     clock.step_begins();
+    ask_others(from, group);
     go_on(); // what the step sets in motion belongs to the span
+  }
+
+  /// The step ends when all have answered.
+  void ask_others(const hidden_input& from, const std::shared_ptr<const group_ends>& group) {
+    gone = {};
+    runner.others_asked(setup.others.size());
+    for (const auto& other : setup.others)
+      ask(self, other->get(), run_step{jobs.shared_step(), from, group})
+          .then(
+              [this](const step_computed&) {
+                runner.other_done();
+                go_on();
+              },
+              [this](const caf::error& e) {
+                if (is_gone(e))
+                  gone = e;
+                runner.other_failed(from_caf(e));
+                go_on();
+              });
   }
 
   void act(const step_runner::announce& a) {
@@ -188,7 +215,7 @@ struct compute_state {
                   "{}: a step of {} tokens is given up: {}", setup.dev->name(), jobs.current().ids.size(),
                   a.why.what());
     tell(self, setup.pipeline.prefetcher, abandon_step{});
-    end_step(true, to_caf(a.why));
+    end_step(true, gone ? gone : to_caf(a.why));
   }
 
   /// Asks one of the pipeline, and goes on with the answer where that is not too late.
@@ -221,6 +248,7 @@ struct compute_state {
   std::shared_ptr<inline_executor> executor; ///< of the compute stream's thread, which may outlive this
   step_runner runner;
   step_clock clock;
+  caf::error gone; ///< of another device's compute that ended in this step, for the one who asked
   open_requests<await_weights, weights_resident> awaiting;
   open_requests<share_weights, weights_shared> sharing;
   open_requests<suspend_compute, compute_suspended> suspending;

@@ -23,13 +23,19 @@ struct compute_setup {
   /// Of the device that has the layers after these; null: this one gives the logits.
   std::shared_ptr<const role<compute_actor>> next_compute{};
   const device* next_device = nullptr; ///< that device; outlives the actor
+  /// Where other devices have shares of the same layers, of the first of them: their group, and the computes of the
+  /// others by rank.
+  std::shared_ptr<device_group> group{};
+  std::vector<std::shared_ptr<const role<compute_actor>>> others{};
   logger log{};
 };
 
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
 /// gives each back when its job is done. A step runs in as few jobs as the arriving weights allow: one, when all stay.
 ///
-/// Of several devices each computes its layers and hands the step on to the next one.
+/// Of several devices each computes its layers and hands the step on to the next one. Where devices share layers, the
+/// first has the others compute each step at the same time, and ends it when all have; one that can't compute it fails
+/// the group, so that nobody waits for it.
 ///
 /// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
 /// When compute itself ends, a job may still be in flight: its successor begins no step before that is done.

@@ -12,6 +12,7 @@ struct step_jobs::job {
   const llama_workspace* space;
   std::shared_ptr<const tropilla::step> step;
   std::shared_ptr<loaded_weights> weights;
+  std::shared_ptr<communicator> group;
   std::chrono::steady_clock::time_point began{}; ///< written by worker 0 at the job's start, and read after its end
 };
 
@@ -72,12 +73,13 @@ std::vector<lease> step_jobs::leave_for(const weight_placement& next_placement) 
   return kept;
 }
 
-void step_jobs::begin(const step& next_step, const hidden_input& from) {
+void step_jobs::begin(const step& next_step, const hidden_input& from, std::shared_ptr<communicator> group) {
   const auto bound = blank_step(last_bound_);
   *bound = next_step;
   current_ = bound;
   bind_pages(*bound, page_starts());
   from_ = from;
+  group_ = std::move(group);
 }
 
 /// The pages of this device, which are numbered as the scheduler's are.
@@ -88,13 +90,14 @@ std::span<std::byte* const> step_jobs::page_starts() const {
 /// The memory of the step's pages goes back when nobody else works with them.
 void step_jobs::end() noexcept {
   current_.reset();
+  group_.reset();
   drop_table(last_bound_);
 }
 
 void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::function<void(double)> done) {
   // A GPU computes after its job has ended: until what is recorded behind it is done, what it reads and writes must
   // stay, even if the actor ends.
-  const auto held = std::make_shared<job>(job{setup_.space, current_, weights_});
+  const auto held = std::make_shared<job>(job{setup_.space, current_, weights_, group_});
   const auto& layout = weights_->placement->layout;
   const bool begins = first == layout.begin_group();
   const float* const from = begins ? bring_hidden() : nullptr;
@@ -104,14 +107,14 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
                        finds_top_k = is_last && !setup_.next_device && top_k() > 0,
                        page_starts = begins ? page_starts() : std::span<std::byte* const>(),
                        page_bytes = to_group_alignment(kv_page_bytes(layout, setup_.space->shape().kv))](ops& o) {
-    const auto& [space, step, weights, _] = *held;
+    const auto& [space, step, weights, group, _] = *held;
     if (o.worker() == 0)
       held->began = std::chrono::steady_clock::now();
     if (!page_starts.empty())
       copy_pages(o, *step, page_starts, page_bytes);
     if (from)
       o.gather_rows(from, weights->placement->layout.config.width, rows, space->floats(buffer::hidden));
-    forward_groups(o, weights->placement->layout, *space, *step, weights->memory, first, last);
+    forward_groups(o, weights->placement->layout, *space, *step, weights->memory, first, last, group.get());
     if (finds_top_k)
       keep_top_k(o, weights->placement->layout, *space, *step);
   });
@@ -125,6 +128,7 @@ void step_jobs::enqueue(std::size_t first, std::size_t last, bool is_last, std::
                         static_cast<std::int64_t>(first));
         held->step.reset(); // the actor fills it again
         held->weights.reset();
+        held->group.reset();
         done(std::chrono::duration<double>(end - held->began).count());
       });
 }
@@ -161,6 +165,8 @@ std::size_t step_jobs::top_k() const {
 }
 
 step_output step_jobs::output() {
+  if (weights_->placement->layout.share.rank > 0) // the first of the group has them
+    return {};
   const std::size_t vocabulary = weights_->placement->layout.config.vocabulary;
   const std::size_t rows = current_->logit_rows.size(), max_rows = setup_.space->shape().logit_rows;
   step_output out;

@@ -1,6 +1,7 @@
 /// A device's jobs for the weight groups of a step, and copies of their results.
 #pragma once
 
+#include "kernels/collective.hpp"
 #include "kernels/device.hpp"
 #include "memory/lease.hpp"
 #include "src/model/llama.hpp"
@@ -57,8 +58,16 @@ public:
 
   // -- steps ----
 
-  /// A step begins: binds it to the device's pages.
-  void begin(const step& next_step, const hidden_input& from);
+  /// A step begins: binds it to the device's pages. `group`: this device's end of the group that computes it; null: it
+  /// has no other shares.
+  void begin(const step& next_step, const hidden_input& from, std::shared_ptr<communicator> group = {});
+  /// The group of the step, if there is one, fails.
+  void fail_group(const error& why) const noexcept {
+    if (group_)
+      group_->abort(why);
+  }
+  /// Why the group can't compute the step; empty: nothing is wrong.
+  [[nodiscard]] std::optional<error> group_failure() const { return group_ ? group_->failure() : std::nullopt; }
   [[nodiscard]] const step& current() const noexcept { return *current_; }
   void end() noexcept;
   /// Where the hidden states of the step's tokens are, [ids, width]; a lookup writes the embedding's rows there.
@@ -98,6 +107,7 @@ private:
   std::shared_ptr<const step> current_;
   std::shared_ptr<step> last_bound_; ///< current, or to be used again
   hidden_input from_;
+  std::shared_ptr<communicator> group_; ///< of the step
 };
 
 } // namespace tropilla

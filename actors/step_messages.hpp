@@ -4,6 +4,7 @@
 #include "actors/caf_seam.hpp"
 #include "actors/registration.hpp"
 #include "actors/weight_messages.hpp"
+#include "kernels/device_group.hpp"
 #include "src/model/llama.hpp"
 #include "src/placement/placement.hpp"
 #include "src/schedule/batcher.hpp"
@@ -19,6 +20,8 @@ namespace tropilla::cast {
 struct run_step {
   std::shared_ptr<const tropilla::step> step;
   hidden_input from{}; ///< stays valid until the answer
+  /// Of the devices that have shares of the same layers, from the first of them to the others; else null.
+  std::shared_ptr<const group_ends> group{};
 };
 struct step_computed {
   step_output output; ///< valid until the next `run_step`

@@ -31,6 +31,13 @@ void model_options::bind(option_binder& b) {
        "[Memory](memory.md#the-budget) says what a budget limits, and [what holds without "
        "one](memory.md#without-a-budget)"},
       config.devices);
+  b.text({"--split", "HOW",
+          "how devices divide the model: pipeline=2 gives each some of the layers, tensor=2 a share of every layer, "
+          "which they compute at the same time; pipeline=2,tensor=2 both. Without devices in --budget they are "
+          "devices of the host, which divide the budget and the threads",
+          "the layers, between the devices of --budget",
+          ". [Several devices](memory.md#several-devices) compares them"},
+         config.split);
   b.flag({"--yield-memory", "", "budgets of the host go down while the machine is short of memory, and up again later",
           "", "; [how](memory.md#a-machine-that-is-short-of-memory)"},
          config.yield_memory);

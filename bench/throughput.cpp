@@ -52,6 +52,7 @@ runtime open_runtime(const throughput_options& o, std::size_t sequences, std::si
   c.kv_host_bytes = o.kv_host_mib << 20;
   c.kv_disk_bytes = o.kv_disk_mib << 20;
   c.kv_folder = o.kv_folder;
+  c.split = o.split;
   c.unread_pieces = unread_pieces;
   c.context = o.context > 0 ? o.context : context;
   c.kv_tokens = o.kv_tokens > 0 ? o.kv_tokens : kv_tokens;
@@ -64,10 +65,9 @@ namespace {
 
 throughput_options parse(int count, char** arguments) {
   throughput_options o;
-  const std::map<std::string_view, std::string*> texts = {{"--packed", &o.packed},          {"--isa", &o.isa},
-                                                          {"--phases", &o.phases},          {"--requests", &o.requests},
-                                                          {"--kv-folder", &o.kv_folder},    {"--device", &o.device},
-                                                          {"--record-pool", &o.record_pool}};
+  const std::map<std::string_view, std::string*> texts = {
+      {"--packed", &o.packed},       {"--isa", &o.isa},     {"--phases", &o.phases}, {"--requests", &o.requests},
+      {"--kv-folder", &o.kv_folder}, {"--split", &o.split}, {"--device", &o.device}, {"--record-pool", &o.record_pool}};
   const std::map<std::string_view, std::size_t*> numbers = {{"--threads", &o.threads},
                                                             {"--sequences", &o.sequences},
                                                             {"--context", &o.context},

@@ -17,7 +17,7 @@ struct throughput_options {
   std::size_t count = 0, tokens = 0, prefix = 1024, sample = 20, prompt = 0;
   std::size_t conversations = 64, turns = 3, parallel = 8, pairs = 5;
   std::size_t kv_host_mib = 0, kv_disk_mib = 0; ///< of the store of KV pages
-  std::string kv_folder;
+  std::string kv_folder, split;
   std::string phases = "1,16"; ///< streams of each phase
   std::uint64_t seed = 1;
   double rate = 0;    ///< of arrivals, per second; 0: all at once

@@ -220,9 +220,8 @@ void device_shard::log_plan() const {
         .info("{}: packed weights are mapped, {}", name(), human_bytes{placement->mapping->bytes().size()});
 }
 
-void device_shard::start(std::size_t number, const device_shard* next_shard) {
-  number_ = number;
-  next_shard_ = next_shard;
+void device_shard::start(neighbours with) {
+  with_ = std::move(with);
   auto kept = std::exchange(kept_, {});
   pipeline->set(spawn_pipeline(placement, kept), placement);
   spawn_compute(std::move(kept));
@@ -238,10 +237,12 @@ void device_shard::spawn_compute(std::vector<lease> kept) {
       .trace = shared_.trace,
       .progress = progress_,
       .kept = std::move(kept),
-      .number = number_,
+      .number = with_.number,
       .copies = copies_,
-      .next_compute = next_shard_ ? next_shard_->compute : nullptr,
-      .next_device = next_shard_ ? next_shard_->dev.get() : nullptr,
+      .next_compute = with_.next ? with_.next->compute : nullptr,
+      .next_device = with_.next ? with_.next->dev.get() : nullptr,
+      .group = with_.group,
+      .others = with_.others,
       .log = shared_.log_of(log_component::compute),
   };
   compute->set(cast::spawn_compute(*shared_.system, std::move(setup)));
@@ -353,6 +354,8 @@ void device_shard::end_supervisor() {
 void device_shard::end_compute() {
   cast::end_role(*shared_.system, *compute);
   shared_.log_of(log_component::supervisor).debug("compute of {} is ended", name());
+  if (with_.group) // jobs in flight may wait for a step that others will not go on with
+    with_.group->abort(error(errc::cancelled, "the runtime was closed"));
   // A last job may still be in flight, with leases, or the stream's thread in the code of an actor that ended.
   dev->compute_stream().synchronize();
 }

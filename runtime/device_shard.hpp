@@ -71,10 +71,15 @@ public:
   /// Address space that the device reserves for a plan, for budgets that grow, too.
   [[nodiscard]] static std::size_t reservation(const placement_input& input, const weight_placement& placement);
 
-  /// Spawns the pipeline and compute; weights are being read from here on. `next_shard` has the following layers and
-  /// outlives this one's actors; null for the last.
-  /// `number`: of the shard, in the order of the layers.
-  void start(std::size_t number, const device_shard* next_shard);
+  /// Whom a shard works with. All of them outlive its actors.
+  struct neighbours {
+    std::size_t number = 0;                ///< of the shard: pages lie in the table's list of this number
+    const device_shard* next{};            ///< has the following layers; null for the last ones
+    std::shared_ptr<device_group> group{}; ///< of the first of those that share layers; else null
+    std::vector<std::shared_ptr<const cast::role<cast::compute_actor>>> others{}; ///< its computes, but its own
+  };
+  /// Spawns the pipeline and compute; weights are being read from here on.
+  void start(neighbours with);
   /// Spawns a supervisor, which also watches `others`: the first one, or another when the one before ended.
   void supervise(std::vector<cast::supervised_member> others,
                  std::shared_ptr<const cast::role<cast::scheduler_actor>> scheduler);
@@ -144,9 +149,8 @@ private:
   std::shared_ptr<transfer_meter> meter_ = std::make_shared<transfer_meter>();
   std::shared_ptr<std::atomic<std::uint64_t>> progress_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::shared_ptr<std::atomic<bool>> damage_told_ = std::make_shared<std::atomic<bool>>(false);
-  std::size_t number_ = 0;                   ///< in the order of the layers
-  const device_shard* next_shard_ = nullptr; ///< has the following layers
-  std::vector<lease> kept_;                  ///< of the original, until the first pipeline is spawned
+  neighbours with_;
+  std::vector<lease> kept_; ///< of the original, until the first pipeline is spawned
   reclaim_registration ring_reclaimer_;
   std::size_t reserved_ = 0;                                              ///< bytes of address space
   std::shared_ptr<const char> replicas_ = std::make_shared<const char>(); ///< its other owners are replicas

@@ -17,7 +17,7 @@ namespace tropilla {
 /// beside compute. Any thread may start moves.
 class page_mover {
 public:
-  /// The part of every page that is on one device: its layers.
+  /// The part of every page that is on one device: its layers, and its share of their heads.
   struct part {
     std::shared_ptr<device> dev;
     std::size_t bytes = 0;

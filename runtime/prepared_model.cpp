@@ -74,20 +74,30 @@ shape_choice choose_shapes(const runtime_config& config, const llama_config& mod
   return choice;
 }
 
-/// The devices that a configuration names; one, when it names none.
-std::vector<device_budget> devices_of(const runtime_config& config, const llama_config& model) {
+/// Whether it is for the split to say how many devices there are: none is named, or one of the host, to give a budget.
+bool split_names_devices(const runtime_config& config) {
+  return config.devices.empty() || (config.devices.size() == 1 && config.devices[0].name == "host:0");
+}
+
+/// The devices that a configuration names; when it names none, as many of the host as the split is between, with equal
+/// shares of the budget.
+std::vector<device_budget> devices_of(const runtime_config& config, const device_split& split) {
   auto devices = config.devices;
-  if (devices.empty())
-    devices.push_back({"host:0", config.budget_bytes, config.budget_percent});
-  if (devices.size() > model.layers)
-    throw error(errc::invalid_argument, fmt::format("{} devices can't share {} layers", devices.size(), model.layers));
+  const std::size_t made = split_names_devices(config) ? split.devices() : 0;
+  if (made > 0) {
+    const device_budget all =
+        devices.empty() ? device_budget{"", config.budget_bytes, config.budget_percent} : devices.front();
+    devices.clear();
+    for (std::size_t i = 0; i < made; ++i)
+      devices.push_back({fmt::format("host:{}", i), all.bytes / made, all.percent / static_cast<double>(made)});
+  }
   check_device_names(devices);
   for (const auto& d : devices) {
     if (d.percent != 0 && (d.bytes > 0 || !(d.percent > 0 && d.percent <= 100)))
       throw error(errc::invalid_argument,
                   fmt::format("the budget of {} is bytes or more than 0 and up to 100 percent, not {} bytes and {}%",
                               d.name, d.bytes, d.percent));
-    if (devices.size() > 1 && d.bytes == 0 && d.percent == 0)
+    if (made == 0 && split.pipeline > 1 && d.bytes == 0 && d.percent == 0)
       throw error(errc::invalid_argument, fmt::format("{} needs a budget of its own", d.name));
   }
   return devices;
@@ -98,6 +108,11 @@ std::vector<placed_shard> open_shards(const prepared_model& m, const std::vector
                                       const runtime_config& config, const runtime_hooks& hooks) {
   auto opened = open_devices(devices, {m.model.attention, config.precise, config.threads, config.isa, hooks.open_gpu});
   std::vector<placed_shard> shards(devices.size());
+  if (const auto gpu = std::ranges::find_if(opened, [](const auto& o) { return !o.dev->host_memory(); });
+      gpu != opened.end() && m.split.tensor > 1)
+    throw error(errc::unsupported, fmt::format("{} can't share layers with other devices yet: tensor={} needs devices "
+                                               "of the host, and pipeline={} divides the layers between any",
+                                               gpu->dev->name(), m.split.tensor, devices.size()));
   bool requests_held = false;
   for (std::size_t i = 0; i < devices.size(); ++i) {
     auto& s = shards[i];
@@ -145,6 +160,15 @@ void resolve_percents(std::vector<placed_shard>& shards, const std::vector<devic
   }
 }
 
+/// Devices of the host without budgets share what all of them may use.
+void share_limit(std::vector<placed_shard>& shards) {
+  const auto takes = [](const placed_shard& s) { return s.dev->host_memory() && !s.has_budget; };
+  const auto count = static_cast<std::size_t>(std::ranges::count_if(shards, takes));
+  for (auto& s : shards)
+    if (takes(s) && s.input.limit.bytes != unlimited)
+      s.input.limit.bytes /= count;
+}
+
 /// The report of all devices, with their limits.
 plan_report report_of(const prepared_model& m) {
   std::vector<plan_report> reports;
@@ -183,7 +207,8 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
   m.model = llama_config::read(m.file);
   const auto on_any =
       choose_shape(config, m.model, default_batch_tokens); // mistakes are told before devices are opened
-  const auto devices = devices_of(config, m.model);
+  m.split = parse_split(config.split, split_names_devices(config) ? 0 : config.devices.size());
+  const auto devices = devices_of(config, m.split);
   m.shards = open_shards(m, devices, config, hooks);
   const auto shapes = choose_shapes(config, m.model, on_any, m.shards);
   const auto now = hooks.read_memory(); // after the devices' threads were made
@@ -197,7 +222,8 @@ prepared_model prepared_model::open(const runtime_config& config, const runtime_
       s.input.limit = host_limit;
   }
   resolve_percents(m.shards, devices);
-  divide_layers(m.shards, m.model.layers, shapes.first.kv_tokens);
+  share_limit(m.shards);
+  divide_model(m.shards, m.split, m.model, shapes.first.kv_tokens);
   divide_pinned(m.shards, config.pinned_bytes);
   placement_search search(m.shards, shapes);
   m.shape = search.find();

@@ -18,7 +18,8 @@ struct prepared_model {
   gguf_file file;
   llama_config model;
   run_shape shape;
-  std::vector<placed_shard> shards;        ///< in the order of the layers
+  device_split split;
+  std::vector<placed_shard> shards;        ///< in the order of the layers, those with shares of the same ones by rank
   std::shared_ptr<memory_balance> balance; ///< between pages and weights of all shards; null when the plan does not fit
   plan_report report;
   std::vector<std::string> notices; ///< what a limit changed, and budgets that are above it

@@ -67,6 +67,7 @@ runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtim
   promises = std::make_shared<memory_promises>(hooks_.read_memory, prepared.needs);
   facts = facts_of(prepared.file, prepared.model);
   vocabulary = prepared.model.vocabulary;
+  split = prepared.split;
   balance_ = std::move(prepared.balance);
   log_opening();
   if (external) {
@@ -85,8 +86,12 @@ runtime_impl::runtime_impl(runtime_config c, caf::actor_system* external, runtim
 
 runtime_impl::runtime_impl(std::shared_ptr<runtime_impl> from, std::size_t context)
     : config(from->config), log(from->log), original(std::move(from)), facts(original->facts),
-      vocabulary(original->vocabulary), arbiter(original->arbiter), promises(original->promises), tok(original->tok),
-      chat(original->chat), chat_failure(original->chat_failure), hooks_(original->hooks_) {
+      vocabulary(original->vocabulary), split(original->split), arbiter(original->arbiter),
+      promises(original->promises), tok(original->tok), chat(original->chat), chat_failure(original->chat_failure),
+      hooks_(original->hooks_) {
+  if (split.tensor > 1)
+    throw error(errc::unsupported, "a runtime whose devices share layers can't have replicas: the devices would wait "
+                                   "for each other in different steps");
   config.trace.clear();
   config.on_progress = nullptr;
   own_system.emplace();
@@ -199,8 +204,7 @@ void runtime_impl::notify(std::span<const std::string> sentences) const {
 }
 
 void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
-  for (std::size_t i = shards.size(); i-- > 0;)
-    shards[i]->start(i, i + 1 < shards.size() ? shards[i + 1].get() : nullptr);
+  start_shards();
   meanwhile();
 
   make_store();
@@ -217,85 +221,21 @@ void runtime_impl::spawn_cast(const std::function<void()>& meanwhile) try {
   throw;
 }
 
-/// Keys and values that other instructions or devices computed are not the same to the last bit, so they are others.
-void runtime_impl::make_store() {
-  if (original || (config.kv_host_bytes == 0 && config.kv_disk_bytes == 0))
-    return;
-  if (config.kv_disk_bytes > 0 && config.kv_folder.empty())
-    throw error(errc::invalid_argument, "keys and values on the disk need a folder; name one");
-  if (const auto refused = promises->promise(config.kv_host_bytes))
-    throw error(errc::over_budget,
-                fmt::format("there is no memory for {} of keys and values beside the devices: {}; ask for less",
-                            format_bytes(config.kv_host_bytes), *refused));
-  const auto shape = page_shape();
-  packed_key_hash identity;
-  for (const std::uint64_t number :
-       {shape.model.high, shape.model.low, std::uint64_t{static_cast<std::uint8_t>(shape.type)},
-        std::uint64_t{shape.precise}, std::uint64_t{shape.page_bytes()}, std::uint64_t{kv_page_tokens}})
-    identity.add(number);
-  std::vector<page_mover::part> parts;
-  device* pins = nullptr; ///< makes memory from which it copies fast
-  for (const auto& shard : shards) {
-    const auto& range = shard->placement->layout.range;
-    parts.push_back({shard->dev, (range.last - range.first) * shape.layer_bytes()});
-    identity.add(shard->dev->isa());
-    if (!shard->dev->host_memory())
-      pins = shard->dev.get();
+void runtime_impl::start_shards() {
+  constexpr std::chrono::seconds limit{30}; // longer than any group takes to be read
+  for (std::size_t i = shards.size(); i-- > 0;) {
+    const std::size_t rank = i % split.tensor, next_stage = i - rank + split.tensor;
+    device_shard::neighbours with{.number = i, .next = next_stage < shards.size() ? shards[next_stage].get() : nullptr};
+    if (rank == 0 && split.tensor > 1) {
+      std::vector<std::size_t> workers;
+      for (std::size_t r = 0; r < split.tensor; ++r)
+        workers.push_back(shards[i + r]->dev->workers());
+      for (std::size_t r = 1; r < split.tensor; ++r)
+        with.others.push_back(shards[i + r]->compute);
+      with.group = std::make_shared<device_group>(std::move(workers), limit);
+    }
+    shards[i]->start(std::move(with));
   }
-  kv_store_options options{.page_bytes = shape.page_bytes(),
-                           .host_bytes = config.kv_host_bytes,
-                           .disk_bytes = config.kv_disk_bytes,
-                           .folder = config.kv_folder,
-                           .identity = identity.key(),
-                           .model_name = facts.name,
-                           .notice = config.on_notice,
-                           .make_buffer = {}};
-  if (pins)
-    options.make_buffer = [pins](std::size_t bytes) { return pins->make_host_buffer(bytes); };
-  store = std::make_shared<kv_store>(std::move(options));
-  mover = std::make_unique<page_mover>(
-      store, std::move(parts), [to = scheduler] { cast::tell_from_outside(to->get(), cast::pages_moved{}); },
-      trace.get());
-}
-
-void runtime_impl::make_batcher() {
-  const auto& shape = shards.front()->input.shape;
-  kv_memory memory;
-  for (const auto& shard : shards)
-    memory.page_bytes.push_back(shard->page_bytes());
-  memory.store = store;
-  memory.extent_pages = extent_pages_of(shards.front()->input.max_kv_pages(), std::ranges::max(memory.page_bytes));
-  batching =
-      std::make_shared<batcher>(*tok, shape, config.queue_length, log->of(log_component::scheduler), std::move(memory));
-  if (original) // it has all of its pages' bytes
-    return;
-  flow = std::make_shared<memory_flow>(
-      memory_flow_setup{.balance = balance_,
-                        .batching = batching,
-                        .pinned = [shard = shards.front()] { return shard->replicas() > 0; },
-                        .pledge =
-                            [this](std::size_t pages) {
-                              for (const auto& shard : shards)
-                                shard->pledge_pages(pages);
-                            },
-                        .trace = trace.get(),
-                        .log = log->of(log_component::memory)});
-}
-
-void runtime_impl::make_request_room() {
-  request_room::more_source more;
-  for (const auto& shard : shards)
-    if (shard->input.holds_requests)
-      more = [to = arbiter, weak = std::weak_ptr(shard)](std::size_t bytes) -> std::optional<lease> {
-        const auto on = weak.lock();
-        if (!on || bytes > on->unpledged_bytes()) // KV pages may want the rest
-          return std::nullopt;
-        auto answer = to->try_acquire({on->name(), bytes, purpose::requests, priority::background, outside_memory{}});
-        if (auto* granted = std::get_if<lease>(&answer))
-          return std::move(*granted);
-        return std::nullopt;
-      };
-  room = std::make_shared<request_room>(shards.front()->input.shape.request_bytes, std::move(more));
 }
 
 /// Scheduler and first supervisor replace each other. When both have ended, this spawns another supervisor, which

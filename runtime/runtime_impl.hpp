@@ -77,9 +77,10 @@ struct TROPILLA_HIDDEN runtime_impl {
   plan_report report;                     ///< of the placements that it opened with
   model_facts facts;
   std::size_t vocabulary = 0;
+  device_split split;
   std::shared_ptr<memory_arbiter> arbiter;
   std::shared_ptr<memory_promises> promises;
-  std::vector<std::shared_ptr<device_shard>> shards; ///< in the order of the layers
+  std::vector<std::shared_ptr<device_shard>> shards; ///< one stage after another, those of a stage by rank
   std::shared_ptr<const tokenizer> tok;
   std::optional<chat_template> chat;
   std::optional<error> chat_failure; ///< why there is no template: told when one is needed
@@ -108,6 +109,7 @@ private:
   /// Starts the shards, from the last to the first, and then the actors that need them; `meanwhile` runs while weights
   /// are read.
   void spawn_cast(const std::function<void()>& meanwhile);
+  void start_shards();
   void make_request_room();
   void make_store();
   void begin_to_yield();

@@ -45,16 +45,33 @@ private:
   bool over_ = false;
 };
 
-/// Each layer of a loan's page, wherever it is: `layer(device, bytes in its page, bytes in the session's page)`.
+/// Keys or values of a layer that lie together both on a device and in the session's page: of so many KV heads.
+struct page_piece {
+  device& dev;
+  std::byte* memory;                          ///< on the device
+  std::size_t at;                             ///< in the session's page
+  std::size_t kv_heads, key_size, value_size; ///< one size is 0
+  std::size_t bytes;
+};
+
+/// Calls `f` with each piece of a loan's page, wherever it is.
 template <class Function>
-void for_each_layer(const runtime_impl& rt, const session_shape& shape, const page_loan& loan, std::size_t page,
-                    const Function& layer) {
-  const std::size_t bytes = shape.layer_bytes();
+void for_each_piece(const runtime_impl& rt, const session_shape& shape, const page_loan& loan, std::size_t page,
+                    const Function& f) {
+  const std::size_t key = kv_head_bytes(shape.type, shape.key_size),
+                    value = kv_head_bytes(shape.type, shape.value_size);
   for (std::size_t i = 0; i < rt.shards.size(); ++i) {
-    const auto& range = rt.shards[i]->placement->layout.range;
-    std::byte* const start = loan.table->starts[i][loan.pages[page]];
-    for (std::size_t l = range.first; l < range.last; ++l)
-      layer(*rt.shards[i]->dev, start + (l - range.first) * bytes, l * bytes);
+    const auto& layout = rt.shards[i]->placement->layout;
+    const auto heads = layout.share.of(layout.share.kv_heads);
+    device& dev = *rt.shards[i]->dev;
+    std::byte* memory = loan.table->starts[i][loan.pages[page]];
+    for (std::size_t l = layout.range.first; l < layout.range.last; ++l) {
+      const std::size_t keys = l * shape.layer_bytes(), values = keys + shape.kv_heads * key;
+      f(page_piece{dev, memory, keys + heads.first * key, heads.count, shape.key_size, 0, heads.count * key});
+      memory += heads.count * key;
+      f(page_piece{dev, memory, values + heads.first * value, heads.count, 0, shape.value_size, heads.count * value});
+      memory += heads.count * value;
+    }
   }
 }
 
@@ -98,12 +115,11 @@ std::size_t runtime_impl::save_session(const std::filesystem::path& path, std::s
   std::vector<std::byte> buffer(shape.page_bytes()), copy(shape.layer_bytes());
   for (std::size_t i = 0; i < loan.pages.size(); ++i) {
     const std::size_t tokens = std::min(loan.tokens - i * kv_page_tokens, kv_page_tokens);
-    for_each_layer(*this, shape, loan, i, [&](device& dev, const std::byte* from, std::size_t to) {
-      if (!dev.host_memory()) {
-        dev.download(from, copy.data(), copy.size());
-        from = copy.data();
-      }
-      copy_kv_tokens(shape.type, shape.kv_heads, shape.key_size, shape.value_size, from, buffer.data() + to, tokens);
+    for_each_piece(*this, shape, loan, i, [&](const page_piece& p) {
+      if (!p.dev.host_memory())
+        p.dev.download(p.memory, copy.data(), p.bytes);
+      const std::byte* const from = p.dev.host_memory() ? p.memory : copy.data();
+      copy_kv_tokens(shape.type, p.kv_heads, p.key_size, p.value_size, from, buffer.data() + p.at, tokens);
     });
     file.add_page(buffer);
   }
@@ -128,9 +144,8 @@ std::vector<token_id> runtime_impl::load_session(const std::filesystem::path& pa
     borrowed_pages pages(*this, cast::borrow_empty_pages{borrower, tokens.size()});
     for (std::size_t i = 0; i < file.facts().pages(); ++i) {
       file.read_page(i, buffer);
-      for_each_layer(*this, shape, pages.loan(), i, [&](device& dev, std::byte* to, std::size_t from) {
-        dev.upload(buffer.data() + from, to, shape.layer_bytes());
-      });
+      for_each_piece(*this, shape, pages.loan(), i,
+                     [&](const page_piece& p) { p.dev.upload(buffer.data() + p.at, p.memory, p.bytes); });
     }
     pages.end(cast::fill_pages{borrower, tokens});
   }

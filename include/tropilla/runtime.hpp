@@ -44,8 +44,13 @@ struct runtime_config {
   std::size_t budget_bytes = 0;
   double budget_percent = 0; ///< above 0 to 100, in place of `budget_bytes`: of what the process may use
   /// Several devices ("host:0", "host:1", ...), each with a budget and a team of threads of its own, between which the
-  /// layers are divided in proportion to the budgets. "{}": host:0 with `budget_bytes`.
+  /// model is divided in proportion to the budgets. "{}": as many of the host as `split` says, with equal shares of the
+  /// budget.
   std::vector<device_budget> devices{};
+  /// How devices divide the model. "pipeline=2": each has some of the layers. "tensor=2": each has a share of every
+  /// matrix, and all compute every layer at the same time (devices of the host, no replicas). "pipeline=2,tensor=2":
+  /// both. "": a pipeline of all `devices`. The text is the same to the last bit.
+  std::string split{};
   /// Budgets of devices of the host go down while the machine, or the process's control group, is short of memory, and
   /// up again afterwards to what they were, or to what `runtime::set_budget` made them since.
   bool yield_memory = false;

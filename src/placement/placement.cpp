@@ -28,7 +28,7 @@ io_mode mode_for(const std::string& io, bool again_and_again) {
 std::shared_ptr<weight_placement> try_form(const placement_input& input, weight_form form, std::size_t budget,
                                            std::size_t kv_pages) {
   auto placement = std::make_shared<weight_placement>();
-  placement->layout = llama_layout::make(input.model, form, 0, input.layers);
+  placement->layout = llama_layout::make(input.model, form, 0, input.layers, input.share);
   // The processor packs for a GPU, too.
   placement->loading =
       loader_shape::for_model(placement->layout, input.dev->host_memory() ? input.dev->workers() : usable_cores());

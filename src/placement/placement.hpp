@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,10 +59,11 @@ struct placement_input {
   const device* dev = nullptr;
   std::vector<std::filesystem::path> files;
   std::filesystem::path packed_folder;
-  std::string io;               ///< as `runtime_config::io`
-  std::size_t pinned_bytes = 0; ///< this device's share of `runtime_config::pinned_bytes`
-  memory_limit limit{};         ///< of all devices of this kind together; addresses: of this one
-  bool holds_requests = false;  ///< its budget is the processor's memory, and counts what requests hold, too
+  std::string io;                      ///< as `runtime_config::io`
+  std::size_t pinned_bytes = 0;        ///< this device's share of `runtime_config::pinned_bytes`
+  memory_limit limit{};                ///< of all devices of this kind together; addresses: of this one
+  bool holds_requests = false;         ///< its budget is the processor's memory, and counts what requests hold, too
+  std::optional<tensor_share> share{}; ///< of each matrix; empty: the whole
 
   /// Bytes for requests and for the tables of this many tokens' KV pages.
   [[nodiscard]] std::size_t request_bytes(std::size_t kv_tokens) const;

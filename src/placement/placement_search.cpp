@@ -4,6 +4,9 @@
 #include "tropilla/error.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
+#include <numeric>
+#include <span>
 
 namespace tropilla {
 
@@ -84,21 +87,31 @@ std::size_t extent_pages_of(const std::vector<placed_shard>& shards) {
   return extent_pages_of(shards.front().input.max_kv_pages(), stride);
 }
 
-void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens) {
-  const auto bytes_for_layers = [&](const placed_shard& s) {
+void divide_model(std::vector<placed_shard>& shards, const device_split& split, const llama_config& model,
+                  std::size_t kv_tokens) {
+  if (split.pipeline > model.layers)
+    throw error(errc::invalid_argument, fmt::format("{} devices can't share {} layers", split.pipeline, model.layers));
+  const bool alike = std::ranges::any_of(shards, [](const placed_shard& s) { return s.budget == 0; });
+  std::vector<double> weights;
+  for (const auto& s : shards) {
     const std::size_t requests = s.input.request_bytes(kv_tokens);
-    return static_cast<double>(s.budget > requests ? s.budget - requests : s.budget);
-  };
-  double all = 0, so_far = 0;
-  for (const auto& s : shards)
-    all += bytes_for_layers(s);
+    weights.push_back(alike ? 1 : static_cast<double>(s.budget > requests ? s.budget - requests : s.budget));
+  }
+  const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+  double so_far = 0;
   std::size_t first = 0;
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    so_far += bytes_for_layers(shards[i]);
-    const std::size_t after = shards.size() - 1 - i;
-    const auto wanted = static_cast<std::size_t>(static_cast<double>(layers) * so_far / std::max(all, 1.0) + 0.5);
-    const std::size_t last = after == 0 ? layers : std::clamp(wanted, first + 1, layers - after);
-    shards[i].input.layers = {first, last};
+  for (std::size_t stage = 0; stage < split.pipeline; ++stage) {
+    const auto of_stage = std::span(weights).subspan(stage * split.tensor, split.tensor);
+    so_far += std::accumulate(of_stage.begin(), of_stage.end(), 0.0);
+    const std::size_t after = split.pipeline - 1 - stage;
+    const auto wanted = static_cast<std::size_t>(static_cast<double>(model.layers) * so_far / std::max(all, 1.0) + 0.5);
+    const std::size_t last = after == 0 ? model.layers : std::clamp(wanted, first + 1, model.layers - after);
+    for (std::size_t rank = 0; rank < split.tensor; ++rank) {
+      auto& input = shards[stage * split.tensor + rank].input;
+      input.layers = {first, last};
+      if (split.tensor > 1)
+        input.share = tensor_share::divide(model, of_stage, rank);
+    }
     first = last;
   }
 }

@@ -1,6 +1,7 @@
 /// Searches for the run shape that a model's devices have room for: how many tokens may have KV pages at once.
 #pragma once
 
+#include "src/placement/device_split.hpp"
 #include "src/placement/memory_balance.hpp"
 #include "src/placement/placement.hpp"
 
@@ -66,9 +67,12 @@ private:
 /// Pages of an extent on these devices, which have placements.
 [[nodiscard]] std::size_t extent_pages_of(const std::vector<placed_shard>& shards);
 
-/// Gives each shard as many of the model's layers as its share of the budgets, without what requests hold, and at least
-/// one. @pre not more shards than layers
-void divide_layers(std::vector<placed_shard>& shards, std::size_t layers, std::size_t kv_tokens);
+/// Gives each stage as many of the model's layers as its share of the budgets, without what requests hold, and at least
+/// one; and each device of a stage a share of every matrix in the same proportion. A device without a budget counts as
+/// much as any other. `shards`: as many as the split has devices, one stage after another. Throws `error`
+/// (invalid_argument) for more stages than layers, or more devices of a stage than can share a matrix.
+void divide_model(std::vector<placed_shard>& shards, const device_split& split, const llama_config& model,
+                  std::size_t kv_tokens);
 
 /// Divides `bytes` of the processor's memory equally between the devices with memory of their own. Throws `error`
 /// (invalid_argument) where there are bytes and no such device.

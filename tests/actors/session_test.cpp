@@ -78,8 +78,9 @@ TEST_CASE("a sequence that is restored goes on as it would have, without computi
   }
 }
 
-TEST_CASE("a session does not depend on how layers are divided between devices") {
+TEST_CASE("a session does not depend on how a model is divided between devices") {
   auto divided = tiny();
+  divided.split = GENERATE("pipeline=2", "tensor=2");
   divided.devices = {{"host:0", 64 << 20}, {"host:1", 64 << 20}};
   const auto bytes = [](const char* name) {
     std::ifstream in(place(name), std::ios::binary);

@@ -117,14 +117,15 @@ TEST_CASE("a scheduler and a supervisor that are killed at once are replaced, an
 
 TEST_CASE("a member of the cast is killed under 32 streams, and every reply ends with its text or an error") {
   const bool streamed = GENERATE(false, true);
-  const std::size_t devices = GENERATE(1, 2);
+  const std::string split = GENERATE("", "pipeline=2", "tensor=2");
+  const std::size_t devices = split.empty() ? 1 : 2;
 #if defined(__SANITIZE_ADDRESS__)
   constexpr std::size_t instrumented = 5; // times as slow
 #else
   constexpr std::size_t instrumented = 1;
 #endif
   const std::size_t kills = (streamed ? 20 : devices == 1 ? 200 : 40) / instrumented;
-  INFO((streamed ? "streamed, " : "in memory, ") << devices << " devices");
+  INFO((streamed ? "streamed, " : "in memory, ") << split);
   runtime_config config;
   config.model = testing::tiny_model();
   config.threads = 1;
@@ -140,6 +141,7 @@ TEST_CASE("a member of the cast is killed under 32 streams, and every reply ends
     const auto each = config.budget_bytes > 0 ? config.budget_bytes : runtime::plan(config).total_bytes;
     config.budget_bytes = 0;
     config.devices = {{"host:0", each}, {"host:1", each}};
+    config.split = split;
   }
   const auto wanted = streams(32);
   auto rt = std::make_shared<runtime_impl>(config, nullptr);

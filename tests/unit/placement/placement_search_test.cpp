@@ -37,8 +37,14 @@ std::vector<placed_shard> shards_with(const std::vector<std::size_t>& budgets) {
     s.input = {llama_config::read(file), shape_of(), {}, s.dev.get(), file.files, {}, {}};
     s.input.holds_requests = i == 0;
   }
-  divide_layers(shards, shards.front().input.model.layers, context * sequences);
+  divide_model(shards, {shards.size(), 1}, shards.front().input.model, context * sequences);
   return shards;
+}
+
+llama_config with_layers(const std::vector<placed_shard>& shards, std::size_t layers) {
+  auto model = shards.front().input.model;
+  model.layers = layers;
+  return model;
 }
 
 std::size_t total(const std::vector<placed_shard>& shards) {
@@ -219,9 +225,30 @@ TEST_CASE("layers are divided as budgets are, each once and at least one a devic
     }
   }
   auto shards = shards_with({3, 1});
-  divide_layers(shards, 8, 0);
+  divide_model(shards, {2, 1}, with_layers(shards, 8), 0);
   CHECK(shards[0].input.layers.last == 6);
   CHECK(shards[1].input.layers.last == 8);
+}
+
+TEST_CASE("stages get layers by what their devices have together, and these shares by what each has") {
+  auto shards = shards_with({3, 3, 1, 1});
+  auto model = with_layers(shards, 8);
+  model.attention.kv_heads = 8;
+  divide_model(shards, {2, 2}, model, 0);
+  for (std::size_t i = 0; i < 4; ++i) {
+    const auto& input = shards[i].input;
+    CHECK(input.layers.first == (i < 2 ? 0 : 6));
+    CHECK(input.layers.last == (i < 2 ? 6 : 8));
+    REQUIRE(input.share);
+    CHECK(input.share->rank == i % 2);
+    CHECK(input.share->of(input.share->kv_heads) == share_range{i % 2 * 4, 4});
+  }
+  shards = shards_with({3, 1});
+  divide_model(shards, {1, 2}, model, 0);
+  CHECK(shards[0].input.share->of(shards[0].input.share->kv_heads).count == 6);
+  shards[1].budget = 0; // which counts as much as any other
+  divide_model(shards, {1, 2}, model, 0);
+  CHECK(shards[0].input.share->of(shards[0].input.share->kv_heads).count == 4);
 }
 
 TEST_CASE("what requests hold buys no layers") {
@@ -231,7 +258,7 @@ TEST_CASE("what requests hold buys no layers") {
   REQUIRE(requests > 0);
   shards[0].budget = requests + 100;
   shards[1].budget = 100;
-  divide_layers(shards, 8, context);
+  divide_model(shards, {2, 1}, with_layers(shards, 8), context);
   CHECK(shards[0].input.layers.last == 4);
 }
 
