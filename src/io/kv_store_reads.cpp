@@ -99,13 +99,21 @@ void kv_store::page_reads::release(entry& e) {
 void kv_store::page_reads::start_more() {
   const std::size_t depth = store_.file_ ? store_.file_->reader().depth() : 1;
   std::vector<read_request> batch;
-  batch.reserve(depth); // a read that is noted is submitted
+  batch.reserve(depth);
+  const auto submit = [&] {
+    if (!batch.empty())
+      store_.file_->reader().submit_all(batch);
+  };
   locked lock(store_.mutex_);
-  while (done_ + entries_.size() < pages_.size() && entries_.size() < depth && start(lock, batch)) {
+  try {
+    while (done_ + entries_.size() < pages_.size() && entries_.size() < depth && start(lock, batch)) {
+    }
+  } catch (...) {
+    submit(); // a read that is noted is waited for
+    throw;
   }
   lock.unlock();
-  if (!batch.empty())
-    store_.file_->reader().submit_all(batch);
+  submit();
 }
 
 /// Begins with the next page; false when it has to wait, or there is none.
