@@ -145,22 +145,26 @@ std::span<std::byte> kv_store::page_in(std::byte* image) const noexcept {
 }
 
 std::shared_ptr<std::byte> kv_store::allocate(std::size_t bytes) noexcept {
-  std::string why = "the system has none left";
+  const auto tell = [&](std::string_view why) {
+    locked lock(mutex_);
+    const bool told = std::exchange(told_memory_, true);
+    lock.unlock();
+    if (!told)
+      try {
+        say(fmt::format("host memory for KV pages of {} does not grow any more: {}", options_.model_name, why));
+      } catch (const std::exception&) { // no memory for a sentence
+      }
+  };
+  constexpr std::string_view none = "the system has none left";
   try {
     if (auto memory = options_.make_buffer ? options_.make_buffer(bytes) : ordinary_memory(bytes))
       return memory;
+    tell(none);
   } catch (const std::bad_alloc&) {
+    tell(none);
   } catch (const std::exception& e) {
-    why = e.what();
+    tell(e.what());
   }
-  locked lock(mutex_);
-  const bool told = std::exchange(told_memory_, true);
-  lock.unlock();
-  if (!told)
-    try {
-      say(fmt::format("host memory for KV pages of {} does not grow any more: {}", options_.model_name, why));
-    } catch (const std::exception&) { // no memory for a sentence
-    }
   return nullptr;
 }
 
