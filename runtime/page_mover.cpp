@@ -76,12 +76,9 @@ void page_mover::run(page_move& m) {
 }
 
 void page_mover::save(page_move& m) {
-  const trace_span span(trace_, saves_track_, "save pages", "pages",
-                        static_cast<std::int64_t>(m.pages.size() - m.first));
-  for (std::size_t i = m.first; i < m.pages.size(); ++i, ++m.moved)
-    if (!store_->save(key_before(m, i, *store_), m.keys[i], tokens_of(m, i),
-                      [&](std::span<std::byte> into) { read_page(m, i, into); }))
-      return;
+  const auto pages = wanted_by(m, *store_);
+  const trace_span span(trace_, saves_track_, "save pages", "pages", static_cast<std::int64_t>(pages.size()));
+  m.moved = store_->save(pages, [&](std::size_t i, std::span<std::byte> into) { read_page(m, m.first + i, into); });
 }
 
 void page_mover::restore(page_move& m) {

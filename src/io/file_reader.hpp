@@ -23,7 +23,7 @@ enum class io_mode : std::uint8_t {
   direct,    ///< O_DIRECT: nothing is pushed out of the page cache; buffered where the file system refuses it
 };
 
-/// How reads reach the kernel: io_uring, or pread on a few threads.
+/// How reads reach the kernel: io_uring, or pread on a few threads. Writes: io_uring, or pwrite.
 enum class io_method : std::uint8_t { automatic, uring, pread };
 
 /// "automatic", "buffered", "direct".

@@ -101,6 +101,7 @@ kv_page_file::kv_page_file(const options& o)
       slot_bytes_(kv_slot_bytes(o.page_bytes)) {}
 
 kv_page_file::~kv_page_file() {
+  writer_.reset();
   reader_.reset();
   if (descriptor_ >= 0)
     ::close(descriptor_);
@@ -165,7 +166,23 @@ std::string kv_page_file::open_locked() {
                     options_.model_name, path_.string()));
   if (auto why = scan(); !why.empty())
     return why;
-  reader_ = reader_of(path_, {.depth = read_depth, .mode = mode});
+  reader_ = reader_of(path_, {.depth = read_depth, .mode = mode, .method = options_.method});
+  if (!writable_)
+    return "";
+  // Through the page cache, in any mode of reads. Measured with 500 pages of 720 KiB on a disk whose speed varies, ms a
+  // page over new slots, over old ones, and when the last 64 are read a moment later:
+  //
+  //     buffered               0.20   0.20   0.11 buffered, 0.8 to 3 directly
+  //     direct, one at a time  1.3    0.3    0.5
+  //     direct, four           0.4    0.2    0.5
+  //     direct, four, slow     2.4    2.1    1.0
+  //
+  // (1 MiB: 1.5 to 2 times as much.) A page of a device stays in use until it is written, so it should not wait for the
+  // disk, and what leaves and comes back at once should come from memory. Direct writes leave the page cache as it is,
+  // and buffered ones put all of that there; it is the system's to take back: in a control group of 128 MiB buffered
+  // writes took 0.5 ms a page, direct ones 0.6 and 0.25.
+  first_blocks_.resize(write_depth);
+  writer_.emplace(descriptor_, write_depth, options_.method);
   return "";
 }
 
@@ -292,28 +309,90 @@ void kv_page_file::fail_write(int cause) {
   if (std::exchange(grows_, false))
     say(fmt::format("{} with KV pages of {} does not grow any more: {}", path_.string(), options_.model_name,
                     reason(cause)));
-  if (failures_ >= max_failures && std::exchange(writable_, false))
-    say(fmt::format("no more KV pages of {} are written to {}: {}", options_.model_name, path_.string(),
-                    reason(cause)));
+  if (failures_ >= max_failures)
+    stop_writes(reason(cause));
 }
 
-bool kv_page_file::write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page) {
-  assert(slot < slots() && page.size() == options_.page_bytes);
-  if (!writable_)
-    return false;
-  header.page_checksum = kv_page_checksum(page);
-  seal(header, seed_);
-  const auto offset = kv_slot_offset(slot, slot_bytes_);
-  int cause = write_exactly(descriptor_, offset + sizeof header, page);
-  if (cause == 0) // last, for it says that the page is there
-    cause = write_exactly(descriptor_, offset, std::as_bytes(std::span(&header, 1)));
-  if (cause == 0) {
-    failures_ = 0;
-    return true;
+void kv_page_file::stop_writes(std::string_view why) {
+  grows_ = false;
+  if (std::exchange(writable_, false))
+    say(fmt::format("no more KV pages of {} are written to {}: {}", options_.model_name, path_.string(), why));
+}
+
+void kv_page_file::start(page_write& w) noexcept {
+  assert(w.slot < slots() && !w.is_over);
+  w.header.page_checksum = kv_page_checksum({w.image + sizeof w.header, options_.page_bytes});
+  seal(w.header, seed_);
+  const auto is_free = [](const under_way& u) { return !u.write; };
+  auto at = std::ranges::find_if(writes_, is_free);
+  for (; writable_ && at == writes_.end(); at = std::ranges::find_if(writes_, is_free))
+    wait_for_one();
+  if (!writable_) {
+    w.is_over = true;
+    return;
   }
-  erase(slot); // the page before may be half there
-  fail_write(cause);
-  return false;
+  at->write = &w;
+  const auto number = static_cast<std::size_t>(at - writes_.begin());
+  auto& first = first_blocks_[number];
+  std::memcpy(first.data(), w.image, first.size());
+  std::memcpy(first.data(), &w.header, sizeof w.header);
+  if (slot_bytes_ == first.size())
+    return write_first(number);
+  writer_->submit(
+      {kv_slot_offset(w.slot, slot_bytes_) + first.size(), w.image + first.size(), slot_bytes_ - first.size(), number});
+}
+
+void kv_page_file::write_first(std::size_t number) noexcept {
+  auto& u = writes_[number];
+  u.writes_first = true;
+  const auto& first = first_blocks_[number];
+  writer_->submit({kv_slot_offset(u.write->slot, slot_bytes_), first.data(), first.size(), number});
+}
+
+void kv_page_file::wait_for_one() noexcept {
+  write_completion c;
+  try {
+    c = writer_->wait();
+  } catch (const std::exception& e) { // the kernel's queue is broken, and what it has may still be written
+    end_all_writes(e.what());
+    return;
+  }
+  const auto number = static_cast<std::size_t>(c.tag);
+  if (c.cause == 0 && !writes_[number].writes_first)
+    write_first(number);
+  else
+    end_write(number, c.cause);
+}
+
+void kv_page_file::end_all_writes(std::string_view why) noexcept {
+  try {
+    stop_writes(why);
+  } catch (const std::exception&) { // no memory for a sentence
+  }
+  for (std::size_t i = 0; i < writes_.size(); ++i)
+    if (writes_[i].write)
+      end_write(i, EIO);
+}
+
+void kv_page_file::end_write(std::size_t number, int cause) noexcept {
+  auto& w = *std::exchange(writes_[number], {}).write;
+  w.is_over = true;
+  w.is_written = cause == 0;
+  if (w.is_written) {
+    failures_ = 0;
+    return;
+  }
+  erase(w.slot); // the page before may be half there
+  try {
+    fail_write(cause);
+  } catch (const std::exception&) { // no memory for a sentence
+  }
+}
+
+bool kv_page_file::finish(page_write& w) noexcept {
+  while (!w.is_over)
+    wait_for_one();
+  return w.is_written;
 }
 
 void kv_page_file::set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) const noexcept {

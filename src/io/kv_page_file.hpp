@@ -5,8 +5,10 @@
 #pragma once
 
 #include "src/io/file_reader.hpp"
+#include "src/io/file_writer.hpp"
 #include "src/io/kv_page_format.hpp"
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <functional>
@@ -28,6 +30,7 @@ public:
     packed_key identity;
     std::string model_name;
     std::function<void(std::string_view)> notice; ///< may be empty; called by the thread that meets the reason
+    io_method method = io_method::automatic;      ///< of reads and writes of pages
   };
   /// A slot that is in use.
   struct kept_page {
@@ -39,6 +42,17 @@ public:
   struct slot_range {
     std::uint64_t first = 0, count = 0;
   };
+  /// A page on its way to a slot. It stays where it is, and so does its image, until `finish` was called.
+  struct page_write {
+    std::uint64_t slot = 0;
+    kv_slot_header header{};          ///< the checksums are filled in
+    const std::byte* image = nullptr; ///< of the slot; what it has as header is not read
+    bool is_over = false;             ///< this and the next are for `finish`
+    bool is_written = false;
+  };
+  /// Pages that are written at the same time. One, two, four and eight take equally long where the kernel has one
+  /// thread for a file's writes (ext4: 0.18 to 0.2 ms a page of 720 KiB); the others are slack, as with reads.
+  static constexpr std::size_t write_depth = 4;
 
   /// Makes or opens the file, locks it until the end, and reads the headers of its slots. Null after a notice.
   [[nodiscard]] static std::unique_ptr<kv_page_file> open(const options& o);
@@ -59,8 +73,13 @@ public:
   /// Makes the file longer by some slots, for which other models' files may have to go. None when the budget or the
   /// disk has no room.
   [[nodiscard]] std::optional<slot_range> grow();
-  /// Writes a page to a slot. False, after a notice if it is the first failure, when it could not: the slot is free.
-  [[nodiscard]] bool write(std::uint64_t slot, kv_slot_header header, std::span<const std::byte> page);
+  /// Begins to write a page to a slot that nothing else is done with: what is behind its first block, and when that is
+  /// written the first block, whose header says that the page is there. Waits for another page where `write_depth` are
+  /// on their way.
+  void start(page_write& w) noexcept;
+  /// Waits for a page that was begun. False, after a notice if it is the first failure, when it could not be written:
+  /// the slot is free.
+  [[nodiscard]] bool finish(page_write& w) noexcept;
   /// Changes the count of a page's last use.
   void set_used(std::uint64_t slot, const page_key& key, std::uint64_t used) const noexcept;
   /// Shortens the file to its first slots.
@@ -81,6 +100,14 @@ public:
                                std::span<const token_id> tokens) const noexcept;
 
 private:
+  /// The first bytes of a slot. Blocks are written whole: others have to be read first, which took 2 ms a page where
+  /// the disk was busy.
+  using first_block = std::array<std::byte, kv_slot_alignment>;
+  struct under_way {
+    page_write* write = nullptr; ///< null: none
+    bool writes_first = false;
+  };
+
   explicit kv_page_file(const options& o);
   [[nodiscard]] std::string open_locked();
   [[nodiscard]] std::string take_over(std::uint64_t length);
@@ -89,6 +116,11 @@ private:
   [[nodiscard]] std::string scan();
   [[nodiscard]] bool extend_to(std::uint64_t slots) noexcept;
   void fail_write(int cause);
+  void write_first(std::size_t number) noexcept;
+  void wait_for_one() noexcept;
+  void end_write(std::size_t number, int cause) noexcept;
+  void end_all_writes(std::string_view why) noexcept;
+  void stop_writes(std::string_view why);
   void say(const std::string& sentence) const;
 
   options options_;
@@ -102,6 +134,9 @@ private:
   bool grows_ = true;
   unsigned failures_ = 0; ///< writes in a row
   std::unique_ptr<file_reader> reader_;
+  std::array<under_way, write_depth> writes_{};
+  std::vector<first_block> first_blocks_; ///< of `writes_`
+  std::optional<file_writer> writer_;     ///< none where the file can only be read
 };
 
 } // namespace tropilla

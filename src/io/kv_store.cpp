@@ -1,14 +1,12 @@
-// Saves KV pages: finds room in the tiers, and evicts what is worth less. What is read back: kv_store_reads.cpp.
+// Finds room for KV pages in the tiers, and evicts what is worth less. What is saved: kv_store_writes.cpp; what is read
+// back: kv_store_reads.cpp.
 #include "src/io/kv_store.hpp"
 
 #include "memory/bytes.hpp"
 #include "src/io/kv_page_file.hpp"
-#include "tropilla/error.hpp"
 
 #include <algorithm>
 #include <array>
-#include <cassert>
-#include <cstring>
 #include <fmt/format.h>
 #include <new>
 #include <random>
@@ -205,9 +203,9 @@ std::byte* kv_store::host_image(locked& lock, const stored_page& page, eviction 
       return nullptr;
     if (!victim->is_on_disk()) {
       ++victim->pins;
-      const bool written = write_from_host(lock, *victim);
+      write_victims(lock, *victim, page);
       --victim->pins; // as `unpin`, for it is in host memory still
-      if (written || victim->pins > 0)
+      if (victim->is_on_disk() || victim->pins > 0)
         continue; // it may have been used meanwhile
     }
     drop_from_host(*victim);
@@ -267,124 +265,6 @@ void kv_store::drop_orphans(stored_page& gone) {
   }
   for (auto* const page : orphans)
     drop_from_host(*page);
-}
-
-/// Writes a page that is in an image to a slot of the file.
-std::optional<std::uint64_t> kv_store::write(locked& lock, const stored_page& page, const std::byte* image) {
-  const auto slot = disk_slot(lock, page);
-  if (!slot)
-    return std::nullopt;
-  kv_slot_header header{};
-  std::memcpy(&header, image, sizeof header);
-  header.used = page.used;
-  header.depth = page.depth;
-  lock.unlock();
-  const bool written = file_->write(*slot, header, {image + sizeof header, options_.page_bytes});
-  lock.lock();
-  if (written && !disk_lost_)
-    return slot;
-  free_slots_.push_back(*slot);
-  return std::nullopt;
-}
-
-/// @pre the page is pinned
-bool kv_store::write_from_host(locked& lock, stored_page& page) {
-  const auto used = page.used;
-  const auto slot = write(lock, page, page.image);
-  if (!slot)
-    return false;
-  page.used_in_file = used;
-  pages_.put_on_disk(page, *slot);
-  return true;
-}
-
-void kv_store::fill(const stored_page& page, std::byte* image, std::span<const token_id> tokens,
-                    const copy_page& copy) const {
-  const auto header = make_kv_slot_header(page.before, page.key, tokens);
-  std::memcpy(image, &header, sizeof header);
-  copy(page_in(image));
-}
-
-bool kv_store::save(const page_key& before, const page_key& key, std::span<const token_id> tokens,
-                    const copy_page& copy) {
-  assert(tokens.size() == kv_page_tokens);
-  locked lock(mutex_);
-  // The next page of a chain has the use of the one before it: they rank by their places, and none is touched twice.
-  const auto* const parent = before == last_saved_ ? pages_.find(before) : nullptr;
-  const auto used = parent ? parent->used : pages_.next_use();
-  if (auto* const page = pages_.find(key); page && (page->is_in_host() || page->is_on_disk())) {
-    pages_.touch(*page, used);
-    last_saved_ = key;
-    return true;
-  }
-  if (before == last_refused_) { // without the page before it, it is worth nothing
-    last_refused_ = key;
-    return false;
-  }
-  if (auto* const first = pages_.find(before))
-    pages_.touch(*first, used);
-  const auto page = pages_.candidate(before, key, used);
-  bool in_host = true;
-  auto* image = host_image(lock, page, eviction::may_write);
-  if (!image && file_ && file_->is_writable()) {
-    in_host = false;
-    image = free_image(lock, staging_);
-  }
-  if (!image) {
-    last_refused_ = key;
-    return false;
-  }
-  auto& slabs = in_host ? host_ : staging_;
-  try {
-    lock.unlock();
-    fill(page, image, tokens, copy);
-    lock.lock();
-    if (in_host) {
-      pages_.put_in_host(pages_.add(page), image);
-    } else {
-      const auto slot = write(lock, page, image);
-      slabs.give_back(image);
-      image = nullptr;
-      if (!slot) {
-        last_refused_ = key;
-        return false;
-      }
-      auto& added = pages_.add(page);
-      added.used_in_file = page.used;
-      pages_.put_on_disk(added, *slot);
-    }
-  } catch (...) {
-    if (!lock)
-      lock.lock();
-    if (image)
-      slabs.give_back(image);
-    throw;
-  }
-  ++counts_.saved;
-  last_saved_ = key;
-  if (last_refused_ == key)
-    last_refused_ = {};
-  return true;
-}
-
-void kv_store::flush(const std::function<bool()>& interrupted) {
-  file_full_ = false; // other files may have gone
-  locked lock(mutex_);
-  std::vector<page_key> missing;
-  if (file_)
-    for (const auto* page : pages_.host())
-      if (!page->is_on_disk())
-        missing.push_back(page->key);
-  for (; !missing.empty() && !(interrupted && interrupted()); missing.pop_back()) {
-    auto* const page = pages_.find(missing.back());
-    if (!page || !page->is_in_host() || page->is_on_disk())
-      continue;
-    ++page->pins;
-    const bool written = write_from_host(lock, *page);
-    pages_.unpin(*page);
-    if (!written)
-      break; // those that follow rank lower
-  }
 }
 
 } // namespace tropilla

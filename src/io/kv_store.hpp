@@ -1,9 +1,9 @@
 /// Keeps KV pages outside of the devices: in host memory, and behind that in a file that the next run finds again.
 ///
 /// Each tier has a budget that it never exceeds. A page goes to host memory first; one that has to leave it is written
-/// to the file, unless it is there already; one that has to leave both is gone. A page that is read from the file stays
-/// in host memory if that has room, or pages of lower rank that are in the file as well: making room for it never costs
-/// a write. `stored_pages` says which pages leave first.
+/// to the file, unless it is there already, together with those that would leave next; one that has to leave both is
+/// gone. A page that is read from the file stays in host memory if that has room, or pages of lower rank that are in
+/// the file as well: making room for it never costs a write. `stored_pages` says which pages leave first.
 ///
 /// Host memory holds images of slots as `src/io/kv_page_format.hpp` describes them, so that a slot is one read. A few
 /// slots of the host budget are staging: pages pass through them on their way between devices and disk. Without a
@@ -67,7 +67,7 @@ public:
     page_key before, key;
     std::span<const token_id> tokens; ///< `kv_page_tokens`
   };
-  using copy_page = std::function<void(std::span<std::byte>)>;
+  using copy_page = std::function<void(std::size_t, std::span<std::byte>)>;
   using use_page = std::function<void(std::size_t, std::span<const std::byte>)>;
 
   /// A disk that can't be used is a notice, and no disk tier.
@@ -88,12 +88,13 @@ public:
 
   // The thread that saves.
 
-  /// Stores a page that `copy` fills in; a page that is stored already counts as used. Pages of a chain come in order.
-  /// Without a host tier, and where that has only pages of higher rank, the page is written to the disk at once. False:
-  /// there is no room for it, or was none for the page before it just now, or the disk fails.
-  bool save(const page_key& before, const page_key& key, std::span<const token_id> tokens, const copy_page& copy);
-  /// Writes the pages that are in host memory only to the file, the highest rank first, as far as it has room, and
-  /// until `interrupted`, where that is given, says so between two pages.
+  /// Stores pages of a chain, in order, which `copy` fills in one by one; a page that is stored already counts as used.
+  /// Without a host tier, and where that has only pages of higher rank, pages are written to the disk, some at a time,
+  /// and are stored when they are there. Ends at the first for which there is no room, or was none for the page before
+  /// it just now, or the disk fails. Returns how many are stored.
+  std::size_t save(std::span<const wanted> pages, const copy_page& copy);
+  /// Writes the pages that are in host memory only to the file, some at a time, the highest rank first, as far as it
+  /// has room, and until `interrupted`, where that is given, says so between two pages.
   void flush(const std::function<bool()>& interrupted = {});
 
   // The thread that restores.
@@ -106,6 +107,7 @@ public:
 
 private:
   class page_reads;
+  class page_writes;
   using locked = std::unique_lock<std::mutex>;
   enum class eviction : std::uint8_t { may_write, never_writes };
 
@@ -114,17 +116,21 @@ private:
   void open_file();
   void load_pages();
   [[nodiscard]] std::shared_ptr<std::byte> allocate(std::size_t bytes) noexcept;
-  /// A free slot without evicting; may let go of the lock for a while, as may the next three.
+  // These may let go of the lock for a while:
+  /// A free slot without evicting.
   [[nodiscard]] std::byte* free_image(locked& lock, kv_slabs& slabs);
   [[nodiscard]] std::byte* host_image(locked& lock, const stored_page& page, eviction how);
-  [[nodiscard]] stored_page* host_victim(const stored_page& page, eviction how) const;
+  [[nodiscard]] std::byte* staging_image(locked& lock, page_writes& writes);
   [[nodiscard]] std::optional<std::uint64_t> disk_slot(locked& lock, const stored_page& page);
-  [[nodiscard]] std::optional<std::uint64_t> write(locked& lock, const stored_page& page, const std::byte* image);
-  bool write_from_host(locked& lock, stored_page& page);
+  void write_victims(locked& lock, stored_page& first, const stored_page& page);
+  [[nodiscard]] bool save_one(locked& lock, page_writes& writes, std::size_t number, const wanted& w,
+                              const copy_page& copy);
+
+  [[nodiscard]] stored_page* host_victim(const stored_page& page, eviction how) const;
   void drop_from_host(stored_page& page);
   void drop_from_disk(stored_page& page);
   void drop_orphans(stored_page& gone);
-  void fill(const stored_page& page, std::byte* image, std::span<const token_id> tokens, const copy_page& copy) const;
+  void fill(std::byte* image, std::size_t number, const wanted& w, const copy_page& copy) const;
   [[nodiscard]] std::span<std::byte> page_in(std::byte* image) const noexcept;
 
   kv_store_options options_;

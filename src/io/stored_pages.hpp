@@ -51,7 +51,7 @@ public:
   [[nodiscard]] std::uint64_t next_use() noexcept { return ++clock_; }
   /// The rank of a page that is not stored yet: compare with `by_rank`.
   [[nodiscard]] stored_page candidate(const page_key& before, const page_key& key, std::uint64_t used);
-  /// Adds a page that has no place yet, with its rank; it gets one before the lock is let go.
+  /// Adds a page that has no place yet, with its rank; it gets one, or is pinned, before the lock is let go.
   stored_page& add(const stored_page& candidate);
   /// Marks a page, and those before it, as used.
   void touch(stored_page& page, std::uint64_t used);

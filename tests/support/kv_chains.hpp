@@ -133,16 +133,13 @@ inline bool is_filled(const page_key& key, std::span<const std::byte> page) {
 }
 
 inline bool save_page(kv_store& store, const chain& c, std::size_t page) {
-  return store.save(c.before(page), c.keys[page], c.tokens_of(page),
-                    [&](std::span<std::byte> to) { fill_page(c.keys[page], to); });
+  const kv_store::wanted one{c.before(page), c.keys[page], c.tokens_of(page)};
+  return store.save({&one, 1}, [&](std::size_t, std::span<std::byte> to) { fill_page(c.keys[page], to); }) == 1;
 }
 
 /// Saves pages in order; how many were stored.
 inline std::size_t save(kv_store& store, const chain& c) {
-  std::size_t n = 0;
-  for (std::size_t i = 0; i < c.size(); ++i)
-    n += save_page(store, c, i);
-  return n;
+  return store.save(c.wanted(), [&](std::size_t page, std::span<std::byte> to) { fill_page(c.keys[page], to); });
 }
 
 /// Restores all pages, of which no byte may be wrong; how many there were.

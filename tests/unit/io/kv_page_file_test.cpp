@@ -2,9 +2,9 @@
 #include "src/io/kv_page_file.hpp"
 
 #include "tests/support/kv_chains.hpp"
+#include "tests/support/little_disk.hpp"
 
 #include <catch2/catch.hpp>
-#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
@@ -12,7 +12,6 @@
 #include <iterator>
 #include <random>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,26 +48,6 @@ std::size_t open_descriptors() {
   const fs::directory_iterator it("/proc/self/fd");
   return static_cast<std::size_t>(std::distance(begin(it), end(it)));
 }
-
-/// A limit on the length of files, which is what a disk says when it is full but for the error's name.
-class little_disk {
-public:
-  explicit little_disk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit little{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &little);
-  }
-  ~little_disk() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  little_disk(const little_disk&) = delete;
-  little_disk& operator=(const little_disk&) = delete;
-
-private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
 
 } // namespace
 
@@ -483,7 +462,8 @@ TEST_CASE("uses of pages are written beside them, but not over damage") {
   kv_page_file::options o{small_page, file_of(4), folder.path, {1, 7}, "m", [&](auto s) { said.emplace_back(s); }};
   const page_key before{3, 4};
   const std::vector<token_id> tokens(kv_page_tokens, 5);
-  std::vector<std::byte> page(small_page);
+  watched_memory memory;
+  const auto image = memory.maker()(small_slot);
   {
     const auto file = kv_page_file::open(o);
     REQUIRE(file);
@@ -492,8 +472,11 @@ TEST_CASE("uses of pages are written beside them, but not over damage") {
     REQUIRE(grown);
     CHECK(grown->count == 4);
     CHECK_FALSE(file->grow());
-    for (std::uint64_t slot = 0; slot < 3; ++slot)
-      CHECK(file->write(slot, make_kv_slot_header(before, {1, slot}, tokens), page));
+    for (std::uint64_t slot = 0; slot < 3; ++slot) {
+      kv_page_file::page_write w{slot, make_kv_slot_header(before, {1, slot}, tokens), image.get()};
+      file->start(w);
+      CHECK(file->finish(w));
+    }
     file->set_used(0, {1, 0}, 10);
     file->set_used(1, {9, 9}, 11); // another page's slot
     file->erase(2);
