@@ -99,12 +99,14 @@ void forward_layer(ops& o, communicator* group, const llama_layout& layout, cons
   exchange.gather(hidden, c.width, share.width);
 }
 
-/// Looks the tokens' rows up, each on the device that has it.
+/// Looks the tokens' rows up, each on the device that has it. One that has none in memory has all of them from the
+/// disk: putting the same bits together changes nothing.
 void forward_embedding(ops& o, communicator* group, const llama_layout& layout, const llama_workspace& space,
-                       const step& s, const packed_matrix& embedding) {
+                       const step& s, loaded_groups groups) {
   float* const hidden = space.floats(buffer::hidden);
   const auto mine = layout.share.of(layout.share.vocabulary);
-  o.embed(embedding, static_cast<std::int32_t>(mine.first), s.ids, hidden);
+  if (!layout.embedding_on_disk())
+    o.embed(layout.matrix(0, groups[0]), static_cast<std::int32_t>(mine.first), s.ids, hidden);
   if (group)
     group->combine(o, hidden, s.ids.size() * layout.config.width);
 }
@@ -203,8 +205,7 @@ void forward_groups(ops& o, const llama_layout& layout, const llama_workspace& s
   const auto page_layer_bytes = kv_layer_bytes(type, a.kv_heads, a.key_size, a.value_size);
   for (std::size_t g = first; g < last; ++g) {
     if (g == 0) {
-      if (!layout.embedding_on_disk())
-        forward_embedding(o, group, layout, space, s, layout.matrix(0, groups[0]));
+      forward_embedding(o, group, layout, space, s, groups);
     } else if (g >= layout.norm_group()) {
       forward_output(o, group, layout, space, s, groups, g);
     } else {

@@ -105,6 +105,24 @@ TEST_CASE("devices of different budgets share the layers in proportion to them")
   require_within_budgets(rt);
 }
 
+TEST_CASE("a device that streams its share computes with one that has it in memory") {
+  runtime alone(shared_config(""));
+  const auto expected = replies_of(alone);
+  for (const std::size_t large : {std::size_t{0}, std::size_t{1}}) {
+    auto config = shared_config("tensor=2");
+    config.kv_tokens = 512;
+    config.devices = least_budgets(config, 2);
+    runtime small(config);
+    small.set_budget(config.devices[large].bytes + (std::size_t{2} << 20), config.devices[large].name);
+    std::size_t streaming = 0;
+    CHECK(replies_of(small) == expected);
+    for (const auto& device : small.memory())
+      for (const auto& p : device.purposes)
+        streaming += p.purpose == "streaming ring" && p.in_use_bytes > 0 ? 1 : 0;
+    CHECK(streaming == 1);
+  }
+}
+
 TEST_CASE("the weights of devices that share layers are one copy") {
   const auto weights_of = [](const plan_report& plan) {
     std::size_t bytes = 0;

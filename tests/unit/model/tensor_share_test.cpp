@@ -25,15 +25,20 @@ host_options device_options(std::size_t rank, std::size_t threads, bool precise)
   return options;
 }
 
+/// How the ranks' embeddings and heads are cut: what each has room for.
+enum class forms : std::uint8_t { whole, tiled, mixed };
+
 /// The logits of `ids` by as many devices as there are weights.
 std::vector<float> logits_of_group(const std::filesystem::path& path, std::span<const double> weights, bool precise,
-                                   weight_form form, std::span<const token_id> ids, std::size_t rows) {
+                                   forms form, std::span<const token_id> ids, std::size_t rows) {
   const auto model = llama_config::read(gguf_file::open(path));
   std::vector<std::unique_ptr<lone_model>> ranks;
   std::vector<std::size_t> workers;
   for (std::size_t r = 0; r < weights.size(); ++r) {
     workers.push_back(1 + r % 2);
-    ranks.push_back(std::make_unique<lone_model>(path, device_options(r, workers.back(), precise), small, form, 40000,
+    const bool tiled = form == forms::tiled || (form == forms::mixed && r % 2 == 0);
+    ranks.push_back(std::make_unique<lone_model>(path, device_options(r, workers.back(), precise), small,
+                                                 tiled ? weight_form::tiled : weight_form::whole, tiled ? 40000 : 0,
                                                  tensor_share::divide(model, weights, r)));
   }
   const auto group = make_host_group(workers, std::chrono::seconds(60));
@@ -55,7 +60,7 @@ std::vector<float> logits_of_group(const std::filesystem::path& path, std::span<
 TEST_CASE("the logits of 1, 2, 3 and 4 devices are the same bits, divided evenly or not") {
   const auto type = GENERATE(tensor_type::q4_0, tensor_type::q4_k, tensor_type::f16, tensor_type::f32);
   const bool precise = type == tensor_type::q4_0 && GENERATE(false, true);
-  const auto form = GENERATE(weight_form::whole, weight_form::tiled);
+  const auto form = GENERATE(forms::whole, forms::tiled, forms::mixed);
   const auto path = testing::model_of_shape("mini-heads", type);
   lone_model alone(path, device_options(0, 2, precise), small);
   const auto ids = synthetic_ids(70, alone.layout.config.vocabulary);
@@ -63,7 +68,10 @@ TEST_CASE("the logits of 1, 2, 3 and 4 devices are the same bits, divided evenly
   for (const auto& weights : {std::vector{1.0}, std::vector{1.0, 1.0}, std::vector{1.0, 3.0},
                               std::vector{1.0, 1.0, 1.0}, std::vector{5.0, 1.0, 2.0}, std::vector{1.0, 1.0, 1.0, 1.0}})
     for (const std::size_t rows : {48, 1}) {
-      INFO(info(type).name << (precise ? " precise " : " ") << (form == weight_form::tiled ? "tiled " : "")
+      INFO(info(type).name << (precise ? " precise " : " ")
+                           << (form == forms::whole   ? ""
+                               : form == forms::tiled ? "tiled "
+                                                      : "mixed ")
                            << weights.size() << " devices, the first of weight " << weights.front() << ", " << rows
                            << " rows a step");
       const auto got = logits_of_group(path, weights, precise, form, std::span(ids).first(rows == 1 ? 20 : 70), rows);
@@ -76,7 +84,7 @@ TEST_CASE("an untied head and a whole embedding are divided, too") {
   lone_model alone(path, device_options(0, 1, false), small);
   const auto ids = synthetic_ids(40, alone.layout.config.vocabulary);
   const auto expected = alone.logits(ids, 48);
-  for (const auto form : {weight_form::whole, weight_form::tiled}) {
+  for (const auto form : {forms::whole, forms::tiled, forms::mixed}) {
     const auto got = logits_of_group(path, std::vector{2.0, 3.0}, false, form, ids, 17);
     CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
   }

@@ -31,9 +31,9 @@ TEST_CASE("a split says how many stages there are, and how many devices each has
 }
 
 TEST_CASE("a split that is none is refused with what one is, and one of other devices with the numbers") {
-  for (const char* const text :
-       {"2", "tensor", "tensor=", "tensor=0", "tensor=-1", "tensor=2x", "tensor= 2", "tensor=65", ",", "tensor=2,",
-        ",tensor=2", "tensor=2,tensor=2", "pipeline=1,pipeline=1", "layers=2", "Tensor=2", "tensor=99999999999999999999"})
+  for (const char* const text : {"2", "tensor", "tensor=", "tensor=0", "tensor=-1", "tensor=2x", "tensor= 2",
+                                 "tensor=65", ",", "tensor=2,", ",tensor=2", "tensor=2,tensor=2",
+                                 "pipeline=1,pipeline=1", "layers=2", "Tensor=2", "tensor=99999999999999999999"})
     CHECK_THROWS_WITH(parse_split(text, 0), Catch::Contains("pipeline=N, tensor=N or both") && Catch::Contains(text));
   CHECK_THROWS_WITH(parse_split("tensor=2", 3), Catch::Contains("between 2 devices, and 3 are named"));
   CHECK_THROWS_WITH(parse_split("pipeline=2,tensor=2", 2), Catch::Contains("between 4 devices, and 2 are named"));
