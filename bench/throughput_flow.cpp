@@ -11,10 +11,11 @@
 namespace tropilla::bench {
 namespace {
 
-/// A device's memory at one moment.
+/// Memory, and who has pages, at one moment.
 struct memory_sample {
   double at = 0;
   std::vector<memory_report> devices;
+  std::size_t active = 0, waiting = 0; ///< sequences
 };
 
 /// Looks at a runtime's memory every 50 ms, on a thread of its own.
@@ -23,9 +24,10 @@ public:
   memory_watch(const runtime& rt, const crowd& clients)
       : thread_([this, &rt, &clients] {
           std::unique_lock lock(mutex_);
-          do
-            samples_.push_back({clients.now(), rt.memory()});
-          while (!changed_.wait_for(lock, std::chrono::milliseconds(50), [this] { return over_; }));
+          do {
+            const auto load = rt.load();
+            samples_.push_back({clients.now(), rt.memory(), load.active, load.waiting});
+          } while (!changed_.wait_for(lock, std::chrono::milliseconds(50), [this] { return over_; }));
         }) {}
   ~memory_watch() { end(); }
   memory_watch(const memory_watch&) = delete;
@@ -58,7 +60,12 @@ json to_json(const std::vector<memory_sample>& samples) {
       json bytes = json::object();
       for (const auto& p : d.purposes)
         bytes[p.purpose] = p.in_use_bytes;
-      out.push_back({{"at", s.at}, {"device", d.device}, {"in_use", d.in_use_bytes}, {"purposes", std::move(bytes)}});
+      out.push_back({{"at", s.at},
+                     {"device", d.device},
+                     {"in_use", d.in_use_bytes},
+                     {"purposes", std::move(bytes)},
+                     {"active", s.active},
+                     {"waiting", s.waiting}});
     }
   return out;
 }
