@@ -215,6 +215,7 @@ struct compute_state {
                   "{}: a step of {} tokens is given up: {}", setup.dev->name(), jobs.current().ids.size(),
                   a.why.what());
     tell(self, setup.pipeline.prefetcher, abandon_step{});
+    jobs.fail_group(a.why); // a job of a compute that ended may wait in it, and would meet the next step
     end_step(true, gone ? gone : to_caf(a.why));
   }
 

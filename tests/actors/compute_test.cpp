@@ -37,8 +37,12 @@ struct small_device {
   }
   [[nodiscard]] const placed_shard& shard() const { return model.shards.front(); }
 
-  [[nodiscard]] cast::compute_actor spawn(caf::actor_system& system, const cast::weight_pipeline& pipeline) const {
+  [[nodiscard]] cast::compute_actor
+  spawn(caf::actor_system& system, const cast::weight_pipeline& pipeline, std::shared_ptr<device_group> group = {},
+        std::vector<std::shared_ptr<const cast::role<cast::compute_actor>>> others = {}) const {
     cast::compute_setup setup;
+    setup.group = std::move(group);
+    setup.others = std::move(others);
     setup.placement = shard().placement;
     setup.space = space.get();
     setup.dev = shard().dev.get();
@@ -54,6 +58,16 @@ struct small_device {
   std::unique_ptr<llama_workspace> space;
 };
 
+std::shared_ptr<const step> one_token() {
+  const auto step = std::make_shared<tropilla::step>();
+  step->ids = {1};
+  step->sequences = {{0, 1, 0}};
+  step->pages = {0};
+  step->table = std::make_shared<kv_page_table>(kv_page_table{{}, {{nullptr}}});
+  step->logit_rows = {0};
+  return step;
+}
+
 } // namespace
 
 TEST_CASE("a new compute brings nothing to its place before the job of the one before it is done") {
@@ -67,12 +81,7 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   device.shard().dev->enqueue([until = done.get_future().share()](ops&) { until.wait(); });
   const auto compute = device.spawn(system.get(), pipeline);
 
-  const auto step = std::make_shared<tropilla::step>();
-  step->ids = {1};
-  step->sequences = {{0, 1, 0}};
-  step->pages = {0};
-  step->table = std::make_shared<kv_page_table>(kv_page_table{{}, {{nullptr}}});
-  step->logit_rows = {0};
+  const auto step = one_token();
   caf::scoped_actor self(system.get());
   (void)cast::ask(self.ptr(), compute, cast::run_step{step});
   // These stand behind the step, and behind what it makes compute ask for: who answers them knows of it.
@@ -82,6 +91,35 @@ TEST_CASE("a new compute brings nothing to its place before the job of the one b
   CHECK(script->asked == 0);
   done.set_value();
   script->wait_until_asked();
+  cast::end_and_wait(system.get(), compute);
+  cast::end_and_wait(system.get(), pipeline.prefetcher);
+  cast::end_and_wait(system.get(), pipeline.loader);
+  device.shard().dev->compute_stream().synchronize();
+}
+
+TEST_CASE("a step that is given up while no job is in flight leaves no group in which the next step meets its jobs") {
+  const small_device device;
+  cast::system system;
+  const auto no_rows = std::make_shared<fake_script>(false), silent = std::make_shared<fake_script>(false);
+  cast::weight_pipeline pipeline;
+  pipeline.loader = cast::spawn<cast::loader_actor, fake_loader>(system.get(), no_rows);
+  pipeline.prefetcher = cast::spawn<cast::prefetcher_actor, fake_prefetcher>(system.get());
+  const auto other = std::make_shared<cast::role<cast::compute_actor>>();
+  other->set(cast::spawn<cast::compute_actor, testing::fake_compute>(system.get(), silent));
+  const auto group = std::make_shared<device_group>(std::vector<std::size_t>{1, 1}, std::chrono::seconds(60));
+  const auto compute = device.spawn(system.get(), pipeline, group, {other});
+
+  caf::scoped_actor self(system.get());
+  auto answer = cast::ask(self.ptr(), compute, cast::run_step{one_token()});
+  silent->wait_until_asked();
+  no_rows->wait_until_asked();
+  const auto ends = group->next(); // the step's
+  REQUIRE_FALSE(ends->front()->failure());
+  cast::end_and_wait(system.get(), other->get()); // its last job might still wait for this device
+  answer.receive([](const cast::step_computed&) { FAIL("one device did not compute its share"); },
+                 [](const caf::error& why) { CHECK(cast::is_gone(why)); });
+  CHECK(ends->front()->failure());
+  CHECK(group->next() != ends);
   cast::end_and_wait(system.get(), compute);
   cast::end_and_wait(system.get(), pipeline.prefetcher);
   cast::end_and_wait(system.get(), pipeline.loader);
