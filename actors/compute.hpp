@@ -20,7 +20,7 @@ struct compute_setup {
   std::vector<lease> kept{};                              ///< groups that are there already, by index
   std::size_t number = 0;                                 ///< of the device, in the order of the layers
   std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
-  /// Of the device that has the layers after these; null: this one gives the logits.
+  /// Of the device that goes on with the step after this one; null: none does.
   std::shared_ptr<const role<compute_actor>> next_compute{};
   const device* next_device = nullptr; ///< that device; outlives the actor
   /// Where other devices have shares of the same layers, of the first of them: their group, and the computes of the

@@ -74,7 +74,7 @@ public:
   /// Whom a shard works with. All of them outlive its actors.
   struct neighbours {
     std::size_t number = 0;                ///< of the shard: pages lie in the table's list of this number
-    const device_shard* next{};            ///< has the following layers; null for the last ones
+    const device_shard* next{};            ///< gets the step from this one; null: no other does
     std::shared_ptr<device_group> group{}; ///< of the first of those that share layers; else null
     std::vector<std::shared_ptr<const cast::role<cast::compute_actor>>> others{}; ///< its computes, but its own
   };

@@ -225,7 +225,9 @@ void runtime_impl::start_shards() {
   constexpr std::chrono::seconds limit{30}; // longer than any group takes to be read
   for (std::size_t i = shards.size(); i-- > 0;) {
     const std::size_t rank = i % split.tensor, next_stage = i - rank + split.tensor;
-    device_shard::neighbours with{.number = i, .next = next_stage < shards.size() ? shards[next_stage].get() : nullptr};
+    device_shard::neighbours with{.number = i};
+    if (rank == 0 && next_stage < shards.size()) // the others have the same rows: one hands the step on
+      with.next = shards[next_stage].get();
     if (rank == 0 && split.tensor > 1) {
       std::vector<std::size_t> workers;
       for (std::size_t r = 0; r < split.tensor; ++r)

@@ -4,7 +4,10 @@
 #include "tropilla/runtime.hpp"
 
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 
+#include <fstream>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -84,6 +87,31 @@ TEST_CASE("text does not depend on how many devices share the layers, nor on wha
       CHECK(replies_of(rt) == expected);
       require_within_budgets(rt);
     }
+  }
+}
+
+TEST_CASE("every device of a pipeline whose stages share layers computes a step once") {
+  auto config = shared_config("pipeline=2,tensor=2");
+  config.trace = testing::scratch() / "shared-trace.json";
+  {
+    runtime rt(config);
+    (void)testing::ask(rt, prompt_of(10, 1), 5);
+  }
+  const auto json = nlohmann::json::parse(std::ifstream(config.trace));
+  std::map<nlohmann::json, std::string> tracks;
+  for (const auto& e : json.at("traceEvents"))
+    if (e.at("ph") == "M" && e.at("name") == "thread_name")
+      tracks[e.at("tid")] = e.at("args").at("name").get<std::string>();
+  std::map<std::string, std::map<std::int64_t, std::size_t>> jobs; // by device, by their first group
+  for (const auto& e : json.at("traceEvents"))
+    if (e.at("ph") == "X" && (e.at("name") == "group" || e.at("name") == "groups"))
+      ++jobs[tracks.at(e.at("tid"))][e.at("args").at("first").get<std::int64_t>()];
+  REQUIRE(jobs.size() == 4);
+  const std::size_t steps = jobs.begin()->second.begin()->second; // each begins with the device's first group
+  CHECK(steps > 0);
+  for (const auto& [device, of] : jobs) {
+    INFO(device);
+    CHECK(of.begin()->second == steps);
   }
 }
 
