@@ -33,7 +33,7 @@ struct gathered_rows {
       nullptr;            ///< where whole rows are wanted; null: not on this rank. `part` may be in them, in its place
   std::size_t stride = 0; ///< bytes from one whole row to the next; ranks may differ
   std::size_t unit = 0;   ///< bytes of `unit_values` values; the same for all ranks
-  std::size_t unit_values = 1; ///< bounds are multiples of it
+  std::size_t unit_values = 1; ///< bounds but the last are multiples of it; a last part of a unit is copied as one
 };
 
 /// Rows in which this rank has written its values where they belong: from value `first` on, its bound.

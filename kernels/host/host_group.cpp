@@ -341,9 +341,10 @@ private:
       if (a.all == nullptr)
         continue;
       for (std::size_t n = has_its_own(a, bounds) ? 1 : 0; n < ranks(); ++n) { // not all from one rank at the same time
-        const std::size_t from = (rank_ + n) % ranks();
-        f(block{i, from, bounds[from] / a.unit_values * a.unit,
-                (bounds[from + 1] - bounds[from]) / a.unit_values * a.unit});
+        const std::size_t from = (rank_ + n) % ranks(), offset = bounds[from] / a.unit_values * a.unit;
+        // The last unit may be a part of one, with room for less than a whole.
+        const std::size_t width = divide_up(bounds[from + 1] - bounds[from], a.unit_values) * a.unit;
+        f(block{i, from, offset, std::min(width, a.stride - offset)});
       }
     }
   }

@@ -22,7 +22,7 @@ public:
     return group_ ? space_.as_activation(part, all.kind, all.rows, width) : all;
   }
 
-  /// `bounds`: of the values that each device has written, multiples of `activation_padding`.
+  /// `bounds`: of the values that each device has written; all but the last are multiples of `activation_padding`.
   void gather(const activation& part, const activation& all, std::span<const std::size_t> bounds) const {
     if (!group_)
       return;

@@ -232,22 +232,29 @@ TEST_CASE("ranks whose rows lie at different strides gather from each other") {
 
 TEST_CASE("parts that lie apart are gathered by the ranks that want them, in units of several values") {
   constexpr std::size_t rows = 3, unit = 5, unit_values = 32, units = 7;
-  const counts bounds{0, 2 * unit_values, 2 * unit_values, units * unit_values};
+  const auto [values, width] = GENERATE(table<std::size_t, std::size_t>(
+      {{units * unit_values, units * unit},             // whole units
+       {units * unit_values - 19, units * unit},        // the last is a part of one, and padded
+       {units * unit_values - 19, units * unit - 2}})); // or not to its end
+  const counts bounds{0, 2 * unit_values, 2 * unit_values, values};
   std::mt19937 random(8);
-  const auto whole = random_bytes(random, rows * units * unit);
+  const auto whole = random_bytes(random, rows * width);
   std::array<bytes, 3> parts, all;
+  counts widths;
   for (std::size_t r = 0; r < 3; ++r) {
-    const std::size_t first = bounds[r] / unit_values * unit, last = bounds[r + 1] / unit_values * unit;
+    const std::size_t first = bounds[r] / unit_values * unit;
+    const std::size_t last = r == 2 ? width : bounds[r + 1] / unit_values * unit;
     for (std::size_t row = 0; row < rows; ++row)
       for (std::size_t i = first; i < last; ++i)
-        parts[r].push_back(whole[row * units * unit + i]);
+        parts[r].push_back(whole[row * width + i]);
+    widths.push_back(last - first);
     all[r].resize(whole.size());
   }
   host_ranks group({1, 2, 3});
-  group.run([&](communicator& c, ops& o) {
-    const std::size_t r = c.rank(), own = (bounds[r + 1] - bounds[r]) / unit_values * unit;
+  group.run([&, stride = width](communicator& c, ops& o) {
+    const std::size_t r = c.rank();
     const gathered_rows arrays[] = {
-        {parts[r].data(), own, r == 1 ? nullptr : all[r].data(), units * unit, unit, unit_values}};
+        {parts[r].data(), widths[r], r == 1 ? nullptr : all[r].data(), stride, unit, unit_values}};
     c.all_gather(o, arrays, rows, bounds);
   });
   CHECK((all[0] == whole));
