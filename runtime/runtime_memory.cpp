@@ -30,8 +30,10 @@ void runtime_impl::make_store() {
     const auto& layout = shard->placement->layout;
     parts.push_back({shard->dev, kv_page_bytes(layout, shape.type)});
     identity.add(shard->dev->isa());
-    if (!layout.share.is_whole()) // a page is in the order of the shares
+    if (!layout.share.is_whole()) { // a page is in the order of the shares, stage after stage
+      identity.add(static_cast<std::uint64_t>(layout.range.last));
       identity.add(static_cast<std::uint64_t>(layout.share.of(layout.share.kv_heads).count));
+    }
     if (!shard->dev->host_memory())
       pins = shard->dev.get();
   }

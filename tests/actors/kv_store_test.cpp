@@ -159,6 +159,29 @@ TEST_CASE("a conversation goes on after a restart, and what the disk damaged is 
   }
 }
 
+TEST_CASE("devices whose stages have other layers don't take each other's pages for theirs") {
+  auto config = small_config();
+  config.model = testing::model_of_shape("mini-heads", tensor_type::q4_0);
+  config.split = "pipeline=2,tensor=2";
+  config.kv_disk_bytes = std::size_t{64} << 20;
+  config.kv_folder = folder();
+  const auto of_budgets = [&config](std::size_t first, std::size_t second) {
+    config.devices.clear();
+    for (std::size_t i = 0; i < 4; ++i)
+      config.devices.push_back({"host:" + std::to_string(i), (i < 2 ? first : second) << 20});
+    return config;
+  };
+  std::vector<token_id> expected;
+  {
+    runtime rt(of_budgets(64, 64));
+    expected = ask(rt, prompt_of(0)).ids;
+  }
+  runtime rt(of_budgets(64, 192));
+  const auto computed = ask(rt, prompt_of(0));
+  CHECK(computed.statistics.reused_tokens == 0);
+  CHECK(computed.ids == expected);
+}
+
 TEST_CASE("a session is saved with what had to leave") {
   auto config = small_config();
   config.kv_host_bytes = std::size_t{64} << 20;
