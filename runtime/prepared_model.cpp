@@ -87,9 +87,10 @@ std::vector<device_budget> devices_of(const runtime_config& config, const device
   if (made > 0) {
     const device_budget all =
         devices.empty() ? device_budget{"", config.budget_bytes, config.budget_percent} : devices.front();
+    const std::size_t each = all.bytes > 0 ? std::max<std::size_t>(1, all.bytes / made) : 0; // 0: no budget
     devices.clear();
     for (std::size_t i = 0; i < made; ++i)
-      devices.push_back({fmt::format("host:{}", i), all.bytes / made, all.percent / static_cast<double>(made)});
+      devices.push_back({fmt::format("host:{}", i), each, all.percent / static_cast<double>(made)});
   }
   check_device_names(devices);
   for (const auto& d : devices) {
