@@ -34,7 +34,7 @@ void model_options::bind(option_binder& b) {
   b.text({"--split", "HOW",
           "how devices divide the model: pipeline=2 gives each some of the layers, tensor=2 a share of every layer, "
           "which they compute at the same time; pipeline=2,tensor=2 both. Without devices in --budget they are "
-          "devices of the host, which divide the budget and the threads",
+          "devices of the host, which divide the budget and, without --threads, the cores",
           "the layers, between the devices of --budget",
           ". [Several devices](memory.md#several-devices) compares them"},
          config.split);
