@@ -89,7 +89,7 @@ public:
   /// can't be given up without taking them from a sequence. Empty: stay.
   ///
   /// Pages for the first sequence are made at once. Other moves wait a second after a move, ten times its predicted
-  /// cost if that is longer, and have to be worth it by prediction: more pages by a quarter, fewer by a seventh.
+  /// cost if that is longer, and have to be worth it by prediction: more pages by an eighth, fewer by a seventh.
   /// Without demand, weights come back.
   [[nodiscard]] std::optional<memory_move> decide(std::span<const std::size_t> demand, std::size_t held,
                                                   clock::time_point now);
