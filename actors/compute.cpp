@@ -55,7 +55,8 @@ struct compute_state {
 
   void done(const job_done& m) {
     if (!runner.waits_for_predecessor()) {
-      ++*setup.progress;
+      if (!jobs.group_failure())
+        ++*setup.progress;
       clock.job_done(m.seconds);
       if (jobs.lost())
         return end_for_lost_mapping();

@@ -35,7 +35,7 @@ struct compute_setup {
 ///
 /// Of several devices each computes its layers and hands the step on to the next one. Where devices share layers, the
 /// first has the others compute each step at the same time, and ends it when all have; one that can't compute it fails
-/// the group, so that nobody waits for it.
+/// the group, so that no device waits for it.
 ///
 /// A prefetcher that ends is no failure: compute waits for its supervisor's word, and goes on where the step stands.
 /// When compute itself ends, a job may still be in flight: its successor begins no step before that is done.

@@ -32,7 +32,7 @@ struct step_jobs_setup {
   std::size_t number = 0; ///< of the device, in the order of the layers
   std::shared_ptr<host_copies> copies;
   tracer* trace = nullptr;
-  const device* next_device = nullptr; ///< that has the layers behind these; null: this one gives the logits
+  const device* next_device = nullptr; ///< that has the layers behind these; null: it hands on no step
 };
 
 /// One thread, an actor's, calls the functions; jobs run on the device's stream, and may outlive this.

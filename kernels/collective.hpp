@@ -1,4 +1,4 @@
-/// What devices exchange that compute one step together.
+/// What devices that compute one step together exchange.
 ///
 /// Every rank is a device. A call is made inside a compute job, by every worker of the device with the same arguments,
 /// as an operation of `ops` is (kernels/ops.hpp), and by all ranks in the same order: it orders itself with the

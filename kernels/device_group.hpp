@@ -11,7 +11,7 @@
 
 namespace tropilla {
 
-/// By rank. A step has one set on all ranks, so that one which was given up can't get into the way of the next.
+/// By rank. A step has one set on all ranks, so that one which was given up can't exchange values with the next.
 using group_ends = std::vector<std::shared_ptr<communicator>>;
 
 /// Any thread.
@@ -22,7 +22,7 @@ public:
 
   /// The set for the next step: another one where the last has failed.
   [[nodiscard]] std::shared_ptr<const group_ends> next();
-  /// The last set fails: nobody waits for others in a step that was begun with it.
+  /// The last set fails: no device waits for others in a step that was begun with it.
   void abort(const error& why) noexcept;
 
 private:

@@ -161,13 +161,17 @@ void resolve_percents(std::vector<placed_shard>& shards, const std::vector<devic
   }
 }
 
-/// Devices of the host without budgets share what all of them may use.
+/// Devices of the host without budgets share what all may use and others were not given.
 void share_limit(std::vector<placed_shard>& shards) {
   const auto takes = [](const placed_shard& s) { return s.dev->host_memory() && !s.has_budget; };
   const auto count = static_cast<std::size_t>(std::ranges::count_if(shards, takes));
+  std::size_t given = 0;
+  for (const auto& s : shards)
+    if (s.dev->host_memory() && s.has_budget)
+      given += std::min(s.budget, unlimited - given);
   for (auto& s : shards)
-    if (takes(s) && s.input.limit.bytes != unlimited)
-      s.input.limit.bytes /= count;
+    if (auto& bytes = s.input.limit.bytes; takes(s) && bytes != unlimited)
+      bytes = (bytes - std::min(bytes, given)) / count;
 }
 
 /// The report of all devices, with their limits.

@@ -64,7 +64,8 @@ bool step_runner::failed(std::size_t group, const request_tag& tag, const error&
   asked_[group] = false;
   if (std::exchange(residents_wanted_, false))
     refusal_ = why;
-  if (in_step_ && !failure_)
+  const bool wanted = group >= next_group_ && group < step_end_; // by this step
+  if (in_step_ && wanted && !failure_)
     failure_ = why;
   return true;
 }

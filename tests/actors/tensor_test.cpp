@@ -50,7 +50,7 @@ void require_within_budgets(const runtime& rt) {
 }
 
 /// The devices of a split with the least that each needs: what can be streamed is.
-std::vector<device_budget> least_budgets(runtime_config config, std::size_t devices) {
+std::vector<device_budget> min_budgets(runtime_config config, std::size_t devices) {
   config.devices.clear();
   for (std::size_t i = 0; i < devices; ++i)
     config.devices.push_back({"host:" + std::to_string(i), 1});
@@ -80,7 +80,7 @@ TEST_CASE("text does not depend on how many devices share the layers, nor on wha
     for (const bool streamed : {false, true}) {
       INFO(split << (streamed ? ", streamed" : ""));
       if (streamed)
-        config.devices = least_budgets(config, devices);
+        config.devices = min_budgets(config, devices);
       runtime rt(config);
       CHECK((rt.plan().streamed_bytes > 0) == streamed);
       CHECK(rt.memory().size() == devices);
@@ -139,12 +139,12 @@ TEST_CASE("a device that streams its share computes with one that has it in memo
   for (const std::size_t large : {std::size_t{0}, std::size_t{1}}) {
     auto config = shared_config("tensor=2");
     config.kv_tokens = 512;
-    config.devices = least_budgets(config, 2);
-    runtime small(config);
-    small.set_budget(config.devices[large].bytes + (std::size_t{2} << 20), config.devices[large].name);
+    config.devices = min_budgets(config, 2);
+    runtime rt(config);
+    rt.set_budget(config.devices[large].bytes + (std::size_t{2} << 20), config.devices[large].name);
     std::size_t streaming = 0;
-    CHECK(replies_of(small) == expected);
-    for (const auto& device : small.memory())
+    CHECK(replies_of(rt) == expected);
+    for (const auto& device : rt.memory())
       for (const auto& p : device.purposes)
         streaming += p.purpose == "streaming ring" && p.in_use_bytes > 0 ? 1 : 0;
     CHECK(streaming == 1);
@@ -183,16 +183,16 @@ TEST_CASE("budgets of devices that share layers change while replies run") {
   const auto expected = replies_of(alone);
   auto config = shared_config("tensor=2");
   config.kv_tokens = 512; // else smaller budgets have smaller steps
-  const auto least = least_budgets(config, 2);
-  auto most = least;
-  for (auto& d : most) // as much more for both, so that their shares are equal all the same
-    d.bytes += least[1].bytes;
-  config.devices = most;
+  const auto small = min_budgets(config, 2);
+  auto large = small;
+  for (auto& d : large) // as much more for both, so that their shares are equal all the same
+    d.bytes += small[1].bytes;
+  config.devices = large;
   runtime rt(config);
   std::vector<std::vector<token_id>> got;
   {
     std::jthread client([&] { got = replies_of(rt); });
-    for (const auto& budgets : {least, most, least, most})
+    for (const auto& budgets : {small, large, small, large})
       for (const auto& d : budgets)
         rt.set_budget(d.bytes, d.name);
   }
