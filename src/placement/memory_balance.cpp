@@ -14,8 +14,9 @@ namespace {
 // Margins below what two predictions for the same state differ by would move bytes back and forth. Weights that come
 // back gain in every later step; pages gain only as long as sequences are there. With 1.1, 1.05 and half a second, 16
 // streams of SmolLM2-135M in 125 MiB moved more than once a second between divisions that are equally fast, and gave
-// 0.88 of the tokens per second of one that stayed. With 1.25 for pages, 16 streams of the 1B shape that grow in 620 MiB
-// waited for each other: 67 tokens per second and 7 sequences that gave up their pages, instead of 73 and 3 with 1.12.
+// 0.88 of the tokens per second of one that stayed. With 1.25 for pages, 16 streams of the 1B shape that grow in 620
+// MiB waited for each other: 67 tokens per second and 7 sequences that gave up their pages, instead of 73 and 3
+// with 1.12.
 constexpr double gain_of_pages = 1.125, gain_of_weights = 1.15;
 
 constexpr double min_rest = 1, max_rest = 3600; ///< seconds after a move

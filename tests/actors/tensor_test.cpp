@@ -1,5 +1,6 @@
 // Devices that share every layer: the text of one device, within each one's budget.
 #include "runtime/runtime_impl.hpp"
+#include "tests/support/faulty_reader.hpp"
 #include "tests/support/tiny_runtime.hpp"
 #include "tropilla/runtime.hpp"
 
@@ -8,6 +9,7 @@
 
 #include <fstream>
 #include <map>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -238,4 +240,43 @@ TEST_CASE("splits that can't be are refused by what is wrong") {
   config.devices[1].bytes = config.devices[0].bytes;
   const runtime rt(config);
   CHECK_THROWS_WITH(rt.replicate(), Catch::Contains("can't have replicas"));
+}
+
+TEST_CASE("a read that fails on one device fails the step for all, and the next reply is right") {
+  auto config = shared_config("tensor=2");
+  config.kv_tokens = 512;
+  config.devices = min_budgets(config, 2);
+  const auto prompt = prompt_of(30, 5);
+  runtime alone(shared_config(""));
+  const auto expected = testing::ask(alone, prompt, 12).ids;
+  testing::fault_script script;
+  runtime_hooks hooks;
+  hooks.make_reader = [&script](std::span<const std::filesystem::path> files, const reader_options& options) {
+    return std::make_unique<testing::faulty_reader>(make_file_reader(files, options), script);
+  };
+  auto rt = std::make_shared<runtime_impl>(config, nullptr, hooks);
+  const auto ask = [&] {
+    generation_options o;
+    o.max_tokens = 12;
+    o.ignore_eos = true;
+    auto channel = std::make_shared<reply_channel>();
+    (void)rt->submit(rt->make_request(prompt, o, false, channel));
+    return testing::ids_of(*channel);
+  };
+  CHECK(ask() == expected);
+  std::mt19937 random(3);
+  std::size_t failures = 0;
+  for (int round = 0; round < 30; ++round) {
+    script.at(script.reads() + random() % 40, testing::read_fault::io_failure); // of one device or the other
+    try {
+      const auto got = ask();
+      CHECK(got == expected);
+    } catch (const error& e) {
+      CHECK(e.code() == errc::io_error);
+      CHECK_THAT(e.what(), Catch::Contains("Input/output error"));
+      ++failures;
+    }
+  }
+  CHECK(failures > 10);
+  CHECK(ask() == expected);
 }
