@@ -23,7 +23,8 @@ struct synth_command_options {
   void bind(option_binder& b) {
     b.text({"-o,--output", "FILE", "where to write the GGUF file"}, output);
     b.text({"--shape", "NAME",
-            "mini, mini-untied, mini-heads, mini-vocabulary, mini-wide, llama-3.2-1b, llama-3.2-3b or llama-3-8b"},
+            "mini, mini-untied, mini-heads, mini-odd, mini-vocabulary, mini-wide, llama-3.2-1b, llama-3.2-3b or "
+            "llama-3-8b"},
            shape);
     b.text({"--type", "NAME", "of the matrices: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K or IQ4_NL"},
            type);

@@ -19,10 +19,11 @@
 namespace tropilla {
 namespace {
 
-constexpr std::array<model_shape, 8> shapes{{
+constexpr std::array<model_shape, 9> shapes{{
     {"mini", 4, 256, 768, 8, 2, 32, 1024, 2048, 500000.0, true, 8.0, true},
     {"mini-untied", 4, 256, 768, 8, 2, 32, 1024, 2048, 500000.0, true, 8.0, false},
     {"mini-heads", 4, 256, 768, 8, 4, 32, 1024, 2048, 500000.0, true, 8.0, true},
+    {"mini-odd", 2, 288, 160, 6, 6, 48, 1000, 2048, 500000.0, true, 8.0, false},
     {"mini-vocabulary", 4, 256, 768, 8, 2, 32, 16384, 2048, 500000.0, true, 8.0, true},
     {"mini-wide", 2, 1024, 3072, 8, 2, 128, 1024, 2048, 500000.0, true, 8.0, false},
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 500000.0, true, 32.0, true},

@@ -25,7 +25,7 @@ struct model_shape {
   bool tied;
 };
 
-/// mini, mini-untied, mini-heads, mini-vocabulary, mini-wide, llama-3.2-1b, llama-3.2-3b, llama-3-8b.
+/// mini, mini-untied, mini-heads, mini-odd, mini-vocabulary, mini-wide, llama-3.2-1b, llama-3.2-3b, llama-3-8b.
 [[nodiscard]] std::span<const model_shape> model_shapes();
 
 struct synth_options {

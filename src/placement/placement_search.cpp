@@ -17,8 +17,8 @@ std::pair<std::size_t, std::string> placed_shard::bound() const {
   return {std::min(placement->budget, limit.machine), has_budget ? "all memory that the machine has" : limit.set_by};
 }
 
-placement_search::placement_search(std::vector<placed_shard>& shards, shape_choice choice)
-    : shards_(shards), choice_(std::move(choice)), shape_(choice_.first) {}
+placement_search::placement_search(std::vector<placed_shard>& shards, const shape_choice& choice)
+    : shards_(shards), choice_(choice), shape_(choice_.first) {}
 
 run_shape placement_search::find() {
   give_up_pages();

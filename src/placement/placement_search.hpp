@@ -42,7 +42,7 @@ struct shape_choice {
 class placement_search {
 public:
   /// `shards` have their devices, inputs (layers and limits, too) and budgets, and outlive the search.
-  placement_search(std::vector<placed_shard>& shards, shape_choice choice);
+  placement_search(std::vector<placed_shard>& shards, const shape_choice& choice);
 
   /// Finds the shape with the most tokens that may have pages and leaves it in the shards, with the placements of the
   /// first division between weights and pages. What exceeds a budget whatever the shape has the smallest placement of

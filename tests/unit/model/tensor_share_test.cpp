@@ -90,6 +90,21 @@ TEST_CASE("an untied head and a whole embedding are divided, too") {
   }
 }
 
+TEST_CASE("widths that are no whole blocks of an activation are divided, too") {
+  const auto type = GENERATE(tensor_type::q8_0, tensor_type::f16);
+  const bool precise = GENERATE(false, true);
+  const auto path = testing::model_of_shape("mini-odd", type);
+  lone_model alone(path, device_options(0, 1, precise), small);
+  const auto ids = synthetic_ids(40, alone.layout.config.vocabulary);
+  const auto expected = alone.logits(ids, 48);
+  for (const auto& weights : {std::vector{1.0, 1.0}, std::vector{1.0, 5.0}}) {
+    const auto got = logits_of_group(path, weights, precise, forms::mixed, ids, 17);
+    CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0);
+  }
+  CHECK_THROWS_WITH(tensor_share::divide(alone.layout.config, std::vector(3, 1.0), 0),
+                    Catch::Contains("3 devices can't share 6 KV heads, which are divided by 4"));
+}
+
 TEST_CASE("the shares of a model's weights together are one copy of it, but for norms and padding") {
   const auto path = testing::model_of_shape("mini-heads", tensor_type::q4_0);
   const auto model = llama_config::read(gguf_file::open(path));
