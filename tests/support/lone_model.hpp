@@ -14,6 +14,7 @@
 #include <numeric>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -75,7 +76,8 @@ public:
       s.logit_rows.resize(n);
       std::iota(s.logit_rows.begin(), s.logit_rows.end(), std::size_t{0});
       if (layout.embedding_on_disk())
-        REQUIRE(wait_for([&](auto done) { loader.look_up(s.ids, space->floats(buffer::hidden), done); }));
+        if (!wait_for([&](auto done) { loader.look_up(s.ids, space->floats(buffer::hidden), done); }))
+          throw std::runtime_error("rows of the embedding can't be read"); // ranks are on threads, Catch on one
       dev->enqueue([&](ops& o) { forward_groups(o, layout, *space, s, views, 0, views.size(), group); });
       dev->compute_stream().synchronize();
       if (step_ends)
