@@ -54,8 +54,9 @@ struct compute_state {
   }
 
   void done(const job_done& m) {
+    const auto group_failure = jobs.group_failure();
     if (!runner.waits_for_predecessor()) {
-      if (!jobs.group_failure())
+      if (!group_failure)
         ++*setup.progress;
       clock.job_done(m.seconds);
       if (jobs.lost())
@@ -65,8 +66,8 @@ struct compute_state {
       jobs.drop(g);
       tell(self, setup.pipeline.prefetcher, release_group{g});
     }
-    if (const auto why = jobs.group_failure())
-      runner.fail(*why);
+    if (group_failure)
+      runner.fail(*group_failure);
     go_on();
   }
 
@@ -86,8 +87,6 @@ struct compute_state {
   void go_on() {
     while (const auto todo = decide())
       std::visit([this](const auto& a) { act(a); }, *todo);
-    if (const error* why = runner.step_failure())
-      jobs.fail_group(*why); // so that nobody waits for this device
   }
 
   /// Does a part of a step; what a copy, or the memory for one, refuses ends the step.
@@ -103,6 +102,9 @@ struct compute_state {
   std::optional<step_runner::action> decide() {
     if (const auto broken = runner.may_go_on() ? setup.dev->failure() : std::nullopt)
       runner.fail(*broken);
+    // No device waits for this one then, and no job of a compute that ended meets the next step.
+    if (const error* why = runner.step_failure())
+      jobs.fail_group(*why);
     return runner.decide();
   }
 
@@ -216,7 +218,6 @@ struct compute_state {
                   "{}: a step of {} tokens is given up: {}", setup.dev->name(), jobs.current().ids.size(),
                   a.why.what());
     tell(self, setup.pipeline.prefetcher, abandon_step{});
-    jobs.fail_group(a.why); // a job of a compute that ended may wait in it, and would meet the next step
     end_step(true, gone ? gone : to_caf(a.why));
   }
 
