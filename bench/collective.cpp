@@ -115,12 +115,9 @@ struct pair_of_devices {
     const auto machine = host::read_topology();
     if (machine.cores < two)
       throw error(errc::unsupported, "one core can't show what two devices take: this needs two");
-    for (std::size_t i = 0; i < two; ++i) {
-      host::topology own;
-      own.units = {machine.units[i]};
-      devices.push_back(
-          std::make_unique<host::host_device>(host_options{.name = fmt::format("host:{}", i), .threads = 1}, own));
-    }
+    for (std::size_t i = 0; i < two; ++i)
+      devices.push_back(std::make_unique<host::host_device>(
+          host_options{.name = fmt::format("host:{}", i), .threads = 1}, host::units_from(machine, i)));
   }
 
   /// Gives each case two buffers of each device.

@@ -11,7 +11,8 @@
 //                                                                        conversations that come back after others
 //   bench_throughput restart MODEL [--pairs 5] [--prompt 4000] [--tokens 32]  one that comes back to another runtime
 //   all: [--threads N] [--sequences 16] [--context N] [--kv-tokens N] [--budget-mib N] [--packed DIR]
-//        [--isa NAME] [--device cuda:0] [--kv-host-mib N] [--kv-disk-mib N] [--kv-folder DIR] [--record-pool FILE]
+//        [--isa NAME] [--device cuda:0] [--split HOW] [--kv-host-mib N] [--kv-disk-mib N] [--kv-folder DIR]
+//        [--record-pool FILE]
 //
 // --record-pool writes what the pool of the first device was asked for, for bench_pool --replay.
 //

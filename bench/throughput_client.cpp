@@ -72,8 +72,7 @@ std::shared_ptr<record> crowd::submit(const request& r, std::size_t leave_after,
 std::vector<std::shared_ptr<record>> crowd::submit_all(const std::vector<request>& requests) {
   std::vector<std::shared_ptr<record>> records;
   for (const auto& r : requests) {
-    std::this_thread::sleep_until(
-        began_ + std::chrono::duration_cast<bench_clock::duration>(std::chrono::duration<double>(r.at)));
+    std::this_thread::sleep_until(at(r.at));
     records.push_back(submit(r));
   }
   return records;
@@ -85,9 +84,8 @@ void crowd::wait(std::size_t open) {
 }
 
 bool crowd::wait_until(double end, std::size_t open) {
-  const auto deadline = began_ + std::chrono::duration_cast<bench_clock::duration>(std::chrono::duration<double>(end));
   std::unique_lock lock(mutex_);
-  return changed_.wait_until(lock, deadline, [&] { return submitted_ <= endings_ + open; });
+  return changed_.wait_until(lock, at(end), [&] { return submitted_ <= endings_ + open; });
 }
 
 std::size_t crowd::endings() const {

@@ -60,6 +60,10 @@ public:
 
 private:
   void ended(record& r);
+  /// The moment so many seconds from the beginning.
+  [[nodiscard]] bench_clock::time_point at(double seconds) const {
+    return began_ + std::chrono::duration_cast<bench_clock::duration>(std::chrono::duration<double>(seconds));
+  }
 
   runtime& runtime_;
   bench_clock::time_point began_;

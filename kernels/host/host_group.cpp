@@ -1,6 +1,7 @@
 // Host devices that exchange values by reading each other's memory: one barrier among ranks, and no buffer in between.
 #include "kernels/collective.hpp"
 
+#include "kernels/activation_format.hpp"
 #include "kernels/device.hpp"
 #include "kernels/spin.hpp"
 #include "memory/rounding.hpp"
@@ -16,6 +17,7 @@
 #include <numeric>
 #include <string_view>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 namespace tropilla::host {
@@ -36,8 +38,8 @@ constexpr std::chrono::nanoseconds min_sleep = 50us; ///< what the system makes 
 constexpr std::chrono::nanoseconds max_sleep = 1ms;
 /// More than this between two looks is no waiting: the process was stopped, and the other ranks with it.
 constexpr std::chrono::nanoseconds max_wait_per_look = 200ms;
-/// Arrays that go with one barrier: those of an activation that is quantised and float32, too.
-constexpr std::size_t arrays_per_round = 7;
+/// Arrays that go with one barrier: those of an activation.
+constexpr std::size_t arrays_per_round = std::tuple_size_v<activation_arrays>;
 /// Values that are added up at once: what the first-level cache holds of many ranks.
 constexpr std::size_t values_per_sum = 256;
 
@@ -329,7 +331,7 @@ private:
     });
   }
 
-  /// What is copied from one rank of one array: `width` bytes of each row, to `offset` in it.
+  /// The rows of one array that are copied from one rank: `width` bytes of each, to `offset` in it.
   struct block {
     std::size_t array, rank, offset, width;
   };

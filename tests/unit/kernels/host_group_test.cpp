@@ -15,6 +15,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using namespace tropilla;
@@ -39,7 +40,7 @@ struct host_ranks {
     for (const std::size_t w : workers) {
       devices.push_back(std::make_unique<host::host_device>(
           host_options{.name = fmt::format("host:{}", devices.size()), .threads = w}, cpus));
-      std::rotate(cpus.units.begin(), cpus.units.begin() + 1, cpus.units.end()); // else all begin with the same core
+      cpus = host::units_from(std::move(cpus), 1); // else all begin with the same core
     }
   }
 
