@@ -20,7 +20,7 @@ struct compute_setup {
   std::vector<lease> kept{};                              ///< groups that are there already, by index
   std::size_t number = 0;                                 ///< of the device, in the order of the layers
   std::shared_ptr<host_copies> copies{};                  ///< outlives what this answers
-  /// Of the device that goes on with the step after this one; null: none does.
+  /// The compute of the device that goes on with the step after this one; null: none does.
   std::shared_ptr<const role<compute_actor>> next_compute{};
   const device* next_device = nullptr; ///< that device; outlives the actor
   /// Where other devices have shares of the same layers, of the first of them: their group, and the computes of the
@@ -33,7 +33,7 @@ struct compute_setup {
 /// Asks its prefetcher once for each group that stays and keeps the leases; for streamed groups in every step, and
 /// gives each back when its job is done. A step runs in as few jobs as the arriving weights allow: one, when all stay.
 ///
-/// Of several devices each computes its layers and hands the step on to the next one. Where devices share layers, the
+/// Each of several devices computes its layers and hands the step on to the next one. Where devices share layers, the
 /// first has the others compute each step at the same time, and ends it when all have; one that can't compute it fails
 /// the group, so that no device waits for it.
 ///

@@ -20,7 +20,7 @@ namespace tropilla::cast {
 struct run_step {
   std::shared_ptr<const tropilla::step> step;
   hidden_input from{}; ///< stays valid until the answer
-  /// Of the devices that have shares of the same layers, from the first of them to the others; else null.
+  /// From the first of the devices that have shares of the same layers to the others: their group. Else null.
   std::shared_ptr<const group_ends> group{};
 };
 struct step_computed {

@@ -17,7 +17,7 @@ using group_ends = std::vector<std::shared_ptr<communicator>>;
 /// Any thread.
 class device_group {
 public:
-  /// Of host devices with so many workers each, by rank; `limit` as in `make_host_group`.
+  /// The devices are of the host and have so many workers each, by rank; `limit` as in `make_host_group`.
   device_group(std::vector<std::size_t> workers, std::chrono::milliseconds limit);
 
   /// The set for the next step: another one where the last has failed.

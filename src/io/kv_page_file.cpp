@@ -323,7 +323,7 @@ void kv_page_file::start(page_write& w) noexcept {
   assert(w.slot < slots() && !w.is_over);
   w.header.page_checksum = kv_page_checksum({w.image + sizeof w.header, options_.page_bytes});
   seal(w.header, seed_);
-  const auto is_free = [](const under_way& u) { return !u.write; };
+  const auto is_free = [](const write_in_flight& u) { return !u.write; };
   auto at = std::ranges::find_if(writes_, is_free);
   for (; writable_ && at == writes_.end(); at = std::ranges::find_if(writes_, is_free))
     wait_for_one();

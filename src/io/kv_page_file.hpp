@@ -42,7 +42,7 @@ public:
   struct slot_range {
     std::uint64_t first = 0, count = 0;
   };
-  /// A page on its way to a slot. It stays where it is, and so does its image, until `finish` was called.
+  /// A page that is written to a slot. It stays where it is, and so does its image, until `finish` was called.
   struct page_write {
     std::uint64_t slot = 0;
     kv_slot_header header{};          ///< the checksums are filled in
@@ -75,7 +75,7 @@ public:
   [[nodiscard]] std::optional<slot_range> grow();
   /// Begins to write a page to a slot that nothing else is done with: what is behind its first block, and when that is
   /// written the first block, whose header says that the page is there. Waits for another page where `write_depth` are
-  /// on their way.
+  /// in flight.
   void start(page_write& w) noexcept;
   /// Waits for a page that was begun. False, after a notice if it is the first failure, when it could not be written:
   /// the slot is free.
@@ -103,7 +103,7 @@ private:
   /// The first bytes of a slot. Blocks are written whole: others have to be read first, which took 2 ms a page where
   /// the disk was busy.
   using first_block = std::array<std::byte, kv_slot_alignment>;
-  struct under_way {
+  struct write_in_flight {
     page_write* write = nullptr; ///< null: none
     bool writes_first = false;
   };
@@ -134,7 +134,7 @@ private:
   bool grows_ = true;
   unsigned failures_ = 0; ///< writes in a row
   std::unique_ptr<file_reader> reader_;
-  std::array<under_way, write_depth> writes_{};
+  std::array<write_in_flight, write_depth> writes_{};
   std::vector<first_block> first_blocks_; ///< of `writes_`
   std::optional<file_writer> writer_;     ///< none where the file can only be read
 };

@@ -12,7 +12,7 @@
 
 namespace tropilla {
 
-/// Pages on their way to the file, in order. Each is pinned, and has its bytes in an image: its own in host memory, or
+/// Pages in flight to the file, in order. Each is pinned, and has its bytes in an image: its own in host memory, or
 /// one of the staging.
 class kv_store::page_writes {
 public:
@@ -81,7 +81,7 @@ bool kv_store::page_writes::start(const entry& e) {
   const auto count = pages_.size();
   try {
     pages_.push_back(e);
-    // No page leaves the file for this one that ranks higher than another on its way there: it may be that one's
+    // No page leaves the file for this one that ranks higher than another in flight to it: it may be that one's
     // parent.
     const auto rank = [](const entry& x) { return x.page; };
     slot = store_.disk_slot(lock_, *std::ranges::min_element(pages_, by_rank(), rank)->page);
@@ -138,7 +138,7 @@ void kv_store::page_writes::finish_one() {
 /// Writes a page that has to leave host memory for another, and at the same time those that would leave next.
 void kv_store::write_victims(locked& lock, stored_page& first, const stored_page& page) {
   page_writes writes(*this, lock);
-  // What is on its way is pinned, and so is not found again.
+  // A page in flight is pinned, and so is not found again.
   for (auto* victim = &first; victim && !victim->is_on_disk() && writes.count() < kv_page_file::write_depth;
        victim = host_victim(page, eviction::may_write))
     if (!writes.start(*victim))
@@ -154,7 +154,7 @@ void kv_store::fill(std::byte* image, std::size_t number, const wanted& w, const
   copy(number, page);
 }
 
-/// Some of the staging, for a page on its way to the file; null: there is none now. Restores need the rest, so that
+/// Some of the staging, for a page in flight to the file; null: there is none now. Restores need the rest, so that
 /// they neither end nor have one read at a time.
 std::byte* kv_store::staging_image(locked& lock, page_writes& writes) {
   const auto max = staging_.max_slots() < 4 ? 1 : staging_.max_slots() - 2;

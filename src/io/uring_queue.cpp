@@ -31,8 +31,8 @@ uring_queue::~uring_queue() {
 }
 
 io_uring_sqe* uring_queue::next_entry() noexcept {
-  ++under_way_;
-  return io_uring_get_sqe(&ring_); // never null: as many entries as calls under way
+  ++in_flight_;
+  return io_uring_get_sqe(&ring_); // never null: as many entries as calls in flight
 }
 
 void uring_queue::read(std::size_t number, int descriptor, std::byte* into, std::size_t bytes,
@@ -64,7 +64,7 @@ uring_queue::result uring_queue::wait() {
       throw error(errc::io_error, fmt::format("io_uring can't wait: {}", std::strerror(-rc)));
     const result r{static_cast<std::size_t>(cqe->user_data), cqe->res};
     io_uring_cqe_seen(&ring_, cqe);
-    --under_way_;
+    --in_flight_;
     return r;
   }
 }
@@ -75,7 +75,7 @@ void uring_queue::submit_the_rest() {
   constexpr std::chrono::milliseconds pause{1};
   for (std::chrono::milliseconds waited{0}; io_uring_sq_ready(&ring_) > 0; waited += pause) {
     const int rc = io_uring_submit(&ring_);
-    if (rc >= 0 || under_way_ > io_uring_sq_ready(&ring_))
+    if (rc >= 0 || in_flight_ > io_uring_sq_ready(&ring_))
       return;
     if (waited >= std::chrono::seconds(1))
       throw error(errc::io_error, fmt::format("the kernel takes nothing from io_uring: {}", std::strerror(-rc)));

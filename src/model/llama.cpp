@@ -35,7 +35,7 @@ public:
     group_->all_gather(ops_, std::span(arrays).first(count), rows_, bounds);
   }
 
-  /// Of floats each device has written the columns [bounds[rank], bounds[rank + 1]) in place.
+  /// Each device has written the columns [bounds[rank], bounds[rank + 1]) of `all` in place.
   void gather(float* all, std::size_t stride, std::span<const std::size_t> bounds) const {
     if (!group_)
       return;

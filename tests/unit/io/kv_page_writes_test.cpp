@@ -98,7 +98,7 @@ std::string name(io_method method) {
 } // namespace
 
 TEST_CASE("pages that are written at the same time are whole, each in its slot, by every method") {
-  // Of less than a block, of a block with the header, of a few, and of many.
+  // Less than a block, a block with the header, a few blocks, and many.
   for (const std::size_t bytes : {1000, 3840, 3841, 5000, 300000})
     for (const auto method : methods())
       for (const bool cold : {false, true}) {
